@@ -1,0 +1,182 @@
+"""Batch: a run of records of one Kafka partition, the one item that travels through Bytewax."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+R = TypeVar("R")
+S = TypeVar("S")
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Stream(NamedTuple):
+    """What a position belongs to: one partition of one topic, as read by one flow.
+
+    `topic_id` is Kafka's own id of the topic, so that a re-created topic is another stream;
+    where the broker has none it is `name:<topic>`.
+    """
+
+    flow: str
+    topic: str
+    topic_id: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class Reject(NamedTuple):
+    """A record, or one row made of it, that goes to the dead letters.
+
+    `at` is the message's number in the batch, `index` the row's number among those made of
+    the message, `stage` the step that refused it (parse, enrich, sink), `reason` why.
+    """
+
+    at: int
+    stage: str
+    reason: str
+    index: int = 0
+
+
+class Delete(NamedTuple):
+    """A tombstone: the message's number in the batch and the message's key."""
+
+    at: int
+    key: bytes
+
+
+class Messages(Protocol):
+    """The messages of a batch, one list a field; a source may fill each list when first asked.
+
+    It pickles: batches cross processes.
+    """
+
+    def __len__(self) -> int: ...
+    @property
+    def offsets(self) -> Sequence[int]: ...
+    @property
+    def keys(self) -> Sequence[bytes | None]: ...
+    @property
+    def values(self) -> Sequence[bytes | None]: ...
+    @property
+    def timestamps_ms(self) -> Sequence[int]: ...
+    @property
+    def headers(self) -> Sequence[Headers]: ...
+    def part(self, first: int, end: int) -> Messages:
+        """The messages numbered first <= n < end, as a Messages of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Messages held as plain lists (what the memory source makes, and what pickles).
+
+    `timestamps_ms` are epoch milliseconds, -1 where the message has none.
+    """
+
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    timestamps_ms: Sequence[int]
+    headers: Sequence[Headers]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def part(self, first: int, end: int) -> Columns:
+        """The messages numbered first <= n < end."""
+        return Columns(
+            self.offsets[first:end],
+            self.keys[first:end],
+            self.values[first:end],
+            self.timestamps_ms[first:end],
+            self.headers[first:end],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[R]):
+    """A run of records of one partition, half-open: offset_first <= offset < offset_next.
+
+    Offsets may have holes (compaction, transaction markers). `records[i]` was made of message
+    number `at[i]`; `at` never falls and is `range(len(messages))` until a step filters or
+    multiplies. `rejects` and `deletes` are in message order. `lane` names the source partition it came by.
+    """
+
+    stream: Stream
+    lane: str
+    offset_first: int
+    offset_next: int
+    messages: Messages
+    records: Sequence[R]
+    at: Sequence[int]
+    rejects: Sequence[Reject] = ()
+    deletes: Sequence[Delete] = ()
+
+    def with_records(
+        self,
+        records: Sequence[S],
+        at: Sequence[int],
+        rejects: Sequence[Reject] | None = None,
+        deletes: Sequence[Delete] | None = None,
+    ) -> Batch[S]:
+        """The same batch after a step: new records, and all rejects so far (sorted here by message)."""
+        return Batch(
+            self.stream,
+            self.lane,
+            self.offset_first,
+            self.offset_next,
+            self.messages,
+            records,
+            at,
+            self.rejects if rejects is None else sorted(rejects),
+            self.deletes if deletes is None else deletes,
+        )
+
+    def part(self, first: int, end: int) -> Batch[R]:
+        """The part made of the messages numbered first <= n < end.
+
+        The first part begins at offset_first and the last one ends at offset_next; a cut in
+        between lies on the offset of the message behind it, so that parts join without a gap.
+        """
+        size = len(self.messages)
+        low, high = bisect_left(self.at, first), bisect_left(self.at, end)
+        return Batch(
+            self.stream,
+            self.lane,
+            self.offset_first if first <= 0 else self.messages.offsets[first],
+            self.offset_next if end >= size else self.messages.offsets[end],
+            self.messages.part(first, end),
+            self.records[low:high],
+            [n - first for n in self.at[low:high]],
+            [r._replace(at=r.at - first) for r in self.rejects if first <= r.at < end],
+            [d._replace(at=d.at - first) for d in self.deletes if first <= d.at < end],
+        )
+
+    def after(self, offset: int) -> Batch[R]:
+        """What lies at or above an offset: the replay cut. `offset_first` becomes the offset."""
+        if offset <= self.offset_first:
+            return self
+        first = bisect_left(self.messages.offsets, offset)
+        return replace(self.part(first, len(self.messages)), offset_first=offset) if first else replace(self, offset_first=offset)
+
+
+def raw(
+    stream: Stream, lane: str, offset_first: int, offset_next: int, messages: Messages
+) -> Batch[bytes | None]:
+    """A batch as a source makes it: the records are the messages' values."""
+    return Batch(stream, lane, offset_first, offset_next, messages, messages.values, range(len(messages)))
+
+
+def lane_name(lane: int) -> str:
+    """The name of a lane, zero-padded: Bytewax sorts partition names as text."""
+    return f"lane-{lane:03}"
+
+
+def part_fn(names: Sequence[str]) -> Callable[[str], int]:
+    """The sink's routing: a lane's name to the number of the sink partition of that name, or the only one."""
+    numbers: dict[str, Any] = {name: number for number, name in enumerate(sorted(names))}
+    return lambda lane: numbers.get(lane, 0)

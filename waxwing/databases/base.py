@@ -1,0 +1,124 @@
+"""What a database is to Waxwing: a frozen description, an engine, and its bulk path. One file a database fills it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+
+@dataclass(frozen=True, kw_only=True)
+class Append:
+    """Insert every row. A row that breaks a unique key is a bad row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsert:
+    """Insert, or update the row of the same key.
+
+    Args:
+        keys: the key columns: a primary key or unique constraint of the table.
+        newer_by: a column that must be greater than the stored row's (strictly) for the row to be written.
+        delete_on_tombstone: a message with a key and a null value deletes the row of that key (the
+            message's key, as UTF-8 text, in the single key column). Not together with `newer_by`.
+    """
+
+    keys: tuple[str, ...]
+    newer_by: str | None = None
+    delete_on_tombstone: bool = False
+
+
+Mode = Append | Upsert
+
+
+class Failure(NamedTuple):
+    """What an error of the driver means.
+
+    kind: `transient` (try again), `row` (some row is to blame), `config` (table, column, permission,
+    login: the flow can't run), `target` (everything else: stop). `code` is the vendor's own.
+    """
+
+    kind: Literal["transient", "row", "config", "target"]
+    code: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """Limits and habits of one database. No defaults: a new field makes every database answer."""
+
+    name: str
+    drivername: str  # of the SQLAlchemy URL, such as "postgresql+psycopg"
+    backends: tuple[str, ...]  # the URL schemes (before any "+") that mean this database
+    writers_max: int | None  # how many connections may write at once
+    identifier_bytes_max: int
+    parameters_max: int  # bound parameters of one statement
+    now_ms_sql: str  # the server's clock, epoch milliseconds
+    text_nul: bool  # may text hold U+0000
+    decimal_digits_max: int  # digits that a decimal column keeps exactly
+    timezone_kept: bool  # does a zoned timestamp column keep the instant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is written, decided once: the table, the columns that rows bring, the mode.
+
+    `columns` are in the order of the row tuples. `touched` are columns that the database sets itself
+    on update (SQLAlchemy `onupdate=func.now()`), rendered into the UPDATE part.
+    """
+
+    table: sa.Table
+    columns: tuple[sa.Column[Any], ...]
+    mode: Mode
+    touched: tuple[sa.Column[Any], ...]
+
+
+class Bulk(ABC):
+    """The bulk path of one table over one connection. Called inside the caller's transaction.
+
+    Errors of the driver come out as they are (or wrapped by SQLAlchemy); `Database.classify` reads them.
+    """
+
+    @abstractmethod
+    def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Append or upsert rows (column order of the plan). In upsert mode no key comes twice."""
+
+    @abstractmethod
+    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
+        """Delete the rows of these values of the single key column."""
+
+
+class Database(ABC):
+    """One database product."""
+
+    dialect: Dialect
+
+    @abstractmethod
+    def engine(
+        self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float
+    ) -> sa.Engine:
+        """An engine without a pool whose connections are READ COMMITTED and carry the server-side limits."""
+
+    @abstractmethod
+    def bulk(self, plan: Plan) -> Bulk:
+        """The bulk path for a plan. Made once per connection (it may keep staging tables on it)."""
+
+    @abstractmethod
+    def classify(self, error: BaseException) -> Failure:
+        """What an error of the driver (or SQLAlchemy's wrapper of it) means. Unknown codes are `target`."""
+
+    @abstractmethod
+    def check_deferred(self, connection: sa.Connection) -> None:
+        """Make deferred constraints speak now, before COMMIT."""
+
+    @abstractmethod
+    def blockers(self, connection: sa.Connection) -> str:
+        """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""
+
+    @abstractmethod
+    def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
+        """Why this existing table can't be used exactly once (UNLOGGED, no transactions, ...). Empty: fine."""

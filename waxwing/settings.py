@@ -1,0 +1,113 @@
+"""Every setting, declared once: its environment name (the field's name in capitals), unit, bounds, help.
+
+A connector takes the group it needs (`KafkaSettings`, `SinkSettings`, `DatabaseSettings`); a flow's
+settings inherit the groups and are read by `load` from the environment and `.env`.
+Nothing below reads the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class KafkaSettings(Group):
+    """Where records come from."""
+
+    kafka_bootstrap_servers: str = Field(
+        default="",
+        validation_alias=AliasChoices("kafka_bootstrap_servers", "kafka_brokers"),
+        description="Kafka brokers, host:port separated by commas. Empty: the embedded demonstration.",
+        examples=["127.0.0.1:9092"],
+    )
+    kafka_group_id: str = Field(
+        default="waxwing-orders",
+        validation_alias=AliasChoices("kafka_group_id", "sink_group_id"),
+        description="Consumer group whose offsets are committed for lag tools. They are never read back.",
+    )
+    source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
+    start: str = Field(
+        default="earliest",
+        description="Where to begin where no position is stored: earliest, latest, or an ISO time with zone (2026-01-31T00:00:00Z).",
+    )
+    until: Literal["", "end"] = Field(
+        default="", description="`end`: stop at the offsets that were the log's end at the start. Empty: run for ever."
+    )
+    on_data_loss: Literal["fail", "continue"] = Field(
+        default="fail",
+        description="What to do when the log no longer (or not yet) holds the stored position, or the topic was re-created.",
+    )
+    on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
+    lanes: int = Field(
+        default=4, ge=1, le=512, description="Parallel readers (and writers); lane i reads every partition p with p % lanes == i."
+    )
+    batch_records_max: int = Field(default=5_000, ge=1, le=100_000, description="Records in a batch at most.")
+    partition_refresh_interval_s: float = Field(
+        default=30.0, ge=0.1, le=60.0, description="How often lanes look for new partitions and a re-created topic."
+    )
+    kafka_away_max_s: float = Field(
+        default=300.0, ge=1.0, description="How long to wait for a broker that does not answer before exit 75."
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How to talk to the brokers."
+    )
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="", description="SASL mechanism, with SASL_PLAINTEXT or SASL_SSL."
+    )
+    kafka_sasl_username: str = Field(default="", description="SASL user.")
+    kafka_sasl_password: SecretStr = Field(default=SecretStr(""), description="SASL password.")
+    kafka_ssl_ca_file: str = Field(default="", description="File of the certificate authorities (PEM) to trust.")
+    kafka_ssl_certificate_file: str = Field(default="", description="The client's certificate (PEM), for mutual TLS.")
+    kafka_ssl_key_file: str = Field(default="", description="The client's private key (PEM), for mutual TLS.")
+    kafka_ssl_key_password: SecretStr = Field(default=SecretStr(""), description="Password of the private key.")
+    kafka_config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Any further librdkafka settings, as JSON; they win over ours but for those that exactness rests on.",
+        examples=['{"fetch.max.bytes": 52428800}'],
+    )
+
+
+class SinkSettings(Group):
+    """How batches become transactions, and what happens when that fails."""
+
+    flush_rows_max: int = Field(default=20_000, ge=1, le=1_000_000, description="Records in a transaction at most.")
+    flush_interval_s: float = Field(
+        default=0.5, ge=0.0, le=60.0, description="How long a record waits for others before its transaction begins."
+    )
+    queue_batches_max: int = Field(default=8, ge=1, le=1_000, description="Batches that wait for a writer at most (back-pressure).")
+    retry_max_s: float = Field(
+        default=300.0, ge=0.0, description="How long a failing connection or transaction is tried again before exit 75."
+    )
+    owner_stale_s: float = Field(
+        default=5.0, ge=0.5, le=600.0, description="An owner without a heartbeat for this long is taken for dead."
+    )
+    bad_run_max: int = Field(
+        default=10_000, ge=1, description="Bad records in a row, within one partition, before the flow stops (exit 65)."
+    )
+    bad_ratio_max: float = Field(
+        default=0.5, gt=0.0, le=1.0, description="Share of bad records, once 10,000 were seen, above which the flow stops (exit 65)."
+    )
+
+
+class DatabaseSettings(Group):
+    """Where rows go."""
+
+    database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="SQLAlchemy URL of the database. Empty: the embedded demonstration.",
+        examples=["postgresql://user:password@127.0.0.1:5432/shop", "sqlite:////var/lib/waxwing/orders.sqlite"],
+    )
+    database_table: str = Field(default="", description="Table to write, `schema.table` or `table`. Empty: the flow's own name for it.")
+    database_connect_timeout_s: float = Field(default=10.0, ge=1.0, le=300.0, description="Time for a connection to be made.")
+    database_lock_timeout_s: float = Field(default=30.0, ge=0.1, le=3_600.0, description="Time to wait for a lock before the transaction is tried again.")
+    database_statement_timeout_s: float = Field(
+        default=120.0,
+        ge=1.0,
+        le=3_600.0,
+        description="Server-side limit on one statement, and on an idle open transaction: what a frozen process may hold.",
+    )

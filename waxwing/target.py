@@ -1,0 +1,189 @@
+"""What a target is: a place that takes in batches and remembers, in the same atomic step, how far it got.
+
+A `Target` is one per sink step and process: plain configuration, shared by the step's partitions.
+A `Session` is one per partition: one connection, one writer, used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from waxwing.batch import Batch, Headers, Stream
+from waxwing.errors import ConfigError
+
+
+class Position(NamedTuple):
+    """A stored position of one stream in one step.
+
+    `offset_next` is the first offset not taken in; `offset_start` where the step first began;
+    `offset_end` where a bounded run ends (None: it does not).
+    The counters serve the limits on bad rows: `records_seen` and `records_bad` since the limits were
+    last reset, `bad_run` the bad records in a row just before offset_next, `limits_from` the offset below which
+    nothing is judged.
+    """
+
+    stream: Stream
+    offset_next: int
+    offset_start: int
+    offset_end: int | None = None
+    records_seen: int = 0
+    records_bad: int = 0
+    bad_run: int = 0
+    limits_from: int = 0
+
+
+class Start(NamedTuple):
+    """Where a stream begins that has no position yet, and where a bounded run ends."""
+
+    stream: Stream
+    offset_start: int
+    offset_end: int | None
+
+
+class DeadLetter(NamedTuple):
+    """One row of the dead letters; its key is (flow, step, topic id, partition, offset, index)."""
+
+    stream: Stream
+    offset: int
+    index: int
+    stage: str
+    reason: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+
+
+@dataclass(slots=True)
+class Change:
+    """What one transaction takes in: batches in order, and per stream the move from `before` to `after`.
+
+    The compare-and-set of a stream is `before[stream].offset_next` -> `after[stream].offset_next`.
+    """
+
+    batches: list[Batch[Any]]
+    before: dict[Stream, Position]
+    after: dict[Stream, Position]
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    # Set while the outcome of an earlier COMMIT of this very change is unknown: then a position
+    # that already stands at `after` means that it was committed, otherwise it is a conflict.
+    in_doubt: bool = False
+
+
+class Session(ABC):
+    """One partition's connection to the target.
+
+    Every method may raise TransientError (the connection is then gone: the caller closes the
+    session and opens another with the same token), ConfigError, TargetError or Fenced.
+    """
+
+    @abstractmethod
+    def take_over(self, stream: Stream) -> Position:
+        """Become the owner of the stream's position, then return it.
+
+        Raises:
+            Fenced: a later owner has it, or an earlier one is still alive after the wait.
+            ConfigError: the step has no position for the stream.
+        """
+
+    @abstractmethod
+    def write(self, change: Change, *, dry_run: bool = False) -> None:
+        """Write rows, dead letters and positions in one transaction; positions first, by compare-and-set.
+
+        With `dry_run` everything is done and then rolled back.
+
+        Raises:
+            RowError: rows that can't be stored; nothing was written.
+            TransientError: `committing` in its context is True when the outcome of COMMIT is unknown.
+        """
+
+    @abstractmethod
+    def heartbeat(self) -> None:
+        """Say that this owner is alive."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Say that this owner has stopped, so that the next start need not wait. Writes no rows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection; what is not committed is rolled back. Never raises."""
+
+
+class Target(ABC):
+    """A place that keeps results and positions together."""
+
+    def __init__(self) -> None:
+        self._flow = ""
+        self._step = ""
+
+    # -- which step it serves ------------------------------------------------------------------
+
+    def bind(self, flow: str, step: str) -> None:
+        """Called by the `sink` operator: names the step that this target serves.
+
+        Raises:
+            ConfigError: it serves another step already.
+        """
+        if self._step and (self._flow, self._step) != (flow, step):
+            raise ConfigError(
+                f"one target object serves one step: it serves {self._step!r} and is given to {step!r}.",
+                hint="Make a second target object for the second step.",
+            )
+        self._flow, self._step = flow, step
+
+    @property
+    def flow(self) -> str:
+        return self._flow
+
+    @property
+    def step(self) -> str:
+        return self._step
+
+    @property
+    def parts_max(self) -> int | None:
+        """How many sink partitions may write at once: 1 for a database with one writer, None for no limit."""
+        return None
+
+    # -- what a source asks --------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make or check the tables. Called once per process before anything is read.
+
+        Raises:
+            ConfigError: all differences in one message.
+            TransientError: the server is not there.
+        """
+
+    @abstractmethod
+    def steps(self) -> Mapping[str, int]:
+        """The steps of this flow that have positions in this target, with how many."""
+
+    @abstractmethod
+    def positions(self) -> Sequence[Position]:
+        """Every stored position of this step: a plain read, for sources and lag reports."""
+
+    @abstractmethod
+    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+        """Store a position for each stream that has none; return all positions of the topic. One transaction.
+
+        A stream that has one keeps it; its `offset_end` is set to the given one (None clears it).
+        """
+
+    # -- what a sink partition asks ------------------------------------------------------------
+
+    @abstractmethod
+    def connect(self, part: str, token: str) -> Session:
+        """A session for the sink partition `part`. `token` names the owner: random, drawn once per partition and start.
+
+        The first session of a token draws its generation; a later one (after a lost connection) keeps it.
+        """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called in messages: table and server, without user and password."""
