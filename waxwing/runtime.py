@@ -1,0 +1,178 @@
+"""The running process: stop on request, fail with one clear message and an exit code, say what was done.
+
+`enter()` is called by a flow's `flow()`; it makes this process a run. Without it (tests, notebooks)
+errors are raised to the caller, and nothing of the process is touched.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+from waxwing import log
+from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_TRY_AGAIN, WaxwingError
+
+_stop = threading.Event()
+_failing = threading.Lock()
+_entered = False
+_at_end: list[Callable[[], None]] = []
+
+
+def stopping() -> bool:
+    """Has the process been asked to stop? Sources then raise StopIteration when their batch is out."""
+    return _stop.is_set()
+
+
+def request_stop() -> None:
+    """Ask the sources of this process to stop."""
+    _stop.set()
+
+
+def at_end(call: Callable[[], None]) -> None:
+    """Call this once when the run has ended well, before the summary: last words such as group offsets."""
+    _at_end.append(call)
+
+
+def enter() -> None:
+    """Make this process a run: signals stop it cleanly, errors become one message and an exit code."""
+    global _entered
+    if _entered:
+        return
+    _entered = True
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
+    sys.excepthook = _excepthook
+    if _in_cluster():
+        _PanicFilter().start()
+    atexit.register(_end)
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Stop the flow because of an error.
+
+    In a run: print its message and end the process with its exit code, from whatever thread this is. (Raised
+    through Bytewax instead, it would come out as a panic, a traceback and 1, or in a cluster not at all.)
+    Elsewhere: raise it.
+    """
+    if not _entered:
+        raise error
+    with _failing:  # the first one speaks; the process is gone before a second could
+        log.failure(error)
+        _exit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error: its own, or 70 for a bug."""
+    return error.exit_code if isinstance(error, WaxwingError) else EXIT_BUG
+
+
+def refuse(error: WaxwingError) -> NoReturn:
+    """Say why a flow can't start, and leave it by SystemExit: for `flow()`, on the main thread."""
+    log.failure(error)
+    raise SystemExit(exit_code(error))
+
+
+def _exit(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        # A closed pipe must not hide the exit code.
+        with contextlib.suppress(Exception):
+            stream.flush()
+    _PanicFilter.drain()
+    # Not sys.exit: this may be any thread, and other threads may be blocked in Rust or a driver.
+    os._exit(code)
+
+
+def _end() -> None:
+    for call in _at_end:
+        # Group offsets and the summary are courtesies; the targets hold the truth.
+        try:
+            call()
+        except Exception as error:
+            log.warning("end_of_run", f"At the end of the run: {error}")
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _stop.is_set():  # the second time somebody asks, they mean now
+        _exit(128 + number)
+    _stop.set()
+    log.info("stopping", "Stopping: finishing what is under way.", signal=signal.Signals(number).name)
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        _exit(128 + signal.SIGINT)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, WaxwingError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        log.failure(cause)
+        _exit(exit_code(cause))
+    if kind.__name__ == "PanicException" and _in_cluster():
+        log.error("peer_stopped", "Another process of this flow stopped; its own message says why.")
+        _exit(EXIT_TRY_AGAIN)
+    if isinstance(error, ImportError):
+        log.error("missing_package", f"A package is missing: {error}.")
+        _exit(EXIT_CONFIG)
+    log.failure(error, trace=trace)
+    _exit(EXIT_BUG)
+
+
+def _in_cluster() -> bool:
+    """Was Bytewax told of other processes (`-i`/`-a`, or its environment variables)?"""
+    return bool(
+        os.environ.get("BYTEWAX_ADDRESSES")
+        or os.environ.get("BYTEWAX_PROCESS_ID")
+        or any(re.match(r"^(-a|--addresses|-i|--process-id)", word) for word in sys.argv[1:])
+    )
+
+
+class _PanicFilter(threading.Thread):
+    """Keeps Rust's panic lines off stderr in a cluster.
+
+    When one process of Bytewax's mesh ends, the threads of the others panic, and Rust writes to file
+    descriptor 2 before Python hears of it. The excepthook says what happened in one line instead.
+    """
+
+    _active: _PanicFilter | None = None
+    _PANIC = re.compile(rb"^(thread '.*' panicked at|note: run with `RUST_BACKTRACE|Box<dyn Any>|stack backtrace)")
+
+    def __init__(self) -> None:
+        super().__init__(name="stderr-filter", daemon=True)
+        self._out = os.dup(2)
+        self._read, write = os.pipe()
+        os.dup2(write, 2)
+        os.close(write)
+        self._idle = threading.Event()
+        _PanicFilter._active = self
+
+    def run(self) -> None:
+        in_panic = False
+        with os.fdopen(self._read, "rb", buffering=0) as pipe:
+            rest = b""
+            while chunk := pipe.read(65_536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if self._PANIC.match(line):
+                        in_panic = line.startswith(b"thread")
+                        continue
+                    if in_panic:  # the message of the panic stands on the line behind it
+                        in_panic = False
+                        continue
+                    os.write(self._out, line + b"\n")
+                self._idle.set()
+
+    @classmethod
+    def drain(cls) -> None:
+        """Put the real stderr back and let what is in the pipe through."""
+        if cls._active is None or threading.current_thread() is cls._active:
+            return
+        os.dup2(cls._active._out, 2)  # closes the pipe's last writer: the thread reads to its end
+        cls._active.join(timeout=1.0)

@@ -1,0 +1,52 @@
+"""What a run says: lines for a person on a terminal, JSON lines otherwise. All of it on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from types import TracebackType
+from typing import Any
+
+from waxwing.errors import WaxwingError
+
+_LEVELS = {"info": "", "warning": "warning: ", "error": "error: "}
+
+
+def info(event: str, message: str, **fields: Any) -> None:
+    """Say what happens. `event` is a stable name for machines, `message` a sentence for people."""
+    _say("info", event, message, fields)
+
+
+def warning(event: str, message: str, **fields: Any) -> None:
+    """Say what someone should look at; the flow goes on."""
+    _say("warning", event, message, fields)
+
+
+def error(event: str, message: str, **fields: Any) -> None:
+    """Say why the flow stops."""
+    _say("error", event, message, fields)
+
+
+def failure(problem: BaseException, trace: TracebackType | None = None) -> None:
+    """Say why the flow stops: the error's message and hint. Only a bug of ours shows where it arose."""
+    if isinstance(problem, WaxwingError):
+        fields = {name: value for name, value in problem.context.items() if value is not None}
+        _say("error", type(problem).__name__, str(problem), {**fields, "exit_code": problem.exit_code})
+        return
+    where = traceback.extract_tb(trace or problem.__traceback__)
+    places = " <- ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(where[-5:]))
+    _say("error", "bug", f"A bug: {type(problem).__name__}: {problem} ({places}). Please report it.", {"exit_code": 70})
+
+
+def _say(level: str, event: str, message: str, fields: dict[str, Any]) -> None:
+    if sys.stderr.isatty():
+        line = f"{_LEVELS[level]}{message}"
+    else:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        line = json.dumps(
+            {"time": f"{stamp}Z", "level": level, "event": event, "message": message, **fields}, default=str, ensure_ascii=False
+        )
+    sys.stderr.write(line + "\n")  # one write, so that lines of threads don't mix
+    sys.stderr.flush()
