@@ -16,7 +16,15 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class KafkaSettings(Group):
+class LaneSettings(Group):
+    """What sources and sinks share."""
+
+    lanes: int = Field(
+        default=4, ge=1, le=512, description="Parallel readers (and writers); lane i reads every partition p with p % lanes == i."
+    )
+
+
+class KafkaSettings(LaneSettings):
     """Where records come from."""
 
     kafka_bootstrap_servers: str = Field(
@@ -43,9 +51,6 @@ class KafkaSettings(Group):
         description="What to do when the log no longer (or not yet) holds the stored position, or the topic was re-created.",
     )
     on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
-    lanes: int = Field(
-        default=4, ge=1, le=512, description="Parallel readers (and writers); lane i reads every partition p with p % lanes == i."
-    )
     batch_records_max: int = Field(default=5_000, ge=1, le=100_000, description="Records in a batch at most.")
     partition_refresh_interval_s: float = Field(
         default=30.0, ge=0.1, le=60.0, description="How often lanes look for new partitions and a re-created topic."
@@ -72,7 +77,7 @@ class KafkaSettings(Group):
     )
 
 
-class SinkSettings(Group):
+class SinkSettings(LaneSettings):
     """How batches become transactions, and what happens when that fails."""
 
     flush_rows_max: int = Field(default=20_000, ge=1, le=1_000_000, description="Records in a transaction at most.")
@@ -87,10 +92,10 @@ class SinkSettings(Group):
         default=5.0, ge=0.5, le=600.0, description="An owner without a heartbeat for this long is taken for dead."
     )
     bad_run_max: int = Field(
-        default=10_000, ge=1, description="Bad records in a row, within one partition, before the flow stops (exit 65)."
+        default=1_000, ge=1, description="Bad records in a row, within one partition, before the flow stops (exit 65)."
     )
     bad_ratio_max: float = Field(
-        default=0.5, gt=0.0, le=1.0, description="Share of bad records, once 10,000 were seen, above which the flow stops (exit 65)."
+        default=0.5, gt=0.0, le=1.0, description="Share of bad records among 10,000 in succession, within one partition, above which the flow stops (exit 65)."
     )
 
 
@@ -111,3 +116,7 @@ class DatabaseSettings(Group):
         le=3_600.0,
         description="Server-side limit on one statement, and on an idle open transaction: what a frozen process may hold.",
     )
+
+
+class SqlSettings(SinkSettings, DatabaseSettings):
+    """What an SQL target needs."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from waxwing.batch import Batch, Headers, Stream
 from waxwing.errors import ConfigError
+from waxwing.settings import SinkSettings
 
 
 class Position(NamedTuple):
@@ -96,7 +97,8 @@ class Session(ABC):
         With `dry_run` everything is done and then rolled back.
 
         Raises:
-            RowError: rows that can't be stored; nothing was written.
+            RowError: rows that can't be stored; nothing was written. Its `bad` counts the records of all
+                batches first, then their deletes.
             TransientError: `committing` in its context is True when the outcome of COMMIT is unknown.
         """
 
@@ -116,7 +118,8 @@ class Session(ABC):
 class Target(ABC):
     """A place that keeps results and positions together."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: SinkSettings) -> None:
+        self.settings = settings
         self._flow = ""
         self._step = ""
 
@@ -174,11 +177,18 @@ class Target(ABC):
         A stream that has one keeps it; its `offset_end` is set to the given one (None clears it).
         """
 
+    @abstractmethod
+    def jump(self, stream: Stream, offset: int) -> None:
+        """Move a stored position over records that no longer exist (or back onto a shortened log).
+
+        For ON_DATA_LOSS=continue, at the start, before the sink partition takes the stream over.
+        """
+
     # -- what a sink partition asks ------------------------------------------------------------
 
     @abstractmethod
     def connect(self, part: str, token: str) -> Session:
-        """A session for the sink partition `part`. `token` names the owner: random, drawn once per partition and start.
+        """A session for the sink partition `part`, for use by one thread. `token` names the owner: random, drawn once per partition and start.
 
         The first session of a token draws its generation; a later one (after a lost connection) keeps it.
         """
