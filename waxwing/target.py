@@ -108,7 +108,7 @@ class Session(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Say that this owner has stopped, so that the next start need not wait. Writes no rows."""
+        """Say that this owner has stopped, so that the next start need not wait. Writes no rows, never raises."""
 
     @abstractmethod
     def close(self) -> None:

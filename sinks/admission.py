@@ -1,0 +1,118 @@
+"""What may enter a transaction: the replay cut, the gap check, and the limits on bad rows. Pure, but for the take-over."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from sinks.isolation import dead_letters
+from waxwing.batch import Batch, Stream
+from waxwing.errors import BadRowsLimit, OffsetGap
+from waxwing.settings import SinkSettings
+from waxwing.target import Change, Position
+
+# BAD_RATIO_MAX is judged within blocks of this many records of a partition.
+RATIO_BLOCK_RECORDS = 10_000
+
+
+class Admission:
+    """The positions of one partition's streams: what is durable, and what has arrived.
+
+    Args:
+        settings: the limits on bad rows.
+        take_over: makes this partition the owner of a stream and returns its position; called when
+            the first batch of the stream arrives.
+    """
+
+    def __init__(self, settings: SinkSettings, take_over: Callable[[Stream], Position]) -> None:
+        self._settings = settings
+        self._take_over = take_over
+        self._arrived: dict[Stream, int] = {}
+        self.positions: dict[Stream, Position] = {}
+
+    def admit(self, batches: list[Batch[Any]]) -> list[Batch[Any]]:
+        """Cut off what was taken in before.
+
+        Raises:
+            OffsetGap: a batch does not start where the one before it ended (below is as wrong as above:
+                it would look like a replay), or the first one starts above the stored position.
+        """
+        out = []
+        for batch in batches:
+            stream = batch.stream
+            position = self.positions.get(stream)
+            if position is None:
+                position = self.positions[stream] = self._take_over(stream)
+                expected = min(batch.offset_first, position.offset_next)
+            else:
+                expected = self._arrived[stream]
+            if batch.offset_first != expected or batch.offset_next < batch.offset_first:
+                raise OffsetGap(
+                    f"{stream}: a batch covers offsets {batch.offset_first} to {batch.offset_next}, expected was one from {expected}.",
+                    hint="Nothing was written. A sink must be fed by one unbroken path from its source: no redistribute, no merge of branches "
+                    "of one stream; and the source must be given the target (feeds=[target]).",
+                    topic=stream.topic,
+                    partition=stream.partition,
+                    offset_first=batch.offset_first,
+                    expected=expected,
+                )
+            self._arrived[stream] = batch.offset_next
+            if batch.offset_next > position.offset_next:
+                out.append(batch.after(position.offset_next))
+        return out
+
+    def change(self, batches: list[Batch[Any]]) -> Change:
+        """The transaction for these batches: moves of the positions, dead letters.
+
+        Raises:
+            BadRowsLimit: with these batches a limit on bad rows is passed.
+        """
+        before: dict[Stream, Position] = {}
+        after: dict[Stream, Position] = {}
+        for batch in batches:
+            position = after.get(batch.stream) or self.positions[batch.stream]
+            before.setdefault(batch.stream, position)
+            after[batch.stream] = self._judged(position, batch)
+        letters = [letter for batch in batches for letter in dead_letters(batch)]
+        return Change(batches, before, after, letters)
+
+    def moved(self, change: Change) -> None:
+        """The change is durable."""
+        self.positions.update(change.after)
+
+    def _judged(self, position: Position, batch: Batch[Any]) -> Position:
+        """The position behind the batch, with the counters of bad records moved on, record by record in offset order."""
+        size = len(batch.messages)
+        first = bisect_left(batch.messages.offsets, position.limits_from) if batch.offset_first < position.limits_from else 0
+        base = position.records_seen - first  # of the block that the position stands in
+        block, bad, run, previous = 0, position.records_bad, position.bad_run, first - 1
+        for at in sorted({reject.at for reject in batch.rejects if reject.at >= first}):
+            if (base + at) // RATIO_BLOCK_RECORDS != block:
+                block, bad = (base + at) // RATIO_BLOCK_RECORDS, 0
+            bad += 1
+            run = run + 1 if at == previous + 1 else 1
+            previous = at
+            if run > self._settings.bad_run_max:
+                self._limit(batch, at, f"{run:,} bad records in a row")
+            if bad > self._settings.bad_ratio_max * RATIO_BLOCK_RECORDS:
+                self._limit(batch, at, f"{bad:,} bad records among {RATIO_BLOCK_RECORDS:,}")
+        same_block = (base + size) // RATIO_BLOCK_RECORDS == block
+        return position._replace(
+            offset_next=batch.offset_next,
+            records_seen=(base + size) % RATIO_BLOCK_RECORDS,
+            records_bad=bad if same_block else 0,
+            bad_run=run if previous == size - 1 else 0,
+        )
+
+    def _limit(self, batch: Batch[Any], at: int, what: str) -> NoReturn:
+        offset = batch.messages.offsets[at]
+        reason = next(reject.reason for reject in batch.rejects if reject.at == at)
+        raise BadRowsLimit(
+            f"{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
+            hint="Something is wrong with the table or the producer. Mend it and start again, or accept them as dead letters: "
+            f"waxwing resume {batch.stream.flow}",
+            topic=batch.stream.topic,
+            partition=batch.stream.partition,
+            offset=offset,
+        )

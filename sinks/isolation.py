@@ -1,0 +1,79 @@
+"""Bad rows: taking them out of their batches, and turning rejects into dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from waxwing.batch import Batch, Reject
+from waxwing.target import DeadLetter
+
+
+def without_rows(batches: list[Batch[Any]], bad: Mapping[int, str], *, keep_rejects: bool = False) -> list[Batch[Any]]:
+    """The batches without these rows, which become rejects (with `keep_rejects` they are only left out).
+
+    Rows are numbered over the records of all batches first, then over their deletes, as in RowError.bad.
+    """
+    out = []
+    record, delete = 0, sum(len(batch.records) for batch in batches)
+    for batch in batches:
+        records = {n - record: bad[n] for n in range(record, record + len(batch.records)) if n in bad}
+        deletes = {n - delete: bad[n] for n in range(delete, delete + len(batch.deletes)) if n in bad}
+        record, delete = record + len(batch.records), delete + len(batch.deletes)
+        out.append(_without(batch, records, deletes, keep_rejects) if records or deletes else batch)
+    return out
+
+
+def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str], keep_rejects: bool) -> Batch[Any]:
+    stay = [n for n in range(len(batch.records)) if n not in records]
+    rejects = list(batch.rejects)
+    if not keep_rejects:
+        rejects += [
+            Reject(batch.at[n], "sink", reason, index)
+            for (n, reason), index in zip(records.items(), _indexes(batch, list(records)), strict=True)
+        ]
+        rejects += [Reject(batch.deletes[n].at, "sink", reason) for n, reason in deletes.items()]
+    return batch.with_records(
+        [batch.records[n] for n in stay],
+        [batch.at[n] for n in stay],
+        rejects,
+        [d for n, d in enumerate(batch.deletes) if n not in deletes],
+    )
+
+
+def _indexes(batch: Batch[Any], records: Sequence[int]) -> list[int]:
+    """Each record's number among the rows that its message made, those rejected before included."""
+    out = []
+    for record in records:
+        at = batch.at[record]
+        taken = {reject.index for reject in batch.rejects if reject.at == at}
+        before = sum(1 for n in range(record) if batch.at[n] == at) if _several(batch, record) else 0
+        free = (index for index in range(len(taken) + before + 1) if index not in taken)
+        out.append(next(index for number, index in enumerate(free) if number == before))
+    return out
+
+
+def _several(batch: Batch[Any], record: int) -> bool:
+    return record > 0 and batch.at[record - 1] == batch.at[record]
+
+
+def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
+    """The rejects of a batch as dead letters. Their key is a function of the message alone."""
+    if not batch.rejects:
+        return []
+    messages = batch.messages
+    offsets, keys, values = messages.offsets, messages.keys, messages.values
+    headers, timestamps = messages.headers, messages.timestamps_ms
+    taken: set[tuple[int, int]] = set()
+    out = []
+    for reject in batch.rejects:
+        at, index = reject.at, reject.index
+        while (at, index) in taken:
+            index += 1
+        taken.add((at, index))
+        out.append(
+            DeadLetter(
+                batch.stream, offsets[at], index, reject.stage, reject.reason, keys[at], values[at], headers[at], timestamps[at]
+            )
+        )
+    return out

@@ -1,0 +1,152 @@
+"""The memory target: rows in a list or dict, with the same protocol as a database. For tests and embedded use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from typing_extensions import override
+
+from waxwing.batch import Stream
+from waxwing.databases.base import Append, Mode, Upsert
+from waxwing.errors import ConfigError, Fenced, TargetError
+from waxwing.settings import SinkSettings
+from waxwing.target import Change, DeadLetter, Position, Session, Start, Target
+
+# In memory there is nothing to group for: a test sees each record at once.
+MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
+
+
+class MemoryTarget(Target):
+    """Rows, positions and dead letters held in this process.
+
+    Args:
+        mode: Append() keeps a list; Upsert(keys=...) keeps the last record of each key.
+        settings: as for a database.
+
+    Attributes:
+        rows: the records, in the order they were taken in (append), or one per key (upsert).
+        dead_letters: the rejects.
+
+    Parallelism: one writer per lane, one lock for all.
+    Delivery: exactly once, over any number of runs in this process (tests/unit/test_writer.py).
+    """
+
+    def __init__(self, mode: Mode | None = None, settings: SinkSettings = MEMORY_SETTINGS) -> None:
+        super().__init__(settings)
+        self._mode = mode or Append()
+        self._keyed: dict[Any, Any] = {}
+        self._list: list[Any] = []
+        self._positions: dict[tuple[str, Stream], Position] = {}
+        self._owners: dict[tuple[str, Stream], str] = {}
+        self._lock = threading.Lock()
+        self.dead_letters: list[DeadLetter] = []
+
+    @property
+    @override
+    def name(self) -> str:
+        return "memory"
+
+    @property
+    def rows(self) -> list[Any]:
+        """What was written."""
+        return list(self._keyed.values()) if isinstance(self._mode, Upsert) else self._list
+
+    @override
+    def prepare(self) -> None:
+        """Nothing to make."""
+
+    @override
+    def steps(self) -> Mapping[str, int]:
+        names = [step for step, stream in self._positions if stream.flow == self.flow]
+        return {name: names.count(name) for name in names}
+
+    @override
+    def positions(self) -> Sequence[Position]:
+        with self._lock:
+            return [p for (step, stream), p in self._positions.items() if (stream.flow, step) == (self.flow, self.step)]
+
+    @override
+    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+        with self._lock:
+            for stream, offset_start, offset_end in starts:
+                held = self._positions.get((self.step, stream), Position(stream, offset_start, offset_start))
+                self._positions[self.step, stream] = held._replace(offset_end=offset_end)
+        return [position for position in self.positions() if position.stream.topic == topic]
+
+    @override
+    def jump(self, stream: Stream, offset: int) -> None:
+        with self._lock:
+            self._positions[self.step, stream] = self._positions[self.step, stream]._replace(offset_next=offset)
+
+    @override
+    def connect(self, part: str, token: str) -> MemorySession:
+        return MemorySession(self, token)
+
+    def _take_over(self, stream: Stream, token: str) -> Position:
+        with self._lock:
+            if (self.step, stream) not in self._positions:
+                raise ConfigError(f"Step {self.step} has no position for {stream}.", hint="Give the target to the source as well: feeds=[target].")
+            self._owners[self.step, stream] = token
+            return self._positions[self.step, stream]
+
+    def _write(self, change: Change, token: str, dry_run: bool) -> None:
+        with self._lock:
+            for stream, before in change.before.items():
+                if self._owners.get((self.step, stream)) != token:
+                    raise Fenced(f"{stream}: another partition has taken over its position in memory.")
+                if self._positions[self.step, stream].offset_next != before.offset_next:
+                    raise TargetError(f"{stream}: the position in memory was changed by somebody else.")
+            if dry_run:
+                return
+            for batch in change.batches:
+                self._take_in(batch)
+            for stream, after in change.after.items():
+                held = self._positions[self.step, stream]
+                self._positions[self.step, stream] = after._replace(offset_end=held.offset_end)
+            self.dead_letters += change.dead_letters
+
+    def _take_in(self, batch: Any) -> None:
+        if not isinstance(self._mode, Upsert):
+            self._list += batch.records
+            return
+        events = [(at, 0, record) for at, record in zip(batch.at, batch.records, strict=True)]
+        events += [(delete.at, 1, delete.key) for delete in batch.deletes]
+        for _, is_delete, what in sorted(events, key=itemgetter(0)):
+            if is_delete:
+                self._keyed.pop(what.decode(), None)
+                continue
+            getter = itemgetter if isinstance(what, Mapping) else attrgetter
+            key, newer = getter(*self._mode.keys)(what), self._mode.newer_by
+            held = self._keyed.get(key)
+            if newer is None or held is None or getter(newer)(what) > getter(newer)(held):
+                self._keyed[key] = what
+
+
+class MemorySession(Session):
+    """A session of the memory target."""
+
+    def __init__(self, target: MemoryTarget, token: str) -> None:
+        self._target, self._token = target, token
+
+    @override
+    def take_over(self, stream: Stream) -> Position:
+        return self._target._take_over(stream, self._token)
+
+    @override
+    def write(self, change: Change, *, dry_run: bool = False) -> None:
+        self._target._write(change, self._token, dry_run)
+
+    @override
+    def heartbeat(self) -> None:
+        """Memory dies with its owner."""
+
+    @override
+    def release(self) -> None:
+        """Nobody waits for it."""
+
+    @override
+    def close(self) -> None:
+        """Nothing is open."""

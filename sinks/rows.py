@@ -1,0 +1,222 @@
+"""Records to rows: tuples in the column order of the plan, checked, the last of each key kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from waxwing.databases.base import Append, Dialect, Plan, Upsert
+from waxwing.databases.columns import checks
+from waxwing.errors import ConfigError, RowError
+from waxwing.target import Change
+
+Row = tuple[Any, ...]
+_MISSING = object()
+
+
+class Rows:
+    """Turns a change's records into rows to write and keys to delete. Everything is decided once, from the table.
+
+    Args:
+        plan: what is written.
+        brought: names of the columns that records bring: the plan's, and those that the existing table lacks.
+        dialect: limits of the database.
+    """
+
+    def __init__(self, plan: Plan, brought: Sequence[str], dialect: Dialect) -> None:
+        self._plan = plan
+        self._brought = tuple(brought)
+        self._checks = checks(plan, dialect)
+        self._names = [column.name for column in plan.columns]
+        written = [self._brought.index(name) for name in self._names]
+        self._keep = None if len(written) == len(self._brought) else _tuples(itemgetter, written)
+        self._readers: dict[type, Callable[[Sequence[Any]], list[Row]]] = {}
+        mode = plan.mode
+        self._key: Callable[[Row], Any] | None = None
+        self._newer: int | None = None
+        self._delete_key: Callable[[bytes], Any] | None = None
+        if isinstance(mode, Upsert):
+            self._key = itemgetter(*(self._names.index(key) for key in mode.keys))
+            self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
+            if mode.delete_on_tombstone:
+                self._delete_key = _key_reader(plan.table.c[mode.keys[0]])
+
+    def of(self, change: Change) -> tuple[list[Row], list[Any]]:
+        """Rows to write and keys to delete; in upsert mode no key comes twice.
+
+        Raises:
+            RowError: with the number and the reason of each row that the columns can't hold.
+        """
+        bad: dict[int, str] = {}
+        rows = self._rows(change, bad)
+        if rows:
+            for name, check, values in zip(self._names, self._checks, zip(*rows, strict=True), strict=True):
+                for number, reason in check(values).items():
+                    bad.setdefault(number, f"column {name}: {reason}")
+        deletes = self._deletes(change, len(rows), bad)
+        if bad:
+            raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
+        if isinstance(self._plan.mode, Append):
+            return rows, []
+        if deletes:
+            return self._last_with_deletes(change, rows, deletes)
+        return self._last(rows), []
+
+    # -- records to tuples ---------------------------------------------------------------------
+
+    def _rows(self, change: Change, bad: dict[int, str]) -> list[Row]:
+        rows: list[Row] = []
+        for batch in change.batches:
+            records = batch.records
+            kinds = set(map(type, records))
+            for kind in kinds - self._readers.keys():
+                self._readers[kind] = self._reader(kind)
+            try:
+                if len(kinds) <= 1:
+                    rows += chain.from_iterable(self._readers[kind](records) for kind in kinds)
+                else:
+                    rows += [self._readers[type(record)]((record,))[0] for record in records]
+            except (KeyError, ValueError):
+                rows += self._one_by_one(records, len(rows), bad)
+        return rows if self._keep is None else self._keep(rows)
+
+    def _reader(self, kind: type) -> Callable[[Sequence[Any]], list[Row]]:
+        """How records of this type become tuples; chosen once per type."""
+        width = len(self._brought)
+        if issubclass(kind, Mapping):
+            read = _tuples(itemgetter, self._brought)
+
+            def mappings(records: Sequence[Any]) -> list[Row]:
+                if set(map(len, records)) != {width}:
+                    raise ValueError
+                return read(records)
+
+            return mappings
+        if issubclass(kind, tuple) and not hasattr(kind, "_fields"):
+
+            def tuples(records: Sequence[Any]) -> list[Row]:
+                if set(map(len, records)) != {width}:
+                    raise ValueError
+                return list(records)
+
+            return tuples
+        fields = _fields(kind)
+        lacking = [name for name in self._brought if name not in fields]
+        if lacking:
+            raise ConfigError(
+                f"Records of type {kind.__name__} have no {', '.join(lacking)}, which the table {self._plan.table.name} has.",
+                hint="Add the fields, or name the columns to write: SqlTarget(..., columns=[...]).",
+            )
+        return _tuples(attrgetter, self._brought)
+
+    def _one_by_one(self, records: Sequence[Any], first: int, bad: dict[int, str]) -> list[Row]:
+        """Rows with missing or unknown columns among them: nullable ones are filled, others make the row bad."""
+        columns = {name: self._plan.table.c.get(name) for name in self._brought}
+        blank = tuple(None for _ in self._brought)
+        rows = []
+        for number, record in enumerate(records, first):
+            if not isinstance(record, Mapping):
+                if isinstance(record, tuple) and len(record) != len(self._brought):
+                    bad[number] = f"a row of {len(record)} values for {len(self._brought)} columns"
+                    rows.append(blank)
+                else:
+                    rows.append(self._readers[type(record)]((record,))[0])
+                continue
+            unknown = sorted(map(str, record.keys() - columns.keys()))
+            lacking = [name for name, column in columns.items() if name not in record and column is not None and not column.nullable]
+            if unknown or lacking:
+                bad[number] = "; ".join(
+                    [f"the table has no column {name}" for name in unknown] + [f"no value for column {name}" for name in lacking]
+                )
+            rows.append(tuple(record.get(name) for name in self._brought))
+        return rows
+
+    # -- the last of each key ------------------------------------------------------------------
+
+    def _last(self, rows: list[Row]) -> list[Row]:
+        key, newer = self._key, self._newer
+        assert key is not None
+        if newer is None:
+            return list({key(row): row for row in rows}.values())
+        newest: dict[Any, Row] = {}
+        for row in rows:
+            held = newest.get(key(row), _MISSING)
+            # Strictly greater wins, here as in the database, so that batch boundaries change nothing.
+            if held is _MISSING or _greater(row[newer], held[newer]):  # type: ignore[index]
+                newest[key(row)] = row
+        return list(newest.values())
+
+    def _deletes(self, change: Change, first: int, bad: dict[int, str]) -> list[Any]:
+        keys = []
+        for number, delete in enumerate(chain.from_iterable(batch.deletes for batch in change.batches), first):
+            if self._delete_key is None:
+                bad[number] = "a tombstone (null value), and this target does not delete"
+                continue
+            try:
+                keys.append(self._delete_key(delete.key))
+            except ValueError:
+                bad[number] = "the tombstone's key is no value of the key column"
+        return keys
+
+    def _last_with_deletes(self, change: Change, rows: list[Row], deletes: list[Any]) -> tuple[list[Row], list[Any]]:
+        """Rows and deletes in message order; what comes last for a key stands."""
+        key = self._key
+        assert key is not None
+        last: dict[Any, Row | None] = {}
+        row, delete = iter(rows), iter(deletes)
+        for batch in change.batches:
+            steps = sorted([(at, 0) for at in batch.at] + [(gone.at, 1) for gone in batch.deletes])
+            for _, is_delete in steps:
+                if is_delete:
+                    last[next(delete)] = None
+                else:
+                    one = next(row)
+                    last[key(one)] = one
+        return [row for row in last.values() if row is not None], [key for key, row in last.items() if row is None]
+
+
+def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list[Row]]:
+    get = getter(*names)
+    if len(names) == 1:  # then the getter returns the bare value
+        return lambda records: [(get(record),) for record in records]
+    return lambda records: list(map(get, records))
+
+
+def _fields(kind: type) -> set[str]:
+    """Names of the fields of a Struct, dataclass, named tuple or pydantic model."""
+    names = getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
+    if names is None and dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    if names is None:
+        raise ConfigError(
+            f"Records of type {kind.__name__} can't become rows.",
+            hint="Give the sink dicts, tuples, dataclasses, pydantic models or msgspec Structs.",
+        )
+    return set(names)
+
+
+def _greater(new: Any, old: Any) -> bool:
+    return new is not None and (old is None or new > old)
+
+
+def _key_reader(column: sa.Column[Any]) -> Callable[[bytes], Any]:
+    """From a message's key to a value of the key column. Raises ValueError (UnicodeDecodeError is one)."""
+    kind = column.type.python_type
+    if kind is str:
+        return lambda key: key.decode()
+    if kind is int:
+        return lambda key: int(key.decode())
+    if kind is UUID:
+        return lambda key: UUID(key.decode())
+    if kind is bytes:
+        return lambda key: key
+    raise ConfigError(
+        f"delete_on_tombstone: a message's key can't be read as column {column.name} ({column.type}).",
+        hint="Use a text, integer, UUID or binary key column.",
+    )

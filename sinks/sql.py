@@ -1,0 +1,234 @@
+"""The SQL target: rows, dead letters and positions in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from typing_extensions import override
+
+from sinks.sql_session import SqlSession, translated
+from waxwing.batch import Stream
+from waxwing.databases import database_for, ledger
+from waxwing.databases.base import Mode, Plan, Upsert
+from waxwing.databases.tables import ensure, plan
+from waxwing.errors import ConfigError, TransientError
+from waxwing.settings import SqlSettings
+from waxwing.target import Position, Start, Target
+
+T = TypeVar("T")
+
+# Several processes may make tables or first positions at once; all but one are refused, and look again.
+RACES_MAX = 8
+
+
+class SqlTarget(Target):
+    """A table of an SQL database, with Waxwing's own tables beside it.
+
+    Args:
+        settings: where the database is (`database_url`), time limits, how batches become transactions.
+        table: made when missing, else checked at the start. `database_table` overrides its name.
+        mode: Append() or Upsert(keys=...).
+        columns: which columns records bring; by default all but those that the database keeps itself
+            (server defaults, computed, identity).
+
+    Parallelism: one connection and one writer per lane; SQLite: one for all.
+    Delivery: exactly once: positions move in the rows' own transaction, by compare-and-set (tests/faults/test_storm.py).
+
+    Raises:
+        ConfigError: no such database, a column type it can't keep exactly, a table that does not fit.
+    """
+
+    def __init__(
+        self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(settings)
+        self._sql = settings
+        self._url = _url(settings.database_url.get_secret_value())
+        self._database = database_for(self._url)
+        self._table = _renamed(table, settings.database_table)
+        self._mode = mode
+        self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
+        self._plan: Plan | None = None
+        self._engine = self._database.engine(
+            self._url,
+            connect_timeout_s=settings.database_connect_timeout_s,
+            lock_timeout_s=settings.database_lock_timeout_s,
+            statement_timeout_s=settings.database_statement_timeout_s,
+        )
+        if isinstance(mode, Upsert) and mode.delete_on_tombstone and (len(mode.keys) != 1 or mode.newer_by):
+            raise ConfigError(
+                "delete_on_tombstone needs exactly one key column and no newer_by: a tombstone brings a key and no version."
+            )
+
+    @property
+    @override
+    def name(self) -> str:
+        place = self._url.host or (self._url.database if self._url.database else "")
+        return f"{self._table.fullname} in {self._database.dialect.name} at {place}"
+
+    @property
+    @override
+    def parts_max(self) -> int | None:
+        return self._database.dialect.writers_max
+
+    # -- at the start ----------------------------------------------------------------------------
+
+    @override
+    def bind(self, flow: str, step: str) -> None:
+        for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
+            if len(text) > most or not text.isascii():
+                raise ConfigError(f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions.")
+        super().bind(flow, step)
+
+    @override
+    def prepare(self) -> None:
+        def prepare(connection: sa.Connection) -> Plan:
+            ledger.make(connection)
+            found = ensure(connection, self._wanted, self._database)
+            refusals = self._database.refusals(connection, self._table)
+            for own in ledger.metadata.sorted_tables:
+                refusals += self._database.refusals(connection, own)
+            if refusals:
+                raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(refusals)}.")
+            return found
+
+        self._plan = self._in_transaction(prepare)
+
+    @override
+    def steps(self) -> Mapping[str, int]:
+        step = ledger.progress.c.step
+        query = sa.select(step, sa.func.count()).where(ledger.progress.c.flow == self.flow).group_by(step)
+        return self._in_transaction(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
+
+    @override
+    def positions(self) -> Sequence[Position]:
+        return self._in_transaction(self._positions)
+
+    def _positions(self, connection: sa.Connection) -> list[Position]:
+        query = sa.select(ledger.progress).where(ledger.of_step(ledger.progress, self.flow, self.step))
+        return [ledger.position(row) for row in connection.execute(query)]
+
+    @override
+    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+        def begin(connection: sa.Connection) -> list[Position]:
+            held = {position.stream: position for position in self._positions(connection)}
+            missing = [start for start in starts if start.stream not in held]
+            if missing:
+                connection.execute(ledger.progress.insert(), [self._first(start) for start in missing])
+            for start in starts:
+                if start.stream in held and held[start.stream].offset_end != start.offset_end:
+                    self._update(connection, start.stream, offset_end=start.offset_end)
+            return [position for position in self._positions(connection) if position.stream.topic == topic]
+
+        return self._in_transaction(begin)
+
+    def _first(self, start: Start) -> dict[str, Any]:
+        stream = start.stream
+        return {
+            "flow": self.flow,
+            "step": self.step,
+            "topic_id": stream.topic_id,
+            "topic_partition": stream.partition,
+            "topic": stream.topic,
+            "offset_start": start.offset_start,
+            "offset_next": start.offset_start,
+            "offset_end": start.offset_end,
+            "version": 0,
+            "owner": 0,
+            "owner_token": "",
+            "records_seen": 0,
+            "records_bad": 0,
+            "bad_run": 0,
+            "limits_from": 0,
+        }
+
+    def _update(self, connection: sa.Connection, stream: Stream, **values: Any) -> int:
+        version = ledger.progress.c.version + 1
+        changed = ledger.progress.update().where(ledger.of_stream(self.step, stream)).values(version=version, **values)
+        return connection.execute(changed).rowcount
+
+    @override
+    def jump(self, stream: Stream, offset: int) -> None:
+        self._in_transaction(lambda connection: self._update(connection, stream, offset_next=offset))
+
+    # -- for the operator's commands -------------------------------------------------------------
+
+    def accept_bad_rows(self, records: int) -> int:
+        """Let the next records of each partition pass without limits on bad rows. Returns the number of partitions."""
+        limits_from = ledger.progress.c.offset_next + records
+        return self._change_step(self.step, limits_from=limits_from, records_seen=0, records_bad=0, bad_run=0)
+
+    def rename_step(self, old: str, new: str) -> int:
+        """Give the positions of a step to another name. Returns their number."""
+        return self._change_step(old, step=new)
+
+    def drop_step(self, step: str) -> int:
+        """Forget the positions of a step. Returns their number."""
+        gone = ledger.progress.delete().where(ledger.of_step(ledger.progress, self.flow, step))
+        return self._in_transaction(lambda connection: connection.execute(gone).rowcount)
+
+    def _change_step(self, step: str, **values: Any) -> int:
+        where = ledger.of_step(ledger.progress, self.flow, step)
+        changed = ledger.progress.update().where(where).values(version=ledger.progress.c.version + 1, **values)
+        return self._in_transaction(lambda connection: connection.execute(changed).rowcount)
+
+    def dead_letter_reasons(self) -> Sequence[tuple[str, str, int]]:
+        """Stage, reason and number of this step's dead letters, the most frequent first."""
+        t = ledger.dead_letters
+        count = sa.func.count().label("count")
+        query = sa.select(t.c.stage, t.c.reason, count).where(ledger.of_step(t, self.flow, self.step))
+        query = query.group_by(t.c.stage, t.c.reason).order_by(count.desc())
+        return self._in_transaction(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
+
+    # -- for the sink partition ------------------------------------------------------------------
+
+    @override
+    def connect(self, part: str, token: str) -> SqlSession:
+        if self._plan is None:  # a sink whose source was not given this target
+            self.prepare()
+        assert self._plan is not None
+        brought = [column.name for column in self._wanted.columns]
+        return SqlSession(self._engine, self._database, self._plan, brought, self, token)
+
+    def _in_transaction(self, call: Callable[[sa.Connection], T]) -> T:
+        for race in range(RACES_MAX):
+            try:
+                with self._errors(), self._engine.begin() as connection:
+                    return call(connection)
+            except _Race as error:
+                if race == RACES_MAX - 1:
+                    raise TransientError(f"{self.name}: {error}") from error
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with translated(self._database, self.name):
+                yield
+        except sa.exc.DBAPIError as error:
+            raise _Race(str(error.orig)) from error
+
+
+class _Race(Exception):
+    """Another process made the same thing first."""
+
+
+def _url(text: str) -> sa.URL:
+    try:
+        return sa.make_url(text)
+    except sa.exc.ArgumentError:
+        # The text may hold a password: it is not repeated.
+        raise ConfigError(
+            "DATABASE_URL is not a URL.", hint="Such as postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/orders.sqlite"
+        ) from None
+
+
+def _renamed(table: sa.Table, name: str) -> sa.Table:
+    """The table under the name that a setting gives (`schema.table` or `table`)."""
+    if not name:
+        return table
+    schema, _, bare = name.rpartition(".")
+    return table.to_metadata(sa.MetaData(), schema=schema or table.schema, name=bare)

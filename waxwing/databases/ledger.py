@@ -1,0 +1,150 @@
+"""Waxwing's own tables, beside the data: schema version, positions, owners, dead letters.
+
+Names of columns avoid words that some database reserves (offset, index, key, partition).
+Lengths keep each key within 900 bytes, the smallest limit (SQL Server's clustered index).
+"""
+
+from __future__ import annotations
+
+import json
+
+import sqlalchemy as sa
+
+from waxwing.batch import Stream
+from waxwing.errors import ConfigError
+from waxwing.target import DeadLetter, Position
+
+SCHEMA_VERSION = 1
+FLOW_CHARACTERS_MAX = STEP_CHARACTERS_MAX = 100
+
+metadata = sa.MetaData()
+
+schema_version = sa.Table("waxwing_schema", metadata, sa.Column("version", sa.Integer, primary_key=True, autoincrement=False))
+
+progress = sa.Table(
+    "waxwing_progress",
+    metadata,
+    sa.Column("flow", sa.String(FLOW_CHARACTERS_MAX), primary_key=True),
+    sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
+    sa.Column("topic_id", sa.String(255), primary_key=True),
+    sa.Column("topic_partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("topic", sa.String(255), nullable=False),
+    sa.Column("offset_start", sa.BigInteger, nullable=False),
+    sa.Column("offset_next", sa.BigInteger, nullable=False),
+    sa.Column("offset_end", sa.BigInteger),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("owner", sa.BigInteger, nullable=False),
+    sa.Column("owner_token", sa.String(32), nullable=False),
+    sa.Column("records_seen", sa.BigInteger, nullable=False),
+    sa.Column("records_bad", sa.BigInteger, nullable=False),
+    sa.Column("bad_run", sa.BigInteger, nullable=False),
+    sa.Column("limits_from", sa.BigInteger, nullable=False),
+)
+
+owners = sa.Table(
+    "waxwing_owners",
+    metadata,
+    sa.Column("flow", sa.String(FLOW_CHARACTERS_MAX), primary_key=True),
+    sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
+    sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("token", sa.String(32), nullable=False),
+    sa.Column("place", sa.String(255), nullable=False),
+    sa.Column("heartbeat_ms", sa.BigInteger, nullable=False),
+)
+
+dead_letters = sa.Table(
+    "waxwing_dead_letters",
+    metadata,
+    sa.Column("flow", sa.String(FLOW_CHARACTERS_MAX), primary_key=True),
+    sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
+    sa.Column("topic_id", sa.String(255), primary_key=True),
+    sa.Column("topic_partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("topic_offset", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("row_index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("topic", sa.String(255), nullable=False),
+    sa.Column("stage", sa.String(100), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("message_key", sa.LargeBinary(2**24)),
+    sa.Column("message_value", sa.LargeBinary(2**24)),
+    sa.Column("message_headers", sa.Text, nullable=False),
+    sa.Column("message_timestamp_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False, server_default=sa.func.now()),
+)
+
+
+def make(connection: sa.Connection) -> None:
+    """Make what is missing, and check the schema version. Two processes may do so at once: the later one may have to call again.
+
+    Raises:
+        ConfigError: the tables were made by a newer Waxwing.
+    """
+    metadata.create_all(connection)
+    version = connection.scalar(sa.select(sa.func.max(schema_version.c.version)))
+    if version is None:
+        connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
+    elif version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"Waxwing's own tables in this database have schema version {version}, this Waxwing knows version {SCHEMA_VERSION}.",
+            hint="Run the Waxwing that made them, or a newer one.",
+        )
+
+
+def of_step(table: sa.Table, flow: str, step: str) -> sa.ColumnElement[bool]:
+    """The rows of one step."""
+    return sa.and_(table.c.flow == flow, table.c.step == step)
+
+
+def of_stream(step: str, stream: Stream) -> sa.ColumnElement[bool]:
+    """The position of one stream in one step."""
+    return sa.and_(
+        of_step(progress, stream.flow, step),
+        progress.c.topic_id == stream.topic_id,
+        progress.c.topic_partition == stream.partition,
+    )
+
+
+def position(row: sa.Row[tuple[object, ...]]) -> Position:
+    """A row of waxwing_progress as a Position."""
+    r = row._mapping
+    return Position(
+        Stream(r["flow"], r["topic"], r["topic_id"], r["topic_partition"]),
+        r["offset_next"],
+        r["offset_start"],
+        r["offset_end"],
+        r["records_seen"],
+        r["records_bad"],
+        r["bad_run"],
+        r["limits_from"],
+    )
+
+
+def dead_letter_row(step: str, letter: DeadLetter) -> dict[str, object]:
+    """A DeadLetter as a row of waxwing_dead_letters. Header values that are no text are given in hex."""
+    headers = [[name, None if value is None else _text(value)] for name, value in letter.headers]
+    return {
+        "flow": letter.stream.flow,
+        "step": step,
+        "topic_id": letter.stream.topic_id,
+        "topic_partition": letter.stream.partition,
+        "topic_offset": letter.offset,
+        "row_index": letter.index,
+        "topic": letter.stream.topic,
+        "stage": letter.stage[:100],
+        "reason": _plain(letter.reason),
+        "message_key": letter.key,
+        "message_value": letter.value,
+        "message_headers": json.dumps(headers),
+        "message_timestamp_ms": letter.timestamp_ms,
+    }
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"hex:{value.hex()}"
+
+
+def _plain(reason: str) -> str:
+    """Text that every database takes: no U+0000, no lone surrogates, not pages long."""
+    return reason.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()[:2_000]

@@ -1,0 +1,60 @@
+"""Counters of this process, for Prometheus and for the progress line."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from waxwing.target import Change
+
+RECORDS = Counter("waxwing_records", "Records taken in, durable.", ["step"])
+ROWS = Counter("waxwing_rows", "Rows written (before upserts fold the same key), durable.", ["step"])
+DEAD_LETTERS = Counter("waxwing_dead_letters", "Dead letters written, durable.", ["step"])
+TRANSACTIONS = Counter("waxwing_transactions", "Transactions committed.", ["step", "part"])
+TRANSACTION_SECONDS = Histogram("waxwing_transaction_seconds", "Duration of a transaction with its retries.", ["step"])
+RETRIES = Counter("waxwing_retries", "Attempts that failed and were tried again.", ["step", "part"])
+OFFSET_NEXT = Gauge("waxwing_offset_next", "Stored position: the first offset not taken in.", ["step", "topic", "partition"])
+
+
+@dataclass
+class Tally:
+    """Sums over this process since its start, for the progress line and the summary."""
+
+    records: int = 0
+    rows: int = 0
+    dead_letters: int = 0
+    transactions: int = 0
+    retries: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+
+
+_lock = threading.Lock()
+tally = Tally()
+
+
+def transaction(step: str, part: str, change: Change, seconds: float) -> None:
+    """A transaction is durable."""
+    records = sum(len(batch.messages) for batch in change.batches)
+    rows = sum(len(batch.records) + len(batch.deletes) for batch in change.batches)
+    RECORDS.labels(step).inc(records)
+    ROWS.labels(step).inc(rows)
+    DEAD_LETTERS.labels(step).inc(len(change.dead_letters))
+    TRANSACTIONS.labels(step, part).inc()
+    TRANSACTION_SECONDS.labels(step).observe(seconds)
+    with _lock:
+        tally.records += records
+        tally.rows += rows
+        tally.dead_letters += len(change.dead_letters)
+        tally.transactions += 1
+        for stream, position in change.after.items():
+            OFFSET_NEXT.labels(step, stream.topic, str(stream.partition)).set(position.offset_next)
+            tally.positions[f"{step}:{stream}"] = position.offset_next
+
+
+def retry(step: str, part: str) -> None:
+    """An attempt failed and will be tried again."""
+    RETRIES.labels(step, part).inc()
+    with _lock:
+        tally.retries += 1
