@@ -17,7 +17,7 @@ from waxwing.errors import RowError, StopError, TransientError
 from waxwing.target import Change, Position, Session, Target
 
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
-RETRY_FIRST_S = 0.1
+RETRY_FIRST_S = 0.05
 RETRY_WAIT_MAX_S = 10.0
 # Asked to stop while the target is away: this long a retry may still go on (a stop takes seconds).
 RETRY_WHEN_STOPPING_S = 3.0
@@ -209,7 +209,7 @@ class Writer:
                 if change is not None:
                     change.in_doubt |= bool(error.context.get("committing"))
                 metrics.retry(self._target.step, self._part)
-                wait_s = min(RETRY_FIRST_S * 2 ** min(attempt, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
+                wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
                 until_s = time.monotonic() + wait_s
                 if until_s - started_s > self._settings.retry_max_s:
                     error.hint = error.hint or "The flow stops here; the next start goes on from the stored positions."

@@ -42,6 +42,10 @@ class Reject(NamedTuple):
     index: int = 0
 
 
+def _place(reject: Reject) -> tuple[int, int]:
+    return reject.at, reject.index
+
+
 class Delete(NamedTuple):
     """A tombstone: the message's number in the batch and the message's key."""
 
@@ -132,7 +136,7 @@ class Batch(Generic[R]):
             self.messages,
             records,
             at,
-            self.rejects if rejects is None else sorted(rejects),
+            self.rejects if rejects is None else sorted(rejects, key=_place),
             self.deletes if deletes is None else deletes,
         )
 

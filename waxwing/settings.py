@@ -80,6 +80,9 @@ class KafkaSettings(LaneSettings):
 class SinkSettings(LaneSettings):
     """How batches become transactions, and what happens when that fails."""
 
+    progress_interval_s: float = Field(
+        default=10.0, ge=0.1, le=3_600.0, description="How often progress is logged, where stderr is no terminal."
+    )
     flush_rows_max: int = Field(default=20_000, ge=1, le=1_000_000, description="Records in a transaction at most.")
     flush_interval_s: float = Field(
         default=0.5, ge=0.0, le=60.0, description="How long a record waits for others before its transaction begins."

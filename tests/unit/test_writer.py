@@ -1,0 +1,257 @@
+"""The writer and what it is made of: replay cut, gap check, limits, isolation of bad rows, retry, unknown commits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sinks import Append, MemoryTarget, Upsert
+from sinks.admission import RATIO_BLOCK_RECORDS, Admission
+from sinks.isolation import dead_letters, without_rows
+from sinks.memory import MemorySession
+from sinks.writer import Writer
+from waxwing.batch import Batch, Columns, Reject, Stream
+from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TransientError
+from waxwing.settings import SinkSettings
+from waxwing.target import Change, Position, Start
+
+STREAM = Stream("flow", "topic", "id", 0)
+
+
+def batch(first: int, end: int, *, rejects: tuple[int, ...] = (), rows_per_message: int = 1) -> Batch[Any]:
+    """Messages first <= offset < end; message at offset n makes rows (n, 0), (n, 1), ..."""
+    offsets = list(range(first, end))
+    messages = Columns(offsets, [None] * len(offsets), [b"%d" % o for o in offsets], [-1] * len(offsets), [()] * len(offsets))
+    good = [at for at in range(len(offsets)) if at not in rejects]
+    return Batch(
+        STREAM,
+        "lane-000",
+        first,
+        end,
+        messages,
+        [(offsets[at], n) for at in good for n in range(rows_per_message)],
+        [at for at in good for _ in range(rows_per_message)],
+        [Reject(at, "parse", "bad") for at in rejects],
+    )
+
+
+class Faulty(MemoryTarget):
+    """A memory target that does what the test says at each write."""
+
+    def __init__(self, settings: SinkSettings, *, bad: set[Any] = frozenset(), named: bool = False) -> None:  # type: ignore[assignment]
+        super().__init__(Append(), settings)
+        self.bind("flow", "flow.step")
+        self.begin("topic", [Start(STREAM, 0, None)])
+        self.bad, self.named = bad, named
+        self.plan: Iterator[str] = iter(())
+        self.writes = 0
+
+    def connect(self, part: str, token: str) -> MemorySession:
+        return FaultySession(self, token)
+
+
+class FaultySession(MemorySession):
+    def write(self, change: Change, *, dry_run: bool = False) -> None:
+        target = self._target
+        assert isinstance(target, Faulty)
+        target.writes += 1
+        fault = next(target.plan, "")
+        if fault == "dies before":
+            raise TransientError("connection lost")
+        records = [record for b in change.batches for record in b.records]
+        if bad := {n: "bad row" for n, record in enumerate(records) if record in target.bad}:
+            raise RowError("bad row", bad=bad if target.named else None)
+        if not dry_run and change.in_doubt and all(
+            p.offset_next == change.after[p.stream].offset_next for p in target.positions()
+        ):
+            return
+        super().write(change, dry_run=dry_run)
+        if fault == "dies after":
+            raise TransientError("connection lost in COMMIT", committing=True)
+
+
+QUICK = SinkSettings(flush_interval_s=0.0, retry_max_s=5.0)
+
+
+def run(target: Faulty, batches: list[Batch[Any]]) -> None:
+    writer = Writer(target, "lane-000")
+    try:
+        for each in batches:
+            writer.put(each)
+        writer.flush()
+    finally:
+        writer.close()
+
+
+def test_batches_are_written_once_and_the_position_follows() -> None:
+    target = Faulty(QUICK)
+    run(target, [batch(0, 3), batch(3, 3), batch(3, 5)])
+    assert target.rows == [(n, 0) for n in range(5)]
+    assert target.positions()[0].offset_next == 5
+
+
+def test_a_replay_is_cut_at_the_stored_position() -> None:
+    target = Faulty(QUICK)
+    run(target, [batch(0, 4)])
+    run(target, [batch(0, 2), batch(2, 6), batch(6, 7)])
+    assert target.rows == [(n, 0) for n in range(7)]
+
+
+@pytest.mark.parametrize(
+    "batches", [[batch(1, 3)], [batch(0, 3), batch(4, 5)], [batch(0, 3), batch(0, 3)], [batch(0, 3), batch(2, 5)]]
+)
+def test_a_batch_that_does_not_follow_stops_the_flow(batches: list[Batch[Any]]) -> None:
+    target = Faulty(QUICK)
+    with pytest.raises(OffsetGap):
+        run(target, batches)
+    assert target.rows in ([], [(0, 0), (1, 0), (2, 0)])
+
+
+def test_a_zombie_is_fenced() -> None:
+    target = Faulty(QUICK)
+    old, new = Writer(target, "lane-000"), Writer(target, "lane-000")
+    old.put(batch(0, 2))
+    old.flush()
+    new.put(batch(0, 3))
+    new.flush()
+    old.put(batch(2, 4))
+    with pytest.raises(Fenced):
+        old.flush()
+    old.close()
+    new.close()
+    assert target.rows == [(0, 0), (1, 0), (2, 0)]
+
+
+@given(st.lists(st.sampled_from(["", "dies before", "dies after"]), max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_lost_connections_before_and_in_commit_write_each_row_once(faults: list[str]) -> None:
+    target = Faulty(SinkSettings(flush_interval_s=0.0, retry_max_s=60.0))
+    target.plan = iter(faults)
+    run(target, [batch(0, 3), batch(3, 6), batch(6, 9)])
+    assert target.rows == [(n, 0) for n in range(9)]
+
+
+def test_retries_end_after_retry_max_s() -> None:
+    target = Faulty(SinkSettings(flush_interval_s=0.0, retry_max_s=0.0))
+    target.plan = iter(["dies before"] * 5)
+    with pytest.raises(TransientError):
+        run(target, [batch(0, 3)])
+    assert target.rows == []
+
+
+@given(
+    bad=st.sets(st.tuples(st.integers(0, 19), st.integers(0, 1)), max_size=8),
+    named=st.booleans(),
+    cut=st.integers(0, 20),
+    per_message=st.integers(1, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_bad_rows_become_dead_letters_and_all_others_are_written(
+    bad: set[tuple[int, int]], named: bool, cut: int, per_message: int
+) -> None:
+    target = Faulty(QUICK, bad=bad, named=named)
+    run(target, [batch(0, cut, rows_per_message=per_message), batch(cut, 20, rows_per_message=per_message)])
+    rows = [(n, m) for n in range(20) for m in range(per_message)]
+    assert sorted(target.rows) == [row for row in rows if row not in bad]
+    assert sorted((letter.offset, letter.index) for letter in target.dead_letters) == [row for row in rows if row in bad]
+    assert {letter.stage for letter in target.dead_letters} <= {"sink"}
+    assert all(letter.value == b"%d" % letter.offset for letter in target.dead_letters)
+
+
+def test_rows_of_one_message_taken_out_in_turns_keep_their_own_numbers() -> None:
+    one = batch(0, 1, rows_per_message=4)
+    one = without_rows([one], {1: "first"})[0]  # rows 0 2 3 are left
+    one = without_rows([one], {0: "second", 2: "third"})[0]  # rows 0 and 3
+    assert [(letter.index, letter.reason) for letter in dead_letters(one)] == [(0, "second"), (1, "first"), (3, "third")]
+    assert one.records == [(0, 2)]
+
+
+def admission(position: Position, **limits: Any) -> Admission:
+    admitted = Admission(SinkSettings(**limits), lambda _: position)
+    admitted.admit([batch(position.offset_next, position.offset_next)])
+    return admitted
+
+
+def test_the_run_of_bad_records_goes_on_over_batches_and_restarts() -> None:
+    admitted = admission(Position(STREAM, 0, 0), bad_run_max=3)
+    change = admitted.change([batch(0, 4, rejects=(2, 3))])
+    admitted.moved(change)
+    assert admitted.positions[STREAM].bad_run == 2
+    restarted = admission(admitted.positions[STREAM], bad_run_max=3)
+    restarted.change([batch(4, 6, rejects=(0,))])  # three in a row: at the limit
+    with pytest.raises(BadRowsLimit, match="4 bad records in a row.*offset 5"):
+        restarted.change([batch(4, 6, rejects=(0, 1))])
+
+
+def test_accepted_offsets_are_not_judged() -> None:
+    admitted = admission(Position(STREAM, 0, 0, limits_from=3), bad_run_max=1)
+    assert admitted.change([batch(0, 4, rejects=(0, 1, 2, 3))]).after[STREAM].bad_run == 1
+    with pytest.raises(BadRowsLimit):
+        admitted.change([batch(0, 5, rejects=(0, 1, 2, 3, 4))])
+
+
+@given(st.lists(st.integers(0, 2 * RATIO_BLOCK_RECORDS + 500), unique=True, max_size=40), st.sets(st.integers(1, 25_000), max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_batch_boundaries_do_not_change_the_counters(bad: list[int], cuts: set[int]) -> None:
+    end = 2 * RATIO_BLOCK_RECORDS + 501
+    edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
+    whole, parts = admission(Position(STREAM, 0, 0)), admission(Position(STREAM, 0, 0))
+    one = whole.change([batch(0, end, rejects=tuple(sorted(bad)))]).after[STREAM]
+    many = parts.change(
+        [batch(a, b, rejects=tuple(sorted(n - a for n in bad if a <= n < b))) for a, b in zip(edges, edges[1:], strict=False)]
+    ).after[STREAM]
+    assert one == many
+
+
+def test_the_ratio_is_judged_within_blocks() -> None:
+    admitted = admission(Position(STREAM, 0, 0), bad_ratio_max=0.001)
+    spread = tuple(range(0, 20_000, 1_000))  # ten in each block: at the limit
+    admitted.change([batch(0, 20_000, rejects=spread)])
+    with pytest.raises(BadRowsLimit, match="11 bad records among 10,000"):
+        admitted.change([batch(0, 20_000, rejects=(*spread[:3], 2_500, *spread[3:]))])
+
+
+def test_put_waits_while_the_queue_is_full() -> None:
+    gate = threading.Event()
+
+    class Slow(Faulty):
+        def connect(self, part: str, token: str) -> MemorySession:
+            gate.wait(10)
+            return super().connect(part, token)
+
+    target = Slow(SinkSettings(flush_interval_s=0.0, queue_batches_max=1))
+    writer = Writer(target, "lane-000")
+    third = threading.Thread(target=lambda: [writer.put(batch(n, n + 1)) for n in range(4)])
+    third.start()
+    third.join(0.2)
+    assert third.is_alive()
+    gate.set()
+    third.join(10)
+    writer.flush()
+    writer.close()
+    assert len(target.rows) == 4
+
+
+def test_close_drops_what_waits() -> None:
+    target = Faulty(SinkSettings(flush_interval_s=60.0))
+    writer = Writer(target, "lane-000")
+    writer.put(batch(0, 3))
+    writer.close()
+    assert target.rows == []
+
+
+def test_upsert_in_memory_keeps_the_newest_version() -> None:
+    target = MemoryTarget(Upsert(keys=("id",), newer_by="v"))
+    target.bind("flow", "step")
+    target.begin("topic", [Start(STREAM, 0, None)])
+    writer = Writer(target, "lane-000")
+    rows = [{"id": 1, "v": 2}, {"id": 1, "v": 1}, {"id": 2, "v": 5}, {"id": 2, "v": 5, "late": True}]
+    writer.put(batch(0, 4).with_records(rows, range(4)))
+    writer.flush()
+    writer.close()
+    assert target.rows == [{"id": 1, "v": 2}, {"id": 2, "v": 5}]

@@ -1,0 +1,68 @@
+"""What a run shows while it goes on and when it ends: a line that renews itself on a terminal, JSON events otherwise."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from waxwing import log, metrics, runtime
+
+TERMINAL_INTERVAL_S = 0.5
+
+
+def start(interval_s: float) -> None:
+    """Show progress every `interval_s` (on a terminal twice a second), and a summary when the run ends well."""
+    reporter = _Reporter(TERMINAL_INTERVAL_S if sys.stderr.isatty() else interval_s)
+    threading.Thread(target=reporter.run, name="progress", daemon=True).start()
+    runtime.at_end(reporter.summary)
+
+
+class _Reporter:
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._terminal = sys.stderr.isatty()
+        self._started_s = self._last_s = time.monotonic()
+        self._records = 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            records = metrics.tally.records
+            if records != self._records:
+                self._show(records)
+
+    def _show(self, records: int) -> None:
+        now_s = time.monotonic()
+        rate = (records - self._records) / (now_s - self._last_s)
+        self._records, self._last_s = records, now_s
+        tally = metrics.tally
+        text = f"{records:,} records, {tally.rows:,} rows, {tally.dead_letters:,} dead letters, {rate:,.0f} records/s"
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[2K{text}")
+            sys.stderr.flush()
+        else:
+            log.info("progress", text, **self._counts(), records_per_s=round(rate))
+
+    @staticmethod
+    def _counts() -> dict[str, int]:
+        tally = metrics.tally
+        return {
+            "records": tally.records,
+            "rows": tally.rows,
+            "dead_letters": tally.dead_letters,
+            "transactions": tally.transactions,
+            "retries": tally.retries,
+        }
+
+    def summary(self) -> None:
+        self._ended.set()
+        seconds = time.monotonic() - self._started_s
+        tally = metrics.tally
+        if self._terminal and self._records:
+            sys.stderr.write("\r\x1b[2K")
+        text = (
+            f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, {tally.dead_letters:,} dead letters, "
+            f"{tally.transactions:,} transactions, {tally.retries:,} retries, in {seconds:.1f} s."
+        )
+        log.info("summary", text, **self._counts(), seconds=round(seconds, 1), positions=tally.positions)
