@@ -29,8 +29,8 @@ def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str]
     rejects = list(batch.rejects)
     if not keep_rejects:
         rejects += [
-            Reject(batch.at[n], "sink", reason, index)
-            for (n, reason), index in zip(records.items(), _indexes(batch, list(records)), strict=True)
+            Reject(batch.at[n], "sink", reason, row)
+            for (n, reason), row in zip(records.items(), _row_numbers(batch, list(records)), strict=True)
         ]
         rejects += [Reject(batch.deletes[n].at, "sink", reason) for n, reason in deletes.items()]
     return batch.with_records(
@@ -41,15 +41,15 @@ def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str]
     )
 
 
-def _indexes(batch: Batch[Any], records: Sequence[int]) -> list[int]:
+def _row_numbers(batch: Batch[Any], records: Sequence[int]) -> list[int]:
     """Each record's number among the rows that its message made, those rejected before included."""
     out = []
     for record in records:
         at = batch.at[record]
-        taken = {reject.index for reject in batch.rejects if reject.at == at}
+        taken = {reject.row for reject in batch.rejects if reject.at == at}
         before = sum(1 for n in range(record) if batch.at[n] == at) if _several(batch, record) else 0
-        free = (index for index in range(len(taken) + before + 1) if index not in taken)
-        out.append(next(index for number, index in enumerate(free) if number == before))
+        free = (row for row in range(len(taken) + before + 1) if row not in taken)
+        out.append(next(row for number, row in enumerate(free) if number == before))
     return out
 
 
@@ -67,13 +67,13 @@ def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
     taken: set[tuple[int, int]] = set()
     out = []
     for reject in batch.rejects:
-        at, index = reject.at, reject.index
-        while (at, index) in taken:
-            index += 1
-        taken.add((at, index))
+        at, row = reject.at, reject.row
+        while (at, row) in taken:
+            row += 1
+        taken.add((at, row))
         out.append(
             DeadLetter(
-                batch.stream, offsets[at], index, reject.stage, reject.reason, keys[at], values[at], headers[at], timestamps[at]
+                batch.stream, offsets[at], row, reject.stage, reject.reason, keys[at], values[at], headers[at], timestamps[at]
             )
         )
     return out

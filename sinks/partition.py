@@ -37,11 +37,15 @@ class TargetSink(FixedPartitionedSink[Batch[Any], None]):
         self._target = target
         lanes = min(target.settings.lanes, target.parts_max or target.settings.lanes)
         self._names = [lane_name(lane) for lane in range(lanes)]
-        self.part_fn = part_fn(self._names)  # type: ignore[method-assign]  # decided once, not per batch
+        self._number = part_fn(self._names)
 
     @override
     def list_parts(self) -> list[str]:
         return self._names
+
+    @override
+    def part_fn(self, item_key: str) -> int:
+        return self._number(item_key)
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:

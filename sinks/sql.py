@@ -170,8 +170,8 @@ class SqlTarget(Target):
         gone = ledger.progress.delete().where(ledger.of_step(ledger.progress, self.flow, step))
         return self._in_transaction(lambda connection: connection.execute(gone).rowcount)
 
-    def _change_step(self, step: str, **values: Any) -> int:
-        where = ledger.of_step(ledger.progress, self.flow, step)
+    def _change_step(self, of_step: str, **values: Any) -> int:
+        where = ledger.of_step(ledger.progress, self.flow, of_step)
         changed = ledger.progress.update().where(where).values(version=ledger.progress.c.version + 1, **values)
         return self._in_transaction(lambda connection: connection.execute(changed).rowcount)
 
@@ -231,4 +231,4 @@ def _renamed(table: sa.Table, name: str) -> sa.Table:
     if not name:
         return table
     schema, _, bare = name.rpartition(".")
-    return table.to_metadata(sa.MetaData(), schema=schema or table.schema, name=bare)
+    return table.to_metadata(sa.MetaData(), schema=schema or sa.schema.RETAIN_SCHEMA, name=bare)

@@ -37,7 +37,7 @@ class SqlSession(Session):
         self._flow, self._step = target.flow, target.step
         self._stale_s = target.settings.owner_stale_s
         self._rows = Rows(plan, brought, database.dialect)
-        self._now_ms = sa.literal_column(database.dialect.now_ms_sql)
+        self._now_ms: sa.ColumnElement[int] = sa.literal_column(database.dialect.now_ms_sql, sa.BigInteger)
         self._bulk = database.bulk(plan)
         self._committing = False
         with self._errors():

@@ -181,7 +181,8 @@ class Writer:
     # -- connection and retry ------------------------------------------------------------------
 
     def _take_over(self, stream: Stream) -> Position:
-        return self._retrying("take over", lambda session: session.take_over(stream))
+        position: Position = self._retrying("take over", lambda session: session.take_over(stream))
+        return position
 
     def _session(self) -> Session:
         if self._session_now is None:

@@ -32,18 +32,18 @@ class Stream(NamedTuple):
 class Reject(NamedTuple):
     """A record, or one row made of it, that goes to the dead letters.
 
-    `at` is the message's number in the batch, `index` the row's number among those made of
+    `at` is the message's number in the batch, `row` the row's number among those made of
     the message, `stage` the step that refused it (parse, enrich, sink), `reason` why.
     """
 
     at: int
     stage: str
     reason: str
-    index: int = 0
+    row: int = 0
 
 
 def _place(reject: Reject) -> tuple[int, int]:
-    return reject.at, reject.index
+    return reject.at, reject.row
 
 
 class Delete(NamedTuple):

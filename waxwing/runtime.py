@@ -97,6 +97,7 @@ def _end() -> None:
             call()
         except Exception as error:
             log.warning("end_of_run", f"At the end of the run: {error}")
+    _PanicFilter.drain()
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -142,7 +143,7 @@ class _PanicFilter(threading.Thread):
     """
 
     _active: _PanicFilter | None = None
-    _PANIC = re.compile(rb"^(thread '.*' panicked at|note: run with `RUST_BACKTRACE|Box<dyn Any>|stack backtrace)")
+    _PANIC = re.compile(rb"^(thread .* panicked at|note: run with `RUST_BACKTRACE|Box<dyn Any>|stack backtrace)")
 
     def __init__(self) -> None:
         super().__init__(name="stderr-filter", daemon=True)

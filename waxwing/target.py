@@ -45,11 +45,11 @@ class Start(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """One row of the dead letters; its key is (flow, step, topic id, partition, offset, index)."""
+    """One row of the dead letters; its key is (flow, step, topic id, partition, offset, row)."""
 
     stream: Stream
     offset: int
-    index: int
+    row: int
     stage: str
     reason: str
     key: bytes | None

@@ -158,7 +158,7 @@ def test_bad_rows_become_dead_letters_and_all_others_are_written(
     run(target, [batch(0, cut, rows_per_message=per_message), batch(cut, 20, rows_per_message=per_message)])
     rows = [(n, m) for n in range(20) for m in range(per_message)]
     assert sorted(target.rows) == [row for row in rows if row not in bad]
-    assert sorted((letter.offset, letter.index) for letter in target.dead_letters) == [row for row in rows if row in bad]
+    assert sorted((letter.offset, letter.row) for letter in target.dead_letters) == [row for row in rows if row in bad]
     assert {letter.stage for letter in target.dead_letters} <= {"sink"}
     assert all(letter.value == b"%d" % letter.offset for letter in target.dead_letters)
 
@@ -167,7 +167,7 @@ def test_rows_of_one_message_taken_out_in_turns_keep_their_own_numbers() -> None
     one = batch(0, 1, rows_per_message=4)
     one = without_rows([one], {1: "first"})[0]  # rows 0 2 3 are left
     one = without_rows([one], {0: "second", 2: "third"})[0]  # rows 0 and 3
-    assert [(letter.index, letter.reason) for letter in dead_letters(one)] == [(0, "second"), (1, "first"), (3, "third")]
+    assert [(letter.row, letter.reason) for letter in dead_letters(one)] == [(0, "second"), (1, "first"), (3, "third")]
     assert one.records == [(0, 2)]
 
 

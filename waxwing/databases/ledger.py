@@ -127,7 +127,7 @@ def dead_letter_row(step: str, letter: DeadLetter) -> dict[str, object]:
         "topic_id": letter.stream.topic_id,
         "topic_partition": letter.stream.partition,
         "topic_offset": letter.offset,
-        "row_index": letter.index,
+        "row_index": letter.row,
         "topic": letter.stream.topic,
         "stage": letter.stage[:100],
         "reason": _plain(letter.reason),
