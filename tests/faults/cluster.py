@@ -1,0 +1,106 @@
+"""The processes of one flow under test: started, killed, frozen, waited for, always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).parents[2]
+PR_SET_PDEATHSIG = 1
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Cluster:
+    """`python -m bytewax.run FLOW` in one process, or in several as one mesh.
+
+    Standard error of process i goes to `folder/NAME-i.log`.
+    """
+
+    def __init__(
+        self, flow: str, env: Mapping[str, str], folder: Path, *, processes: int = 1, args: tuple[str, ...] = (), name: str = "run"
+    ) -> None:
+        addresses = ";".join(f"127.0.0.1:{free_port()}" for _ in range(processes))
+        self.logs = [folder / f"{name}-{number}.log" for number in range(processes)]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("KAFKA_", "DATABASE_", "BYTEWAX_"))}
+        self._all = []
+        for number, log in enumerate(self.logs):
+            mesh = ("-i", str(number), "-a", addresses) if processes > 1 else ()
+            with log.open("wb") as out:
+                self._all.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "bytewax.run", flow, *mesh, *args],
+                        env={**clean, **env},
+                        cwd=ROOT,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=out,
+                        preexec_fn=_die_with_parent,
+                    )
+                )
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every process."""
+        for process in self._all:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9 all, and reap them."""
+        self.signal(signal.SIGKILL)
+        for process in self._all:
+            process.wait()
+
+    def kill_one(self, number: int) -> None:
+        """kill -9 one process; the mesh is fail-stop, so the others end by themselves, or are killed after 10 s."""
+        self._all[number % len(self._all)].kill()
+        deadline_s = time.monotonic() + 10
+        while self.running() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        self.kill()
+
+    def running(self) -> bool:
+        """Is any process alive?"""
+        return any(process.poll() is None for process in self._all)
+
+    def wait(self, timeout_s: float) -> list[int]:
+        """The exit codes of all, once they have ended by themselves.
+
+        Raises:
+            TimeoutError: with the ends of their logs.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        for process in self._all:
+            try:
+                process.wait(max(deadline_s - time.monotonic(), 0.01))
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"the flow did not end within {timeout_s} s: {self.output()[-3_000:]}") from None
+        return [process.returncode for process in self._all]
+
+    def output(self) -> str:
+        """What all of them wrote so far."""
+        return "\n".join(log.read_text(errors="replace") for log in self.logs)
