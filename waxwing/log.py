@@ -6,11 +6,12 @@ import json
 import sys
 import time
 import traceback
-from types import TracebackType
 from typing import Any
 
 from waxwing.errors import WaxwingError
 
+# Asked once: later stderr may lead through a filter.
+terminal = sys.stderr.isatty()
 _LEVELS = {"info": "", "warning": "warning: ", "error": "error: "}
 
 
@@ -29,19 +30,19 @@ def error(event: str, message: str, **fields: Any) -> None:
     _say("error", event, message, fields)
 
 
-def failure(problem: BaseException, trace: TracebackType | None = None) -> None:
+def failure(problem: BaseException) -> None:
     """Say why the flow stops: the error's message and hint. Only a bug of ours shows where it arose."""
     if isinstance(problem, WaxwingError):
         fields = {name: value for name, value in problem.context.items() if value is not None}
         _say("error", type(problem).__name__, str(problem), {**fields, "exit_code": problem.exit_code})
         return
-    where = traceback.extract_tb(trace or problem.__traceback__)
+    where = traceback.extract_tb(problem.__traceback__)
     places = " <- ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in reversed(where[-5:]))
     _say("error", "bug", f"A bug: {type(problem).__name__}: {problem} ({places}). Please report it.", {"exit_code": 70})
 
 
 def _say(level: str, event: str, message: str, fields: dict[str, Any]) -> None:
-    if sys.stderr.isatty():
+    if terminal:
         line = f"{_LEVELS[level]}{message}"
     else:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())

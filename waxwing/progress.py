@@ -13,7 +13,7 @@ TERMINAL_INTERVAL_S = 0.5
 
 def start(interval_s: float) -> None:
     """Show progress every `interval_s` (on a terminal twice a second), and a summary when the run ends well."""
-    reporter = _Reporter(TERMINAL_INTERVAL_S if sys.stderr.isatty() else interval_s)
+    reporter = _Reporter(TERMINAL_INTERVAL_S if log.terminal else interval_s)
     threading.Thread(target=reporter.run, name="progress", daemon=True).start()
     runtime.at_end(reporter.summary)
 
@@ -21,7 +21,7 @@ def start(interval_s: float) -> None:
 class _Reporter:
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._terminal = sys.stderr.isatty()
+        self._terminal = log.terminal
         self._started_s = self._last_s = time.monotonic()
         self._records = 0
         self._ended = threading.Event()

@@ -14,20 +14,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import NoReturn
 
 from waxwing import log
-from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_TRY_AGAIN, WaxwingError
+from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, WaxwingError
 
 _stop = threading.Event()
 _failing = threading.Lock()
-_entered = False
+_entered = _running = False
 _at_end: list[Callable[[], None]] = []
 
 
 def stopping() -> bool:
     """Has the process been asked to stop? Sources then raise StopIteration when their batch is out."""
+    global _running
+    _running = True
     return _stop.is_set()
 
 
@@ -47,11 +49,9 @@ def enter() -> None:
     if _entered:
         return
     _entered = True
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_signal)
+    _listen_to_signals()
     sys.excepthook = _excepthook
-    if _in_cluster():
-        _PanicFilter().start()
+    _PanicFilter().start()
     atexit.register(_end)
 
 
@@ -100,29 +100,53 @@ def _end() -> None:
     _PanicFilter.drain()
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
+def _listen_to_signals() -> None:
+    """React to SIGTERM and SIGINT in a thread: Python's own handlers wait while the main thread is in Rust."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
+
+    def listen() -> None:
+        while numbers := os.read(read, 16):
+            for number in numbers:
+                _on_signal(number)
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+
+
+def _on_signal(number: int) -> None:
+    name = signal.Signals(number).name
     if _stop.is_set():  # the second time somebody asks, they mean now
         _exit(128 + number)
     _stop.set()
-    log.info("stopping", "Stopping: finishing what is under way.", signal=signal.Signals(number).name)
+    if not _running:  # no source has read anything: it waits for a server, or for the other processes of the mesh
+        log.info("stopping", "Stopped before anything was read.", signal=name)
+        _exit(EXIT_OK)
+    log.info("stopping", "Stopping: finishing what is under way.", signal=name)
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, KeyboardInterrupt):
         _exit(128 + signal.SIGINT)
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, WaxwingError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:
-        log.failure(cause)
-        _exit(exit_code(cause))
+    # Bytewax wraps what a step raises; the first cause is what happened.
+    while error.__cause__ is not None and not isinstance(error, WaxwingError):
+        error = error.__cause__
+    if isinstance(error, WaxwingError):
+        log.failure(error)
+        _exit(exit_code(error))
     if kind.__name__ == "PanicException" and _in_cluster():
-        log.error("peer_stopped", "Another process of this flow stopped; its own message says why.")
+        log.error(
+            "peer_stopped",
+            "This flow stopped because another of its processes did; that one's message says why. If none of them has one, a step "
+            "raised an error that Bytewax hides in a cluster: run the flow in one process to see it.",
+        )
         _exit(EXIT_TRY_AGAIN)
     if isinstance(error, ImportError):
         log.error("missing_package", f"A package is missing: {error}.")
         _exit(EXIT_CONFIG)
-    log.failure(error, trace=trace)
+    log.failure(error)
     _exit(EXIT_BUG)
 
 
@@ -136,14 +160,16 @@ def _in_cluster() -> bool:
 
 
 class _PanicFilter(threading.Thread):
-    """Keeps Rust's panic lines off stderr in a cluster.
+    """Keeps Rust's panic lines off stderr; the excepthook says what happened in one line instead.
 
-    When one process of Bytewax's mesh ends, the threads of the others panic, and Rust writes to file
-    descriptor 2 before Python hears of it. The excepthook says what happened in one line instead.
+    A panic is written to file descriptor 2 before Python hears of it: for an error raised in a step, and in each process
+    of a mesh whose peer has ended.
     """
 
     _active: _PanicFilter | None = None
-    _PANIC = re.compile(rb"^(thread .* panicked at|note: run with `RUST_BACKTRACE|Box<dyn Any>|stack backtrace)")
+    _PANIC = re.compile(rb"^thread .* panicked at ")
+    _BACKTRACE = re.compile(rb"^(stack backtrace:|note: |\s+\d+: |\s+at |Box<dyn Any>|$)")
+
 
     def __init__(self) -> None:
         super().__init__(name="stderr-filter", daemon=True)
@@ -151,24 +177,26 @@ class _PanicFilter(threading.Thread):
         self._read, write = os.pipe()
         os.dup2(write, 2)
         os.close(write)
-        self._idle = threading.Event()
         _PanicFilter._active = self
 
     def run(self) -> None:
-        in_panic = False
+        message_due = in_panic = False
+        rest = b""
         with os.fdopen(self._read, "rb", buffering=0) as pipe:
-            rest = b""
             while chunk := pipe.read(65_536):
                 *lines, rest = (rest + chunk).split(b"\n")
+                if rest.startswith(b"\r"):  # a progress line has no end until the next one
+                    os.write(self._out, rest)
+                    rest = b""
                 for line in lines:
                     if self._PANIC.match(line):
-                        in_panic = line.startswith(b"thread")
-                        continue
-                    if in_panic:  # the message of the panic stands on the line behind it
+                        message_due = in_panic = True
+                    elif message_due or (in_panic and self._BACKTRACE.match(line)):
+                        message_due = False  # the panic's own message stands on the line behind it
+                    else:
                         in_panic = False
-                        continue
-                    os.write(self._out, line + b"\n")
-                self._idle.set()
+                        os.write(self._out, line + b"\n")
+        os.write(self._out, rest)
 
     @classmethod
     def drain(cls) -> None:

@@ -1,0 +1,76 @@
+"""A failing run shows one clear message and its exit code: in one process, with -w 2, and in a mesh of two."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import Cluster, free_port
+
+MODES = {"one process": (1, ()), "two workers": (1, ("-w", "2")), "two processes": (2, ())}
+
+
+def fail(tmp_path: Path, mode: str, where: str, kind: str = "DataError") -> tuple[list[int], str]:
+    processes, args = MODES[mode]
+    env = {"FAIL_WHERE": where, "FAIL_KIND": kind}
+    with Cluster("tests.fixtures.failing", env, tmp_path, processes=processes, args=args) as cluster:
+        return cluster.wait(30), cluster.output()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("where", "kind", "code", "message"),
+    [
+        ("source", "DataError", 65, "the message of the failure. What to do."),
+        ("source", "Fenced", 76, "the message of the failure. What to do."),
+        ("source", "bug", 70, "a bug"),
+        ("sink", "", 65, "a batch covers offsets 1 to 2"),
+        ("flow", "", 78, "the message of the failure. What to do."),
+    ],
+)
+def test_one_message_and_the_exit_code(tmp_path: Path, mode: str, where: str, kind: str, code: int, message: str) -> None:
+    codes, output = fail(tmp_path, mode, where, kind)
+    assert code in codes, output
+    assert set(codes) <= {code, 75}, output
+    assert re.search(message, output)
+    assert "Traceback" not in output
+    assert "panicked" not in output
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "message"),
+    [("one process", 70, "KeyError"), ("two workers", 70, "KeyError"), ("two processes", 75, "run the flow in one process to see it")],
+)
+def test_an_error_in_a_plain_bytewax_step(tmp_path: Path, mode: str, code: int, message: str) -> None:
+    codes, output = fail(tmp_path, mode, "operator")
+    assert set(codes) == {code}
+    assert message in output
+    assert "Traceback" not in output
+    assert "panicked" not in output
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_cleanly(tmp_path: Path, mode: str, number: signal.Signals) -> None:
+    processes, args = MODES[mode]
+    with Cluster("tests.fixtures.failing", {}, tmp_path, processes=processes, args=args) as cluster:
+        deadline_s = time.monotonic() + 20
+        while cluster.output().count('"event": "started"') < processes and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        cluster.signal(number)
+        assert cluster.wait(10) == [0] * processes, cluster.output()
+        assert "Traceback" not in cluster.output()
+
+
+def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> None:
+    lonely = ("-i", "1", "-a", f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}")
+    with Cluster("tests.fixtures.failing", {}, tmp_path, args=lonely) as cluster:
+        deadline_s = time.monotonic() + 20
+        while "error connecting" not in cluster.output() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        cluster.signal(signal.SIGTERM)
+        assert cluster.wait(5) == [0]
