@@ -1,0 +1,61 @@
+# Each target does its own set-up, into .venv. Without make:
+#
+#   python3.11 -m venv .venv
+#   run    .venv/bin/python -m pip install --require-hashes -r requirements.txt
+#          .venv/bin/python -m bytewax.run dataflows.orders
+#   test   .venv/bin/python -m pip install --require-hashes -r requirements-dev.txt
+#          .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
+#          .venv/bin/python -m pytest
+#   lint   .venv/bin/python -m ruff check; .venv/bin/python -m ruff format --check
+#          .venv/bin/python -m mypy; .venv/bin/lint-imports
+#   bench  .venv/bin/python -m benchmarks      (set-up as for test)
+#
+# PYTHON=... chooses another Python, 3.11 or 3.12; arguments of a program go into ARGS:
+#   make run ARGS='-w 2'     make test ARGS='tests/unit -k batch'
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell $(name) --version 2>/dev/null),$(name))))
+ARGS ?=
+IN_VENV := .venv/bin/python
+
+.PHONY: run test lint format bench lock
+.DEFAULT_GOAL := test
+
+run: .venv/.installed-run
+	$(IN_VENV) -m bytewax.run dataflows.orders $(ARGS)
+
+test: .venv/.installed-dev
+	$(IN_VENV) -m pytest $(ARGS)
+
+lint: .venv/.installed-dev
+	$(IN_VENV) -m ruff check
+	$(IN_VENV) -m ruff format --check
+	$(IN_VENV) -m mypy
+	.venv/bin/lint-imports
+
+format: .venv/.installed-dev
+	$(IN_VENV) -m ruff check --fix
+	$(IN_VENV) -m ruff format
+
+bench: .venv/.installed-dev
+	$(IN_VENV) -m benchmarks $(ARGS)
+
+# The newest versions that pyproject.toml allows, into both lock files.
+LOCK := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgresql
+lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
+lock: .venv/.installed-dev
+	$(LOCK) pyproject.toml -o requirements.txt
+	$(LOCK) pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+
+# -- set-up: each step leaves a stamp, so that a second make has nothing to do --------------------
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed-run: requirements.txt | .venv/bin/python
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+.venv/.installed-dev: requirements-dev.txt pyproject.toml | .venv/.installed-run
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@

@@ -1,0 +1,97 @@
+"""What all tests share: real servers, and skips that can't hide.
+
+With WAXWING_NO_SKIPS=1 (set by .ci/run) a skipped test fails, unless it is marked as needing a server
+that can't be had there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterator
+from types import FrameType
+from typing import TypeVar
+
+import pytest
+
+from tests.servers import Kafka, PostgreSQL, Server, Unavailable
+
+NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
+MAY_SKIP = {"real_mssql", "real_mysql"}
+S = TypeVar("S", bound=Server)
+_served: list[Server] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A SIGTERM ends the run as Ctrl-C does: fixtures are torn down, servers stopped."""
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    pytest.exit("SIGTERM", returncode=128 + number)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """A real broker, one for all tests; each test makes topics of its own (`kafka.new_topic()`)."""
+    with _serve(Kafka) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL, one for all tests; each test makes a database of its own (`postgresql.new_database()`)."""
+    with _serve(PostgreSQL) as server:
+        yield server
+
+
+def _serve(kind: type[S]) -> S:
+    try:
+        server = kind()
+    except Unavailable as missing:
+        pytest.skip(str(missing))
+    _served.append(server)
+    return server
+
+
+@pytest.fixture(autouse=True)
+def _servers_run_again() -> Iterator[None]:
+    """What a test has stopped, killed or frozen runs again for the next one."""
+    yield
+    for server in _served:
+        server.heal()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail") and not MAY_SKIP.intersection(item.keywords):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be (WAXWING_NO_SKIPS=1): {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if NO_SKIPS and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be (WAXWING_NO_SKIPS=1): {_reason(report)}"
+    return report
+
+
+# Outermost, so that the list stands behind everything else, right before pytest's closing line.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    yield
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section("skipped, and why")
+    for report in skipped:
+        terminalreporter.write_line(f"{report.nodeid}: {_reason(report)}")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    # (path, line, "Skipped: reason")
+    longrepr = report.longrepr
+    return str(longrepr[2] if isinstance(longrepr, tuple) else longrepr).removeprefix("Skipped: ")

@@ -1,0 +1,10 @@
+"""Real servers for tests and trials, without Docker: each a context manager, all on 127.0.0.1.
+
+`python -m tests.servers kafka --port 9092` and `python -m tests.servers postgresql` run one until Ctrl-C.
+"""
+
+from tests.servers.kafka import Kafka
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.process import Server, Unavailable
+
+__all__ = ["Kafka", "PostgreSQL", "Server", "Unavailable"]

@@ -1,0 +1,107 @@
+"""The project's own files: what is locked, built, composed and checked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ["requirements.txt", "requirements-dev.txt"]
+BIN = Path(sys.executable).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def locked(name: str) -> dict[str, str]:
+    """Package to version."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def wanted(requirements: list[str]) -> set[str]:
+    names = {re.split(r"[\[=<>]", requirement)[0].strip() for requirement in requirements}
+    assert names
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]], ids=" ".join)
+def test_the_code_passes(check: list[str]) -> None:
+    run(BIN / check[0], *check[1:])
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_is_locked_with_its_hashes_and_no_address(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    entries = [entry for entry in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE) if not entry.startswith("#")]
+    assert len(entries) == len(locked(name))
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    project = PROJECT["project"]
+    runtime = wanted(project["dependencies"]) | wanted(project["optional-dependencies"]["postgresql"])
+    assert runtime <= locked("requirements.txt").keys()
+    assert wanted(PROJECT["dependency-groups"]["dev"]) <= locked("requirements-dev.txt").keys()
+
+
+def test_both_locks_agree_so_that_tests_see_the_versions_that_run() -> None:
+    assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
+    run(BIN / "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    (wheel,) = tmp_path.glob("waxwing_streams-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        entry_points = next(archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
+    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == {"waxwing", "sources", "sinks", "dataflows"}
+    assert "waxwing/py.typed" in names
+    assert "waxwing = waxwing.cli:main" in entry_points
+    modules = {str(path.relative_to(ROOT)) for package in top for path in (ROOT / package).rglob("*.py")}
+    assert modules <= set(names)
+
+
+def test_the_compose_file_fits_its_schema() -> None:
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+
+
+def test_the_compose_file_opens_ports_on_this_machine_only() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    ports = re.findall(r"^ +- (\S*\d+:\d+)$", text, re.MULTILINE)
+    assert ports == ["127.0.0.1:9092:9092", "127.0.0.1:5432:5432"]
+
+
+def test_the_compose_file_runs_the_broker_that_the_tests_run() -> None:
+    version = re.search(
+        r"<artifactId>kafka-tools</artifactId>\s*<version>([\d.]+)<", (ROOT / "tests/servers/kafka/pom.xml").read_text()
+    )
+    assert version
+    assert f"image: apache/kafka:{version[1]}\n" in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_the_image_copies_every_package_of_the_wheel() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert (
+        re.findall(r"^COPY (\w+) \./\1$", dockerfile, re.MULTILINE)
+        == PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    )
+
+
+def test_every_target_of_make_does_its_own_set_up() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("run", "test", "lint", "bench"):
+        assert re.search(rf"^{target}: \.venv/\.installed-(run|dev)$", makefile, re.MULTILINE), target
