@@ -1,0 +1,150 @@
+"""The memory source: dicts, bytes or messages, in any number of partitions and with chosen batch boundaries. For tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import orjson
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from typing_extensions import override
+
+from waxwing import runtime
+from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, raw
+from waxwing.positions import StartAt, open_feeds, prepare_feeds
+from waxwing.target import Target
+
+
+class Message(NamedTuple):
+    """A message with all that Kafka would give it. `offset` None: the one behind the message before it."""
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    timestamp_ms: int = -1
+    offset: int | None = None
+
+
+Item = Mapping[str, Any] | bytes | Message | None
+Partition = Sequence[Item]
+Raw = Batch[bytes | None]
+
+
+class MemorySource(FixedPartitionedSource[Raw, int]):
+    """Batches made of what a test gives.
+
+    Args:
+        data: a list of items (one partition), or lists by partition number. A dict becomes JSON, bytes and None are values
+            as they are, a Message has everything.
+        batch_records: records in a batch; or, by partition, the sizes of the batches in turn (0 makes an empty one; the last size repeats).
+        lanes: lane i reads the partitions p with p % lanes == i.
+        feeds: the targets; where they hold positions, the source goes on from there.
+
+    Parallelism: one lane per worker at most, as the Kafka source.
+    Delivery: exactly once into targets in `feeds` (tests/flows/test_memory.py); a second run goes on where the first ended.
+    """
+
+    def __init__(
+        self,
+        data: Partition | Mapping[int, Partition],
+        *,
+        flow: str = "test",
+        topic: str = "memory",
+        batch_records: int | Mapping[int, Sequence[int]] = 100,
+        lanes: int = 1,
+        feeds: Sequence[Target] = (),
+    ) -> None:
+        partitions = data if isinstance(data, Mapping) else {0: data}
+        self._feeds, self._lanes, self._batch_records = feeds, lanes, batch_records
+        self._topic = topic
+        self._flow = flow
+        self._messages = {number: _columns(items) for number, items in partitions.items()}
+        self._opened: dict[Stream, StartAt] | None = None
+
+    @override
+    def list_parts(self) -> list[str]:
+        return [lane_name(lane) for lane in range(self._lanes)]
+
+    @override
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> StatefulSourcePartition[Raw, int]:
+        lane = self.list_parts().index(for_part)
+        if self._opened is None:
+            self._opened = self._open()
+        batches = [
+            batch
+            for stream, start in sorted(self._opened.items())
+            if stream.partition % self._lanes == lane
+            for batch in self._batches(stream, start, for_part)
+        ]
+        return _Lane(batches, resume_state or 0)
+
+    def _open(self) -> dict[Stream, StartAt]:
+        flow = self._feeds[0].flow if self._feeds else self._flow
+        streams = {Stream(flow, self._topic, f"name:{self._topic}", number): 0 for number in self._messages}
+        if not self._feeds:
+            return {stream: StartAt(0) for stream in streams}
+        prepare_feeds(self._feeds, flow)
+        return open_feeds(self._feeds, self._topic, streams, lambda: streams, None)
+
+    def _batches(self, stream: Stream, start: StartAt, lane: str) -> list[Raw]:
+        messages = self._messages[stream.partition]
+        end = messages.offsets[-1] + 1 if len(messages) else 0
+        whole = raw(stream, lane, 0, end, messages)
+        sizes = self._batch_records
+        if isinstance(sizes, int):
+            cuts = list(range(sizes, len(messages), sizes))
+        else:
+            cuts = [cut for cut in accumulate(sizes[stream.partition]) if cut < len(messages)]
+        edges = [0, *cuts, len(messages)]
+        out = []
+        for first, last in zip(edges, edges[1:], strict=False):
+            batch = whole.part(first, last)
+            for split in (start.offset, *start.splits):
+                if batch.offset_first < split < batch.offset_next:
+                    head, batch = _split(batch, split)
+                    out.append(head)
+            out.append(batch)
+        return [batch for batch in out if batch.offset_next > start.offset or batch.offset_first >= start.offset]
+
+
+class _Lane(StatefulSourcePartition[Raw, int]):
+    """Gives one batch at a time. Its state, for flows without targets of ours, is how many it has given."""
+
+    def __init__(self, batches: list[Raw], given: int) -> None:
+        self._batches, self._given = batches, given
+
+    @override
+    def next_batch(self) -> list[Raw]:
+        if self._given >= len(self._batches) or runtime.stopping():
+            raise StopIteration
+        self._given += 1
+        return [self._batches[self._given - 1]]
+
+    @override
+    def snapshot(self) -> int:
+        return self._given
+
+
+def _split(batch: Raw, offset: int) -> tuple[Raw, Raw]:
+    tail = batch.after(offset)
+    return replace(batch.part(0, len(batch.messages) - len(tail.messages)), offset_next=offset), tail
+
+
+def _columns(items: Partition) -> Columns:
+    messages = [item if isinstance(item, Message) else Message(_value(item)) for item in items]
+    offsets: list[int] = []
+    for message in messages:
+        offsets.append(message.offset if message.offset is not None else (offsets[-1] + 1 if offsets else 0))
+    return Columns(
+        offsets,
+        [message.key for message in messages],
+        [message.value for message in messages],
+        [message.timestamp_ms for message in messages],
+        [message.headers for message in messages],
+    )
+
+
+def _value(item: Mapping[str, Any] | bytes | None) -> bytes | None:
+    return orjson.dumps(item) if isinstance(item, Mapping) else item
