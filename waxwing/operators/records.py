@@ -1,0 +1,141 @@
+"""map, filter and flat_map over the records of batches: one call of the engine per batch, plain functions per record."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+
+import bytewax.operators as op
+from bytewax.dataflow import Stream as Flowing
+
+from waxwing.batch import Batch, Headers, Reject, Stream
+from waxwing.operators.parse import REASON_CHARACTERS_MAX
+
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class Origin(NamedTuple):
+    """Where records come from: a batch's stream, and its messages' fields by the message's number.
+
+    `origin.offsets[at]` is the offset of message number `at`, and so on.
+    """
+
+    stream: Stream
+    batch: Batch[Any]
+
+    def offset(self, at: int) -> int:
+        """The offset of message number `at`."""
+        return self.batch.messages.offsets[at]
+
+    def key(self, at: int) -> bytes | None:
+        """The key of message number `at`."""
+        return self.batch.messages.keys[at]
+
+    def timestamp_ms(self, at: int) -> int:
+        """The timestamp of message number `at`, epoch milliseconds, -1 where it has none."""
+        return self.batch.messages.timestamps_ms[at]
+
+    def headers(self, at: int) -> Headers:
+        """The headers of message number `at`."""
+        return self.batch.messages.headers[at]
+
+
+def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Batch[S]]:
+    """Turn each record into another. What `fn` raises rejects that one record, with the exception's message as the reason.
+
+    Parallelism: where the batch is.
+    Delivery: as the source and the target; `fn` must be a function of the record alone, for it is read again after a crash.
+    """
+    return op.map(step_id, up, lambda batch: _applied(step_id, batch, builtins.map(fn, iter(batch.records))))
+
+
+def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Callable[[R, int], S]]) -> Flowing[Batch[S]]:
+    """As `map`, for functions that need more than the record: `make(origin)` is called once a batch and
+    returns the function, which gets the record and its message's number (see Origin).
+
+    Parallelism: where the batch is.
+    Delivery: as `map`.
+    """
+
+    def mapped(batch: Batch[R]) -> Batch[S]:
+        fn = make(Origin(batch.stream, batch))
+        return _applied(step_id, batch, builtins.map(fn, iter(batch.records), iter(batch.at)))
+
+    return op.map(step_id, up, mapped)
+
+
+def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Flowing[Batch[R]]:
+    """Keep the records for which `keep` is true. What it raises rejects that one record.
+
+    Parallelism: where the batch is.
+    Delivery: as `map`; the position passes over what is left out.
+    """
+
+    def filtered(batch: Batch[R]) -> Batch[R]:
+        judged = _applied(step_id, batch, builtins.map(_judge(keep), iter(batch.records)))
+        pairs = [(record, at) for (record, good), at in zip(judged.records, judged.at, strict=True) if good]
+        return judged.with_records([record for record, _ in pairs], [at for _, at in pairs])
+
+    return op.map(step_id, up, filtered)
+
+
+def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]) -> Flowing[Batch[S]]:
+    """Turn each record into any number of records; all of them stay in one transaction. What `fn` raises rejects the record.
+
+    Parallelism: where the batch is.
+    Delivery: as `map`.
+    """
+
+    def flat(batch: Batch[R]) -> Batch[S]:
+        lists = _applied(step_id, batch, builtins.map(lambda record: list(fn(record)), iter(batch.records)))
+        at = [at for at, made in zip(lists.at, lists.records, strict=True) for _ in made]
+        return lists.with_records(list(chain.from_iterable(lists.records)), at)
+
+    return op.map(step_id, up, flat)
+
+
+def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:
+    """The records one by one, for plain Bytewax steps behind. Rejects and positions end here.
+
+    Parallelism: where the batch is.
+    Delivery: at least once, with Bytewax's recovery (`-r`); a plain sink remembers nothing.
+    """
+    return op.flat_map(step_id, up, lambda batch: batch.records)
+
+
+def _judge(keep: Callable[[R], bool]) -> Callable[[R], tuple[R, bool]]:
+    return lambda record: (record, keep(record))
+
+
+def _applied(step_id: str, batch: Batch[Any], results: Iterator[S]) -> Batch[S]:
+    """The batch with these results for its records; where computing one raises, that record becomes a reject.
+
+    `results` is a `map` object: after an exception it goes on behind the record that raised, and `extend` has kept
+    what came before. So a bad record costs nothing to the others.
+    """
+    size = len(batch.records)
+    out: list[S] = []
+    bad: dict[int, str] = {}
+    while len(out) + len(bad) < size:
+        try:
+            out.extend(results)
+        except Exception as error:
+            bad[len(out) + len(bad)] = (str(error) or type(error).__name__)[:REASON_CHARACTERS_MAX]
+        else:
+            if len(out) + len(bad) < size:  # a StopIteration that leaked out of the function
+                bad[len(out) + len(bad)] = "StopIteration"
+    if not bad:
+        return batch.with_records(out, batch.at)
+    rejects = [Reject(batch.at[n], step_id, reason, _row(batch.at, n)) for n, reason in bad.items()]
+    return batch.with_records(out, [at for n, at in enumerate(batch.at) if n not in bad], [*batch.rejects, *rejects])
+
+
+def _row(at: Sequence[int], n: int) -> int:
+    """The record's number among those that its message made."""
+    row = 0
+    while row < n and at[n - row - 1] == at[n]:
+        row += 1
+    return row
