@@ -86,7 +86,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     yield
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
-        terminalreporter.section("skipped, and why")
+        terminalreporter.write_sep("=", "skipped, and why")
     for report in skipped:
         terminalreporter.write_line(f"{report.nodeid}: {_reason(report)}")
 

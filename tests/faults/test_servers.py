@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
 import psycopg
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.servers import Kafka, PostgreSQL
 from tests.servers.kafka import MECHANISMS
-from tests.servers.process import listening, until
+from tests.servers.process import free_ports, listening, until
 
 WAYS = [
     ("PLAINTEXT", ""),
@@ -114,3 +121,17 @@ def test_databases_are_apart_and_a_wrong_password_is_refused(postgresql: Postgre
         assert connection.execute("SELECT to_regclass('only_here')").fetchone() == (None,)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(first.replace(postgresql.sql_password, "wrong"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "tests.servers", "postgresql", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as starter:
+        assert starter.stdout is not None
+        assert "DATABASE_URL=" in starter.stdout.readline() + starter.stdout.readline()
+        (server,) = psutil.Process(starter.pid).children()
+        assert listening(port)
+        os.kill(starter.pid, number)
+        until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, timeout_s=10, what="the server ends")
+    assert not listening(port)

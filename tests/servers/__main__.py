@@ -15,10 +15,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="the plain listener's (default: 9092, 5432)")
     arguments = parser.parse_args()
     asked = {signal.SIGINT, signal.SIGTERM}
-    # Blocked, and waited for below; children would inherit it, so it is lifted while they start.
     try:
         with Kafka(arguments.port or 9092) if arguments.server == "kafka" else PostgreSQL(arguments.port or 5432) as server:
             _say(server)
+            # Only now: the server would have inherited the mask, and could not be stopped.
             signal.pthread_sigmask(signal.SIG_BLOCK, asked)
             signal.sigwait(asked)
     except Unavailable as error:
