@@ -10,6 +10,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
 from sinks.writer import Writer
+from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
 from waxwing.target import Target
 
@@ -49,6 +50,7 @@ class TargetSink(FixedPartitionedSink[Batch[Any], None]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
+        progress.start(self._target.settings.progress_interval_s)
         return TargetPartition(Writer(self._target, for_part))
 
 

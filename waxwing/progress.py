@@ -11,8 +11,16 @@ from waxwing import log, metrics, runtime
 TERMINAL_INTERVAL_S = 0.5
 
 
+_started = threading.Lock()
+
+
 def start(interval_s: float) -> None:
-    """Show progress every `interval_s` (on a terminal twice a second), and a summary when the run ends well."""
+    """Show progress every `interval_s` (on a terminal twice a second), and a summary when the run ends well.
+
+    Once per process, and only in a run: every sink partition calls it.
+    """
+    if not runtime.is_run() or not _started.acquire(blocking=False):
+        return
     reporter = _Reporter(TERMINAL_INTERVAL_S if log.terminal else interval_s)
     threading.Thread(target=reporter.run, name="progress", daemon=True).start()
     runtime.at_end(reporter.summary)

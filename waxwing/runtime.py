@@ -1,6 +1,6 @@
 """The running process: stop on request, fail with one clear message and an exit code, say what was done.
 
-`enter()` is called by a flow's `flow()`; it makes this process a run. Without it (tests, notebooks)
+`starting()` goes around the body of a flow's `flow()`; it makes this process a run. Without it (tests, notebooks)
 errors are raised to the caller, and nothing of the process is touched.
 """
 
@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn
 
@@ -53,6 +53,21 @@ def enter() -> None:
     sys.excepthook = _excepthook
     _PanicFilter().start()
     atexit.register(_end)
+
+
+def is_run() -> bool:
+    """Is this process a run (and not a test, or somebody's notebook)?"""
+    return _entered
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Around the body of a flow's `flow()`: makes the process a run; a WaxwingError ends it with its message and exit code."""
+    enter()
+    try:
+        yield
+    except WaxwingError as error:
+        refuse(error)
 
 
 def fail(error: BaseException) -> NoReturn:
