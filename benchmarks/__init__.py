@@ -1,0 +1,1 @@
+"""Waxwing against the raw limit and against peers: `python -m benchmarks`."""
