@@ -1,0 +1,297 @@
+"""The SQL target on every database: modes, order within a batch, dead letters, fencing, unknown commits, several openings."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sinks import Append, SqlTarget, Upsert
+from sinks.sql_session import SqlSession
+from sinks.writer import Writer
+from waxwing.batch import Batch, Columns, Delete, Reject, Stream
+from waxwing.databases import database_for, ledger
+from waxwing.databases.base import Mode
+from waxwing.errors import ConfigError, Fenced, TargetError, TransientError
+from waxwing.settings import SqlSettings
+from waxwing.target import Change, Start
+
+STREAM = Stream("flow", "topic", "topic-id", 0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.sqlite"
+    return str(request.getfixturevalue(request.param).new_database())
+
+
+def things(*extra: sa.Column[Any]) -> sa.Table:
+    return sa.Table(
+        "things",
+        sa.MetaData(),
+        sa.Column("id", sa.String(10), primary_key=True),
+        sa.Column("n", sa.Integer),
+        sa.Column("updated_at", sa.DateTime, server_default=sa.func.now(), onupdate=sa.func.now()),
+        *extra,
+    )
+
+
+def target(url: str, mode: Mode, table: sa.Table | None = None, **settings: Any) -> SqlTarget:
+    made = SqlTarget(SqlSettings(database_url=url, flush_interval_s=0.0, owner_stale_s=1.0, **settings), things() if table is None else table, mode)
+    made.bind("flow", "flow.out")
+    made.prepare()
+    made.begin("topic", [Start(STREAM, 0, None)])
+    return made
+
+
+def batch(first: int, records: list[Any], deletes: list[tuple[int, bytes]] | None = None, rejects: tuple[int, ...] = ()) -> Batch[Any]:
+    """One message per record; a None among the records is the place of a delete or a reject."""
+    size = len(records)
+    messages = Columns(list(range(first, first + size)), [b"k"] * size, [b"v\xff"] * size, [5] * size, [(("h", b"x"),)] * size)
+    at = [n for n, record in enumerate(records) if record is not None]
+    return Batch(
+        STREAM, "lane-000", first, first + size, messages, [records[n] for n in at], at,
+        [Reject(n, "parse", "no JSON\x00") for n in rejects], [Delete(n, key) for n, key in deletes or []],
+    )  # fmt: skip
+
+
+def write(to: SqlTarget, *batches: Batch[Any]) -> None:
+    writer = Writer(to, "lane-000")
+    try:
+        for each in batches:
+            writer.put(each)
+        writer.flush()
+    finally:
+        writer.close()
+
+
+def rows(url: str, table: str = "things", columns: str = "id, n") -> list[tuple[Any, ...]]:
+    engine = sa.create_engine(database_for(sa.make_url(url)).dialect.drivername + url[url.index("://") :])
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(sa.text(f"SELECT {columns} FROM {table} ORDER BY 1"))]
+    engine.dispose()
+    return found
+
+
+def test_append_writes_every_row_and_a_second_start_goes_on(url: str) -> None:
+    write(target(url, Append()), batch(0, [{"id": "a", "n": 1}, {"id": "b", "n": None}]))
+    write(target(url, Append()), batch(0, [{"id": "a", "n": 1}, {"id": "b", "n": 2}]), batch(2, [{"id": "c", "n": 3}]))
+    assert rows(url) == [("a", 1), ("b", None), ("c", 3)]
+
+
+def test_append_sends_a_duplicate_key_to_the_dead_letters(url: str) -> None:
+    write(target(url, Append()), batch(0, [("a", 1), ("b", 1), ("a", 2), ("c", 1), ("b", 9)]))
+    assert rows(url) == [("a", 1), ("b", 1), ("c", 1)]
+    letters = rows(url, "waxwing_dead_letters", "topic_offset, stage, message_key, message_value, message_headers, message_timestamp_ms")
+    assert [(offset, stage, bytes(key), bytes(value), headers, ms) for offset, stage, key, value, headers, ms in letters] == [
+        (offset, "sink", b"k", b"v\xff", '[["h", "x"]]', 5) for offset in (2, 4)
+    ]
+
+
+def test_upsert_keeps_the_last_of_a_key_and_applies_an_update_to_null(url: str) -> None:
+    to = target(url, Upsert(keys=("id",)))
+    write(to, batch(0, [("a", 1), ("b", 1), ("a", 2)]), batch(3, [("b", None), ("c", 3)]))
+    assert rows(url) == [("a", 2), ("b", None), ("c", 3)]
+
+
+def test_only_newer_versions_win_within_a_batch_and_over_batches(url: str) -> None:
+    versions = [("a", 2), ("a", 1), ("b", 1), ("b", 3), ("b", 3)]
+    for cut in range(len(versions) + 1):
+        table = things(sa.Column("v", sa.Integer))
+        table.name = f"things{cut}"
+        to = target(url, Upsert(keys=("id",), newer_by="v"), table)
+        to._step = f"step{cut}"
+        to.begin("topic", [Start(STREAM, 0, None)])
+        records = [{"id": key, "n": number, "v": version} for number, (key, version) in enumerate(versions)]
+        write(to, batch(0, list(records[:cut])), batch(cut, list(records[cut:])))
+        assert rows(url, f"things{cut}", "id, n, v") == [("a", 0, 2), ("b", 3, 3)]
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_deletes_keep_their_order_wherever_the_batch_ends(url: str, cut: int) -> None:
+    to = target(url, Upsert(keys=("id",), delete_on_tombstone=True))
+    events: list[Any] = [("a", 1), ("b", 1), b"a", ("a", 2), b"b"]
+
+    def part(first: int, last: int) -> Batch[Any]:
+        records = [event if isinstance(event, tuple) else None for event in events[first:last]]
+        return batch(first, records, [(n, event) for n, event in enumerate(events[first:last]) if isinstance(event, bytes)])
+
+    write(to, part(0, cut), part(cut, 5))
+    assert rows(url) == [("a", 2)]
+
+
+def test_rows_that_do_not_fit_are_dead_letters_with_the_reason(url: str) -> None:
+    records = [{"id": "a", "n": 1}, {"id": "far too long", "n": 1}, {"n": 1}, {"id": "b", "n": 2**40}, {"id": "c", "m": 1}, {"id": "d", "n": "1"}]
+    write(target(url, Upsert(keys=("id",))), batch(0, records), batch(6, [{"id": "z", "n": 1}]))
+    assert rows(url) == [("a", 1), ("z", 1)]
+    reasons = rows(url, "waxwing_dead_letters", "topic_offset, reason")
+    assert [offset for offset, _ in reasons] == [1, 2, 3, 4, 5]
+    for (_, reason), word in zip(reasons, ["id", "id", "n", "m", "n"], strict=True):
+        assert word in reason
+
+
+def test_a_constraint_of_the_table_rejects_only_its_rows(url: str) -> None:
+    table = things(sa.CheckConstraint("n <> 13", name="no_13"))  # type: ignore[arg-type]
+    records = [(f"{n:03}", 13 if n in (5, 6, 90) else n) for n in range(100)]
+    write(target(url, Append(), table), batch(0, records))
+    assert len(rows(url)) == 97
+    assert [offset for (offset,) in rows(url, "waxwing_dead_letters", "topic_offset")] == [5, 6, 90]
+
+
+def test_rejects_of_earlier_steps_are_dead_letters_and_empty_batches_move_the_position(url: str) -> None:
+    to = target(url, Append())
+    write(to, batch(0, [None, ("a", 1)], rejects=(0,)), batch(2, [None], rejects=(0,)), batch(3, []))
+    assert rows(url, "waxwing_dead_letters", "topic_offset, reason") == [(0, "no JSON\\x00"), (2, "no JSON\\x00")]
+    assert to.positions()[0].offset_next == 3
+
+
+def test_a_later_owner_fences_the_earlier_one(url: str) -> None:
+    old, new = target(url, Append()), target(url, Append())
+    zombie = old.connect("lane-000", "old")
+    zombie.take_over(STREAM)
+    zombie.write(change(old, [("a", 1)]))
+    time.sleep(1.1)  # the heartbeat has to be stale: OWNER_STALE_S is 1
+    fresh = new.connect("lane-000", "new")
+    assert fresh.take_over(STREAM).offset_next == 1
+    with pytest.raises(Fenced, match="taken over"):
+        zombie.write(change(old, [("b", 1)]))
+    zombie.close()
+    again = old.connect("lane-000", "old")  # a reconnect does not take it back
+    with pytest.raises(Fenced):
+        again.write(change(old, [("b", 1)]))
+    fresh.write(change(new, [("c", 1)]))
+    assert rows(url) == [("a", 1), ("c", 1)]
+    for session in (again, fresh):
+        session.close()
+
+
+def test_a_start_waits_for_a_fresh_heartbeat_and_gives_up_while_it_is_renewed(url: str) -> None:
+    to = target(url, Append())
+    alive = to.connect("lane-000", "alive")
+    alive.take_over(STREAM)
+    done = threading.Event()
+
+    def beat() -> None:
+        mine = to.connect("lane-000", "alive")
+        while not done.wait(0.2):
+            mine.heartbeat()
+        mine.close()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    newcomer = target(url, Append()).connect("lane-000", "newcomer")
+    with pytest.raises(Fenced, match="alive"):
+        newcomer.take_over(STREAM)
+    done.set()
+    thread.join()
+    alive.release()
+    assert newcomer.take_over(STREAM).offset_next == 0
+    alive.close()
+    newcomer.close()
+
+
+def change(to: SqlTarget, records: list[Any], *, in_doubt: bool = False) -> Change:
+    (position,) = to.positions()
+    end = position.offset_next + len(records)
+    return Change([batch(position.offset_next, records)], {STREAM: position}, {STREAM: position._replace(offset_next=end)}, [], in_doubt)
+
+
+def test_a_commit_in_doubt_that_succeeded_is_not_written_again(url: str) -> None:
+    to = target(url, Append())
+    session = to.connect("lane-000", "token")
+    session.take_over(STREAM)
+    one = change(to, [("a", 1)])
+    session.write(one)
+    with pytest.raises(TargetError, match="somebody else"):
+        session.write(one)
+    one.in_doubt = True
+    session.write(one)
+    assert rows(url) == [("a", 1)]
+    session.close()
+
+
+def test_a_connection_lost_in_commit_is_in_doubt(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit goes through and its answer is lost; then the connection is lost before the commit."""
+    to = target(url, Append())
+    real = sa.engine.base.RootTransaction.commit
+    faults: Iterator[str] = itertools.chain(["after", "before", "after"], itertools.repeat(""))
+
+    def commit(self: Any) -> None:
+        fault = next(faults) if threading.current_thread().name.startswith("writer") else ""
+        if fault == "before":
+            raise TransientError("lost")
+        real(self)
+        if fault == "after":
+            raise TransientError("lost")
+
+    opened = to.connect("x", "x")
+    opened.close()
+    write(to, batch(0, [("warm", 0)]))
+    monkeypatch.setattr(sa.engine.base.RootTransaction, "commit", commit)
+    write(to, batch(1, [("a", 1)]), batch(2, [("b", 2)]))
+    assert rows(url) == [("a", 1), ("b", 2), ("warm", 0)]
+
+
+def test_a_dry_run_writes_nothing(url: str) -> None:
+    to = target(url, Append())
+    session = to.connect("lane-000", "token")
+    session.take_over(STREAM)
+    session.write(change(to, [("a", 1)]), dry_run=True)
+    assert rows(url) == []
+    assert to.positions()[0].offset_next == 0
+    session.close()
+
+
+def test_many_processes_may_make_the_tables_at_once(url: str) -> None:
+    errors: list[BaseException] = []
+    gate = threading.Barrier(6)
+
+    def start() -> None:
+        gate.wait()
+        try:
+            target(url, Append())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [count for (count,) in rows(url, "waxwing_progress", "count(*)")] == [1]
+
+
+def test_tables_of_a_newer_waxwing_are_refused(url: str) -> None:
+    target(url, Append())
+    engine = sa.create_engine(database_for(sa.make_url(url)).dialect.drivername + url[url.index("://") :])
+    with engine.begin() as connection:
+        connection.execute(ledger.schema_version.update().values(version=99))
+    engine.dispose()
+    with pytest.raises(ConfigError, match="schema version 99"):
+        target(url, Append())
+
+
+def test_steps_are_renamed_dropped_and_bad_rows_accepted(url: str) -> None:
+    to = target(url, Append())
+    assert to.accept_bad_rows(10) == 1
+    assert to.positions()[0].limits_from == 10
+    assert to.rename_step("flow.out", "flow.other") == 1
+    assert to.steps() == {"flow.other": 1}
+    assert to.drop_step("flow.other") == 1
+    assert to.steps() == {}
+
+
+def test_sessions_and_targets_never_show_the_password(url: str) -> None:
+    to = target(url, Append())
+    session = to.connect("lane-000", "t")
+    assert isinstance(session, SqlSession)
+    assert "postgres-secret" not in to.name + repr(to) + repr(session)
+    session.close()
