@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,9 +131,12 @@ def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) 
     command = [sys.executable, "-m", "tests.servers", "postgresql", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as starter:
         assert starter.stdout is not None
-        assert "DATABASE_URL=" in starter.stdout.readline() + starter.stdout.readline()
+        folder = re.search(r"data and log in (\S+)\);", starter.stdout.readline())
+        assert folder
+        assert "DATABASE_URL=" in starter.stdout.readline()
         (server,) = psutil.Process(starter.pid).children()
         assert listening(port)
         os.kill(starter.pid, number)
         until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, timeout_s=10, what="the server ends")
     assert not listening(port)
+    shutil.rmtree(folder[1], ignore_errors=True)  # a killed starter could not

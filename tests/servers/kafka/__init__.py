@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSp
 from confluent_kafka.error import KafkaError
 
 from tests.servers.kafka.certificates import KEY_PASSWORD, Certificates
-from tests.servers.kafka.jars import jars, java
+from tests.servers.kafka.distribution import jars, java
 from tests.servers.process import Server, free_ports, listening, until
 
 __all__ = ["KEY_PASSWORD", "LISTENERS", "MECHANISMS", "Certificates", "Kafka"]
