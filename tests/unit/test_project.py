@@ -93,6 +93,10 @@ def test_the_compose_file_runs_the_broker_that_the_tests_run() -> None:
     assert f"image: apache/kafka:{version[1]}\n" in (ROOT / "docker-compose.yml").read_text()
 
 
+def test_the_image_is_built_as_one_should() -> None:
+    run(BIN / "hadolint", "deploy/Dockerfile")
+
+
 def test_the_image_copies_every_package_of_the_wheel() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     assert (
