@@ -151,7 +151,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))
-    if kind.__name__ == "PanicException" and _in_cluster():
+    if kind.__name__ == "PanicException" and in_cluster():
         log.error(
             "peer_stopped",
             "This flow stopped because another of its processes did; that one's message says why. If none of them has one, a step "
@@ -165,7 +165,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     _exit(EXIT_BUG)
 
 
-def _in_cluster() -> bool:
+def in_cluster() -> bool:
     """Was Bytewax told of other processes (`-i`/`-a`, or its environment variables)?"""
     return bool(
         os.environ.get("BYTEWAX_ADDRESSES")
