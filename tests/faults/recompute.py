@@ -1,0 +1,162 @@
+"""What the orders flow should have made of a topic, computed again by other means: a plain consumer, the json module, plain loops.
+
+It shares nothing with the flow but the description of what an order is (dataflows/orders.py, at the top).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from confluent_kafka import Consumer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+COLUMNS = ("id", "order_id", "customer", "quantity", "unit_price", "total_value")
+Place = tuple[int, int]  # partition, offset
+
+
+@dataclass
+class Expected:
+    """The table by id, and the places of the bad records."""
+
+    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    bad: set[Place] = field(default_factory=set)
+    records: int = 0
+
+
+def expected(bootstrap: str, topic: str) -> Expected:
+    """Read the whole topic and say what the table and the dead letters should hold."""
+    out = Expected()
+    topic_id = str(
+        AdminClient({"bootstrap.servers": bootstrap}).describe_topics(TopicCollection([topic]))[topic].result().topic_id
+    )
+    for partition, offset, value in _messages(bootstrap, topic):
+        out.records += 1
+        row = _row(value, f"{topic_id}/{partition}/{offset}")
+        if row is None:
+            out.bad.add((partition, offset))
+        else:
+            out.rows[row[0]] = row
+    return out
+
+
+def _messages(bootstrap: str, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "recompute", "enable.auto.commit": False, "fetch.queue.backoff.ms": 5}
+    )
+    try:
+        numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10) for n in numbers}
+        left = {n for n, (low, high) in ends.items() if low < high}
+        consumer.assign([TopicPartition(topic, n, ends[n][0]) for n in left])
+        while left:
+            for message in consumer.consume(10_000, 5.0):
+                error = message.error()
+                if error is not None:
+                    raise RuntimeError(str(error))
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None
+                assert offset is not None
+                yield partition, offset, message.value()
+                if offset + 1 >= ends[partition][1]:
+                    left.discard(partition)
+    finally:
+        consumer.close()
+
+
+def _row(value: bytes | None, place: str) -> tuple[Any, ...] | None:
+    """The row of a record; None if it is bad."""
+    if not value:
+        return None
+    try:
+        order = json.loads(value.decode("utf-8"), parse_float=Decimal, parse_constant=_refused)
+    except ValueError:
+        return None
+    if not isinstance(order, dict):
+        return None
+    quantity, price = order.get("quantity"), order.get("unit_price")
+    if type(quantity) is not int or not 1 <= quantity <= 2**31 - 1:
+        return None
+    if type(price) not in (int, Decimal):
+        return None
+    price = Decimal(price)
+    if not 0 <= price <= Decimal("99999999.99") or price * 100 != int(price * 100):
+        return None
+    total = price * quantity
+    if total > Decimal("9999999999.99") or ("total_value" in order and Decimal(order["total_value"]) != total):
+        return None
+    texts = [order.get("order_id"), order.get("customer"), order.get("id")]
+    if not isinstance(texts[0], str) or not texts[0].strip() or any(text is not None and len(text) > 255 for text in texts):
+        return None
+    if texts[2] is not None and not 1 <= len(texts[2]) <= 36:
+        return None
+    if order.get("processed_at", 0) > 99_999_999_999:
+        return None
+    row_id = texts[2] or hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
+    return row_id, texts[0], texts[1], quantity, price, total
+
+
+def _refused(name: str) -> None:
+    raise ValueError(name)
+
+
+def checksum(rows: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]]) -> str:
+    """Of rows sorted by id; money in cents, so that 25.5 and 25.50 are the same."""
+    digest = hashlib.sha256()
+    for row in sorted(rows):
+        plain = [*row[:4], *(None if money is None else round(Decimal(str(money)) * 100) for money in row[4:])]
+        digest.update(repr(plain).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is wrong with a database; all empty when it is equal."""
+
+    missing: list[str]
+    extra: list[str]
+    different: list[tuple[Any, Any]]
+    dead_missing: list[Place]
+    dead_extra: list[Place]
+    checksums: tuple[str, str]
+    rows: int
+    dead_letters: int
+
+    @property
+    def equal(self) -> bool:
+        return self.checksums[0] == self.checksums[1] and not (self.dead_missing or self.dead_extra or self.missing or self.extra)
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"equal: {self.rows:,} rows, checksum {self.checksums[0][:16]}; {self.dead_letters:,} dead letters, exactly the bad records"
+        return (
+            f"DIFFERENT: rows missing {len(self.missing)} {self.missing[:3]}, extra {len(self.extra)} {self.extra[:3]}, "
+            f"different {len(self.different)} {self.different[:2]}; dead letters missing {len(self.dead_missing)} "
+            f"{self.dead_missing[:3]}, extra {len(self.dead_extra)} {self.dead_extra[:3]}; checksums {self.checksums}"
+        )
+
+
+def compare(url: str, want: Expected, table: str = "orders") -> Difference:
+    """Hold a database against what was expected, row by row and by a checksum over sorted rows."""
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(sa.text(f"SELECT {', '.join(COLUMNS)} FROM {table}"))]
+        letters = connection.execute(sa.text("SELECT topic_partition, topic_offset, reason FROM waxwing_dead_letters")).all()
+    engine.dispose()
+    have = {row[0]: (*row[:4], *(round(Decimal(str(money)), 2) for money in row[4:])) for row in found}
+    dead = {(partition, offset) for partition, offset, reason in letters if reason}
+    return Difference(
+        sorted(want.rows.keys() - have.keys()),
+        sorted(have.keys() - want.rows.keys()),
+        [(row, want.rows[key]) for key, row in have.items() if key in want.rows and row != want.rows[key]],
+        sorted(want.bad - dead),
+        sorted(dead - want.bad),
+        (checksum(list(want.rows.values())), checksum(found)),
+        len(found),
+        len(letters),
+    )
