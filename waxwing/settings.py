@@ -1,15 +1,19 @@
 """Every setting, declared once: its environment name (the field's name in capitals), unit, bounds, help.
 
 A connector takes the group it needs (`KafkaSettings`, `SinkSettings`, `DatabaseSettings`); a flow's
-settings inherit the groups and are read by `load` from the environment and `.env`.
+settings inherit the groups and are read by `load` (waxwing/configuration.py) from the environment and `.env`.
 Nothing below reads the environment.
 """
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+_SERVER = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s,:/\[\]]+)(:\d{1,5})?")
 
 
 class Group(BaseModel):
@@ -41,7 +45,8 @@ class KafkaSettings(LaneSettings):
     source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
     start: str = Field(
         default="earliest",
-        description="Where to begin where no position is stored: earliest, latest, or an ISO time with zone (2026-01-31T00:00:00Z).",
+        examples=["2026-01-31T00:00:00Z"],
+        description="Where to begin where no position is stored: earliest, latest, or an ISO time with its zone.",
     )
     until: Literal["", "end"] = Field(
         default="", description="`end`: stop at the offsets that were the log's end at the start. Empty: run for ever."
@@ -76,6 +81,32 @@ class KafkaSettings(LaneSettings):
         examples=['{"fetch.max.bytes": 52428800}'],
     )
 
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _servers(cls, text: str) -> str:
+        if text and not all(_SERVER.fullmatch(server.strip()) for server in text.split(",")):
+            raise ValueError("must be host:port, several separated by commas")
+        return text
+
+    @field_validator("source_topic")
+    @classmethod
+    def _topic(cls, text: str) -> str:
+        if not re.fullmatch(r"[a-zA-Z0-9._-]+", text) or text in (".", ".."):
+            raise ValueError("must be made of letters, digits, '.', '_' and '-'")
+        return text
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, text: str) -> str:
+        if text not in ("earliest", "latest"):
+            try:
+                zoned = datetime.fromisoformat(text).tzinfo is not None
+            except ValueError:
+                zoned = False
+            if not zoned:
+                raise ValueError("must be earliest, latest, or a time with its zone such as 2026-01-31T00:00:00Z")
+        return text
+
 
 class SinkSettings(LaneSettings):
     """How batches become transactions, and what happens when that fails."""
@@ -87,7 +118,9 @@ class SinkSettings(LaneSettings):
     flush_interval_s: float = Field(
         default=0.5, ge=0.0, le=60.0, description="How long a record waits for others before its transaction begins."
     )
-    queue_batches_max: int = Field(default=8, ge=1, le=1_000, description="Batches that wait for a writer at most (back-pressure).")
+    queue_batches_max: int = Field(
+        default=8, ge=1, le=1_000, description="Batches that wait for a writer at most (back-pressure)."
+    )
     retry_max_s: float = Field(
         default=300.0, ge=0.0, description="How long a failing connection or transaction is tried again before exit 75."
     )
@@ -98,7 +131,10 @@ class SinkSettings(LaneSettings):
         default=1_000, ge=1, description="Bad records in a row, within one partition, before the flow stops (exit 65)."
     )
     bad_ratio_max: float = Field(
-        default=0.5, gt=0.0, le=1.0, description="Share of bad records among 10,000 in succession, within one partition, above which the flow stops (exit 65)."
+        default=0.5,
+        gt=0.0,
+        le=1.0,
+        description="Share of bad records among 10,000 in succession, within one partition, above which it stops (exit 65).",
     )
 
 
@@ -110,9 +146,13 @@ class DatabaseSettings(Group):
         description="SQLAlchemy URL of the database. Empty: the embedded demonstration.",
         examples=["postgresql://user:password@127.0.0.1:5432/shop", "sqlite:////var/lib/waxwing/orders.sqlite"],
     )
-    database_table: str = Field(default="", description="Table to write, `schema.table` or `table`. Empty: the flow's own name for it.")
+    database_table: str = Field(
+        default="", description="Table to write, `schema.table` or `table`. Empty: the flow's own name for it."
+    )
     database_connect_timeout_s: float = Field(default=10.0, ge=1.0, le=300.0, description="Time for a connection to be made.")
-    database_lock_timeout_s: float = Field(default=30.0, ge=0.1, le=3_600.0, description="Time to wait for a lock before the transaction is tried again.")
+    database_lock_timeout_s: float = Field(
+        default=30.0, ge=0.1, le=3_600.0, description="Time to wait for a lock before the transaction is tried again."
+    )
     database_statement_timeout_s: float = Field(
         default=120.0,
         ge=1.0,

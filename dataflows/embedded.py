@@ -1,0 +1,128 @@
+"""The embedded demonstration: with no settings at all, a flow runs against a Kafka inside this process and a SQLite file.
+
+The code path is the one of production; only the addresses differ.
+"""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from confluent_kafka import Producer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from dataflows.orders_generator import PRODUCER_CONFIG, Sender, orders
+from waxwing import log, metrics, runtime
+from waxwing.databases import ledger
+from waxwing.errors import ConfigError, TransientError
+from waxwing.settings import KafkaSettings
+
+ORDERS = 20_000
+BAD_RATIO = 0.002
+ROWS_SHOWN = 5
+# A new one each time: the topic is a new one, too, and positions of an earlier one would not fit it.
+FILE = Path("var/demonstration.sqlite")
+START_TIMEOUT_S = 10.0
+
+REAL_SERVERS = """To run against real servers, give both addresses (in the environment or in .env):
+  KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092
+  DATABASE_URL=postgresql://user:password@127.0.0.1:5432/shop      (or sqlite:////path/to/orders.sqlite)
+All settings: `waxwing settings`."""
+
+
+_held: list[Producer] = []  # the cluster lives as long as the client that it was made with
+S = TypeVar("S", bound=KafkaSettings)
+
+
+def start(settings: S, table: sa.Table) -> S:
+    """Start the demonstration's Kafka and fill it; return the settings with its addresses.
+
+    At the end of the run it says what was done.
+
+    Raises:
+        ConfigError: with several processes, which could not reach a Kafka inside one of them.
+    """
+    if runtime.in_cluster():
+        raise ConfigError(
+            "The embedded demonstration is one process, and this flow was started with -i/-a.",
+            hint="Give KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL, or start it without (-w works).",
+        )
+    log.warning(
+        "demonstration", f"DEMONSTRATION: no settings were given, so the Kafka and the orders are made up.\n{REAL_SERVERS}"
+    )
+    url = _new_file()
+    servers = _fill(settings.source_topic)
+    log.info(
+        "demonstration_filled",
+        f"{ORDERS:,} generated orders lie in topic {settings.source_topic} of a Kafka inside this process.",
+    )
+    started_s = time.monotonic()
+    runtime.at_end(lambda: _report(url, table, time.monotonic() - started_s))
+    return settings.model_copy(
+        update={"kafka_bootstrap_servers": servers, "database_url": SecretStr(url.render_as_string()), "until": "end"}
+    )
+
+
+def _new_file() -> sa.URL:
+    try:
+        FILE.parent.mkdir(exist_ok=True)
+        for old in FILE.parent.glob(f"{FILE.name}*"):  # with its write-ahead log
+            old.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"The demonstration can't make {FILE}: {error.strerror}.", hint="Run it in a folder that you may write to."
+        ) from error
+    return sa.URL.create("sqlite", database=str(FILE.absolute()))
+
+
+def _fill(topic: str) -> str:
+    """Start the cluster and send the orders; returns its address. Its topics have 4 partitions."""
+    producer = Producer({**PRODUCER_CONFIG, "test.mock.num.brokers": 1, "log_level": 0})
+    _held.append(producer)
+    sender = Sender(producer, topic)
+    for chunk in orders(ORDERS, bad_ratio=BAD_RATIO, seed=1):
+        sender.send(chunk)
+    if missing := sender.finish():
+        raise TransientError(f"The Kafka inside this process did not take {missing:,} of {ORDERS:,} orders.", hint="Try again.")
+    brokers = producer.list_topics(timeout=START_TIMEOUT_S).brokers.values()
+    return ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+
+
+def _report(url: sa.URL, table: sa.Table, seconds: float) -> None:
+    """What the run did, read from the database file itself."""
+    letters = ledger.dead_letters.c
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(table))
+        some = [row._asdict() for row in connection.execute(sa.select(table).limit(ROWS_SHOWN))]
+        number = sa.func.count().label("number")
+        reasons = connection.execute(
+            sa.select(letters.reason, number).group_by(letters.reason).order_by(number.desc(), letters.reason)
+        ).all()
+    read = metrics.tally.records
+    summary = f"{read:,} orders read, {rows:,} rows written, {sum(row.number for row in reasons):,} dead letters"
+    summary += f", in {seconds:.1f} s ({read / seconds:,.0f} orders/s)"
+    if not log.terminal:
+        found = {row.reason: row.number for row in reasons}
+        log.info("demonstration_done", f"{summary}. The rows lie in {FILE}.", rows=some, dead_letters=found)
+        return
+    _show(summary, table, some, [(row.reason, row.number) for row in reasons])
+
+
+def _show(summary: str, table: sa.Table, rows: list[dict[str, Any]], reasons: list[tuple[str, int]]) -> None:
+    console = Console(stderr=True)
+    shown = Table(title=f"{table.name}: the first {len(rows)} rows", title_justify="left")
+    for column in table.columns:
+        shown.add_column(column.name, justify="right" if column.type.python_type in (int, Decimal) else "left")
+    for row in rows:
+        shown.add_row(*(str(value) for value in row.values()))
+    refused = Table("dead letters", "reason", title="waxwing_dead_letters: what was refused, and why", title_justify="left")
+    for reason, number in reasons:
+        refused.add_row(str(number), reason)
+    for part in (shown, refused, f"\n{summary}.\nThe rows lie in {FILE}.\n\n{REAL_SERVERS}"):
+        console.print(part, highlight=False, markup=False)

@@ -1,0 +1,223 @@
+"""Settings from the environment and `.env`, read strictly: a typing mistake is an error, never a default used in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import orjson
+import pydantic
+from dotenv.parser import parse_stream
+from pydantic import AliasChoices, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
+
+from waxwing.errors import ConfigError
+from waxwing.settings import Group
+
+G = TypeVar("G", bound=Group)
+
+ENV_FILE = ".env"
+# Names of the environment that are at least this similar to one of ours are mistyped (DATABASE_ULR: 0.92). A lower limit would
+# take LINES, which shells set, for LANES.
+NEAR_MISS_RATIO = 0.9
+
+
+class Given(NamedTuple):
+    """A value that somebody gave: its text, the name it was given by, and where."""
+
+    text: str
+    name: str
+    place: Literal["environment", ".env"]
+
+    def __str__(self) -> str:
+        return self.name if self.place == "environment" else f"{self.name} in {ENV_FILE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one place gives: the variables of the environment, or the lines of `.env`."""
+
+    place: Literal["environment", ".env"]
+    values: Mapping[str, str]
+
+
+def load(kind: type[G], *, foreign_allowed: bool = False) -> G:
+    """Read the settings of a flow from the environment and from `.env` in the working folder; the environment wins.
+
+    Names are the fields' in capitals; an empty value counts as none. `foreign_allowed` is for commands that need
+    only a part of a flow's settings: a name in `.env` that is not like any of theirs is then left alone.
+
+    Raises:
+        ConfigError: all that is wrong, a line each: values that don't fit, unknown or mistyped names, settings that contradict.
+            Never with the value of a secret.
+    """
+    problems: list[str] = []
+    given = read(kind, problems, foreign_allowed=foreign_allowed)
+    settings = _validated(kind, given, problems)
+    problems += contradictions(given, kind.model_fields.keys())
+    if problems or settings is None:
+        several = f"{len(problems)} settings are wrong:\n- " if len(problems) > 1 else "A setting is wrong: "
+        raise ConfigError(
+            several + "\n- ".join(problems), hint="" if len(problems) > 1 else "`waxwing settings` lists all of them."
+        )
+    return settings
+
+
+def read(kind: type[Group], problems: list[str], *, foreign_allowed: bool = False) -> dict[str, Given]:
+    """What was given, by the name of the field; names that can't be right are added to the problems."""
+    given: dict[str, Given] = {}
+    for layer in _layers():
+        names = names_of(kind)
+        problems += _strangers(layer, names, foreign_allowed)
+        for field, its_names in _fields(kind):
+            found = [Given(layer.values[name], name, layer.place) for name in its_names if layer.values.get(name)]
+            if len({one.text for one in found}) > 1:
+                problems.append(
+                    f"{' and '.join(str(one) for one in found)} are two names of one setting, with different values: give one."
+                )
+            if found:
+                given.setdefault(field, found[0])
+    return given
+
+
+def names_of(kind: type[Group]) -> list[str]:
+    """Every name that the environment may use for these settings."""
+    return [name for _, its_names in _fields(kind) for name in its_names]
+
+
+def environment_names(field: str, info: FieldInfo) -> list[str]:
+    """The names of one setting, the preferred one first."""
+    alias = info.validation_alias
+    return [str(choice).upper() for choice in alias.choices] if isinstance(alias, AliasChoices) else [field.upper()]
+
+
+def is_secret(info: FieldInfo) -> bool:
+    """May this setting's value not be shown? (KAFKA_CONFIG may hold passwords, too.)"""
+    return info.annotation is SecretStr or info.annotation == dict[str, Any]
+
+
+def _fields(kind: type[Group]) -> Iterator[tuple[str, list[str]]]:
+    for field, info in kind.model_fields.items():
+        yield field, environment_names(field, info)
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _layers() -> list[Layer]:
+    """The environment, which wins, and `.env`, as pydantic-settings reads them."""
+    no_fields = cast("type[BaseSettings]", pydantic.create_model("NoFields", __base__=BaseSettings))
+    environment = EnvSettingsSource(no_fields, case_sensitive=True).env_vars
+    layers = [Layer("environment", {name: value for name, value in environment.items() if value})]
+    if _is_there():
+        source = DotEnvSettingsSource(no_fields, env_file=ENV_FILE, env_file_encoding="utf-8-sig", case_sensitive=True)
+        layers.append(Layer(".env", {name: value or "" for name, value in source.env_vars.items()}))
+    return layers
+
+
+def _is_there() -> bool:
+    """Is there a `.env`?
+
+    Raises:
+        ConfigError: with all lines of it that are no assignments (python-dotenv would leave them out) or contradict.
+    """
+    try:
+        with Path(ENV_FILE).open(encoding="utf-8-sig") as lines:
+            bindings = list(parse_stream(lines))
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{ENV_FILE} can't be read: {why}.") from error
+    problems = []
+    seen: dict[str, str | None] = {}
+    for binding in bindings:
+        line = binding.original.line
+        if binding.error or (binding.key and binding.value is None):
+            problems.append(f"line {line} is not NAME=value")  # not the line itself: it may hold a password
+        elif binding.key and seen.setdefault(binding.key, binding.value) != binding.value:
+            problems.append(f"line {line} gives {binding.key} again, with another value")
+    if problems:
+        raise ConfigError(f"{ENV_FILE} can't be used: {'; '.join(problems)}.")
+    return True
+
+
+def _strangers(layer: Layer, names: list[str], foreign_allowed: bool) -> Iterator[str]:
+    """Names that are none of ours: in `.env` each is an error, in the environment only one that looks mistyped."""
+    by_place = f" in {ENV_FILE}" if layer.place == ".env" else ""
+    strict = layer.place == ".env" and not foreign_allowed
+    for name in layer.values.keys() - set(names):
+        near = get_close_matches(name.upper(), names, 1, NEAR_MISS_RATIO)
+        if near:
+            yield f"{name}{by_place} is no setting: did you mean {near[0]}?"
+        elif strict and name.upper().startswith("BYTEWAX_"):
+            yield f"{name}{by_place} has no effect: Bytewax reads its variables from the environment. Set it there."
+        elif strict:
+            yield f"{name}{by_place} is no setting: the nearest is {get_close_matches(name.upper(), names, 1, 0.0)[0]}."
+
+
+# -- checking --------------------------------------------------------------------------------------
+
+
+def _validated(kind: type[G], given: Mapping[str, Given], problems: list[str]) -> G | None:
+    values: dict[str, Any] = {}
+    for field, one in given.items():
+        values[field] = one.text
+        if kind.model_fields[field].annotation == dict[str, Any]:
+            try:
+                values[field] = orjson.loads(one.text)
+            except orjson.JSONDecodeError as error:
+                problems.append(f"{one} is no JSON: {error.msg} at character {error.pos + 1}.")
+                values[field] = {}
+    try:
+        return kind.model_validate(values, by_name=True)
+    except pydantic.ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            field = _field_of(kind, str(problem["loc"][0]))
+            one = given[field]
+            shown = "" if is_secret(kind.model_fields[field]) else f" (it is {one.text!r})"
+            what = re.sub(r"^(Value error, |Input )", "", problem["msg"]).replace("should be", "must be")
+            problems.append(f"{one}: {what}{shown}.")
+        return None
+
+
+def _field_of(kind: type[Group], place: str) -> str:
+    """The field of an error's place, which pydantic gives by the name or by an alias."""
+    return next((f for f, names in _fields(kind) if place == f or place.upper() in names), place)
+
+
+# Settings that mean nothing, or something else than was meant, without another one.
+_BOTH = (
+    ("kafka_bootstrap_servers", "database_url", "Give both, or neither for the embedded demonstration."),
+    ("kafka_ssl_certificate_file", "kafka_ssl_key_file", "Mutual TLS needs both."),
+)
+_NEEDS = (("kafka_ssl_key_password", "kafka_ssl_key_file"), ("database_table", "database_url"))
+
+
+def contradictions(given: Mapping[str, Given], fields: Any) -> Iterator[str]:
+    """Pairs of settings that can't both be meant as they stand."""
+    for first, second, both in _BOTH:
+        if {first, second} <= set(fields) and (first in given) != (second in given):
+            there, missing = (first, second) if first in given else (second, first)
+            yield f"{given[there]} is given and {missing.upper()} is not. {both}"
+    for field, needed in _NEEDS:
+        if field in given and needed in fields and needed not in given:
+            yield f"{given[field]} is given and {needed.upper()} is not: it has no effect without."
+    if "kafka_security_protocol" in fields:
+        yield from _security(given)
+
+
+def _security(given: Mapping[str, Given]) -> Iterator[str]:
+    stated = given.get("kafka_security_protocol")
+    protocol = stated.text if stated else "PLAINTEXT"
+    is_so = f"KAFKA_SECURITY_PROTOCOL is {protocol}" + ("" if stated else " (the default)")
+    for field, one in given.items():
+        if field.startswith("kafka_sasl_") and "SASL" not in protocol:
+            yield f"{one} is given, but {is_so}: set SASL_SSL or SASL_PLAINTEXT."
+        if field.startswith("kafka_ssl_") and "SSL" not in protocol:
+            yield f"{one} is given, but {is_so}: set SSL or SASL_SSL."
