@@ -37,7 +37,8 @@ def expected(bootstrap: str, topic: str) -> Expected:
     )
     for partition, offset, value in _messages(bootstrap, topic):
         out.records += 1
-        row = _row(value, f"{topic_id}/{partition}/{offset}")
+        place = hashlib.blake2b(f"{topic_id}/{partition}".encode(), digest_size=10).hexdigest()
+        row = _row(value, f"{place}{offset:016x}")
         if row is None:
             out.bad.add((partition, offset))
         else:
@@ -69,7 +70,7 @@ def _messages(bootstrap: str, topic: str) -> Iterator[tuple[int, int, bytes | No
         consumer.close()
 
 
-def _row(value: bytes | None, place: str) -> tuple[Any, ...] | None:
+def _row(value: bytes | None, made_id: str) -> tuple[Any, ...] | None:
     """The row of a record; None if it is bad."""
     if not value:
         return None
@@ -97,8 +98,7 @@ def _row(value: bytes | None, place: str) -> tuple[Any, ...] | None:
         return None
     if order.get("processed_at", 0) > 99_999_999_999:
         return None
-    row_id = texts[2] or hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
-    return row_id, texts[0], texts[1], quantity, price, total
+    return texts[2] or made_id, texts[0], texts[1], quantity, price, total
 
 
 def _refused(name: str) -> None:

@@ -61,6 +61,8 @@ class Dialect:
     text_nul: bool  # may text hold U+0000
     decimal_digits_max: int  # digits that a decimal column keeps exactly
     timezone_kept: bool  # does a zoned timestamp column keep the instant
+    float_nan: bool  # may a float be NaN
+    float_infinity: bool  # may a float be infinite
 
 
 @dataclass(frozen=True, kw_only=True)
