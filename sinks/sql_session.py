@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # While an earlier owner may be alive, its heartbeat is looked at this often.
 OWNER_POLL_S = 0.2
+# How long an owner that has gone is kept in waxwing_owners, for whoever wants to know who wrote when: a week.
+OWNER_KEPT_MS = 7 * 86_400_000
 progress, owners = ledger.progress, ledger.owners
 
 
@@ -57,24 +59,27 @@ class SqlSession(Session):
 
     def _draw(self) -> int:
         """This owner's generation: one above every one known. A later session of the same token finds its own."""
-        connection = self._connection
-        with connection.begin():
-            if (mine := connection.scalar(sa.select(owners.c.generation).where(self._mine))) is not None:
-                return int(mine)
-            known = [
-                connection.scalar(sa.select(sa.func.max(column)).where(ledger.of_step(column.table, self._flow, self._step)))
-                for column in (owners.c.generation, progress.c.owner)
-            ]
-            generation = 1 + max(int(number or 0) for number in known)
-            place = f"{socket.gethostname()} pid {os.getpid()}"[:255]
-            values = {"flow": self._flow, "step": self._step, "generation": generation, "token": self._token, "place": place}
+        while True:
             try:
-                connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, **values))
-            except sa.exc.IntegrityError as error:  # a sibling drew the same number at this moment
-                raise TransientError(f"{self._name}: drawing a generation again") from error
-            # Owners that are long gone; the rows' own numbers keep the count from falling.
-            old = sa.and_(ledger.of_step(owners, self._flow, self._step), owners.c.heartbeat_ms < self._now_ms - 7 * 86_400_000)
-            connection.execute(owners.delete().where(old))
+                with self._connection.begin():
+                    return self._drawn(self._connection)
+            except sa.exc.IntegrityError:
+                continue  # a sibling drew the same number at this moment
+
+    def _drawn(self, connection: sa.Connection) -> int:
+        if (mine := connection.scalar(sa.select(owners.c.generation).where(self._mine))) is not None:
+            return int(mine)
+        known = [
+            connection.scalar(sa.select(sa.func.max(column)).where(ledger.of_step(column.table, self._flow, self._step)))
+            for column in (owners.c.generation, progress.c.owner)
+        ]
+        generation = 1 + max(int(number or 0) for number in known)
+        place = f"{socket.gethostname()} pid {os.getpid()}"[:255]
+        values = {"flow": self._flow, "step": self._step, "generation": generation, "token": self._token, "place": place}
+        connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, **values))
+        # Owners that are long gone; the positions' own numbers keep the count from falling.
+        old = sa.and_(ledger.of_step(owners, self._flow, self._step), owners.c.heartbeat_ms < self._now_ms - OWNER_KEPT_MS)
+        connection.execute(owners.delete().where(old))
         return generation
 
     @override

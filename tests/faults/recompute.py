@@ -32,9 +32,8 @@ class Expected:
 def expected(bootstrap: str, topic: str) -> Expected:
     """Read the whole topic and say what the table and the dead letters should hold."""
     out = Expected()
-    topic_id = str(
-        AdminClient({"bootstrap.servers": bootstrap}).describe_topics(TopicCollection([topic]))[topic].result().topic_id
-    )
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    topic_id = str(admin.describe_topics(TopicCollection([topic]))[topic].result().topic_id)
     for partition, offset, value in _messages(bootstrap, topic):
         out.records += 1
         place = hashlib.blake2b(f"{topic_id}/{partition}".encode(), digest_size=10).hexdigest()
