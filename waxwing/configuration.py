@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -46,20 +46,20 @@ class Layer:
     values: Mapping[str, str]
 
 
-def load(kind: type[G], *, foreign_allowed: bool = False) -> G:
+def load(kind: type[G], *, partial: bool = False) -> G:
     """Read the settings of a flow from the environment and from `.env` in the working folder; the environment wins.
 
-    Names are the fields' in capitals; an empty value counts as none. `foreign_allowed` is for commands that need
-    only a part of a flow's settings: a name in `.env` that is not like any of theirs is then left alone.
+    Names are the fields' in capitals; an empty value counts as none. `partial` is for commands that need only a part of a
+    flow's settings: a name in `.env` that is not like any of theirs is left alone, and Kafka may be given without a database.
 
     Raises:
         ConfigError: all that is wrong, a line each: values that don't fit, unknown or mistyped names, settings that contradict.
             Never with the value of a secret.
     """
     problems: list[str] = []
-    given = read(kind, problems, foreign_allowed=foreign_allowed)
+    given = read(kind, problems, partial=partial)
     settings = _validated(kind, given, problems)
-    problems += contradictions(given, kind.model_fields.keys())
+    problems += contradictions(given, kind.model_fields.keys(), partial=partial)
     if problems or settings is None:
         several = f"{len(problems)} settings are wrong:\n- " if len(problems) > 1 else "A setting is wrong: "
         raise ConfigError(
@@ -68,12 +68,12 @@ def load(kind: type[G], *, foreign_allowed: bool = False) -> G:
     return settings
 
 
-def read(kind: type[Group], problems: list[str], *, foreign_allowed: bool = False) -> dict[str, Given]:
+def read(kind: type[Group], problems: list[str], *, partial: bool = False) -> dict[str, Given]:
     """What was given, by the name of the field; names that can't be right are added to the problems."""
     given: dict[str, Given] = {}
     for layer in _layers():
         names = names_of(kind)
-        problems += _strangers(layer, names, foreign_allowed)
+        problems += _strangers(layer, names, partial)
         for field, its_names in _fields(kind):
             found = [Given(layer.values[name], name, layer.place) for name in its_names if layer.values.get(name)]
             if len({one.text for one in found}) > 1:
@@ -147,10 +147,10 @@ def _is_there() -> bool:
     return True
 
 
-def _strangers(layer: Layer, names: list[str], foreign_allowed: bool) -> Iterator[str]:
+def _strangers(layer: Layer, names: list[str], partial: bool) -> Iterator[str]:
     """Names that are none of ours: in `.env` each is an error, in the environment only one that looks mistyped."""
     by_place = f" in {ENV_FILE}" if layer.place == ".env" else ""
-    strict = layer.place == ".env" and not foreign_allowed
+    strict = layer.place == ".env" and not partial
     for name in layer.values.keys() - set(names):
         near = get_close_matches(name.upper(), names, 1, NEAR_MISS_RATIO)
         if near:
@@ -199,10 +199,14 @@ _BOTH = (
 _NEEDS = (("kafka_ssl_key_password", "kafka_ssl_key_file"), ("database_table", "database_url"))
 
 
-def contradictions(given: Mapping[str, Given], fields: Any) -> Iterator[str]:
+def contradictions(given: Mapping[str, Given], fields: Collection[str], *, partial: bool = False) -> Iterator[str]:
     """Pairs of settings that can't both be meant as they stand."""
     for first, second, both in _BOTH:
-        if {first, second} <= set(fields) and (first in given) != (second in given):
+        if (
+            {first, second} <= set(fields)
+            and not (partial and second == "database_url")
+            and (first in given) != (second in given)
+        ):
             there, missing = (first, second) if first in given else (second, first)
             yield f"{given[there]} is given and {missing.upper()} is not. {both}"
     for field, needed in _NEEDS:

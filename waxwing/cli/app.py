@@ -1,0 +1,136 @@
+"""The commands and their options. What they do is imported when they are called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+EXIT_CODES = """
+Exit codes: 0 done or asked to stop; 65 positions and data do not fit; 70 a bug; 75 try again later;
+76 fenced (another owner is alive); 78 settings, permissions, tables.
+"""
+
+app = typer.Typer(
+    help=f"Kafka and SQL, streamed exactly once.\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+produce_app = typer.Typer(no_args_is_help=True, help="Fill a topic with generated records.")
+step_app = typer.Typer(no_args_is_help=True, help="Rename or drop a step's stored positions, after a change of the code.")
+app.add_typer(produce_app, name="produce")
+app.add_typer(step_app, name="step")
+
+FlowName = Annotated[str, typer.Argument(help="The flow's name, as given to Dataflow(...): `orders`.")]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def run(
+    context: typer.Context,
+    flow: Annotated[str, typer.Argument(help="`orders` (short for dataflows.orders), or a module, or module:attribute.")],
+    processes: Annotated[int, typer.Option("--processes", "-p", min=1, max=256, help="How many processes, on this machine.")] = 1,
+    restarts_max: Annotated[int, typer.Option(min=0, help="Restarts within the time below before giving up (exit 75).")] = 10,
+    restarts_within_s: Annotated[float, typer.Option(min=1.0, help="Seconds over which restarts are counted.")] = 600.0,
+) -> None:
+    """Run a flow in one or more processes of this machine, watch them, and restart them together.
+
+    When a process is killed, or exits with 75 (try again), all are started again, after a growing wait. Any other failure stops
+    all with its exit code. SIGTERM and Ctrl-C stop cleanly; the processes never outlive this command.
+
+    What stands behind `--` is given to bytewax.run: `waxwing run orders --processes 2 -- -w 2`.
+    """
+    from waxwing.cli.supervisor import Limits, Supervisor
+
+    raise typer.Exit(Supervisor(flow, processes, context.args, Limits(restarts_max, restarts_within_s)).run())
+
+
+@produce_app.command("orders")
+def produce_orders(
+    count: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100_000,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Orders per second at most. [default: as fast as it goes]")] = None,
+    bad: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of orders that are bad, in turn in every known way.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed makes the same orders.")] = 1,
+    topic: Annotated[str | None, typer.Option(help="Topic to fill. [default: SOURCE_TOPIC]")] = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of a topic that has to be made. [default: 4]")] = None,
+) -> None:
+    """Send generated orders to Kafka; exit 75 unless every one of them is acknowledged.
+
+    The key is the customer; about half of the orders bring an `id`. Kafka is where KAFKA_BOOTSTRAP_SERVERS (and the
+    other KAFKA_ settings) say. The topic is made when it is missing.
+    """
+    from waxwing.cli.produce import produce
+
+    produce(count, rate=rate, bad=bad, seed=seed, topic=topic, partitions=partitions)
+
+
+@app.command()
+def resume(
+    flow: FlowName,
+    records: Annotated[int, typer.Option(min=1, help="How many records of each partition may pass.")] = 10_000,
+) -> None:
+    """Let a flow that stopped at too many bad rows (exit 65) go on: the next records pass without the limits.
+
+    Bad ones become dead letters as always. Stop the flow before, and start it again afterwards.
+    """
+    from waxwing.cli.positions import resume
+
+    resume(flow, records)
+
+
+@step_app.command("rename")
+def step_rename(flow: FlowName, old: Annotated[str, typer.Argument()], new: Annotated[str, typer.Argument()]) -> None:
+    """Give the stored positions of step OLD to step NEW: the step was renamed in the code. Stop the flow before."""
+    from waxwing.cli.positions import rename
+
+    rename(flow, old, new)
+
+
+@step_app.command("drop")
+def step_drop(
+    flow: FlowName,
+    old: Annotated[str, typer.Argument()],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Forget the stored positions of step OLD: the step was taken out of the code.
+
+    A step of that name would begin anew, and write everything again. Stop the flow before.
+    """
+    from waxwing.cli.positions import drop
+
+    drop(flow, old, yes=yes)
+
+
+@app.command()
+def status(flow: FlowName) -> None:
+    """Show how far a flow is: its positions, how far they are behind Kafka, and its dead letters by reason.
+
+    Reads the database that DATABASE_URL names, and asks Kafka where KAFKA_BOOTSTRAP_SERVERS is given. Changes nothing.
+    """
+    from waxwing.cli.positions import status
+
+    status(flow)
+
+
+class Format(StrEnum):
+    """How settings are shown."""
+
+    table = "table"
+    env = "env"
+    markdown = "markdown"
+
+
+@app.command()
+def settings(
+    flow: Annotated[str, typer.Argument(help="`orders`, or your own flow's module.")] = "orders",
+    as_: Annotated[
+        Format, typer.Option("--format", help="table: what holds now; env: a .env to start from; markdown: the reference.")
+    ] = Format.table,
+) -> None:
+    """Show all settings of a flow: value, where it comes from, unit, bounds. Secrets are hidden."""
+    from waxwing.cli.reference import show
+
+    show(flow, as_.value)

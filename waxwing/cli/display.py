@@ -1,0 +1,134 @@
+"""What `waxwing run` shows: on a terminal one line that renews itself, with messages above it; else the processes' JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import IO, Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from waxwing import log
+
+COUNTS = ("records", "rows", "dead_letters", "retries")
+REFRESH_PER_S = 4
+RATE_WINDOW_S = 5.0
+_STYLES = {"warning": "yellow", "error": "red"}
+
+
+class Display:
+    """Collects the JSON lines that the processes write to stderr."""
+
+    def __init__(self, flow: str, processes: int) -> None:
+        self._flow, self._processes = flow, processes
+        self._now: dict[int, Counter[str]] = {}  # by process, since its start
+        self._before: Counter[str] = Counter()  # of runs that have ended
+        self._runs = 0
+        self._started_s = time.monotonic()
+        self._samples: list[tuple[float, int]] = []
+        self._lock = threading.Lock()
+        self._console = Console(stderr=True)
+        self._live = Live(get_renderable=self._line, console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
+
+    def __enter__(self) -> Self:
+        if log.terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the processes: on a terminal they report every second, unless told otherwise."""
+        return {"PROGRESS_INTERVAL_S": "1", **os.environ} if log.terminal else dict(os.environ)
+
+    def read(self, process: int, lines: IO[bytes]) -> None:
+        """Take in what a process writes, to its end. Called by one thread per process."""
+        for line in lines:
+            text = line.decode(errors="replace").rstrip("\n")
+            try:
+                event = json.loads(text)
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                self._pass_on(process, text)
+                continue
+            if event.get("event") in ("progress", "summary"):
+                with self._lock:
+                    self._now[process] = Counter({name: event.get(name, 0) for name in COUNTS})
+                if log.terminal:
+                    continue
+            if log.terminal:
+                self._print(event.get("level", ""), event.get("message", text), process)
+            else:
+                sys.stderr.write(json.dumps({**event, "process": process}, ensure_ascii=False) + "\n")
+                sys.stderr.flush()
+
+    def say(self, level: str, event: str, message: str, **fields: Any) -> None:
+        """Say something of the supervisor's own."""
+        if log.terminal:
+            self._print(level, message)
+        else:
+            (log.warning if level == "warning" else log.info)(event, message, **fields)
+
+    def run_ended(self) -> None:
+        """All processes have ended; they may be started again, and then count from zero."""
+        with self._lock:
+            for counts in self._now.values():
+                self._before += counts
+            self._now = {}
+            self._runs += 1
+
+    def summary(self, exit_code: int) -> None:
+        """The last words."""
+        counts = self._counts()
+        seconds = time.monotonic() - self._started_s
+        self._live.stop()
+        text = (
+            f"{self._flow}: {counts['records']:,} records taken in, {counts['rows']:,} rows written, "
+            f"{counts['dead_letters']:,} dead letters, "
+            f"by {_number(self._processes, 'process', 'processes')} in {seconds:.1f} s, {_number(self._runs - 1, 'restart')}."
+        )
+        self.say("info", "run_summary", text, **counts, seconds=round(seconds, 1), restarts=self._runs - 1, exit_code=exit_code)
+
+    def _counts(self) -> dict[str, int]:
+        with self._lock:
+            total = sum(self._now.values(), Counter(self._before))
+        return {name: total[name] for name in COUNTS}
+
+    def _line(self) -> Text:
+        counts = self._counts()
+        now_s = time.monotonic()
+        self._samples = [sample for sample in self._samples if sample[0] > now_s - RATE_WINDOW_S] + [(now_s, counts["records"])]
+        first_s, first = self._samples[0]
+        rate = (counts["records"] - first) / (now_s - first_s) if now_s > first_s else 0.0
+        text = f"{self._flow}  {counts['records']:,} records  {counts['rows']:,} rows  {counts['dead_letters']:,} dead letters"
+        text += f"  {rate:,.0f} records/s"
+        if self._processes > 1:
+            text += f"  {self._processes} processes"
+        return Text(text + (f"  {_number(self._runs, 'restart')}" if self._runs else ""), style="bold")
+
+    def _pass_on(self, process: int, text: str) -> None:
+        """A line that is not ours: of a library, or Bytewax."""
+        if not text:
+            return
+        if log.terminal:
+            self._print("", text, process)
+        else:
+            log.warning("output", text, process=process)
+
+    def _print(self, level: str, message: str, process: int | None = None) -> None:
+        where = f"[{process}] " if process is not None and self._processes > 1 else ""
+        kind = f"{level}: " if level in _STYLES else ""
+        self._console.print(Text(f"{where}{kind}{message}", style=_STYLES.get(level, "")))
+
+
+def _number(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,165 @@
+"""`waxwing settings`: what holds now, a `.env` to start from, and the reference. All made from the settings' own declarations."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+import sqlalchemy as sa
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.table import Table
+
+from waxwing.cli.flows import settings_of
+from waxwing.configuration import Given, environment_names, load, read
+from waxwing.settings import Group
+
+HIDDEN = "(hidden)"
+_SECRET_KEY = re.compile("password|secret|token|credential|jaas|key", re.IGNORECASE)
+_BOUNDS = (
+    (annotated_types.Ge, "at least {0.ge:,}"),
+    (annotated_types.Gt, "above {0.gt:,}"),
+    (annotated_types.Le, "at most {0.le:,}"),
+    (annotated_types.Lt, "below {0.lt:,}"),
+)
+
+ENV_HEAD = """\
+# Settings of the orders flow. Copy this file to .env, or give them in the environment, which wins.
+# Made by `waxwing settings --format env` from waxwing/settings.py; every line shows the default or an example.
+# With neither KAFKA_BOOTSTRAP_SERVERS nor DATABASE_URL the flow runs its embedded demonstration.
+"""
+MARKDOWN_HEAD = """\
+# Settings
+
+Read from the environment and from a file `.env` in the working folder; the environment wins, an empty value counts as none.
+A name in `.env` that is no setting is an error that tells the nearest; in the environment only a near miss is (`DATABASE_ULR`).
+Settings that contradict are errors that name both. `waxwing settings` shows what holds and where it comes from.
+A name's last part is its unit: `_s` seconds.
+
+This page is made by `waxwing settings --format markdown` from `waxwing/settings.py`.
+"""
+
+
+def show(flow: str, as_: str) -> None:
+    """Print the settings of a flow.
+
+    Raises:
+        ConfigError: no such flow; or, after the table, whatever is wrong with the settings given.
+    """
+    kind = settings_of(flow)
+    if as_ != "table":
+        sys.stdout.write(env_file(kind) if as_ == "env" else markdown(kind))
+        return
+    _print_table(kind, read(kind, []))
+    load(kind)
+
+
+def env_file(kind: type[Group]) -> str:
+    """A `.env` with every setting, each commented out."""
+    lines = [ENV_HEAD]
+    for group, fields in groups(kind):
+        lines.append(f"\n# ---- {_sentence(group)}\n")
+        for field, info in fields:
+            bounds = _bounds(info)
+            lines.append(f"\n# {info.description}{f' ({bounds})' if bounds else ''}\n")
+            lines += [f"# Or by the name {name}.\n" for name in environment_names(field, info)[1:]]
+            lines.append(f"#{field.upper()}={_sample(info)}\n")
+    return "".join(lines)
+
+
+def markdown(kind: type[Group]) -> str:
+    """The reference, a table a group."""
+    lines = [MARKDOWN_HEAD]
+    for group, fields in groups(kind):
+        lines.append(f"\n## {_sentence(group).rstrip('.')}\n\n| setting | default | bounds | what it does |\n|---|---|---|---|\n")
+        for field, info in fields:
+            names = "<br>or ".join(f"`{name}`" for name in environment_names(field, info))
+            default, what = _default(info), (info.description or "").replace("|", "\\|")
+            example = "".join(f" Such as `{example}`." for example in info.examples or ())
+            lines.append(f"| {names} | {f'`{default}`' if default else ''} | {_bounds(info)} | {what}{example} |\n")
+    return "".join(lines)
+
+
+def groups(kind: type[Group]) -> Iterator[tuple[type[Group], list[tuple[str, FieldInfo]]]]:
+    """The fields by the class that declares them, in the order of the bases."""
+    declared = [base for base in reversed(kind.__mro__) if issubclass(base, Group)]
+    for group in sorted(declared, key=lambda base: _first_place(kind, base)):
+        fields = [(field, info) for field, info in kind.model_fields.items() if field in inspect.get_annotations(group)]
+        if fields:
+            yield group, fields
+
+
+def _first_place(kind: type[Group], group: type[Group]) -> int:
+    """What people look for first comes first: Kafka, the database, then how they are used."""
+    order = ("KafkaSettings", "DatabaseSettings", "SinkSettings", "LaneSettings")
+    return order.index(group.__name__) if group.__name__ in order else (-1 if group is kind else len(order))
+
+
+def _sentence(group: type[Group]) -> str:
+    return (group.__doc__ or group.__name__).strip().splitlines()[0]
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return json.dumps(value) if isinstance(value, dict) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _sample(info: FieldInfo) -> str:
+    return str(info.examples[0]) if info.examples and _default(info) in ("", "{}") else _default(info)
+
+
+def _bounds(info: FieldInfo) -> str:
+    if get_origin(info.annotation) is Literal:
+        return "one of " + ", ".join(str(choice) or "nothing" for choice in get_args(info.annotation))
+    return ", ".join(text.format(bound) for bound in info.metadata for type_, text in _BOUNDS if isinstance(bound, type_))
+
+
+def _print_table(kind: type[Group], given: Mapping[str, Given]) -> None:
+    rows = []
+    for field, info in (pair for _, fields in groups(kind) for pair in fields):
+        one = given.get(field)
+        rows.append((field.upper(), shown(field, info, one), one.place if one else "default", info.description or ""))
+    if not sys.stdout.isatty():
+        sys.stdout.writelines(f"{name}={value}\t{place}\n" for name, value, place, _ in rows)
+        return
+    table = Table("setting", "value", "from", "what it does", row_styles=["", "dim"])
+    for name, value, place, what in rows:
+        table.add_row(name, value, place, what)
+    Console().print(table)
+
+
+def shown(field: str, info: FieldInfo, given: Given | None) -> str:
+    """A setting's value, for eyes that may not see secrets."""
+    text = given.text if given else _default(info)
+    if not text or text == _default(info):
+        return text
+    if field == "database_url":
+        return _without_password(text)
+    if info.annotation == dict[str, Any]:
+        return _without_secrets(text)
+    return HIDDEN if info.annotation is SecretStr else text
+
+
+def _without_password(text: str) -> str:
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError):
+        return HIDDEN
+    hidden = {key: "***" if _SECRET_KEY.search(key) else value for key, value in url.query.items()}
+    return url.set(query=hidden).render_as_string(hide_password=True)
+
+
+def _without_secrets(text: str) -> str:
+    try:
+        config = dict(json.loads(text))
+    except (TypeError, ValueError):
+        return HIDDEN
+    return json.dumps({key: HIDDEN if _SECRET_KEY.search(key) else value for key, value in config.items()})
