@@ -1,0 +1,110 @@
+"""Group offsets: committed for lag tools once they are durable. Nothing reads them back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from typing_extensions import override
+
+from waxwing import log
+from waxwing.errors import WaxwingError
+from waxwing.kafka_client import client_config, make_client, reason_of
+from waxwing.settings import KafkaSettings
+from waxwing.target import Target
+
+COMMIT_INTERVAL_S = 5.0
+LAST_COMMIT_MAX_S = 3.0
+
+
+class Durable:
+    """The durable position of each partition: the lowest of the targets', or without any what snapshots covered."""
+
+    def __init__(self, feeds: Sequence[Target], topic: str, topic_id: Callable[[], str]) -> None:
+        self._feeds, self._topic, self._topic_id = feeds, topic, topic_id
+        self._snapshots: dict[int, dict[int, int]] = {}
+        self._covered: dict[int, int] = {}
+
+    def snapshot_of(self, lane: int, offsets: dict[int, int]) -> None:
+        """A lane's snapshot holds these offsets."""
+        self._snapshots[lane] = offsets
+
+    def next_batch_of(self, lane: int) -> None:
+        """Bytewax asks a lane for its next batch: so the epoch of its last snapshot is durable everywhere."""
+        if snapshot := self._snapshots.pop(lane, None):
+            self._covered.update(snapshot)
+
+    def positions(self, at_end: bool) -> dict[int, int]:
+        """By partition; `at_end`: the run has ended well, so its last snapshots count."""
+        if not self._feeds:
+            if at_end:
+                for lane in list(self._snapshots):
+                    self.next_batch_of(lane)
+            return dict(self._covered)
+        lowest: dict[int, int] = {}
+        of_topic = (self._topic, self._topic_id())
+        for position in (position for feed in self._feeds for position in feed.positions()):
+            number = position.stream.partition
+            if (position.stream.topic, position.stream.topic_id) == of_topic:
+                lowest[number] = min(position.offset_next, lowest.get(number, position.offset_next))
+        return lowest
+
+
+class GroupOffsets(threading.Thread):
+    """Commits durable positions every few seconds, as a client that is no member of the group.
+
+    Args:
+        settings: brokers, group and topic.
+        positions: the durable position of each partition; asked with True when the run has ended well.
+    """
+
+    def __init__(self, settings: KafkaSettings, positions: Callable[[bool], dict[int, int]]) -> None:
+        super().__init__(name="group-offsets", daemon=True)
+        self._settings, self._positions = settings, positions
+        self._ended = threading.Event()
+        self._committed: dict[int, int] = {}
+        self._said = False
+
+    def finish(self) -> None:
+        """Commit once more, and end; but a broker that is away holds nobody up for long."""
+        self._ended.set()
+        if self.ident is not None:
+            self.join(LAST_COMMIT_MAX_S)
+
+    @override
+    def run(self) -> None:
+        config = {**client_config(self._settings), "group.id": self._settings.kafka_group_id, "enable.auto.commit": False}
+        consumer = make_client(Consumer, config, self._settings)
+        try:
+            while not self._ended.wait(COMMIT_INTERVAL_S):
+                self._commit(consumer, at_end=False)
+            self._commit(consumer, at_end=True)
+        finally:
+            consumer.close()
+
+    def _commit(self, consumer: Consumer, *, at_end: bool) -> None:
+        try:
+            positions = self._positions(at_end)
+            moved = {number: offset for number, offset in positions.items() if self._committed.get(number) != offset}
+            if moved:
+                place = partial(TopicPartition, self._settings.source_topic)
+                done = consumer.commit(offsets=[place(number, offset) for number, offset in moved.items()], asynchronous=False)
+                for one in done or ():
+                    if one.error is not None:
+                        raise KafkaException(one.error)
+                self._committed |= moved
+        except KafkaException as error:
+            self._warn(reason_of(error.args[0]))
+        except WaxwingError as error:  # the target is away: its sink says so
+            self._warn(error.message)
+        else:
+            self._said = False
+
+    def _warn(self, reason: str) -> None:
+        if not self._said:
+            group = self._settings.kafka_group_id
+            what = f"Offsets of group {group!r} could not be committed for lag tools: {reason}."
+            log.warning("group_offsets", f"{what} Reading is not affected.")
+        self._said = True

@@ -1,0 +1,167 @@
+"""What a source asks the brokers: the topic's id and partitions, and offsets. Waits out a broker that is away, bounded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
+
+from waxwing import log, runtime
+from waxwing.errors import ConfigError, TransientError
+from waxwing.kafka_client import client_config, make_client, reason_of, refusal
+from waxwing.settings import KafkaSettings
+
+T = TypeVar("T")
+
+# Attempts grow from the first to the second; each waits that long for an answer, so a broker that returns is seen at once.
+ATTEMPT_FIRST_S = 1.0
+ATTEMPT_MAX_S = 15.0
+POLL_S = 0.02
+# Kafka's own spelling of "none": brokers before 2.8 have no topic ids.
+NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+# The cluster inside librdkafka has neither topic ids nor a DescribeTopics that answers.
+MOCK_CLUSTER = "mockCluster"
+_UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT}
+
+
+class Stopped(Exception):
+    """The wait ended because the source is closing."""
+
+
+class UnknownTopic(Exception):
+    """The topic, or a partition of it, is not there."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as it is now."""
+
+    id: str
+    partitions: frozenset[int]
+
+
+class Broker:
+    """An administrator's connection. Used by one thread."""
+
+    def __init__(self, settings: KafkaSettings, closing: threading.Event) -> None:
+        self._settings, self._closing = settings, closing
+        self._refused: ConfigError | None = None
+        self._reason = ""
+        # A refused login ends a start at once; later it may be a broker that is just starting, and is waited out.
+        self.prompt = True
+        self._admin = make_client(AdminClient, {**client_config(settings), "error_cb": self._on_error}, settings)
+        self._cluster = ""
+
+    def topic(self, name: str) -> Topic | None:
+        """The topic's id and partitions; None: there is no such topic.
+
+        Raises:
+            ConfigError: login, TLS or permission refused.
+            TransientError: no broker answered within KAFKA_AWAY_MAX_S.
+        """
+        if not self._cluster:
+            self._cluster = self._retry(self._cluster_id)
+        if self._cluster.startswith(MOCK_CLUSTER):
+            found = self._retry(lambda timeout_s: self._admin.list_topics(timeout=timeout_s)).topics.get(name)
+            return Topic(f"name:{name}", frozenset(found.partitions)) if found else None
+        try:
+            told = self._retry(lambda timeout_s: self._answers(self._describe(name, timeout_s), timeout_s))[name]
+        except UnknownTopic:
+            return None
+        topic_id = str(told.topic_id)
+        return Topic(f"name:{name}" if topic_id == NO_TOPIC_ID else topic_id, frozenset(part.id for part in told.partitions))
+
+    def offsets(self, name: str, partitions: Collection[int], spec: OffsetSpec, *, committed: bool = True) -> dict[int, int]:
+        """The offset of each partition that the spec means. `committed`: the log ends where an open transaction begins.
+
+        Raises:
+            UnknownTopic: the topic, or one of the partitions, is gone.
+        """
+        if not partitions:
+            return {}
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        asked = {TopicPartition(name, partition): spec for partition in partitions}
+        told = self._retry(
+            lambda timeout_s: self._answers(
+                self._admin.list_offsets(asked, isolation_level=level, request_timeout=timeout_s), timeout_s
+            )
+        )
+        return {place.partition: result.offset for place, result in told.items()}
+
+    def _describe(self, name: str, timeout_s: float) -> Mapping[str, Future[TopicDescription]]:
+        found: dict[str, Future[TopicDescription]] = self._admin.describe_topics(
+            TopicCollection([name]), request_timeout=timeout_s
+        )
+        return found
+
+    def _cluster_id(self, timeout_s: float) -> str:
+        until_s = time.monotonic() + timeout_s
+        while not (cluster := self._admin.cluster_id(timeout=0.25)):
+            self._admin.poll(0)
+            self._look_up()
+            if time.monotonic() > until_s:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return cluster
+
+    def _answers(self, futures: Mapping[Any, Future[T]], timeout_s: float) -> dict[Any, T]:
+        until_s = time.monotonic() + timeout_s + 1.0
+        while wait(futures.values(), timeout=POLL_S).not_done:
+            self._admin.poll(0)
+            self._look_up()
+            if time.monotonic() > until_s:  # librdkafka's own time-out comes first, as a rule
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return {key: future.result() for key, future in futures.items()}
+
+    def _look_up(self) -> None:
+        if self._closing.is_set() or runtime.stopping():
+            raise Stopped
+        if self.prompt and self._refused:
+            raise self._refused
+
+    def _retry(self, call: Callable[[float], T]) -> T:
+        began_s, timeout_s, said = time.monotonic(), ATTEMPT_FIRST_S, False
+        while True:
+            attempt_s = time.monotonic()
+            self._refused, self._reason = None, ""
+            try:
+                answer = call(timeout_s)
+            except KafkaException as error:
+                self._admin.poll(0)
+                self._judge(error.args[0])
+                away_s = time.monotonic() - began_s
+                reason = self._reason or reason_of(error.args[0])
+                brokers = self._settings.kafka_bootstrap_servers
+                if away_s >= self._settings.kafka_away_max_s:
+                    hint = "Check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and whether the broker runs; then start again."
+                    raise TransientError(f"No answer from Kafka at {brokers} for {away_s:.0f} s: {reason}.", hint=hint) from error
+                log.warning(
+                    "kafka_away", f"Kafka at {brokers} does not answer ({reason}); still trying.", away_s=round(away_s, 1)
+                )
+                said = True
+                timeout_s = min(timeout_s * 2, ATTEMPT_MAX_S, max(1.0, self._settings.kafka_away_max_s - away_s))
+                if (rest_s := ATTEMPT_FIRST_S - (time.monotonic() - attempt_s)) > 0:
+                    self._closing.wait(rest_s)
+                self._look_up()
+                continue
+            if said:
+                log.info("kafka_back", "Kafka answers again.")
+            return answer
+
+    def _judge(self, error: KafkaError) -> None:
+        """Raise what trying again would not change."""
+        if error.code() in _UNKNOWN:
+            raise UnknownTopic
+        if found := refusal(error, self._settings):
+            raise found
+        self._look_up()
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # it only counts
+            self._reason = reason_of(error)
+        self._refused = refusal(error, self._settings) or self._refused

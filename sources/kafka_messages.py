@@ -1,0 +1,68 @@
+"""The messages of a batch as librdkafka gave them: each column is made when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from confluent_kafka import Message
+
+from waxwing.batch import Columns, Headers
+
+_value, _key, _offset, _headers = Message.value, Message.key, Message.offset, Message.headers
+
+
+class Fetched:
+    """A list of Kafka messages of one partition as columns. Pickles as `Columns`."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @cached_property
+    def offsets(self) -> Sequence[int]:
+        messages = self._messages
+        if not messages:
+            return range(0)
+        first, last = _number(messages[0]), _number(messages[-1])
+        if last - first == len(messages) - 1:  # offsets rise, so there is no hole: the usual case, and free
+            return range(first, last + 1)
+        return [_number(message) for message in messages]
+
+    @cached_property
+    def keys(self) -> Sequence[bytes | None]:
+        return list(map(_key, self._messages))
+
+    @cached_property
+    def values(self) -> Sequence[bytes | None]:
+        return list(map(_value, self._messages))
+
+    @cached_property
+    def timestamps_ms(self) -> Sequence[int]:
+        # (kind, ms); a message without a timestamp says (0, 0) or -1
+        return [ms if kind else -1 for kind, ms in map(Message.timestamp, self._messages)]
+
+    @cached_property
+    def headers(self) -> Sequence[Headers]:
+        return [_pairs(headers) if headers else () for headers in map(_headers, self._messages)]
+
+    def part(self, first: int, end: int) -> Fetched:
+        """The messages numbered first <= n < end."""
+        return Fetched(self._messages[first:end])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Message objects of librdkafka don't pickle whole.
+        return (Columns, (self.offsets, self.keys, self.values, self.timestamps_ms, self.headers))
+
+
+def _number(message: Message) -> int:
+    offset = _offset(message)
+    assert offset is not None
+    return offset
+
+
+def _pairs(headers: Any) -> Headers:
+    return [(name, value) for name, value in headers]

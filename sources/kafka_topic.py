@@ -1,0 +1,317 @@
+"""The topic, as one thread per process knows it: opens it at the start, then watches it. Lanes never wait for a broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from confluent_kafka.admin import OffsetSpec
+
+from sources.kafka_broker import Broker, Stopped, Topic, UnknownTopic
+from sources.kafka_start import Bounds, Lost, OpenPart, missing, part, recreated, recreated_error, start_time_ms
+from sources.patience import ask
+from waxwing import log, runtime
+from waxwing.batch import Stream
+from waxwing.errors import ConfigError, DataLoss, TransientError
+from waxwing.positions import StartAt, open_feeds, prepare_feeds
+from waxwing.settings import KafkaSettings
+from waxwing.target import Target
+
+__all__ = ["Lost", "OpenPart", "TopicWatch"]
+T = TypeVar("T")
+
+TOPIC_POLL_S = 1.0
+
+
+class _Resume(NamedTuple):
+    """What a recovery store gave a lane: offsets by partition (None: nothing stored), of which topic, and the bounded run's ends."""
+
+    offsets: Mapping[int, int] | None
+    topic_id: str
+    ends: Mapping[int, int | None]
+
+
+class TopicWatch:
+    """Opens a topic for all lanes of the process, then looks for new partitions, a re-created topic, and lost positions.
+
+    Attributes:
+        error: why reading has to stop; each lane raises it.
+        revision: rises when partitions were opened.
+    """
+
+    def __init__(self, settings: KafkaSettings, feeds: Sequence[Target], flow: str) -> None:
+        self._settings, self._feeds, self._flow = settings, feeds, flow
+        self._topic_name = settings.source_topic
+        self.bounded = settings.until == "end"
+        self.error: BaseException | None = None
+        self.revision = 0
+        self._closing, self._wake = threading.Event(), threading.Event()
+        self._broker = Broker(settings, self._closing)
+        self._lock = threading.Lock()
+        self._topic: Topic | None = None
+        self._starts: dict[Stream, StartAt] = {}
+        self._bounds: dict[int, Bounds] = {}
+        self._joined: dict[int, _Resume] = {}
+        self._parts: dict[int, list[OpenPart]] = {}  # by lane, once it was admitted
+        self._lost: list[Lost] = []
+        self._gone_since_s = 0.0
+
+    def start(self) -> None:
+        """Begin; lanes may come before or after."""
+        threading.Thread(target=self._run, name=f"topic-{self._topic_name}", daemon=True).start()
+
+    @property
+    def topic_id(self) -> str:
+        """The topic's id; empty before it is known."""
+        return self._topic.id if self._topic else ""
+
+    # -- what lanes call ---------------------------------------------------------------------------
+
+    def enter(self, lane: int, offsets: Mapping[int, int] | None, topic_id: str, ends: Mapping[int, int | None]) -> None:
+        """A lane of this process begins; what a recovery store holds for it comes along."""
+        with self._lock:
+            self._joined[lane] = _Resume(offsets, topic_id, ends)
+        self._wake.set()
+
+    def leave(self, lane: int) -> None:
+        """A lane ends; with the last one so does the thread."""
+        with self._lock:
+            self._joined.pop(lane, None)
+            if not self._joined:
+                self._closing.set()
+                self._wake.set()
+
+    @property
+    def closed(self) -> bool:
+        """Have all lanes ended?"""
+        return self._closing.is_set()
+
+    def opened(self, lane: int) -> tuple[int, Sequence[OpenPart]]:
+        """The partitions of a lane, with the revision; -1: not known yet."""
+        with self._lock:
+            return (self.revision, list(self._parts[lane])) if lane in self._parts else (-1, ())
+
+    def lost(self, lost: Lost) -> None:
+        """The log does not hold a lane's position: look why, and stop."""
+        self._lost.append(lost)
+        self._wake.set()
+
+    def look(self, reason: str) -> None:
+        """Something is odd: look at the topic now."""
+        self._wake.set()
+
+    # -- the thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._target_answers(lambda: prepare_feeds(self._feeds, self._flow) if self._feeds else None)
+            self._open(self._await_topic())
+            self._broker.prompt = False
+            while not self._closing.is_set():
+                self._admit()
+                self._wake.wait(self._settings.partition_refresh_interval_s)
+                self._wake.clear()
+                if not self._closing.is_set():
+                    self._refresh()
+        except Stopped:
+            pass
+        except BaseException as error:
+            self.error = error
+
+    def _await_topic(self) -> Topic:
+        """The topic, waited for where the settings say so."""
+        said = False
+        while (topic := self._broker.topic(self._topic_name)) is None or not topic.partitions:
+            message = f"Topic {self._topic_name!r} does not exist on {self._settings.kafka_bootstrap_servers}."
+            if self._settings.on_unknown_topic == "fail":
+                raise ConfigError(
+                    message, hint="Create it, correct SOURCE_TOPIC, or set ON_UNKNOWN_TOPIC=wait.", topic=self._topic_name
+                )
+            if not said:
+                log.warning("unknown_topic", f"{message} Waiting for it to be created.", topic=self._topic_name)
+                said = True
+            self._pause(TOPIC_POLL_S)
+        if said:
+            log.info("topic_found", f"Topic {self._topic_name!r} is there now.", topic=self._topic_name)
+        return topic
+
+    def _open(self, topic: Topic) -> None:
+        """Store and learn where every partition starts, those of other processes' lanes too: START is one moment."""
+        try:
+            firsts = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.earliest())
+            ends = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.latest())
+        except UnknownTopic as error:
+            raise TransientError(f"Topic {self._topic_name} went away while it was opened.", hint="Start again.") from error
+        streams = {Stream(self._flow, self._topic_name, topic.id, number): first for number, first in sorted(firsts.items())}
+        held = [position for feed in self._feeds for position in self._target_answers(feed.positions)]
+        if (loss := recreated(self._topic_name, topic.id, held)) is not None:
+            self._fail_unless_continue(loss, f"Reading the new topic {self._topic_name} from its log's start.")
+        # Positions of an earlier topic of this name: its records were wanted from the start of the log on, whatever START says.
+        known = any(position.stream.topic == self._topic_name for position in held)
+        policy = partial(self._policy, streams, ends) if not known else partial(dict, streams)
+        until = {stream: ends[stream.partition] for stream in streams} if self.bounded else None
+        if self._feeds:
+            starts = self._target_answers(lambda: open_feeds(self._feeds, self._topic_name, streams, policy, until))
+        elif self._topic is not None:  # opened before, so what is new begins at its log's start
+            starts = {stream: self._starts.get(stream, StartAt(first)) for stream, first in streams.items()}
+        else:
+            starts = {stream: StartAt(first, (), until[stream] if until else None) for stream, first in policy().items()}
+        with self._lock:
+            self._topic, self._starts = topic, starts
+            self._bounds = {number: Bounds(first, max(first, ends[number])) for number, first in firsts.items()}
+
+    def _policy(self, streams: Mapping[Stream, int], ends: Mapping[int, int]) -> Mapping[Stream, int]:
+        """START as an offset of each partition."""
+        if self._settings.start == "earliest":
+            return streams
+        if (time_ms := start_time_ms(self._settings.start)) is None:
+            return {stream: ends[stream.partition] for stream in streams}
+        found = self._broker.offsets(self._topic_name, list(ends), OffsetSpec.for_timestamp(time_ms))
+        # -1: all records are older
+        return {stream: at if (at := found[stream.partition]) >= 0 else ends[stream.partition] for stream in streams}
+
+    def _admit(self) -> None:
+        """Open the partitions of lanes that have joined. A position is moved here, by the one process that has its lane."""
+        with self._lock:
+            lanes = dict(self._joined)
+        known = {part.stream for parts in self._parts.values() for part in parts}
+        for lane, resume in lanes.items():
+            mine = {
+                s: start for s, start in self._starts.items() if s.partition % self._settings.lanes == lane and s not in known
+            }
+            if not mine and lane in self._parts:
+                continue
+            mine = {stream: self._with_resume(stream, start, resume) for stream, start in mine.items()}
+            self._check(mine, resume)
+            opened = [
+                part(stream, start, self._bounds[stream.partition], self._offset(resume, stream), alone=not self._feeds)
+                for stream, start in mine.items()
+            ]
+            with self._lock:
+                self._parts[lane] = self._parts.get(lane, []) + opened
+                self.revision += 1
+
+    def _offset(self, resume: _Resume, stream: Stream) -> int | None:
+        """The recovery store's offset of a partition."""
+        if resume.offsets is None or resume.topic_id != stream.topic_id:
+            return None
+        return resume.offsets.get(stream.partition)
+
+    def _with_resume(self, stream: Stream, start: StartAt, resume: _Resume) -> StartAt:
+        """Without targets: a partition that the recovery store does not know is new; an unfinished bounded run keeps its ends."""
+        if self._feeds or resume.offsets is None:
+            return start
+        if stream.partition not in resume.offsets or resume.topic_id != stream.topic_id:
+            return start._replace(offset=self._bounds[stream.partition].first)
+        ends, offsets = resume.ends, resume.offsets
+        if self.bounded and any(end is not None and offsets[number] < end for number, end in ends.items()):
+            return start._replace(offset_end=ends.get(stream.partition))
+        return start
+
+    def _check(self, mine: Mapping[Stream, StartAt], resume: _Resume) -> None:
+        """Positions that the log does not hold: stop, or move them onto it.
+
+        Below the log's start they move to its start. Beyond its end they move back to its end: what was written from there on
+        is no longer in the log, and what comes now was never read.
+        """
+        old_id = resume.topic_id
+        if not self._feeds and mine and old_id and all(stream.topic_id != old_id for stream in mine):
+            stream = next(iter(mine))
+            error = recreated_error(
+                self._topic_name, stream.topic_id, old_id, "The recovery store's positions are of the old one."
+            )
+            self._fail_unless_continue(error, f"Reading the new topic {self._topic_name} from its log's start.")
+        # A read below what targets hold is only a replay, so a resume offset counts where it decides.
+        wanted = [Lost(s, at) for s in mine if not self._feeds and (at := self._offset(resume, s)) is not None]
+        wanted += [Lost(s, at) for s, start in mine.items() if self._feeds for at in (start.offset, *start.splits)]
+        outside = [lost for lost in wanted if self._bounds[lost.stream.partition].nearest(lost.position) != lost.position]
+        if (gone := self._loss(outside)) is None:
+            return
+        self._fail_unless_continue(gone, "Going on from the log's nearest offset.")
+        for feed in self._feeds:
+            for stream, position in [(p.stream, p.offset_next) for p in self._target_answers(feed.positions) if p.stream in mine]:
+                if (at := self._bounds[stream.partition].nearest(position)) != position:
+                    self._target_answers(partial(feed.jump, stream, at))
+
+    def _loss(self, outside: Sequence[Lost]) -> DataLoss | None:
+        """Look once more at the logs of positions that seem lost: here the end behind open transactions counts."""
+        if not outside:
+            return None
+        numbers = {lost.stream.partition for lost in outside}
+        firsts = self._broker.offsets(self._topic_name, numbers, OffsetSpec.earliest())
+        ends = self._broker.offsets(self._topic_name, numbers, OffsetSpec.latest(), committed=False)
+        found = {number: Bounds(firsts[number], ends[number]) for number in numbers}
+        self._bounds.update(found)
+        return missing(outside, found)
+
+    def _fail_unless_continue(self, error: DataLoss, then: str) -> None:
+        if self._settings.on_data_loss == "fail":
+            raise error
+        log.warning("data_loss", f"{error.message} {then} (ON_DATA_LOSS=continue)", **error.context)
+
+    def _refresh(self) -> None:
+        """Look at the topic again."""
+        assert self._topic is not None
+        now = self._broker.topic(self._topic_name)
+        if now is None or not now.partitions:
+            self._gone()
+            return
+        self._gone_since_s = 0.0
+        if now.id != self._topic.id:
+            detail = "What was read in the meantime may be of either."
+            self._stop_for(recreated_error(self._topic_name, now.id, self._topic.id, detail))
+        lost, self._lost = self._lost, []
+        try:
+            if lost:
+                gone = self._loss(lost)
+                self._stop_for(
+                    gone
+                    or TransientError(f"Kafka refused to read {self._topic_name} from {lost[0].position}.", hint="Start again.")
+                )
+            if now.partitions - self._topic.partitions:
+                added = sorted(now.partitions - self._topic.partitions)
+                log.info("partitions_added", f"Topic {self._topic_name} has new partitions: {added}.", topic=self._topic_name)
+                self._open(now)
+        except UnknownTopic:
+            self._gone()
+
+    def _gone(self) -> None:
+        """The topic is not there: metadata may lag for a moment; deleted for good it may be created again."""
+        now_s = time.monotonic()
+        if not self._gone_since_s:
+            self._gone_since_s = now_s
+            return
+        if self._settings.on_unknown_topic == "fail":
+            raise DataLoss(
+                f"Topic {self._topic_name} was deleted while it was read.",
+                hint="Create it again and start with ON_DATA_LOSS=continue.",
+            )
+        if self._gone_since_s > 0:
+            log.warning(
+                "unknown_topic",
+                f"Topic {self._topic_name!r} was deleted while it was read. Waiting for it.",
+                topic=self._topic_name,
+            )
+            self._gone_since_s = -now_s
+
+    def _stop_for(self, error: DataLoss | TransientError) -> None:
+        """Stop while running: sinks have their streams open, so a position can only be moved by the next start."""
+        if isinstance(error, DataLoss) and self._settings.on_data_loss == "continue":
+            raise TransientError(
+                f"{error.message} (ON_DATA_LOSS=continue)", hint="The next start goes on from what is there.", **error.context
+            )
+        raise error
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    def _pause(self, seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        while (rest_s := until_s - time.monotonic()) > 0:
+            if self._closing.wait(min(rest_s, 0.1)) or runtime.stopping():
+                raise Stopped
+
+    def _target_answers(self, call: Callable[[], T]) -> T:
+        return ask(call, self._feeds[0].settings.retry_max_s if self._feeds else 0.0, self._pause)

@@ -1,0 +1,174 @@
+"""Settings -> librdkafka's configuration, and librdkafka's errors -> ours. For sources, targets and commands alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from typing_extensions import override
+
+from waxwing import log
+from waxwing.errors import ConfigError
+from waxwing.settings import KafkaSettings
+
+C = TypeVar("C")
+
+_STORED = "positions are stored with the results, never by the group"
+# Keys that KAFKA_CONFIG may not set, and why.
+REFUSED: Mapping[str, str] = {
+    "bootstrap.servers": "KAFKA_BOOTSTRAP_SERVERS sets it",
+    "metadata.broker.list": "KAFKA_BOOTSTRAP_SERVERS sets it",
+    "security.protocol": "KAFKA_SECURITY_PROTOCOL sets it",
+    "group.id": "KAFKA_GROUP_ID sets it",
+    "group.instance.id": "lanes are assigned, they never join the group",
+    "enable.auto.commit": _STORED,
+    "auto.commit.enable": _STORED,
+    "enable.auto.offset.store": _STORED,
+    "auto.offset.reset": "a position that the log no longer holds must be an error (ON_DATA_LOSS decides what follows)",
+    "isolation.level": "records of aborted transactions must not be read",
+    "enable.partition.eof": "positions move over transaction markers by it",
+}
+_FILES = {
+    "ssl.ca.location": "kafka_ssl_ca_file",
+    "ssl.certificate.location": "kafka_ssl_certificate_file",
+    "ssl.key.location": "kafka_ssl_key_file",
+}
+_AUTHORIZATION = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+}
+
+
+def client_config(settings: KafkaSettings) -> dict[str, Any]:
+    """What every client of these brokers is configured with: addresses, security, KAFKA_CONFIG on top.
+
+    Raises:
+        ConfigError: KAFKA_CONFIG sets a key that exactness rests on, or two settings contradict.
+    """
+    for key, why in REFUSED.items():
+        if key in settings.kafka_config:
+            raise ConfigError(f"KAFKA_CONFIG may not set {key!r}: {why}.", hint="Take it out.", key=key)
+    if not settings.kafka_bootstrap_servers:
+        raise ConfigError("KAFKA_BOOTSTRAP_SERVERS is empty.", hint="Set it to host:port of one or more brokers.")
+    protocol = settings.kafka_security_protocol
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "security.protocol": protocol,
+        "client.id": "waxwing",
+        # librdkafka would write to stderr itself; what matters comes by `error_cb` as well.
+        "log_level": 0,
+        **_sasl(settings),
+    }
+    if "SSL" in protocol:
+        config |= {key: path for key, name in _FILES.items() if (path := getattr(settings, name))}
+        if password := settings.kafka_ssl_key_password.get_secret_value():
+            config["ssl.key.password"] = password
+    config |= settings.kafka_config
+    if settings.kafka_config.keys() & {"debug", "log_level"}:
+        config = {"log_level": 7, **settings.kafka_config, **config, "logger": _logger()}
+    return config
+
+
+def _sasl(settings: KafkaSettings) -> dict[str, str]:
+    mechanism, extra = settings.kafka_sasl_mechanism, settings.kafka_config
+    wanted = "SASL" in settings.kafka_security_protocol
+    if mechanism and not wanted:
+        raise ConfigError(
+            f"KAFKA_SASL_MECHANISM is {mechanism}, but KAFKA_SECURITY_PROTOCOL is {settings.kafka_security_protocol}.",
+            hint="Set KAFKA_SECURITY_PROTOCOL to SASL_SSL or SASL_PLAINTEXT.",
+        )
+    if not wanted or not mechanism:
+        if wanted and not extra.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
+            raise ConfigError(
+                f"KAFKA_SECURITY_PROTOCOL is {settings.kafka_security_protocol}, but KAFKA_SASL_MECHANISM is empty.",
+                hint="Set it to PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
+            )
+        return {}
+    password = settings.kafka_sasl_password.get_secret_value()
+    if not settings.kafka_sasl_username or not password:
+        raise ConfigError(
+            f"KAFKA_SASL_MECHANISM {mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD.", hint="Set both."
+        )
+    return {"sasl.mechanism": mechanism, "sasl.username": settings.kafka_sasl_username, "sasl.password": password}
+
+
+def make_client(kind: Callable[[dict[str, Any]], C], config: Mapping[str, Any], settings: KafkaSettings) -> C:
+    """A client of this kind (Consumer, Producer, AdminClient).
+
+    Raises:
+        ConfigError: librdkafka refuses the configuration, or a file is missing.
+    """
+    for key, name in _FILES.items():
+        path = getattr(settings, name)
+        if config.get(key) == path and path and not Path(path).is_file():
+            raise ConfigError(
+                f"{name.upper()}: there is no file {path!r}.", hint="Set it to a PEM file that this process can read."
+            )
+    try:
+        return kind(dict(config))
+    except KafkaException as error:
+        reason = error.args[0].str()
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    # librdkafka quotes values of numbers and enumerations, never those of passwords.
+    raise ConfigError(f"Kafka's client refuses its configuration: {reason}.", hint=_blame(reason))
+
+
+def _blame(reason: str) -> str:
+    for key, name in {**_FILES, "ssl.key.password": "kafka_ssl_key_password"}.items():
+        if key in reason:
+            return f"Look at {name.upper()}."
+    if "SSL" in reason or "ssl" in reason:
+        return "Look at KAFKA_SSL_CA_FILE, KAFKA_SSL_CERTIFICATE_FILE, KAFKA_SSL_KEY_FILE and KAFKA_SSL_KEY_PASSWORD."
+    return "Look at KAFKA_CONFIG and KAFKA_BOOTSTRAP_SERVERS."
+
+
+def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
+    """The ConfigError that an error of librdkafka means; None: it may pass by itself."""
+    code, reason = error.code(), reason_of(error)
+    if code == KafkaError._AUTHENTICATION:
+        if "mechanism" in reason:
+            hint = f"Set KAFKA_SASL_MECHANISM (now {settings.kafka_sasl_mechanism}) to one that the broker offers."
+        else:
+            hint = (
+                f"Check KAFKA_SASL_USERNAME (now {settings.kafka_sasl_username!r}), KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM."
+            )
+        return ConfigError(f"Kafka refuses the login: {reason}.", hint=hint)
+    if code == KafkaError._SSL:
+        if "verif" in reason:
+            hint = (
+                "Set KAFKA_SSL_CA_FILE to the authority that signed the broker's certificate, and use the name it was made for."
+            )
+        else:
+            hint = "Check KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CA_FILE, KAFKA_SSL_CERTIFICATE_FILE and KAFKA_SSL_KEY_FILE."
+        return ConfigError(f"TLS with Kafka fails: {reason}.", hint=hint)
+    if code in _AUTHORIZATION:
+        return ConfigError(
+            f"Kafka does not allow it: {reason}.",
+            hint="Give the user Read and Describe on the topic and Read on the group (KAFKA_GROUP_ID).",
+        )
+    return None
+
+
+def reason_of(error: KafkaError) -> str:
+    """The error's text, without how long it took and how often it was repeated."""
+    return error.str().split(" (after ")[0].rstrip(". ")
+
+
+class _ToLog(logging.Handler):
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        log.info("librdkafka", record.getMessage())
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger("waxwing.librdkafka")
+    if not logger.handlers:
+        logger.addHandler(_ToLog())
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+    return logger
