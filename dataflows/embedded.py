@@ -22,8 +22,8 @@ from waxwing.databases import ledger
 from waxwing.errors import ConfigError, TransientError
 from waxwing.settings import KafkaSettings
 
-ORDERS = 20_000
-BAD_RATIO = 0.002
+ORDERS = 50_000
+BAD_RATIO = 0.001
 ROWS_SHOWN = 5
 # A new one each time: the topic is a new one, too, and positions of an earlier one would not fit it.
 FILE = Path("var/demonstration.sqlite")
@@ -99,7 +99,7 @@ def _report(url: sa.URL, table: sa.Table, seconds: float) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(table))
-        some = [row._asdict() for row in connection.execute(sa.select(table).limit(ROWS_SHOWN))]
+        some = [row._asdict() for row in connection.execute(sa.select(*_shown(table)).limit(ROWS_SHOWN))]
         number = sa.func.count().label("number")
         reasons = connection.execute(
             sa.select(letters.reason, number).group_by(letters.reason).order_by(number.desc(), letters.reason)
@@ -114,11 +114,16 @@ def _report(url: sa.URL, table: sa.Table, seconds: float) -> None:
     _show(summary, table, some, [(row.reason, row.number) for row in reasons])
 
 
+def _shown(table: sa.Table) -> list[sa.Column[Any]]:
+    """The columns that the flow fills."""
+    return [column for column in table.columns if column.server_default is None]
+
+
 def _show(summary: str, table: sa.Table, rows: list[dict[str, Any]], reasons: list[tuple[str, int]]) -> None:
     console = Console(stderr=True)
     shown = Table(title=f"{table.name}: the first {len(rows)} rows", title_justify="left")
-    for column in table.columns:
-        shown.add_column(column.name, justify="right" if column.type.python_type in (int, Decimal) else "left")
+    for column in _shown(table):
+        shown.add_column(column.name, justify="right" if column.type.python_type in (int, Decimal) else "left", no_wrap=True)
     for row in rows:
         shown.add_row(*(str(value) for value in row.values()))
     refused = Table("dead letters", "reason", title="waxwing_dead_letters: what was refused, and why", title_justify="left")

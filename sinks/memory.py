@@ -88,7 +88,10 @@ class MemoryTarget(Target):
     def _take_over(self, stream: Stream, token: str) -> Position:
         with self._lock:
             if (self.step, stream) not in self._positions:
-                raise ConfigError(f"Step {self.step} has no position for {stream}.", hint="Give the target to the source as well: feeds=[target].")
+                raise ConfigError(
+                    f"Step {self.step} has no position for {stream}.",
+                    hint="Give the target to the source as well: feeds=[target].",
+                )
             self._owners[self.step, stream] = token
             return self._positions[self.step, stream]
 

@@ -129,7 +129,9 @@ class Rows:
                     rows.append(self._readers[type(record)]((record,))[0])
                 continue
             unknown = sorted(map(str, record.keys() - columns.keys()))
-            lacking = [name for name, column in columns.items() if name not in record and column is not None and not column.nullable]
+            lacking = [
+                name for name, column in columns.items() if name not in record and column is not None and not column.nullable
+            ]
             if unknown or lacking:
                 bad[number] = "; ".join(
                     [f"the table has no column {name}" for name in unknown] + [f"no value for column {name}" for name in lacking]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
 from sinks.sql_session import SqlSession, translated
@@ -41,9 +42,7 @@ class SqlTarget(Target):
         ConfigError: no such database, a column type it can't keep exactly, a table that does not fit.
     """
 
-    def __init__(
-        self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None) -> None:
         super().__init__(settings)
         self._sql = settings
         self._url = _url(settings.database_url.get_secret_value())
@@ -66,7 +65,7 @@ class SqlTarget(Target):
     @property
     @override
     def name(self) -> str:
-        place = self._url.host or (self._url.database if self._url.database else "")
+        place = self._url.host or (self._url.database or "")
         return f"{self._table.fullname} in {self._database.dialect.name} at {place}"
 
     @property
@@ -80,7 +79,9 @@ class SqlTarget(Target):
     def bind(self, flow: str, step: str) -> None:
         for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
             if len(text) > most or not text.isascii():
-                raise ConfigError(f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions.")
+                raise ConfigError(
+                    f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
+                )
         super().bind(flow, step)
 
     @override
@@ -222,7 +223,8 @@ def _url(text: str) -> sa.URL:
     except sa.exc.ArgumentError:
         # The text may hold a password: it is not repeated.
         raise ConfigError(
-            "DATABASE_URL is not a URL.", hint="Such as postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/orders.sqlite"
+            "DATABASE_URL is not a URL.",
+            hint="Such as postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/orders.sqlite",
         ) from None
 
 
@@ -231,4 +233,4 @@ def _renamed(table: sa.Table, name: str) -> sa.Table:
     if not name:
         return table
     schema, _, bare = name.rpartition(".")
-    return table.to_metadata(sa.MetaData(), schema=schema or sa.schema.RETAIN_SCHEMA, name=bare)
+    return table.to_metadata(sa.MetaData(), schema=schema or SchemaConst.RETAIN_SCHEMA, name=bare)

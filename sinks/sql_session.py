@@ -133,7 +133,8 @@ class SqlSession(Session):
 
     def _fenced(self, stream: Stream, row: Any) -> Fenced:
         return Fenced(
-            f"{stream}: another process has taken over its position in {self._name} (generation {row.owner}, ours is {self._generation}).",
+            f"{stream}: another process has taken over its position in {self._name} "
+            f"(generation {row.owner}, ours is {self._generation}).",
             hint="Nothing was written after that. The other process goes on; do not restart this one.",
             step=self._step,
         )

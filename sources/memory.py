@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import orjson
@@ -38,7 +38,8 @@ class MemorySource(FixedPartitionedSource[Raw, int]):
     Args:
         data: a list of items (one partition), or lists by partition number. A dict becomes JSON, bytes and None are values
             as they are, a Message has everything.
-        batch_records: records in a batch; or, by partition, the sizes of the batches in turn (0 makes an empty one; the last size repeats).
+        batch_records: records in a batch; or, by partition, the sizes of the batches in turn (0 makes an empty
+            one; what is left comes as one batch).
         lanes: lane i reads the partitions p with p % lanes == i.
         feeds: the targets; where they hold positions, the source goes on from there.
 
@@ -99,7 +100,7 @@ class MemorySource(FixedPartitionedSource[Raw, int]):
             cuts = [cut for cut in accumulate(sizes[stream.partition]) if cut < len(messages)]
         edges = [0, *cuts, len(messages)]
         out = []
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             batch = whole.part(first, last)
             for split in (start.offset, *start.splits):
                 if batch.offset_first < split < batch.offset_next:

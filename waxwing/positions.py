@@ -14,7 +14,7 @@ from waxwing.target import Start, Target
 
 
 class StartAt(NamedTuple):
-    """Where to read a stream from (`offset`), where batches must end (`splits`, rising, above `offset`), where to stop (or None)."""
+    """Where to read a stream from (`offset`), where batches must end (`splits`, rising, above it), where to stop (or None)."""
 
     offset: int
     splits: tuple[int, ...] = ()
@@ -35,7 +35,8 @@ def prepare_feeds(feeds: Sequence[Target], flow: str) -> None:
         target.prepare()
         if left := sorted(step for step in target.steps() if step not in steps):
             raise ConfigError(
-                f"{target.name} holds positions of flow {flow} under steps that it no longer has: {', '.join(left)}; it has {', '.join(sorted(steps))}.",
+                f"{target.name} holds positions of flow {flow} under steps that it no longer has: {', '.join(left)}; "
+                f"it has {', '.join(sorted(steps))}.",
                 hint=f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}; "
                 f"one that was dropped: waxwing step drop {flow} {left[0]}",
             )

@@ -188,8 +188,9 @@ class Target(ABC):
 
     @abstractmethod
     def connect(self, part: str, token: str) -> Session:
-        """A session for the sink partition `part`, for use by one thread. `token` names the owner: random, drawn once per partition and start.
+        """A session for the sink partition `part`, for use by one thread.
 
+        `token` names the owner: random, drawn once per partition and start.
         The first session of a token draws its generation; a later one (after a lost connection) keeps it.
         """
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from sinks import Append, SqlTarget, Upsert
 from sinks.sql_session import SqlSession
@@ -44,14 +45,20 @@ def things(*extra: sa.Column[Any]) -> sa.Table:
 
 
 def target(url: str, mode: Mode, table: sa.Table | None = None, **settings: Any) -> SqlTarget:
-    made = SqlTarget(SqlSettings(database_url=url, flush_interval_s=0.0, owner_stale_s=1.0, **settings), things() if table is None else table, mode)
+    made = SqlTarget(
+        SqlSettings(database_url=SecretStr(url), flush_interval_s=0.0, owner_stale_s=1.0, **settings),
+        things() if table is None else table,
+        mode,
+    )
     made.bind("flow", "flow.out")
     made.prepare()
     made.begin("topic", [Start(STREAM, 0, None)])
     return made
 
 
-def batch(first: int, records: list[Any], deletes: list[tuple[int, bytes]] | None = None, rejects: tuple[int, ...] = ()) -> Batch[Any]:
+def batch(
+    first: int, records: list[Any], deletes: list[tuple[int, bytes]] | None = None, rejects: tuple[int, ...] = ()
+) -> Batch[Any]:
     """One message per record; a None among the records is the place of a delete or a reject."""
     size = len(records)
     messages = Columns(list(range(first, first + size)), [b"k"] * size, [b"v\xff"] * size, [5] * size, [(("h", b"x"),)] * size)
@@ -89,7 +96,9 @@ def test_append_writes_every_row_and_a_second_start_goes_on(url: str) -> None:
 def test_append_sends_a_duplicate_key_to_the_dead_letters(url: str) -> None:
     write(target(url, Append()), batch(0, [("a", 1), ("b", 1), ("a", 2), ("c", 1), ("b", 9)]))
     assert rows(url) == [("a", 1), ("b", 1), ("c", 1)]
-    letters = rows(url, "waxwing_dead_letters", "topic_offset, stage, message_key, message_value, message_headers, message_timestamp_ms")
+    letters = rows(
+        url, "waxwing_dead_letters", "topic_offset, stage, message_key, message_value, message_headers, message_timestamp_ms"
+    )
     assert [(offset, stage, bytes(key), bytes(value), headers, ms) for offset, stage, key, value, headers, ms in letters] == [
         (offset, "sink", b"k", b"v\xff", '[["h", "x"]]', 5) for offset in (2, 4)
     ]
@@ -128,7 +137,14 @@ def test_deletes_keep_their_order_wherever_the_batch_ends(url: str, cut: int) ->
 
 
 def test_rows_that_do_not_fit_are_dead_letters_with_the_reason(url: str) -> None:
-    records = [{"id": "a", "n": 1}, {"id": "far too long", "n": 1}, {"n": 1}, {"id": "b", "n": 2**40}, {"id": "c", "m": 1}, {"id": "d", "n": "1"}]
+    records = [
+        {"id": "a", "n": 1},
+        {"id": "far too long", "n": 1},
+        {"n": 1},
+        {"id": "b", "n": 2**40},
+        {"id": "c", "m": 1},
+        {"id": "d", "n": "1"},
+    ]
     write(target(url, Upsert(keys=("id",))), batch(0, records), batch(6, [{"id": "z", "n": 1}]))
     assert rows(url) == [("a", 1), ("z", 1)]
     reasons = rows(url, "waxwing_dead_letters", "topic_offset, reason")
@@ -200,7 +216,9 @@ def test_a_start_waits_for_a_fresh_heartbeat_and_gives_up_while_it_is_renewed(ur
 def change(to: SqlTarget, records: list[Any], *, in_doubt: bool = False) -> Change:
     (position,) = to.positions()
     end = position.offset_next + len(records)
-    return Change([batch(position.offset_next, records)], {STREAM: position}, {STREAM: position._replace(offset_next=end)}, [], in_doubt)
+    return Change(
+        [batch(position.offset_next, records)], {STREAM: position}, {STREAM: position._replace(offset_next=end)}, [], in_doubt
+    )
 
 
 def test_a_commit_in_doubt_that_succeeded_is_not_written_again(url: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -13,9 +12,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 ROOT = Path(__file__).parents[2]
-PR_SET_PDEATHSIG = 1
+# The kernel kills them with us.
+LAUNCH = [sys.executable, str(ROOT / "tests/servers/launch.py"), str(os.getpid()), str(int(signal.SIGKILL)), "-"]
 
 
 def free_port() -> int:
@@ -25,10 +26,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class Cluster:
     """`python -m bytewax.run FLOW` in one process, or in several as one mesh.
 
@@ -36,7 +33,14 @@ class Cluster:
     """
 
     def __init__(
-        self, flow: str, env: Mapping[str, str], folder: Path, *, processes: int = 1, args: tuple[str, ...] = (), name: str = "run"
+        self,
+        flow: str,
+        env: Mapping[str, str],
+        folder: Path,
+        *,
+        processes: int = 1,
+        args: tuple[str, ...] = (),
+        name: str = "run",
     ) -> None:
         addresses = ";".join(f"127.0.0.1:{free_port()}" for _ in range(processes))
         self.logs = [folder / f"{name}-{number}.log" for number in range(processes)]
@@ -47,17 +51,16 @@ class Cluster:
             with log.open("wb") as out:
                 self._all.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "bytewax.run", flow, *mesh, *args],
+                        [*LAUNCH, sys.executable, "-m", "bytewax.run", flow, *mesh, *args],
                         env={**clean, **env},
                         cwd=ROOT,
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=out,
-                        preexec_fn=_die_with_parent,
                     )
                 )
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""What the orders flow should have made of a topic, computed again by other means: a plain consumer, the json module, plain loops.
+"""What the orders flow should have made of a topic, computed again by other means: a plain consumer, json, plain loops.
 
 It shares nothing with the flow but the description of what an order is (dataflows/orders.py, at the top).
 """
@@ -84,7 +84,7 @@ def _row(value: bytes | None, made_id: str) -> tuple[Any, ...] | None:
         return None
     if type(price) not in (int, Decimal):
         return None
-    price = Decimal(price)
+    price = Decimal(str(price))
     if not 0 <= price <= Decimal("99999999.99") or price * 100 != int(price * 100):
         return None
     total = price * quantity
@@ -132,7 +132,8 @@ class Difference:
 
     def __str__(self) -> str:
         if self.equal:
-            return f"equal: {self.rows:,} rows, checksum {self.checksums[0][:16]}; {self.dead_letters:,} dead letters, exactly the bad records"
+            rows = f"equal: {self.rows:,} rows, checksum {self.checksums[0][:16]}"
+            return f"{rows}; {self.dead_letters:,} dead letters, exactly the bad records"
         return (
             f"DIFFERENT: rows missing {len(self.missing)} {self.missing[:3]}, extra {len(self.extra)} {self.extra[:3]}, "
             f"different {len(self.different)} {self.different[:2]}; dead letters missing {len(self.dead_missing)} "

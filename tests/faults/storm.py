@@ -42,16 +42,31 @@ class Told:
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kill -9, {self.frozen} frozen and thawed ({self.fenced} of their processes ended with 76), {self.stalls} stalls, "
+            f"{self.kills} kill -9, {self.frozen} frozen and thawed ({self.fenced} of their processes ended with 76), "
+            f"{self.stalls} stalls, "
             f"process counts {self.processes}, {self.seconds:.0f} s: {self.difference}"
         )
 
 
 def produce(bootstrap: str, topic: str, count: int, *, bad: float, seed: int, partitions: int = 4, rate: float = 0) -> None:
     """Orders into a topic, by the project's own command."""
-    command = [sys.executable, "-m", "waxwing.cli", "produce", "orders", "--count", str(count), "--bad", str(bad), "--seed", str(seed)]
+    command = [
+        sys.executable,
+        "-m",
+        "waxwing.cli",
+        "produce",
+        "orders",
+        "--count",
+        str(count),
+        "--bad",
+        str(bad),
+        "--seed",
+        str(seed),
+    ]
     command += ["--topic", topic, "--partitions", str(partitions)] + (["--rate", str(rate)] if rate else [])
-    subprocess.run(command, check=True, cwd=ROOT, env={"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "PATH": ""}, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, cwd=ROOT, env={"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "PATH": ""}, stdout=subprocess.DEVNULL
+    )
 
 
 @contextlib.contextmanager
@@ -73,7 +88,16 @@ def locked(url: str) -> Iterator[None]:
 
 
 def storm(
-    bootstrap: str, url: str, topic: str, folder: Path, *, kills: int, freezes: int = 1, stall_s: float = 3.0, seed: int = 1, say: bool = False
+    bootstrap: str,
+    url: str,
+    topic: str,
+    folder: Path,
+    *,
+    kills: int,
+    freezes: int = 1,
+    stall_s: float = 3.0,
+    seed: int = 1,
+    say: bool = False,
 ) -> Told:
     """Run the flow over the topic through `kills` kills at random moments; process counts 1, 2, 3 in turn."""
     chance = random.Random(seed)
@@ -130,7 +154,7 @@ def main() -> None:
     """Servers, orders, a storm, the result."""
     from tests.servers import Kafka, PostgreSQL
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--database", choices=["sqlite", "postgresql"], required=True)
     parser.add_argument("--orders", type=int, default=200_000)
     parser.add_argument("--kills", type=int, default=10)
@@ -149,7 +173,15 @@ def main() -> None:
         produce(kafka.bootstrap(), topic, args.orders, bad=args.bad, seed=args.seed)
         print(f"{args.orders:,} orders in {topic}; logs in {folder}", flush=True)
         told = storm(
-            kafka.bootstrap(), url, topic, folder, kills=args.kills, freezes=args.freezes, stall_s=args.stall, seed=args.seed, say=True
+            kafka.bootstrap(),
+            url,
+            topic,
+            folder,
+            kills=args.kills,
+            freezes=args.freezes,
+            stall_s=args.stall,
+            seed=args.seed,
+            say=True,
         )
         print(told)
         sys.exit(0 if told.difference.equal else 1)

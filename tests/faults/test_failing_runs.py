@@ -43,7 +43,11 @@ def test_one_message_and_the_exit_code(tmp_path: Path, mode: str, where: str, ki
 
 @pytest.mark.parametrize(
     ("mode", "code", "message"),
-    [("one process", 70, "KeyError"), ("two workers", 70, "KeyError"), ("two processes", 75, "run the flow in one process to see it")],
+    [
+        ("one process", 70, "KeyError"),
+        ("two workers", 70, "KeyError"),
+        ("two processes", 75, "run the flow in one process to see it"),
+    ],
 )
 def test_an_error_in_a_plain_bytewax_step(tmp_path: Path, mode: str, code: int, message: str) -> None:
     codes, output = fail(tmp_path, mode, "operator")

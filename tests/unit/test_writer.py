@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -66,8 +67,10 @@ class FaultySession(MemorySession):
         records = [record for b in change.batches for record in b.records]
         if bad := {n: "bad row" for n, record in enumerate(records) if record in target.bad}:
             raise RowError("bad row", bad=bad if target.named else None)
-        if not dry_run and change.in_doubt and all(
-            p.offset_next == change.after[p.stream].offset_next for p in target.positions()
+        if (
+            not dry_run
+            and change.in_doubt
+            and all(p.offset_next == change.after[p.stream].offset_next for p in target.positions())
         ):
             return
         super().write(change, dry_run=dry_run)
@@ -184,7 +187,7 @@ def test_the_run_of_bad_records_goes_on_over_batches_and_restarts() -> None:
     assert admitted.positions[STREAM].bad_run == 2
     restarted = admission(admitted.positions[STREAM], bad_run_max=3)
     restarted.change([batch(4, 6, rejects=(0,))])  # three in a row: at the limit
-    with pytest.raises(BadRowsLimit, match="4 bad records in a row.*offset 5"):
+    with pytest.raises(BadRowsLimit, match=r"4 bad records in a row.*offset 5"):
         restarted.change([batch(4, 6, rejects=(0, 1))])
 
 
@@ -195,16 +198,18 @@ def test_accepted_offsets_are_not_judged() -> None:
         admitted.change([batch(0, 5, rejects=(0, 1, 2, 3, 4))])
 
 
-@given(st.lists(st.integers(0, 2 * RATIO_BLOCK_RECORDS + 500), unique=True, max_size=40), st.sets(st.integers(1, 25_000), max_size=4))
+@given(
+    st.lists(st.integers(0, 2 * RATIO_BLOCK_RECORDS + 500), unique=True, max_size=40), st.sets(st.integers(1, 25_000), max_size=4)
+)
 @settings(max_examples=40, deadline=None)
 def test_batch_boundaries_do_not_change_the_counters(bad: list[int], cuts: set[int]) -> None:
     end = 2 * RATIO_BLOCK_RECORDS + 501
     edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
     whole, parts = admission(Position(STREAM, 0, 0)), admission(Position(STREAM, 0, 0))
     one = whole.change([batch(0, end, rejects=tuple(sorted(bad)))]).after[STREAM]
-    many = parts.change(
-        [batch(a, b, rejects=tuple(sorted(n - a for n in bad if a <= n < b))) for a, b in zip(edges, edges[1:], strict=False)]
-    ).after[STREAM]
+    many = parts.change([batch(a, b, rejects=tuple(sorted(n - a for n in bad if a <= n < b))) for a, b in pairwise(edges)]).after[
+        STREAM
+    ]
     assert one == many
 
 
@@ -226,7 +231,12 @@ def test_put_waits_while_the_queue_is_full() -> None:
 
     target = Slow(SinkSettings(flush_interval_s=0.0, queue_batches_max=1))
     writer = Writer(target, "lane-000")
-    third = threading.Thread(target=lambda: [writer.put(batch(n, n + 1)) for n in range(4)])
+
+    def put_four() -> None:
+        for n in range(4):
+            writer.put(batch(n, n + 1))
+
+    third = threading.Thread(target=put_four)
     third.start()
     third.join(0.2)
     assert third.is_alive()

@@ -74,7 +74,9 @@ class Parser:
                 # On an error `extend` keeps what came before it, and the iterator stands behind the bad value.
                 records.extend(map(self._decode, left))
             except Exception as error:
-                rejects.append(Reject(len(records) + len(rejects), self._stage, _reason(error, values[len(records) + len(rejects)])))
+                rejects.append(
+                    Reject(len(records) + len(rejects), self._stage, _reason(error, values[len(records) + len(rejects)]))
+                )
                 continue
             break
         if not rejects:
@@ -114,9 +116,14 @@ def decoder(kind: type[Any]) -> Callable[[Any], Any]:
     try:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return msgspec.json.Decoder(kind).decode
-        if not (is_typeddict(kind) or dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, pydantic.BaseModel))):
+        if not (
+            is_typeddict(kind)
+            or dataclasses.is_dataclass(kind)
+            or (isinstance(kind, type) and issubclass(kind, pydantic.BaseModel))
+        ):
             raise ConfigError(
-                f"parse: {kind!r} is no record type.", hint="Give it a msgspec Struct, a pydantic model, a TypedDict or a dataclass."
+                f"parse: {kind!r} is no record type.",
+                hint="Give it a msgspec Struct, a pydantic model, a TypedDict or a dataclass.",
             )
         validator = pydantic.TypeAdapter(kind).validator
     except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:

@@ -90,7 +90,7 @@ def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]
     """
 
     def flat(batch: Batch[R]) -> Batch[S]:
-        lists = _applied(step_id, batch, builtins.map(lambda record: list(fn(record)), iter(batch.records)))
+        lists = _applied(step_id, batch, builtins.map(_listed(fn), iter(batch.records)))
         at = [at for at, made in zip(lists.at, lists.records, strict=True) for _ in made]
         return lists.with_records(list(chain.from_iterable(lists.records)), at)
 
@@ -104,6 +104,10 @@ def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:
     Delivery: at least once, with Bytewax's recovery (`-r`); a plain sink remembers nothing.
     """
     return op.flat_map(step_id, up, lambda batch: batch.records)
+
+
+def _listed(fn: Callable[[R], Iterable[S]]) -> Callable[[R], list[S]]:
+    return lambda record: list(fn(record))
 
 
 def _judge(keep: Callable[[R], bool]) -> Callable[[R], tuple[R, bool]]:
