@@ -63,6 +63,9 @@ class Dialect:
     timezone_kept: bool  # does a zoned timestamp column keep the instant
     float_nan: bool  # may a float be NaN
     float_infinity: bool  # may a float be infinite
+    lengths_kept: bool  # are lengths, precisions and integer widths of columns enforced
+    case_sensitive: bool  # are "id" and "ID" two columns
+    integer_key_automatic: bool  # does a single integer primary key without a default number itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +103,7 @@ class Database(ABC):
     dialect: Dialect
 
     @abstractmethod
-    def engine(
-        self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float
-    ) -> sa.Engine:
+    def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
         """An engine without a pool whose connections are READ COMMITTED and carry the server-side limits."""
 
     @abstractmethod
@@ -112,6 +113,9 @@ class Database(ABC):
     @abstractmethod
     def classify(self, error: BaseException) -> Failure:
         """What an error of the driver (or SQLAlchemy's wrapper of it) means. Unknown codes are `target`."""
+
+    def lock_schema(self, connection: sa.Connection) -> None:  # noqa: B027 - one writer at a time needs no lock
+        """Let one process at a time make tables, until the end of the transaction."""
 
     @abstractmethod
     def check_deferred(self, connection: sa.Connection) -> None:

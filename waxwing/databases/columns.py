@@ -1,0 +1,400 @@
+"""Value checks: one per column, decided once from the declared type, over a whole column of values at once.
+
+A value is kept exactly or refused with its reason, by the same rules on every database: never rounded, cut,
+padded or read as another type. Only what a database can't hold at all (`Dialect`) differs.
+"""
+
+# ruff: noqa: ARG001, ARG005 - one signature for all rules
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
+from itertools import chain, repeat
+from operator import attrgetter
+from types import NoneType
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+
+from waxwing.databases.base import Dialect, Plan, Upsert
+from waxwing.errors import ConfigError
+
+Values = Sequence[Any]
+Check = Callable[[Values], dict[int, str]]
+Kind = Literal["integer", "decimal", "float", "text", "enum", "boolean", "date", "datetime", "time", "binary", "json", "uuid"]
+
+# The order matters: an Enum is a String to SQLAlchemy.
+_KINDS: tuple[tuple[type[Any], Kind], ...] = (
+    (sa.Enum, "enum"),
+    (sa.Boolean, "boolean"),
+    (sa.Integer, "integer"),
+    (sa.Float, "float"),
+    (sa.Numeric, "decimal"),
+    (sa.Uuid, "uuid"),
+    (sa.String, "text"),
+    (sa.DateTime, "datetime"),
+    (sa.Date, "date"),
+    (sa.Time, "time"),
+    (sa.LargeBinary, "binary"),
+    (sa.BINARY, "binary"),
+    (sa.VARBINARY, "binary"),
+    (sa.JSON, "json"),
+)
+SUPPORTED = "integers, Numeric, Double, Float, String, Text, Enum, Boolean, Date, DateTime, Time, LargeBinary, JSON, Uuid"
+
+# Larger numbers are no use to anyone, and PostgreSQL's unbounded numeric ends near 131,072 digits.
+DECIMAL_DIGITS_MAX = 1_000
+_SINGLE_PRECISION_BITS = 24
+_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+class Rule(NamedTuple):
+    """What a column takes: exact Python types, a test over many values of these types, and the reason against one."""
+
+    types: frozenset[type]
+    all_fit: Callable[[Values], bool]
+    reason: Callable[[Any], str | None]
+
+
+def kind_of(column: sa.Column[Any]) -> Kind:
+    """The kind of a column's type.
+
+    Raises:
+        ConfigError: the type is not supported.
+    """
+    for base, kind in _KINDS:
+        if isinstance(column.type, base):
+            return kind
+    raise ConfigError(
+        f"Column {column.name}: the type {column.type!r} is not supported.",
+        hint=f"Supported are {SUPPORTED}. Convert the value in a step before the sink.",
+    )
+
+
+def checks(plan: Plan, dialect: Dialect) -> list[Check]:
+    """One check per column of the plan: numbers of the values that can't be kept, with the reason; {} if all can.
+
+    Raises:
+        ConfigError: the database can't keep a column's type exactly.
+    """
+    keys = plan.mode.keys if isinstance(plan.mode, Upsert) else ()
+    newer_by = plan.mode.newer_by if isinstance(plan.mode, Upsert) else None
+    return [
+        # A null key equals no other, and NaN has no order that Python and databases share.
+        _check(
+            rule(column, replace(dialect, float_nan=False) if column.name == newer_by else dialect),
+            bool(column.nullable) and column.name not in keys,
+        )
+        for column in plan.columns
+    ]
+
+
+def rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    """What the column takes.
+
+    Raises:
+        ConfigError: the type is not supported, or the database can't keep it exactly.
+    """
+    return _RULES[kind_of(column)](column, dialect)
+
+
+def _check(rule: Rule, nullable: bool) -> Check:
+    types, all_fit, reason_of = rule
+    allowed = types | {NoneType} if nullable else types
+
+    def check(values: Values) -> dict[int, str]:
+        kinds = set(map(type, values))
+        if kinds <= allowed:
+            present = [value for value in values if value is not None] if NoneType in kinds else values
+            if not present or all_fit(present):
+                return {}
+        bad = {}
+        for number, value in enumerate(values):
+            if (reason := why_not(value)) is not None:
+                bad[number] = reason
+        return bad
+
+    def why_not(value: Any) -> str | None:
+        if value is None:
+            return None if nullable else "null, which the column does not take"
+        if type(value) not in types:
+            return f"a value of type {type(value).__name__}, not {' or '.join(sorted(kind.__name__ for kind in types))}"
+        return reason_of(value)
+
+    return check
+
+
+def _refused(column: sa.Column[Any], why: str, hint: str) -> ConfigError:
+    return ConfigError(f"Column {column.name} ({column.type!r}): {why}.", hint=hint)
+
+
+def _fits_each(reason: Callable[[Any], str | None]) -> Callable[[Values], bool]:
+    return lambda values: all(reason(value) is None for value in values)
+
+
+# -- numbers ------------------------------------------------------------------------------------
+
+
+def _integer(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    bits = 16 if isinstance(column.type, sa.SmallInteger) else 64 if isinstance(column.type, sa.BigInteger) else 32
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+
+    def reason(value: int) -> str | None:
+        return None if low <= value <= high else f"outside the {bits}-bit integers {low} to {high}"
+
+    return Rule(frozenset({int}), lambda values: bool(low <= min(values) and max(values) <= high), reason)
+
+
+def _decimal(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    assert isinstance(column.type, sa.Numeric)
+    precision, scale = column.type.precision, column.type.scale or 0
+    if (precision or math.inf) > dialect.decimal_digits_max and dialect.decimal_digits_max < DECIMAL_DIGITS_MAX:
+        raise _refused(
+            column,
+            f"{dialect.name} keeps {dialect.decimal_digits_max} digits of a decimal exactly, not {precision or 'any number of'}",
+            f"Declare Numeric({dialect.decimal_digits_max}, ...) or less, or store the value as an integer or as text.",
+        )
+    types = frozenset({Decimal, int})
+    if precision is None:
+
+        def reason_any(value: Decimal | int) -> str | None:
+            if isinstance(value, Decimal) and not value.is_finite():
+                return f"{value} is no number"
+            exact = Decimal(value)
+            exponent = exact.as_tuple().exponent
+            if exact.adjusted() >= DECIMAL_DIGITS_MAX or int(exponent) < -DECIMAL_DIGITS_MAX:
+                return f"more than {DECIMAL_DIGITS_MAX} digits before or behind the decimal point"
+            return None
+
+        return Rule(types, _fits_each(reason_any), reason_any)
+
+    quantum, zero = Decimal(1).scaleb(-scale), (Decimal(0),)
+    # quantize() in this context raises where a digit would be lost, behind the point or in front of it.
+    quantize = Context(prec=precision, traps=[Inexact, InvalidOperation]).quantize
+
+    def all_fit(values: Values) -> bool:
+        try:
+            max(chain(zero, values))  # comparing raises on NaN, which quantize() lets pass
+            deque(map(quantize, values, repeat(quantum)), maxlen=0)
+        except DecimalException:
+            return False
+        return True
+
+    def reason(value: Decimal | int) -> str | None:
+        if isinstance(value, Decimal) and not value.is_finite():
+            return f"{value} is no number"
+        try:
+            quantize(value, quantum)
+        except Inexact:
+            return f"more than {scale} decimals"
+        except InvalidOperation:
+            return f"more than {precision - scale} digits before the decimal point"
+        return None
+
+    return Rule(types, all_fit, reason)
+
+
+def _float(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    assert isinstance(column.type, sa.Float)
+    if isinstance(column.type, sa.REAL) or (column.type.precision or 53) <= _SINGLE_PRECISION_BITS:
+        raise _refused(column, "single precision rounds nearly every value", "Declare Double, or Float without a precision.")
+    nan, infinity = dialect.float_nan, dialect.float_infinity
+
+    def reason(value: float) -> str | None:
+        if isinstance(value, int):
+            # Beyond 2**53 only some integers are floats.
+            return None if abs(value) <= 1 << 1023 and int(float(value)) == value else "an integer that no float holds exactly"
+        if math.isnan(value):
+            return None if nan else "NaN, which the column does not take"
+        return f"infinity, which {dialect.name} does not keep" if math.isinf(value) and not infinity else None
+
+    def all_fit(values: Values) -> bool:
+        if nan and infinity and int not in set(map(type, values)):
+            return True
+        return all(reason(value) is None for value in values)
+
+    return Rule(frozenset({float, int}), all_fit, reason)
+
+
+def _boolean(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    return Rule(frozenset({bool}), lambda values: True, lambda value: None)
+
+
+# -- text, bytes, JSON --------------------------------------------------------------------------
+
+
+def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    assert isinstance(column.type, sa.String)
+    padded = isinstance(column.type, sa.CHAR | sa.NCHAR)
+    length = column.type.length or (1 if padded else None)
+    longest = length if length is not None else math.inf
+    nul = dialect.text_nul
+
+    def all_fit(values: Values) -> bool:
+        joined = "".join(values)
+        if max(map(len, values)) > longest or (padded and min(map(len, values)) < longest):
+            return False
+        return (nul or "\x00" not in joined) and (joined.isascii() or _is_utf8(joined))
+
+    def reason(value: str) -> str | None:
+        if len(value) > longest:
+            return f"{len(value)} characters, at most {length}"
+        if padded and len(value) < longest:
+            return f"{len(value)} characters, and CHAR({length}) would pad them with blanks"
+        if not nul and "\x00" in value:
+            return f"holds U+0000, which text in {dialect.name} can't"
+        return None if _is_utf8(value) else "holds a lone surrogate, which is no Unicode text"
+
+    return Rule(frozenset({str}), all_fit, reason)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _enum(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    assert isinstance(column.type, sa.Enum)
+    names = set(column.type.enums)
+    members = column.type.enum_class
+    types: frozenset[type] = frozenset([str] if members is None else [str, members])
+    known = names | set(members or ())
+
+    def reason(value: Any) -> str | None:
+        return None if value in known else f"{value!r} is not one of {', '.join(sorted(names))}"[:500]
+
+    return Rule(types, lambda values: set(values) <= known, reason)
+
+
+def _binary(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    length = getattr(column.type, "length", None)
+    longest = length if length is not None else math.inf
+
+    def reason(value: bytes) -> str | None:
+        return None if len(value) <= longest else f"{len(value)} bytes, at most {length}"
+
+    return Rule(frozenset({bytes}), lambda values: max(map(len, values)) <= longest, reason)
+
+
+def _json(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+    def all_fit(values: Values) -> bool:
+        try:
+            text = orjson.dumps(values, option=options)
+        except TypeError:  # orjson.JSONEncodeError is one
+            return False
+        # orjson writes NaN as null, and would take a tuple for a list: what comes back tells.
+        return (dialect.text_nul or b"\\u0000" not in text) and list(orjson.loads(text)) == list(values)
+
+    def reason(value: Any) -> str | None:
+        try:
+            text = orjson.dumps(value, option=options)
+        except TypeError as error:
+            return f"no JSON: {error}"
+        if not dialect.text_nul and _NUL_IN_JSON.search(text):
+            return f"holds U+0000, which JSON in {dialect.name} can't"
+        return None if orjson.loads(text) == value else "does not come back equal from JSON (NaN, infinity, or a type JSON lacks)"
+
+    # No bare numbers: SQLite turns them into numbers of its own, and they would come back rounded.
+    return Rule(frozenset({dict, list, str, bool}), all_fit, reason)
+
+
+def _uuid(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    assert isinstance(column.type, sa.Uuid)
+    if column.type.as_uuid:
+        return Rule(frozenset({UUID}), lambda values: True, lambda value: None)
+
+    def reason(value: str) -> str | None:
+        try:
+            canonical = str(UUID(value))
+        except ValueError:
+            return "no UUID"
+        return None if value == canonical else "a UUID, but not written in the canonical way (lower case, 8-4-4-4-12)"
+
+    return Rule(frozenset({str}), _fits_each(reason), reason)
+
+
+# -- dates and times ----------------------------------------------------------------------------
+
+_FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(days=1)
+_LAST = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
+_zone = attrgetter("tzinfo")
+
+
+def _date(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    return Rule(frozenset({date}), lambda values: True, lambda value: None)
+
+
+def _datetime(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    zoned = _zoned(column, dialect)
+
+    def reason(value: datetime) -> str | None:
+        if (value.utcoffset() is not None) != zoned:
+            return _wrong_zone(zoned)
+        # Within a day of the calendar's ends the same instant may lie outside of it in another zone.
+        return None if not zoned or _FIRST <= value <= _LAST else "too close to the calendar's end for a timestamp with zone"
+
+    def all_fit(values: Values) -> bool:
+        zones = set(map(_zone, values))
+        if not zoned:
+            return zones == {None}
+        return zones == {UTC} and bool(min(values) >= _FIRST and max(values) <= _LAST)
+
+    def each(values: Values) -> bool:
+        return all_fit(values) or all(reason(value) is None for value in values)
+
+    return Rule(frozenset({datetime}), each if zoned else all_fit, reason)
+
+
+def _time(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    zoned = _zoned(column, dialect)
+
+    def reason(value: time) -> str | None:
+        return None if (value.utcoffset() is not None) == zoned else _wrong_zone(zoned)
+
+    return Rule(frozenset({time}), _fits_each(reason), reason)
+
+
+def _zoned(column: sa.Column[Any], dialect: Dialect) -> bool:
+    if (getattr(column.type, "precision", None) or 6) < 6 or getattr(column.type, "precision", None) == 0:
+        raise _refused(column, "it would round microseconds", "Declare it without a precision.")
+    zoned = bool(getattr(column.type, "timezone", False))
+    if zoned and not dialect.timezone_kept:
+        raise _refused(
+            column,
+            f"{dialect.name} does not keep time zones",
+            "Declare it without timezone=True and give it UTC without zone, or store epoch milliseconds as BigInteger.",
+        )
+    return zoned
+
+
+def _wrong_zone(zoned: bool) -> str:
+    return "without time zone, and the column has one" if zoned else "with a time zone, and the column has none"
+
+
+_RULES: dict[Kind, Callable[[sa.Column[Any], Dialect], Rule]] = {
+    "integer": _integer,
+    "decimal": _decimal,
+    "float": _float,
+    "text": _text,
+    "enum": _enum,
+    "boolean": _boolean,
+    "date": _date,
+    "datetime": _datetime,
+    "time": _time,
+    "binary": _binary,
+    "json": _json,
+    "uuid": _uuid,
+}

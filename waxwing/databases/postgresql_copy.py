@@ -1,0 +1,188 @@
+"""The bulk path of PostgreSQL: rows as COPY text, straight into the table or through a staging table.
+
+Measured with benchmarks of an orders row: COPY is four times faster than pipelined INSERTs; straight COPY of
+new keys is 1.5 times faster than staging; staging sorted by key is as fast as unsorted and takes row locks in one order.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from typing_extensions import override
+
+from waxwing.databases.base import Bulk, Plan, Upsert
+from waxwing.databases.columns import kind_of
+from waxwing.databases.on_conflict import TARGET, collation, on_conflict
+
+Encode = Callable[[Sequence[Any]], list[str | None]]
+
+# After a straight COPY met an existing key, so many writes go the staging way before the next trial; each
+# trial that fails again (it costs a wasted COPY, and dead rows) doubles the number.
+STAGING_WRITES_MIN = 16
+STAGING_WRITES_MAX = 4_096
+
+# Named parameters, so that "%" in a name or an expression is not doubled.
+SA_DIALECT: sa.Dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+# Whatever the locale of the database: as Python compares, and faster than any locale.
+_BY_CODE_POINT = '"C"'
+
+# What NULL looks like in our COPY text: `"%s" % None`, so that nulls cost nothing.
+_NULL = "None"
+
+
+class CopyBulk(Bulk):
+    """COPY for one table over one connection.
+
+    The staging table is a temporary one, so that it needs no clearing up after a crash, and ON COMMIT DELETE ROWS, so
+    that it costs no dead rows: emptied by truncation when the transaction ends. IF NOT EXISTS in every transaction,
+    since one that is rolled back may have made it.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        names = SA_DIALECT.identifier_preparer
+        self._format = CopyText(plan.columns)
+        self._key = plan.table.c[plan.mode.keys[0]] if isinstance(plan.mode, Upsert) else None
+        table = names.format_table(plan.table)
+        columns = ", ".join(names.quote(column.name) for column in plan.columns)
+        # The encoding is named here, so that no setting of the session changes what the bytes mean.
+        options = f"FROM STDIN (FORMAT text, NULL '{_NULL}', ENCODING 'UTF8')"
+        self._copy_table = f"COPY {table} ({columns}) {options}".encode()
+        self._staging_left = 0
+        self._staging_writes = STAGING_WRITES_MIN
+        if isinstance(plan.mode, Upsert):
+            stage = f"pg_temp.waxwing_stage_{zlib.crc32(f'{table}({columns})'.encode()):08x}"
+            self._copy_stage = f"COPY {stage} ({columns}) {options}".encode()
+            # One round trip. The DELETE is for a second write in one transaction; usually there is nothing to delete.
+            self._make_stage = (
+                f"CREATE TEMP TABLE IF NOT EXISTS {stage.removeprefix('pg_temp.')} ON COMMIT DELETE ROWS "  # noqa: S608 - names are quoted
+                f"AS SELECT {columns} FROM {table} WITH NO DATA; DELETE FROM {stage}"
+            ).encode()
+            self._merge: bytes | None = _merge(plan, plan.mode, table, columns, stage).encode()
+        else:
+            self._merge = None
+
+    @override
+    def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        data = self._format.encode(rows)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with driver.cursor() as cursor:
+            if self._merge is None:
+                _copy(cursor, self._copy_table, data)
+            elif self._staging_left > 0 or not self._straight(cursor, data):
+                self._staging_left -= 1
+                cursor.execute(self._make_stage)
+                _copy(cursor, self._copy_stage, data)
+                cursor.execute(self._merge)
+
+    def _straight(self, cursor: psycopg.Cursor[Any], data: bytes) -> bool:
+        """Try to COPY into the table itself; False, with nothing written, when a key exists."""
+        cursor.execute(b"SAVEPOINT waxwing_copy")
+        try:
+            _copy(cursor, self._copy_table, data)
+        except psycopg.errors.UniqueViolation:
+            cursor.execute(b"ROLLBACK TO SAVEPOINT waxwing_copy")
+            self._staging_left = self._staging_writes
+            self._staging_writes = min(2 * self._staging_writes, STAGING_WRITES_MAX)
+            return False
+        cursor.execute(b"RELEASE SAVEPOINT waxwing_copy")
+        self._staging_writes = STAGING_WRITES_MIN
+        return True
+
+    @override
+    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
+        if not keys or self._key is None:
+            return
+        # An array of unbounded text: a cast to varchar(n) would cut a key, and delete another row.
+        kind = sa.Text() if kind_of(self._key) == "text" else self._key.type
+        values = sa.bindparam("keys", list(keys), type_=postgresql.ARRAY(kind))
+        connection.execute(sa.delete(self._key.table).where(self._key == sa.any_(values)))
+
+
+def _copy(cursor: psycopg.Cursor[Any], statement: bytes, data: bytes) -> None:
+    with cursor.copy(statement) as copy:
+        copy.write(data)
+
+
+def _merge(plan: Plan, mode: Upsert, table: str, columns: str, stage: str) -> str:
+    """INSERT .. SELECT .. ON CONFLICT, from the staging table."""
+    quote = SA_DIALECT.identifier_preparer.quote
+    # In one order, so that two writers of the same keys wait for each other instead of deadlocking.
+    order = ", ".join(f"{quote(key)}{collation(plan.table.c[key], _BY_CODE_POINT)}" for key in mode.keys)
+    conflict = on_conflict(plan, mode, SA_DIALECT, by_code_point=_BY_CODE_POINT)
+    return (
+        f"INSERT INTO {table} AS {TARGET} ({columns}) OVERRIDING SYSTEM VALUE "  # noqa: S608 - names are quoted
+        f"SELECT {columns} FROM {stage} ORDER BY {order} {conflict}"
+    )
+
+
+class CopyText:
+    """Rows as COPY text. Which columns need what is decided once; values are looked at a column at a time.
+
+    Numbers, dates, times and booleans are what `str()` makes of them.
+    """
+
+    def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
+        kinds = [kind_of(column) for column in columns]
+        self._line = "\t".join(["%s"] * len(kinds)) + "\n"
+        self._encoders: dict[int, Encode] = {}
+        for number, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
+            if encode := _encoder(column, kind):
+                self._encoders[number] = encode
+        # What may hold tabs, line ends, backslashes or the word None.
+        self._texts = [number for number, kind in enumerate(kinds) if kind in {"text", "enum"}]
+
+    def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
+        """The rows as COPY text in UTF-8."""
+        changed = {number: encode([row[number] for row in rows]) for number, encode in self._encoders.items()}
+        for number in self._texts:
+            column = changed.get(number) or [row[number] for row in rows]
+            if not _plain(column):
+                changed[number] = list(map(_escaped, column))
+        if changed:
+            columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+            for number, column in changed.items():
+                columns[number] = column
+            rows = list(zip(*columns, strict=True))
+        line = self._line
+        return "".join([line % row for row in rows]).encode()
+
+
+def _plain(column: Sequence[str | None]) -> bool:
+    """Needs none of the values escaping?"""
+    joined = "".join(filter(None, column))
+    return not ("\\" in joined or "\t" in joined or "\n" in joined or "\r" in joined or _NULL in column)
+
+
+def _escaped(text: str | None) -> str | None:
+    if text is None:
+        return None
+    text = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    # Compared with NULL's spelling before the backslash is taken off.
+    return f"\\{text}" if text == _NULL else text
+
+
+def _encoder(column: sa.Column[Any], kind: str) -> Encode | None:
+    if kind == "binary":
+        return lambda values: [None if value is None else f"\\\\x{value.hex()}" for value in values]
+    if kind == "json":
+        return lambda values: [None if value is None else orjson.dumps(value).decode().replace("\\", "\\\\") for value in values]
+    if kind == "uuid":
+        # 32 digits are read by uuid columns and are what SQLAlchemy keeps where Uuid(native_uuid=False).
+        if getattr(column.type, "as_uuid", True):
+            return lambda values: [None if value is None else value.hex for value in values]
+        return lambda values: [None if value is None else value.replace("-", "") for value in values]
+    if kind == "enum":
+        process = column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)
+        if process is not None:
+            return lambda values: [None if value is None else process(value) for value in values]
+    return None

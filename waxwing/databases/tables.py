@@ -1,0 +1,275 @@
+"""The table that a flow writes: which columns it brings, and whether the database's table fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from waxwing import log
+from waxwing.databases.base import Append, Database, Dialect, Mode, Plan, Upsert
+from waxwing.databases.columns import kind_of, rule
+from waxwing.errors import ConfigError
+
+_VERSION_KINDS = {"integer", "decimal", "float", "text", "date", "datetime"}
+
+
+def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str] | None = None) -> Plan:
+    """Decide what is written: from the table and the mode alone.
+
+    Columns are those named; by default all but the ones that the database keeps itself: with a server default, computed,
+    identity, a self-numbering primary key that is no key of the mode, or set by the database on update.
+
+    Raises:
+        ConfigError: all that is wrong, in one message.
+    """
+    keys = mode.keys if isinstance(mode, Upsert) else ()
+    newer_by = mode.newer_by if isinstance(mode, Upsert) else None
+    wanted = list(columns) if columns is not None else _brought(table, keys)
+    problems = _bad_names(table, dialect)
+    problems += [f"it has no column {name}" for name in (*wanted, *keys, *filter(None, [newer_by])) if name not in table.c]
+    problems += [f"column {name} is named twice" for name in sorted({name for name in wanted if wanted.count(name) > 1})]
+    written = tuple(table.c[name] for name in dict.fromkeys(wanted) if name in table.c)
+    problems += [f"column {key} is a key, and rows do not bring it" for key in keys if key in table.c and key not in wanted]
+    if not written:
+        problems.append("rows bring no column")
+    problems += _bad_types(written, dialect)
+    problems += _unfilled(table, written)
+    if isinstance(mode, Upsert):
+        problems += _bad_upsert(table, mode, wanted)
+    if problems:
+        raise ConfigError(
+            f"Table {table.fullname} can't be written: {'; '.join(problems)}.", hint="Correct the flow's Table or mode."
+        )
+    touched = () if isinstance(mode, Append) else tuple(c for c in table.c if _touched(c) and c.name not in wanted)
+    return Plan(table=table, columns=written, mode=mode, touched=touched)
+
+
+def _brought(table: sa.Table, keys: tuple[str, ...]) -> list[str]:
+    numbered = table.autoincrement_column
+    return [
+        column.name
+        for column in table.c
+        if column.name in keys or (column.server_default is None and column is not numbered and not _touched(column))
+    ]
+
+
+def _touched(column: sa.Column[Any]) -> bool:
+    """Does the database set it on update (`onupdate=func.now()`)?"""
+    return isinstance(column.onupdate, sa.ColumnDefault) and column.onupdate.is_clause_element
+
+
+def _bad_names(table: sa.Table, dialect: Dialect) -> list[str]:
+    objects: list[tuple[str, Any]] = [("table", table.name), ("schema", table.schema)]
+    objects += [("column", column.name) for column in table.c]
+    objects += [("index", index.name) for index in table.indexes] + [("constraint", each.name) for each in table.constraints]
+    most = dialect.identifier_bytes_max
+    problems = []
+    for what, name in objects:
+        if not isinstance(name, str):  # no schema, or a constraint that the database names
+            continue
+        if not name or "\x00" in name:
+            problems.append(f"the {what} name {name!r} is empty or holds U+0000")
+        elif (size := len(name.encode())) > most:
+            problems.append(f"the {what} name {name!r} has {size} bytes, {dialect.name} takes {most}")
+    if not dialect.case_sensitive and len({column.name.lower() for column in table.c}) < len(table.c):
+        problems.append(f"two columns differ by capitals alone, which {dialect.name} takes for one")
+    return problems
+
+
+def _bad_types(columns: Iterable[sa.Column[Any]], dialect: Dialect) -> list[str]:
+    problems = []
+    for column in columns:
+        try:
+            rule(column, dialect)
+        except ConfigError as error:
+            problems.append(str(error).rstrip("."))
+    return problems
+
+
+def _unfilled(table: sa.Table, written: Sequence[sa.Column[Any]]) -> list[str]:
+    filled = {*(column.name for column in written), *(c.name for c in table.c if c.nullable or c.server_default is not None)}
+    if (numbered := table.autoincrement_column) is not None:
+        filled.add(numbered.name)
+    why = "is NOT NULL, has no server default, and rows do not bring it"
+    return [f"column {column.name} {why}" for column in table.c if column.name not in filled]
+
+
+def _bad_upsert(table: sa.Table, mode: Upsert, wanted: Sequence[str]) -> list[str]:
+    if not mode.keys:
+        return ["the mode Upsert names no key columns"]
+    problems = []
+    unique = [constraint.columns for constraint in table.constraints if isinstance(constraint, sa.UniqueConstraint)]
+    unique += [index.columns for index in table.indexes if index.unique]
+    sets = [{column.name for column in columns} for columns in [table.primary_key.columns, *unique]]
+    if set(mode.keys) not in sets:
+        problems.append(f"the keys ({', '.join(mode.keys)}) are neither its primary key nor a unique constraint")
+    if mode.newer_by in mode.keys:
+        problems.append(f"newer_by can't be a key ({mode.newer_by})")
+    elif mode.newer_by is not None and mode.newer_by in table.c:
+        if mode.newer_by not in wanted:
+            problems.append(f"newer_by is {mode.newer_by}, and rows do not bring it")
+        elif kind_of(table.c[mode.newer_by]) not in _VERSION_KINDS:
+            problems.append(f"newer_by is {mode.newer_by}, whose type has no order ({table.c[mode.newer_by].type!r})")
+    return problems
+
+
+def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
+    """Make the table when it is missing, with its indexes; else check it. Several processes may do so at once.
+
+    Returns:
+        The plan without the nullable columns that an existing table lacks (one warning names them).
+
+    Raises:
+        ConfigError: all differences, in one message.
+    """
+    table = wanted.table
+    database.lock_schema(connection)
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(table.name, schema=table.schema):
+        table.create(connection)
+        return wanted
+    problems = database.refusals(connection, table)
+    if not problems:
+        found = _Found(inspector, table, database.dialect)
+        lacking = [column for column in (*wanted.columns, *wanted.touched) if found.column(column.name) is None]
+        left_out = [column for column in lacking if column.nullable and column.name not in _needed(wanted.mode)]
+        problems += [f"column {column.name} ({column.type}) is missing" for column in lacking if column not in left_out]
+        for column in wanted.columns:
+            problems += found.differences(column, connection.dialect)
+        problems += found.unfilled(wanted.columns)
+        if isinstance(wanted.mode, Upsert) and not found.unique(wanted.mode.keys):
+            keys = ", ".join(wanted.mode.keys)
+            problems.append(f"no primary key, unique constraint or unique index on ({keys}), the keys of the upsert")
+    if problems:
+        raise ConfigError(
+            f"The existing table {table.fullname} does not fit: {'; '.join(problems)}.",
+            hint="Alter the table, name another one (DATABASE_TABLE), or correct the flow's Table.",
+        )
+    if left_out:
+        names = ", ".join(column.name for column in left_out)
+        log.warning("columns_left_out", f"The existing table {table.fullname} lacks the columns {names}: they are not written.")
+    return replace(
+        wanted,
+        columns=tuple(column for column in wanted.columns if column not in left_out),
+        touched=tuple(column for column in wanted.touched if column not in left_out),
+    )
+
+
+def _needed(mode: Mode) -> set[str | None]:
+    return {*mode.keys, mode.newer_by} if isinstance(mode, Upsert) else set()
+
+
+class _Found:
+    """An existing table, as the database describes it."""
+
+    def __init__(self, inspector: sa.Inspector, table: sa.Table, dialect: Dialect) -> None:
+        name, schema = table.name, table.schema
+        self._dialect = dialect
+        self._columns = {self._same(column["name"]): column for column in inspector.get_columns(name, schema=schema)}
+        self._key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
+        unique: list[Sequence[str | None]] = [self._key]
+        unique += [each["column_names"] for each in inspector.get_unique_constraints(name, schema=schema)]
+        # An index with a condition holds for some rows only; one on expressions has None among its columns.
+        unique += [
+            index["column_names"]
+            for index in inspector.get_indexes(name, schema=schema)
+            if index["unique"] and not any(option.endswith("_where") for option in index.get("dialect_options", {}))
+        ]
+        self._unique = [{None if name is None else self._same(name) for name in names} for names in unique]
+
+    def _same(self, name: str) -> str:
+        return name if self._dialect.case_sensitive else name.lower()
+
+    def column(self, name: str) -> Mapping[str, Any] | None:
+        return self._columns.get(self._same(name))
+
+    def unique(self, keys: Sequence[str]) -> bool:
+        return {self._same(key) for key in keys} in self._unique
+
+    def unfilled(self, written: Iterable[sa.Column[Any]]) -> list[str]:
+        """Columns that nobody fills."""
+        brought = {self._same(column.name) for column in written}
+        numbered = self._dialect.integer_key_automatic and len(self._key) == 1
+        return [
+            f"column {column['name']} is NOT NULL without a default, and rows do not bring it"
+            for name, column in self._columns.items()
+            if name not in brought
+            and not column["nullable"]
+            and column["default"] is None
+            and not (column.get("identity") or column.get("computed"))
+            and not (numbered and column["name"] == self._key[0] and isinstance(column["type"], sa.Integer))
+        ]
+
+    def differences(self, column: sa.Column[Any], dialect: sa.Dialect) -> list[str]:
+        """What keeps this column from being written as declared."""
+        found = self.column(column.name)
+        if found is None:
+            return []
+        problems = []
+        declared = column.type.compile(dialect=dialect)
+        have = found["type"]
+        if found.get("computed"):
+            problems.append("is computed by the database")
+        if column.nullable and not found["nullable"]:
+            problems.append("is NOT NULL, in the flow's Table it may be null")
+        if _narrower(column, have, declared, self._dialect):
+            problems.append(f"is {have.compile(dialect=dialect)}, where {declared} is needed")
+        return [f"column {column.name} {problem}" for problem in problems]
+
+
+def _narrower(column: sa.Column[Any], have: Any, declared: str, dialect: Dialect) -> bool:
+    """Is the existing type of another family, or too small for what the declared one takes?"""
+    kind: str = kind_of(column)
+    if kind in {"uuid", "enum"} and declared.startswith(("CHAR", "VARCHAR")):
+        kind = "text"  # what it is stored as
+    try:
+        found = kind_of(sa.Column(column.name, have))
+    except ConfigError:
+        return True
+    want = column.type
+    if found != kind or bool(getattr(have, "timezone", False)) != bool(getattr(want, "timezone", False)):
+        return True
+    return dialect.lengths_kept and kind in _LESS and _LESS[kind](have, want)
+
+
+def _less_text(have: Any, want: Any) -> bool:
+    length = 32 if isinstance(want, sa.Uuid) else want.length
+    padded = isinstance(have, sa.CHAR) and not isinstance(want, sa.CHAR | sa.Uuid)
+    return padded or (have.length is not None and (length is None or length > have.length))
+
+
+def _less_integer(have: Any, want: Any) -> bool:
+    return _bits(have) < _bits(want)
+
+
+def _bits(integer: Any) -> int:
+    return 16 if isinstance(integer, sa.SmallInteger) else 64 if isinstance(integer, sa.BigInteger) else 32
+
+
+def _less_decimal(have: Any, want: Any) -> bool:
+    if have.precision is None:
+        return False
+    scale, wanted = have.scale or 0, want.scale or 0
+    return want.precision is None or scale < wanted or have.precision - scale < want.precision - wanted
+
+
+def _less_float(have: Any, want: Any) -> bool:  # noqa: ARG001 - one signature for all
+    return isinstance(have, sa.REAL)
+
+
+def _less_time(have: Any, want: Any) -> bool:  # noqa: ARG001 - one signature for all
+    precision = getattr(have, "precision", None)
+    return precision is not None and precision < 6
+
+
+_LESS: dict[str, Callable[[Any, Any], bool]] = {
+    "text": _less_text,
+    "integer": _less_integer,
+    "decimal": _less_decimal,
+    "float": _less_float,
+    "datetime": _less_time,
+    "time": _less_time,
+}
