@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+import sqlalchemy as sa
+from confluent_kafka import Consumer, TopicPartition
 
 from tests.faults.cluster import ROOT, Cluster
 from tests.faults.recompute import Difference, compare, expected
@@ -52,8 +54,8 @@ def produce(bootstrap: str, topic: str, count: int, *, bad: float, seed: int, pa
     """Orders into a topic, by the project's own command."""
     command = [
         sys.executable,
-        "-m",
-        "waxwing.cli",
+        "-c",
+        "from waxwing.cli import main; main()",
         "produce",
         "orders",
         "--count",
@@ -87,6 +89,52 @@ def locked(url: str) -> Iterator[None]:
         connection.rollback()
 
 
+def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
+    """The log's end of every partition."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "storm"})
+    try:
+        numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in numbers}
+    finally:
+        consumer.close()
+
+
+def taken_in(url: str) -> int:
+    """Records behind the stored positions; 0 before there are any."""
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
+    try:
+        with engine.connect() as connection:
+            return int(connection.scalar(sa.text("SELECT sum(offset_next) FROM waxwing_progress")) or 0)
+    except sa.exc.DBAPIError:  # no such table yet
+        return 0
+
+
+def await_progress(url: str, cluster: Cluster, records: float, timeout_s: float = 60.0) -> None:
+    """Wait until so many more records were taken in, or the flow has ended."""
+    goal, deadline_s = taken_in(url) + records, time.monotonic() + timeout_s
+    while cluster.running() and taken_in(url) < goal:
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"no progress in {timeout_s} s: {cluster.output()[-3_000:]}")
+        time.sleep(0.02)
+
+
+def freeze(cluster: Cluster, url: str) -> None:
+    """SIGSTOP. With SQLite not while it holds the file's lock: no server ends that transaction, so no successor could begin."""
+    cluster.signal(signal.SIGSTOP)
+    while url.startswith("sqlite") and cluster.running():
+        probe = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=0)
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            cluster.signal(signal.SIGCONT)
+            time.sleep(0.005)
+            cluster.signal(signal.SIGSTOP)
+        else:
+            return
+        finally:
+            probe.close()
+
+
 def storm(
     bootstrap: str,
     url: str,
@@ -116,13 +164,17 @@ def storm(
     counts, fenced, number = [], 0, 0
     frozen_at = set(chance.sample(range(kills), min(freezes, kills)))
     stalled_at = chance.randrange(kills) if stall_s else -1
+    total = sum(end for end in end_offsets(bootstrap, topic).values())
     while number < kills:
         processes = number % 3 + 1
         counts.append(processes)
         with Cluster(flow, env, folder, processes=processes, name=f"run-{number}") as cluster:
-            time.sleep(chance.uniform(0.5, 4.5))
+            if number not in frozen_at and chance.random() < 0.2:
+                time.sleep(chance.uniform(0.3, 3.0))  # while it starts, takes over, begins
+            else:
+                await_progress(url, cluster, chance.uniform(0.2, 1.5) * (total - taken_in(url)) / (kills - number + 1))
             if number in frozen_at:
-                cluster.signal(signal.SIGSTOP)
+                freeze(cluster, url)
                 with Cluster(flow, env, folder, name=f"run-{number}-successor") as successor:
                     time.sleep(OWNER_STALE_S + chance.uniform(1, 4))
                     cluster.signal(signal.SIGCONT)
