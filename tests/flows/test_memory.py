@@ -77,7 +77,7 @@ def test_offsets_with_holes_are_kept() -> None:
 
 def test_a_target_that_the_source_does_not_know_is_a_clear_error() -> None:
     target = MemoryTarget()
-    with pytest.raises((ConfigError, RuntimeError), match="feeds=|error") as caught:
+    with pytest.raises((ConfigError, RuntimeError), match=r"feeds=|error") as caught:
         run_main(build(MemorySource([b"a"]), target))
     causes: list[BaseException | None] = [caught.value, caught.value.__cause__, caught.value.__context__]
     assert any(isinstance(cause, ConfigError) and "feeds=[target]" in str(cause) for cause in causes)
