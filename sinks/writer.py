@@ -95,13 +95,12 @@ class Writer:
         self._drop_session(release=True)
         if isinstance(error, StopError):
             error.context.setdefault("positions", {str(s): p.offset_next for s, p in self._admission.positions.items()})
-        with self._wake:
-            self._error = error
-            self._wake.notify_all()
         try:
-            runtime.fail(error)  # in a run this ends the process
-        except BaseException:
-            return  # elsewhere `put` and `flush` raise it
+            runtime.fail(error)  # in a run this ends the process, before a worker could raise it through Bytewax
+        except BaseException:  # elsewhere `put` and `flush` raise it
+            with self._wake:
+                self._error = error
+                self._wake.notify_all()
 
     def _gather(self) -> list[Batch[Any]] | None:
         """The batches of the next transaction; None when closing.

@@ -1,0 +1,202 @@
+"""The orders flow on real servers, as a user runs it: stopped, frozen, refused. Messages and exit codes are what a user sees."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from tests.faults.cluster import Cluster
+from tests.faults.recompute import compare, expected
+from tests.faults.storm import await_progress, produce, taken_in
+from tests.servers import Kafka, PostgreSQL
+from tests.servers.process import free_ports, until
+
+FLOW = "dataflows.orders"
+
+
+def settings(kafka: Kafka, url: str, topic: str, **more: str) -> dict[str, str]:
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(),
+        "DATABASE_URL": url,
+        "SOURCE_TOPIC": topic,
+        "OWNER_STALE_S": "1",
+        **more,
+    }
+
+
+def ended(env: Mapping[str, str], folder: Path, code: int, *words: str, timeout_s: float = 60.0, name: str = "run") -> str:
+    """Run the flow to its end; what it wrote. It must have one message with these words, and this exit code."""
+    with Cluster(FLOW, env, folder, name=name) as run:
+        codes = run.wait(timeout_s)
+        output = run.output()
+    assert codes == [code], output
+    assert "Traceback" not in output
+    assert "panicked" not in output
+    for word in words:
+        assert word in output, output
+    assert "postgres-secret" not in output
+    return output
+
+
+def test_sigterm_under_load_ends_within_5_s_and_no_row_is_written_a_second_time(
+    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    url, topic = postgresql.new_database(), kafka.new_topic(4)
+    produce(kafka.bootstrap(), topic, 300_000, bad=0.001, seed=3)
+    env = settings(kafka, url, topic, UNTIL="end")
+    with Cluster(FLOW, env, tmp_path, name="first") as run:
+        await_progress(url, run, 40_000)
+        asked_s = time.monotonic()
+        run.signal(signal.SIGTERM)
+        assert run.wait(20) == [0], run.output()
+        took_s = time.monotonic() - asked_s
+    assert took_s < 5.0
+    stopped_at = taken_in(url)
+    assert 40_000 <= stopped_at < 300_000
+    ended(env, tmp_path, 0, name="second")
+    difference = compare(url, expected(kafka.bootstrap(), topic))
+    assert difference.equal, difference
+    with psycopg.connect(url) as connection:
+        query = "SELECT n_tup_ins, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'orders'"
+        until(
+            lambda: connection.execute("SELECT pg_stat_clear_snapshot()") and connection.execute(query).fetchone() is not None,
+            timeout_s=10,
+            what="statistics",
+        )
+        inserted, updated = connection.execute(query).fetchone() or (0, 0)
+    # A COPY that met an existing key and was undone counts its rows as inserted; here no key comes twice.
+    assert (inserted, updated) == (difference.rows, 0)
+
+
+def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
+    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    url, topic = postgresql.new_database(), kafka.new_topic(2)
+    produce(kafka.bootstrap(), topic, 200_000, bad=0.0, seed=5, partitions=2)
+    # The server ends what a frozen process holds after 3 s.
+    env = settings(
+        kafka, url, topic, UNTIL="end", DATABASE_STATEMENT_TIMEOUT_S="3", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500"
+    )
+    inside = "SELECT count(*) FROM pg_locks WHERE relation = 'waxwing_progress'::regclass AND mode = 'RowExclusiveLock'"
+    with Cluster(FLOW, env, tmp_path, name="zombie") as zombie, psycopg.connect(url, autocommit=True) as connection:
+        await_progress(url, zombie, 10_000)
+        for _ in range(500):
+            zombie.signal(signal.SIGSTOP)
+            if (connection.execute(inside).fetchone() or [0])[0]:
+                break
+            zombie.signal(signal.SIGCONT)
+            time.sleep(0.003)
+        else:
+            pytest.fail("it was never met inside a transaction")
+        ended(env, tmp_path, 0, name="successor", timeout_s=60)
+        zombie.signal(signal.SIGCONT)
+        assert zombie.wait(30) == [76], zombie.output()
+        assert "taken over" in zombie.output()
+    difference = compare(url, expected(kafka.bootstrap(), topic))
+    assert difference.equal, difference
+
+
+def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url, topic = postgresql.new_database(), kafka.new_topic(4)
+    produce(kafka.bootstrap(), topic, 100_000, bad=0.001, seed=6)
+    env = settings(kafka, url, topic, UNTIL="end", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500")
+    with Cluster(FLOW, env, tmp_path, name="first") as run, psycopg.connect(url) as blocker:
+        await_progress(url, run, 10_000)
+        blocker.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
+        time.sleep(4)
+        run.kill()
+    ended(env, tmp_path, 0, name="second")
+    difference = compare(url, expected(kafka.bootstrap(), topic))
+    assert difference.equal, difference
+
+
+def test_a_trickle_is_visible_within_a_second_or_so(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url, topic = postgresql.new_database(), kafka.new_topic(1)
+    with Cluster(FLOW, settings(kafka, url, topic), tmp_path) as run:
+        produce(kafka.bootstrap(), topic, 1, bad=0.0, seed=1, partitions=1)
+        await_progress(url, run, 1, timeout_s=30)
+        produce(kafka.bootstrap(), topic, 1, bad=0.0, seed=2, partitions=1)
+        delivered_s = time.monotonic()
+        await_progress(url, run, 1 if taken_in(url) < 2 else 0, timeout_s=30)
+        assert time.monotonic() - delivered_s < 5.0  # one second, and room for a loaded machine
+        run.signal(signal.SIGTERM)
+        assert run.wait(10) == [0]
+
+
+def test_the_database_is_restarted_while_it_runs(kafka: Kafka, tmp_path: Path) -> None:
+    with PostgreSQL() as own:
+        url, topic = own.new_database(), kafka.new_topic(4)
+        produce(kafka.bootstrap(), topic, 200_000, bad=0.001, seed=8)
+        env = settings(kafka, url, topic, UNTIL="end", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500")
+        with Cluster(FLOW, env, tmp_path) as run:
+            for number in (1, 2):
+                await_progress(url, run, 30_000)
+                own.kill() if number == 1 else own.stop()
+                own.start()
+            assert run.wait(120) == [0], run.output()
+            assert '"event": "retry"' in run.output()
+        difference = compare(url, expected(kafka.bootstrap(), topic))
+        assert difference.equal, difference
+
+
+def test_a_database_that_is_down_is_waited_for_then_75(kafka: Kafka, tmp_path: Path) -> None:
+    url = f"postgresql://postgres:postgres-secret@127.0.0.1:{free_ports(1)[0]}/shop"
+    ended(settings(kafka, url, kafka.new_topic(), RETRY_MAX_S="3"), tmp_path, 75, "127.0.0.1", "refused")
+
+
+def test_a_wrong_password_of_the_database_is_78_and_names_the_setting(
+    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    url = postgresql.new_database().replace("postgres-secret", "not-the-password")
+    output = ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "DATABASE_URL", "password")
+    assert "not-the-password" not in output
+
+
+def test_a_table_that_does_not_fit_is_78_with_all_differences(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url = postgresql.new_database()
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "CREATE TABLE orders (id varchar(20) PRIMARY KEY, order_id int NOT NULL, quantity int, must int NOT NULL)"
+        )
+    ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "order_id", "must", "VARCHAR(20)")
+
+
+def test_a_second_deployment_gives_up_while_the_first_is_alive(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    url, topic = postgresql.new_database(), kafka.new_topic(1)
+    produce(kafka.bootstrap(), topic, 10_000, bad=0.0, seed=1, partitions=1)
+    env = settings(kafka, url, topic)
+    with Cluster(FLOW, env, tmp_path, name="first") as first:
+        await_progress(url, first, 10_000)
+        with Cluster(FLOW, env, tmp_path, name="second") as second:
+            produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
+            assert second.wait(30) == [76], second.output()
+            assert "alive" in second.output()
+        until(lambda: taken_in(url) == 11_000, timeout_s=20, what="the first one's progress")
+        first.signal(signal.SIGTERM)
+        assert first.wait(10) == [0], first.output()
+
+
+def test_too_many_bad_records_stop_the_flow_and_resume_lets_them_pass(
+    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
+) -> None:
+    import subprocess
+    import sys
+
+    url, topic = postgresql.new_database(), kafka.new_topic(1)
+    produce(kafka.bootstrap(), topic, 3_000, bad=1.0, seed=1, partitions=1)
+    env = settings(kafka, url, topic, UNTIL="end", BAD_RUN_MAX="500")
+    for attempt in ("first", "second"):  # a restart does not reset the limit
+        ended(env, tmp_path, 65, "bad records in a row", "waxwing resume orders", name=attempt)
+    command = [sys.executable, "-c", "from waxwing.cli import main; main()", "resume", "orders"]
+    subprocess.run(command, check=True, env={**env, "PATH": ""}, timeout=60, capture_output=True)
+    ended(env, tmp_path, 0, name="third")
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM waxwing_dead_letters")) == 3_000
+    engine.dispose()
