@@ -11,11 +11,13 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import orjson
 import pydantic
+import sqlalchemy as sa
 from dotenv.parser import parse_stream
 from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
+from waxwing.databases import database_for
 from waxwing.errors import ConfigError
 from waxwing.settings import Group
 
@@ -59,6 +61,7 @@ def load(kind: type[G], *, partial: bool = False) -> G:
     problems: list[str] = []
     given = read(kind, problems, partial=partial)
     settings = _validated(kind, given, problems)
+    problems += _database(given)
     problems += contradictions(given, kind.model_fields.keys(), partial=partial)
     if problems or settings is None:
         several = f"{len(problems)} settings are wrong:\n- " if len(problems) > 1 else "A setting is wrong: "
@@ -189,6 +192,19 @@ def _validated(kind: type[G], given: Mapping[str, Given], problems: list[str]) -
 def _field_of(kind: type[Group], place: str) -> str:
     """The field of an error's place, which pydantic gives by the name or by an alias."""
     return next((f for f, names in _fields(kind) if place == f or place.upper() in names), place)
+
+
+def _database(given: Mapping[str, Given]) -> Iterator[str]:
+    """What is wrong with the address of the database, without its password."""
+    one = given.get("database_url")
+    if one is None:
+        return
+    try:
+        database_for(sa.make_url(one.text))
+    except ConfigError as error:
+        yield f"{one}: {error}"
+    except (sa.exc.ArgumentError, ValueError):
+        yield f"{one} is no URL such as postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/orders.sqlite."
 
 
 # Settings that mean nothing, or something else than was meant, without another one.

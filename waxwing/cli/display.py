@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from waxwing import log
 COUNTS = ("records", "rows", "dead_letters", "retries")
 REFRESH_PER_S = 4
 RATE_WINDOW_S = 5.0
+_MESH_FORMS = re.compile(rb"^worker \d+:\s+error connecting to worker \d+: .*retrying$")
 _STYLES = {"warning": "yellow", "error": "red"}
 
 
@@ -30,7 +32,7 @@ class Display:
         self._flow, self._processes = flow, processes
         self._now: dict[int, Counter[str]] = {}  # by process, since its start
         self._before: Counter[str] = Counter()  # of runs that have ended
-        self._runs = 0
+        self._restarts = 0
         self._started_s = time.monotonic()
         self._samples: list[tuple[float, int]] = []
         self._lock = threading.Lock()
@@ -71,6 +73,13 @@ class Display:
                 sys.stderr.write(json.dumps({**event, "process": process}, ensure_ascii=False) + "\n")
                 sys.stderr.flush()
 
+    def pass_through(self, lines: IO[bytes]) -> None:
+        """Hand on what a process writes to stdout, to its end; without Bytewax's remarks while the mesh is being formed."""
+        for line in lines:
+            if not _MESH_FORMS.match(line):
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+
     def say(self, level: str, event: str, message: str, **fields: Any) -> None:
         """Say something of the supervisor's own."""
         if log.terminal:
@@ -79,12 +88,16 @@ class Display:
             (log.warning if level == "warning" else log.info)(event, message, **fields)
 
     def run_ended(self) -> None:
-        """All processes have ended; they may be started again, and then count from zero."""
+        """All processes have ended; where they are started again they count from zero."""
         with self._lock:
             for counts in self._now.values():
                 self._before += counts
             self._now = {}
-            self._runs += 1
+
+    def restarting(self, message: str, **fields: Any) -> None:
+        """All processes are about to be started again."""
+        self._restarts += 1
+        self.say("warning", "restarting", message, **fields)
 
     def summary(self, exit_code: int) -> None:
         """The last words."""
@@ -94,9 +107,9 @@ class Display:
         text = (
             f"{self._flow}: {counts['records']:,} records taken in, {counts['rows']:,} rows written, "
             f"{counts['dead_letters']:,} dead letters, "
-            f"by {_number(self._processes, 'process', 'processes')} in {seconds:.1f} s, {_number(self._runs - 1, 'restart')}."
+            f"by {_number(self._processes, 'process', 'processes')} in {seconds:.1f} s, {_number(self._restarts, 'restart')}."
         )
-        self.say("info", "run_summary", text, **counts, seconds=round(seconds, 1), restarts=self._runs - 1, exit_code=exit_code)
+        self.say("info", "run_summary", text, **counts, seconds=round(seconds, 1), restarts=self._restarts, exit_code=exit_code)
 
     def _counts(self) -> dict[str, int]:
         with self._lock:
@@ -113,7 +126,7 @@ class Display:
         text += f"  {rate:,.0f} records/s"
         if self._processes > 1:
             text += f"  {self._processes} processes"
-        return Text(text + (f"  {_number(self._runs, 'restart')}" if self._runs else ""), style="bold")
+        return Text(text + (f"  {_number(self._restarts, 'restart')}" if self._restarts else ""), style="bold")
 
     def _pass_on(self, process: int, text: str) -> None:
         """A line that is not ours: of a library, or Bytewax."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -15,15 +16,16 @@ from rich.table import Table
 from sinks import Append, SqlTarget
 from waxwing import log
 from waxwing.configuration import load
+from waxwing.databases import database_for
 from waxwing.errors import ConfigError
-from waxwing.kafka_client import client_config, make_client
+from waxwing.kafka_client import client_config, make_client, reason_of
 from waxwing.settings import KafkaSettings, SqlSettings
 from waxwing.target import Position
 
 KAFKA_TIMEOUT_S = 10.0
 REASONS_SHOWN = 30
 # The commands touch Waxwing's own tables only; a target wants a table of yours as well.
-_NO_TABLE = sa.Table("none", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+_NO_TABLE = sa.Table("waxwing_progress", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
 
 
 class PositionsSettings(KafkaSettings, SqlSettings):
@@ -112,12 +114,30 @@ def _steps(settings: SqlSettings, flow: str) -> Sequence[str]:
         ConfigError: none has.
     """
     target = _target(settings, flow, "")
-    steps = sorted(target.steps())
+    try:
+        steps = sorted(target.steps())
+    except ConfigError:
+        if not _never_used(settings):
+            raise
+        steps = []
     if not steps:
-        raise ConfigError(
-            f"{target.name.partition(' in ')[2]} holds no positions of a flow {flow!r}.", hint="Is DATABASE_URL the flow's?"
-        )
+        where = target.name.partition(" in ")[2]
+        raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint="Is DATABASE_URL the flow's?")
     return steps
+
+
+def _never_used(settings: SqlSettings) -> bool:
+    """Is this a database without Waxwing's tables?"""
+    url = sa.make_url(settings.database_url.get_secret_value())
+    engine = database_for(url).engine(
+        url,
+        connect_timeout_s=settings.database_connect_timeout_s,
+        lock_timeout_s=settings.database_lock_timeout_s,
+        statement_timeout_s=settings.database_statement_timeout_s,
+    )
+    with contextlib.suppress(sa.exc.DBAPIError), engine.connect() as connection:
+        return not sa.inspect(connection).has_table(_NO_TABLE.name)
+    return False
 
 
 def _demand(flow: str, step: str, steps: Sequence[str]) -> None:
@@ -138,7 +158,8 @@ def _ends(settings: KafkaSettings, partitions: Sequence[tuple[str, int]]) -> dic
         for place, future in asked.items():
             ends[place.topic, place.partition] = future.result(KAFKA_TIMEOUT_S).offset
     except (KafkaException, TimeoutError) as error:
-        log.warning("kafka_away", f"Kafka did not say how long the logs are: {error}")
+        why = reason_of(error.args[0]) if isinstance(error, KafkaException) else f"no answer within {KAFKA_TIMEOUT_S:.0f} s"
+        log.warning("kafka_away", f"Kafka at {settings.kafka_bootstrap_servers} did not say how long the logs are: {why}.")
     return ends
 
 

@@ -153,7 +153,7 @@ def _without_password(text: str) -> str:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError):
         return HIDDEN
-    hidden = {key: "***" if _SECRET_KEY.search(key) else value for key, value in url.query.items()}
+    hidden = {key: "hidden" if _SECRET_KEY.search(key) else value for key, value in url.query.items()}
     return url.set(query=hidden).render_as_string(hide_password=True)
 
 

@@ -28,10 +28,11 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
 # A run that lasted this long was well: the wait before the next restart is short again.
 WELL_AFTER_S = 60.0
-# After the first process has failed, and after a signal to stop, the others have this long; then they are ended, then killed.
-PEERS_END_S = 15.0
+# After the first process has failed, and after a signal to stop, the others have this long to say why and to end. Then they are
+# killed: a mesh that has lost a process can't end well, and being killed costs a flow nothing but time.
+PEERS_END_S = 3.0
 STOP_S = 30.0
-KILL_AFTER_S = 5.0
+READERS_END_S = 5.0
 POLL_S = 0.05
 # Which of several exit codes is the reason, the others being what followed.
 _REASONS = (EXIT_CONFIG, EXIT_DATA, EXIT_FENCED, EXIT_BUG)
@@ -93,35 +94,33 @@ class Supervisor:
                 [sys.executable, "-m", "waxwing.cli.child", str(os.getpid()), self._flow, *mesh, *self._args],
                 env=self._display.environment(),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 # A group of its own: Ctrl-C reaches it once, through this process, and a second time means "at once".
                 process_group=0,
             )
             self._children.append(child)
-            reader = threading.Thread(target=self._display.read, args=(number, child.stderr), daemon=True)
-            reader.start()
-            readers.append(reader)
+            for call in ((self._display.read, number, child.stderr), (self._display.pass_through, child.stdout)):
+                reader = threading.Thread(target=call[0], args=call[1:], daemon=True)
+                reader.start()
+                readers.append(reader)
         if self._stop_signal is not None:  # it came while they were being started
             self._signal(self._stop_signal)
         codes = self._wait()
         for reader in readers:
-            reader.join(timeout=KILL_AFTER_S)
+            reader.join(timeout=READERS_END_S)
         return codes
 
     def _wait(self) -> list[int]:
         """Wait until all have ended: by themselves, or because one has failed, or because of a signal that was passed on."""
-        failed_s = ended_s = 0.0
+        failed_s = 0.0
         while any(child.poll() is None for child in self._children):
             now_s = time.monotonic()
             if any(child.returncode for child in self._children):
                 failed_s = failed_s or now_s
-            too_late = (failed_s and now_s > failed_s + PEERS_END_S) or (
-                self._stop_asked_s and now_s > self._stop_asked_s + STOP_S
-            )
-            if too_late and not ended_s:
-                ended_s = now_s
-                self._signal(signal.SIGTERM)
-            if ended_s and now_s > ended_s + KILL_AFTER_S:
+            slow_peers = failed_s and now_s > failed_s + PEERS_END_S
+            slow_stop = self._stop_asked_s and now_s > self._stop_asked_s + STOP_S
+            if slow_peers or slow_stop:
                 self._signal(signal.SIGKILL)
             time.sleep(POLL_S)
         return [child.returncode for child in self._children]
@@ -150,9 +149,7 @@ class Supervisor:
     def _back_off(self, in_a_row: int, codes: Sequence[int]) -> None:
         wait_s = min(BACKOFF_FIRST_S * 2 ** (in_a_row - 1), BACKOFF_MAX_S) * random.uniform(0.75, 1.0)
         how = ", ".join(f"process {number} {_ended(code)}" for number, code in enumerate(codes) if code)
-        self._display.say(
-            "warning", "restarting", f"{how[0].upper()}{how[1:]}. Starting all again in {wait_s:.1f} s.", codes=list(codes)
-        )
+        self._display.restarting(f"{how[0].upper()}{how[1:]}. Starting all again in {wait_s:.1f} s.", codes=list(codes))
         until_s = time.monotonic() + wait_s
         while time.monotonic() < until_s and self._stop_signal is None:
             time.sleep(POLL_S)

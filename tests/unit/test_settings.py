@@ -1,0 +1,295 @@
+"""Settings: where they come from, what is refused and how; and what is generated from them."""
+
+from __future__ import annotations
+
+import os
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from dataflows.orders import OrdersSettings
+from waxwing.cli.reference import HIDDEN, env_file, markdown, shown
+from waxwing.configuration import ENV_FILE, environment_names, load, names_of, read
+from waxwing.errors import ConfigError
+from waxwing.settings import KafkaSettings, SqlSettings
+
+ROOT = Path(__file__).parents[2]
+NAMES = names_of(OrdersSettings)
+SECRET = "s3cret-w0rd"
+BOTH = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092", "DATABASE_URL": "sqlite:///orders.sqlite"}
+
+
+class Place:
+    """An environment and a working folder of a test's own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self._monkeypatch, self._folder = monkeypatch, folder
+
+    def __call__(self, dotenv: str | None = None, **environment: str) -> Place:
+        for name in os.environ:
+            if name.upper() in NAMES:
+                self._monkeypatch.delenv(name)
+        for name, value in environment.items():
+            self._monkeypatch.setenv(name, value)
+        self._folder.joinpath(ENV_FILE).unlink(missing_ok=True)
+        if dotenv is not None:
+            self._folder.joinpath(ENV_FILE).write_text(dotenv)
+        return self
+
+    def refusal(self, kind: type[KafkaSettings] = OrdersSettings) -> str:
+        with pytest.raises(ConfigError) as refused:
+            load(kind)
+        return str(refused.value)
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
+    monkeypatch.chdir(tmp_path)
+    return Place(monkeypatch, tmp_path)
+
+
+TLS = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
+
+
+# -- where they come from --------------------------------------------------------------------------
+
+
+def test_with_nothing_given_every_setting_has_its_default(place: Place) -> None:
+    place()
+    assert load(OrdersSettings) == OrdersSettings()
+
+
+def test_the_environment_wins_over_the_file_also_by_the_other_name(place: Place) -> None:
+    place(
+        "KAFKA_BOOTSTRAP_SERVERS=file:1\nSINK_GROUP_ID=file\nLANES=7\n",
+        **BOTH | {"KAFKA_BOOTSTRAP_SERVERS": ""},
+        KAFKA_BROKERS="env:1",
+    )
+    loaded = load(OrdersSettings)
+    assert (loaded.kafka_bootstrap_servers, loaded.kafka_group_id, loaded.lanes) == ("env:1", "file", 7)
+
+
+def test_an_empty_value_counts_as_none(place: Place) -> None:
+    place("LANES=\n", START="")
+    assert load(OrdersSettings) == OrdersSettings()
+
+
+def test_every_setting_can_be_given_by_each_of_its_names(place: Place) -> None:
+    for field, info in OrdersSettings.model_fields.items():
+        for name in environment_names(field, info):
+            place(**{name: "1"})
+            assert read(OrdersSettings, [])[field].name == name
+
+
+def test_json_becomes_the_settings_of_librdkafka(place: Place) -> None:
+    place(**BOTH, KAFKA_CONFIG='{"fetch.max.bytes": 1000}')
+    assert load(OrdersSettings).kafka_config == {"fetch.max.bytes": 1000}
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"LANES": "0"}, "A setting is wrong: LANES: must be greater than or equal to 1 (it is '0')."),
+        ({"LANES": "many"}, "LANES: must be a valid integer, unable to parse string as an integer (it is 'many')."),
+        ({"UNTIL": "END"}, "UNTIL: must be '' or 'end' (it is 'END')."),
+        ({"START": "yesterday"}, "START: must be earliest, latest, or a time with its zone"),
+        ({"START": "2026-01-31T00:00:00"}, "START: must be earliest, latest, or a time with its zone"),
+        ({"SOURCE_TOPIC": "raw orders"}, "SOURCE_TOPIC: must be made of letters, digits,"),
+        (BOTH | {"KAFKA_BOOTSTRAP_SERVERS": "a:1;b:1"}, "KAFKA_BOOTSTRAP_SERVERS: must be host:port, several separated"),
+        ({"KAFKA_CONFIG": "{'a': 1}"}, "KAFKA_CONFIG is no JSON:"),
+        ({"KAFKA_CONFIG": "[1]"}, "KAFKA_CONFIG: must be a valid dictionary."),
+        (BOTH | {"DATABASE_URL": "orders.sqlite"}, "DATABASE_URL is no URL such as postgresql://"),
+        (BOTH | {"DATABASE_URL": "oracle://h/x"}, "DATABASE_URL: No database is known for URLs that begin with oracle://."),
+    ],
+)  # fmt: skip
+def test_a_value_that_does_not_fit_is_refused_by_its_name(place: Place, environment: dict[str, str], reason: str) -> None:
+    assert reason in place(**environment).refusal()
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"KAFKA_BROKERS": "a:1", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}, ("KAFKA_BROKERS", "KAFKA_BOOTSTRAP_SERVERS")),
+        ({"KAFKA_GROUP_ID": "a", "SINK_GROUP_ID": "b"}, ("KAFKA_GROUP_ID", "SINK_GROUP_ID")),
+        ({"KAFKA_BROKERS": "a:1"}, ("KAFKA_BROKERS", "DATABASE_URL")),
+        ({"DATABASE_URL": "sqlite:///x"}, ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS")),
+        ({"DATABASE_TABLE": "x"}, ("DATABASE_TABLE", "DATABASE_URL")),
+        (BOTH | {"KAFKA_SASL_USERNAME": "a"}, ("KAFKA_SASL_USERNAME", "KAFKA_SECURITY_PROTOCOL")),
+        (BOTH | {"KAFKA_SASL_USERNAME": "a", **TLS}, ("KAFKA_SASL_USERNAME", "KAFKA_SECURITY_PROTOCOL")),
+        (BOTH | {"KAFKA_SSL_CA_FILE": "a"}, ("KAFKA_SSL_CA_FILE", "KAFKA_SECURITY_PROTOCOL")),
+        (BOTH | {"KAFKA_SSL_KEY_FILE": "a", **TLS}, ("KAFKA_SSL_KEY_FILE", "KAFKA_SSL_CERTIFICATE_FILE")),
+        (BOTH | {"KAFKA_SSL_KEY_PASSWORD": "a", **TLS}, ("KAFKA_SSL_KEY_PASSWORD", "KAFKA_SSL_KEY_FILE")),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_are_both_named(place: Place, environment: dict[str, str], named: tuple[str, str]) -> None:
+    problems = place(**environment).refusal().splitlines()
+    assert any(all(name in problem for name in named) for problem in problems), problems
+
+
+def test_both_names_with_one_value_are_no_contradiction(place: Place) -> None:
+    place(**BOTH, KAFKA_BROKERS=BOTH["KAFKA_BOOTSTRAP_SERVERS"])
+    assert load(OrdersSettings).kafka_bootstrap_servers == "127.0.0.1:9092"
+
+
+def test_a_command_that_needs_kafka_alone_takes_it_alone(place: Place) -> None:
+    place("DATABASE_URL=sqlite:///x\nMY_OWN=1\n", KAFKA_BROKERS="a:1")
+    assert load(KafkaSettings, partial=True).kafka_bootstrap_servers == "a:1"
+
+
+def test_all_problems_are_told_at_once_a_line_each(place: Place) -> None:
+    told = place("LANES=x\nNONSENSE=1\n", DATABASE_ULR="x", START="x", KAFKA_BROKERS="a:1").refusal()
+    assert told.startswith("5 settings are wrong:\n- ")
+    assert len(told.splitlines()) == 6
+    for part in ("LANES in .env", "NONSENSE in .env", "DATABASE_ULR", "START", "DATABASE_URL"):
+        assert part in told
+
+
+# -- names ------------------------------------------------------------------------------------------
+
+
+@st.composite
+def mistyped(draw: st.DrawFn) -> str:
+    """A name of ours with one letter added, lost, changed, or swapped with the next."""
+    name = draw(st.sampled_from([name for name in NAMES if len(name) >= 11]))
+    at = draw(st.integers(0, len(name) - 2))
+    letter = draw(st.sampled_from(string.ascii_uppercase + "_"))
+    how = draw(st.sampled_from(["add", "lose", "change", "swap"]))
+    changed = {
+        "add": name[:at] + letter + name[at:],
+        "lose": name[:at] + name[at + 1 :],
+        "change": name[:at] + letter + name[at + 1 :],
+        "swap": name[:at] + name[at + 1] + name[at] + name[at + 2 :],
+    }[how]
+    assume(changed not in NAMES)
+    return changed
+
+
+@given(name=mistyped(), in_file=st.booleans())
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_mistyped_name_is_told_wherever_it_stands(place: Place, name: str, in_file: bool) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fresh = Place(monkeypatch, Path.cwd())
+        told = (fresh(f"{name}=1\n") if in_file else fresh(**{name: "1"})).refusal()
+    assert f"{name}{' in .env' if in_file else ''} is no setting: did you mean " in told
+
+
+@given(name=st.text(string.ascii_uppercase, min_size=1, max_size=30))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_unknown_name_in_the_file_is_told_with_the_nearest(place: Place, name: str) -> None:
+    assume(name not in NAMES)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        told = Place(monkeypatch, Path.cwd())(f"{name}=1\n").refusal()
+    assert f"{name} in .env is no setting:" in told
+    assert any(known in told for known in NAMES)
+
+
+def test_names_of_others_in_the_environment_are_left_alone(place: Place) -> None:
+    place(
+        LINES="50",
+        COLUMNS="80",
+        BYTEWAX_WORKERS_PER_PROCESS="2",
+        DATABASE="x",
+        KAFKA_HOME="/opt/kafka",
+        KAFKA_SSL_KEYSTORE_PASSWORD="x",
+    )
+    assert load(OrdersSettings) == OrdersSettings()
+
+
+def test_a_lower_case_name_is_a_mistyped_one(place: Place) -> None:
+    assert "database_url is no setting: did you mean DATABASE_URL?" in place(database_url="sqlite:///x").refusal()
+
+
+def test_bytewax_s_own_variables_have_no_effect_in_the_file(place: Place) -> None:
+    assert "BYTEWAX_WORKERS_PER_PROCESS in .env has no effect" in place("BYTEWAX_WORKERS_PER_PROCESS=2\n").refusal()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("this is nothing\n", "line 1 is not NAME=value"),
+        ("LANES=1\nSTART\n", "line 2 is not NAME=value"),
+        ("LANES=1\n\nLANES=2\n", "LANES again, with another value"),
+    ],
+)
+def test_a_file_that_can_t_be_meant_is_refused(place: Place, text: str, reason: str) -> None:
+    assert reason in place(text).refusal()
+
+
+# -- secrets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"DATABASE_URL": f"nothing:{SECRET}"},
+        {"DATABASE_URL": f"postgresql://u:{SECRET}@h:port/x"},
+        {"DATABASE_URL": f"oracle://u:{SECRET}@h/x"},
+        {"DATABASE_ULR": f"postgresql://u:{SECRET}@h/x"},
+        {"KAFKA_SASL_PASSWORD": SECRET},
+        {"KAFKA_SSL_KEY_PASSWORD": SECRET},
+        {"KAFKA_CONFIG": f'{{"sasl.password": "{SECRET}"'},
+        {"KAFKA_CONFIG": f'["{SECRET}"]'},
+    ],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_no_refusal_holds_a_secret(place: Place, environment: dict[str, str], in_file: bool) -> None:
+    lines = "".join(f"{name}='{value}'\n" for name, value in environment.items())
+    told = (place(lines) if in_file else place(**environment)).refusal()
+    assert SECRET not in told
+    assert SECRET not in place(f"nonsense {lines}").refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        (
+            "DATABASE_URL",
+            f"postgresql://u:{SECRET}@h/x?sslpassword={SECRET}&a=b",
+            "postgresql://u:***@h/x?a=b&sslpassword=hidden",
+        ),
+        ("DATABASE_URL", f"u:{SECRET}", HIDDEN),
+        ("KAFKA_SASL_PASSWORD", SECRET, HIDDEN),
+        ("KAFKA_CONFIG", f'{{"sasl.password": "{SECRET}", "a": 1}}', '{"sasl.password": "(hidden)", "a": 1}'),
+        ("KAFKA_CONFIG", SECRET, HIDDEN),
+        ("SOURCE_TOPIC", "x", "x"),
+    ],
+)
+def test_a_setting_is_shown_without_its_secrets(place: Place, name: str, value: str, seen: str) -> None:
+    place(**{name: value})
+    field = name.lower()
+    assert shown(field, OrdersSettings.model_fields[field], read(OrdersSettings, [])[field]) == seen
+
+
+# -- what is made from them ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("file", "made", "how"), [(".env.example", env_file, "env"), ("docs/settings.md", markdown, "markdown")])
+def test_the_generated_files_are_up_to_date(file: str, made: object, how: str) -> None:
+    assert callable(made)
+    assert (ROOT / file).read_text() == made(OrdersSettings), f"stale: waxwing settings --format {how} > {file}"
+
+
+def test_the_example_file_can_be_used_as_it_is_and_with_its_addresses(place: Place) -> None:
+    text = env_file(OrdersSettings)
+    place(text)
+    assert load(OrdersSettings) == OrdersSettings()
+    place(text.replace("#KAFKA_BOOTSTRAP", "KAFKA_BOOTSTRAP").replace("#DATABASE_URL", "DATABASE_URL"))
+    assert load(OrdersSettings).kafka_bootstrap_servers == "127.0.0.1:9092"
+
+
+def test_every_setting_has_a_description_and_stands_in_the_reference() -> None:
+    reference = markdown(OrdersSettings)
+    for field, info in OrdersSettings.model_fields.items():
+        assert info.description
+        assert f"`{field.upper()}`" in reference
+
+
+def test_groups_made_in_code_do_not_read_the_environment(place: Place) -> None:
+    place("LANES=7\n", LANES="9")
+    assert SqlSettings().lanes == 4
