@@ -17,6 +17,7 @@ from waxwing.target import Target
 
 COMMIT_INTERVAL_S = 5.0
 LAST_COMMIT_MAX_S = 3.0
+PASSES_WHEN_CLOSED = 2
 
 
 class Durable:
@@ -58,11 +59,12 @@ class GroupOffsets(threading.Thread):
     Args:
         settings: brokers, group and topic.
         positions: the durable position of each partition; asked with True when the run has ended well.
+        closed: has the source ended? Sinks may then still be writing, so it goes on for a moment.
     """
 
-    def __init__(self, settings: KafkaSettings, positions: Callable[[bool], dict[int, int]]) -> None:
+    def __init__(self, settings: KafkaSettings, positions: Callable[[bool], dict[int, int]], closed: Callable[[], bool]) -> None:
         super().__init__(name="group-offsets", daemon=True)
-        self._settings, self._positions = settings, positions
+        self._settings, self._positions, self._closed = settings, positions, closed
         self._ended = threading.Event()
         self._committed: dict[int, int] = {}
         self._said = False
@@ -78,9 +80,11 @@ class GroupOffsets(threading.Thread):
         config = {**client_config(self._settings), "group.id": self._settings.kafka_group_id, "enable.auto.commit": False}
         consumer = make_client(Consumer, config, self._settings)
         try:
-            while not self._ended.wait(COMMIT_INTERVAL_S):
+            passes = PASSES_WHEN_CLOSED
+            while passes and not self._ended.wait(COMMIT_INTERVAL_S):
                 self._commit(consumer, at_end=False)
-            self._commit(consumer, at_end=True)
+                passes = passes - 1 if self._closed() else PASSES_WHEN_CLOSED
+            self._commit(consumer, at_end=self._ended.is_set())
         finally:
             consumer.close()
 

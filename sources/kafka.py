@@ -9,8 +9,8 @@ from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
 
 from sources.group_offsets import Durable, GroupOffsets
-from sources.kafka_lane import Lane, LaneState, Raw
-from sources.kafka_start import start_time_ms
+from sources.kafka_lane import Lane, Raw
+from sources.kafka_start import LaneState
 from sources.kafka_topic import TopicWatch
 from waxwing import runtime
 from waxwing.batch import lane_name
@@ -41,7 +41,6 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
     """
 
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target] = (), flow: str = "") -> None:
-        start_time_ms(settings.start)
         client_config(settings)  # what is wrong with them is said before anything starts
         self._settings, self._feeds, self._flow = settings, tuple(feeds), flow
         self._shared: tuple[TopicWatch, Durable] | None = None
@@ -67,7 +66,7 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
             topic = TopicWatch(self._settings, self._feeds, flow)
             durable = Durable(self._feeds, self._settings.source_topic, lambda: topic.topic_id)
             self._shared = (topic, durable)
-            offsets = GroupOffsets(self._settings, durable.positions)
+            offsets = GroupOffsets(self._settings, durable.positions, lambda: topic.closed)
             topic.start()
             offsets.start()
             runtime.at_end(offsets.finish)

@@ -102,12 +102,14 @@ class Broker:
 
     def _cluster_id(self, timeout_s: float) -> str:
         until_s = time.monotonic() + timeout_s
-        while not (cluster := self._admin.cluster_id(timeout=0.25)):
+        while True:
+            try:
+                return self._admin.cluster_id(timeout=0.25)
+            except KafkaException:
+                if time.monotonic() > until_s:
+                    raise
             self._admin.poll(0)
             self._look_up()
-            if time.monotonic() > until_s:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return cluster
 
     def _answers(self, futures: Mapping[Any, Future[T]], timeout_s: float) -> dict[Any, T]:
         until_s = time.monotonic() + timeout_s + 1.0

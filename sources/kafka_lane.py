@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import TypedDict
 
 from bytewax.inputs import StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -14,7 +12,8 @@ from typing_extensions import override
 
 from sources.group_offsets import Durable
 from sources.kafka_messages import Fetched
-from sources.kafka_topic import Lost, OpenPart, TopicWatch
+from sources.kafka_start import LaneState, Lost, OpenPart
+from sources.kafka_topic import TopicWatch
 from waxwing import runtime
 from waxwing.batch import Batch, Stream, lane_name, raw
 from waxwing.errors import DataError, OffsetGap
@@ -36,14 +35,6 @@ _LOOK_AGAIN = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
 }
-
-
-class LaneState(TypedDict):
-    """What a lane keeps in Bytewax's recovery store: it decides where no target of ours remembers."""
-
-    topic_id: str
-    offsets: Mapping[int, int]
-    ends: Mapping[int, int | None]
 
 
 class Reader:
@@ -96,10 +87,9 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         self._stream: Stream | None = None
         self._revision = -1
         self._awake_after_s = 0.0
-        self._consumer = make_client(Consumer, {**lane_config(settings), "error_cb": self._on_error}, settings)
-        topic.enter(
-            number, resume["offsets"] if resume else None, resume["topic_id"] if resume else "", resume["ends"] if resume else {}
-        )
+        # Whatever is wrong with a connection: the watch asks for itself, logs, waits, and gives up in time.
+        self._consumer = make_client(Consumer, {**lane_config(settings), "error_cb": lambda _: topic.look()}, settings)
+        topic.enter(number, resume)
 
     @override
     def next_batch(self) -> list[Raw]:
@@ -107,7 +97,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             return self._next_batch()
         except StopIteration:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the process ends by it, or it is raised
             runtime.fail(error)
 
     def _next_batch(self) -> list[Raw]:
@@ -133,11 +123,11 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         batches: list[Raw] = []
         for partition, found in runs.items():
             reader = self._readers.get(partition)
-            eof = None
+            records, eof = found, None
             if any(map(Message.error, found)):
-                found, eof = self._without_events(found, reader)
+                records, eof = self._without_events(found, reader)
             if reader is not None:  # else it has reached its end, and this was still in the queue
-                batches += reader.take(found, eof)
+                batches += reader.take(records, eof)
                 if reader.done:
                     del self._readers[partition]
                     self._consumer.incremental_unassign([TopicPartition(self._settings.source_topic, partition)])
@@ -163,7 +153,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         if error.code() in _LOST and reader is not None:
             self._topic.lost(Lost(reader.stream, reader.position))
         elif error.code() in _LOOK_AGAIN or error.retriable():
-            self._topic.look(reason_of(error))
+            self._topic.look()
         else:
             raise DataError(
                 f"{self._settings.source_topic}[{partition}]: Kafka's client can't read on: {reason_of(error)} ({error.name()}).",
@@ -189,10 +179,6 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         if fresh:
             self._consumer.incremental_assign(fresh)
 
-    def _on_error(self, error: KafkaError) -> None:
-        # The thread asks for itself: it logs, waits, and gives up in time.
-        self._topic.look(reason_of(error))
-
     @override
     def next_awake(self) -> datetime | None:
         return datetime.now(UTC) + timedelta(seconds=self._awake_after_s) if self._awake_after_s else None
@@ -203,9 +189,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             return self._resume
         offsets = {number: reader.position for number, reader in self._known.items()}
         self._durable.snapshot_of(self._number, offsets)
-        return LaneState(
-            topic_id=self._stream.topic_id, offsets=offsets, ends={n: reader.end for n, reader in self._known.items()}
-        )
+        return LaneState(self._stream.topic_id, offsets, {number: reader.end for number, reader in self._known.items()})
 
     @override
     def close(self) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from waxwing.batch import Stream
-from waxwing.errors import ConfigError, DataLoss
+from waxwing.errors import DataLoss
 from waxwing.positions import StartAt
 from waxwing.target import Position
 
@@ -33,6 +33,23 @@ class Lost(NamedTuple):
     position: int
 
 
+class LaneState(NamedTuple):
+    """What a lane keeps in Bytewax's recovery store; it decides where no target of ours remembers."""
+
+    topic_id: str
+    offsets: dict[int, int]
+    ends: dict[int, int | None]
+
+    def offset(self, stream: Stream) -> int | None:
+        """Where the partition stood; None: the store does not know it."""
+        return self.offsets.get(stream.partition) if stream.topic_id == self.topic_id else None
+
+    @property
+    def unfinished(self) -> bool:
+        """Was it a bounded run that had not reached its end?"""
+        return any(end is not None and self.offsets[number] < end for number, end in self.ends.items())
+
+
 @dataclass(frozen=True)
 class OpenPart:
     """One partition, ready to be read."""
@@ -44,23 +61,8 @@ class OpenPart:
 
 
 def start_time_ms(start: str) -> int | None:
-    """START as epoch milliseconds; None for earliest and latest.
-
-    Raises:
-        ConfigError: it is neither, nor an ISO time with its zone.
-    """
-    if start in {"earliest", "latest"}:
-        return None
-    try:
-        moment = datetime.fromisoformat(start)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ConfigError(
-            f"START is {start!r}: neither earliest, nor latest, nor a time with its zone.",
-            hint="For example START=2026-01-31T00:00:00Z.",
-        )
-    return int(moment.timestamp() * 1000)
+    """START as epoch milliseconds; None for earliest and latest. The settings have checked it."""
+    return None if start in {"earliest", "latest"} else int(datetime.fromisoformat(start).timestamp() * 1000)
 
 
 def recreated(topic: str, topic_id: str, held: Iterable[Position]) -> DataLoss | None:
@@ -68,7 +70,7 @@ def recreated(topic: str, topic_id: str, held: Iterable[Position]) -> DataLoss |
     of_topic = [position for position in held if position.stream.topic == topic]
     if not of_topic or any(position.stream.topic_id == topic_id for position in of_topic):
         return None
-    stood = ", ".join(f"{p.stream} at {p.offset_next}" for p in sorted(set(_bare(p) for p in of_topic), key=lambda p: p.stream))
+    stood = ", ".join(f"{p.stream} at {p.offset_next}" for p in sorted({_bare(p) for p in of_topic}, key=lambda p: p.stream))
     return recreated_error(topic, topic_id, of_topic[0].stream.topic_id, f"The positions stored are of the old one ({stood}).")
 
 
@@ -80,7 +82,7 @@ def recreated_error(topic: str, topic_id: str, old_id: str, detail: str) -> Data
     """The error for a topic that was deleted and created again."""
     return DataLoss(
         f"Topic {topic} was deleted and created again: it is a new topic (id {topic_id}, was {old_id}). {detail}",
-        hint="To read the new topic from its log's start, start with ON_DATA_LOSS=continue; what the old one still held unread is lost.",
+        hint="ON_DATA_LOSS=continue reads the new topic from its log's start; what the old one still held unread is lost.",
         topic=topic,
         topic_id=topic_id,
         topic_id_before=old_id,
@@ -91,22 +93,18 @@ def missing(lost: Sequence[Lost], bounds: Mapping[int, Bounds]) -> DataLoss | No
     """The error for positions outside their logs, all in one; None when the logs hold them all."""
     parts, records = [], 0
     for stream, position in sorted(set(lost)):
-        log = bounds[stream.partition]
+        log, stands = bounds[stream.partition], f"{stream} stands at offset {position}, but the log"
         if position < log.first:
             records += log.first - position
-            parts.append(
-                f"{stream} stands at offset {position}, but the log begins at {log.first}: {log.first - position} offsets are gone unread"
-            )
+            parts.append(f"{stands} begins at {log.first}: {log.first - position} offsets are gone unread")
         elif position > log.end:
             records += position - log.end
-            parts.append(
-                f"{stream} stands at offset {position}, but the log ends at {log.end}: {position - log.end} offsets that were read are not there"
-            )
+            parts.append(f"{stands} ends at {log.end}: {position - log.end} offsets that were read are not there")
     if not parts:
         return None
     return DataLoss(
         f"Kafka's log does not hold the stored positions: {'; '.join(parts)}.",
-        hint="Below the log's start: retention (or DeleteRecords) overtook the flow. Beyond its end: the log was shortened, or the brokers are others. "
+        hint="Below the log's start: retention overtook the flow. Beyond its end: the log was cut, or these are other brokers. "
         + CONTINUE_HINT,
         offsets_lost=records,
     )

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from confluent_kafka.admin import OffsetSpec
 
 from sources.kafka_broker import Broker, Stopped, Topic, UnknownTopic
-from sources.kafka_start import Bounds, Lost, OpenPart, missing, part, recreated, recreated_error, start_time_ms
+from sources.kafka_start import Bounds, LaneState, Lost, OpenPart, missing, part, recreated, recreated_error, start_time_ms
 from sources.patience import ask
 from waxwing import log, runtime
 from waxwing.batch import Stream
@@ -20,18 +20,13 @@ from waxwing.positions import StartAt, open_feeds, prepare_feeds
 from waxwing.settings import KafkaSettings
 from waxwing.target import Target
 
-__all__ = ["Lost", "OpenPart", "TopicWatch"]
 T = TypeVar("T")
 
 TOPIC_POLL_S = 1.0
-
-
-class _Resume(NamedTuple):
-    """What a recovery store gave a lane: offsets by partition (None: nothing stored), of which topic, and the bounded run's ends."""
-
-    offsets: Mapping[int, int] | None
-    topic_id: str
-    ends: Mapping[int, int | None]
+# Kafka's client reads on in a re-created topic at the old offset and says nothing, so its id is asked for often.
+TOPIC_CHECK_MAX_S = 1.0
+# Metadata may lag for a moment; missing for longer, the topic was deleted.
+TOPIC_GONE_S = 2.0
 
 
 class TopicWatch:
@@ -54,10 +49,10 @@ class TopicWatch:
         self._topic: Topic | None = None
         self._starts: dict[Stream, StartAt] = {}
         self._bounds: dict[int, Bounds] = {}
-        self._joined: dict[int, _Resume] = {}
+        self._joined: dict[int, LaneState | None] = {}
         self._parts: dict[int, list[OpenPart]] = {}  # by lane, once it was admitted
         self._lost: list[Lost] = []
-        self._gone_since_s = 0.0
+        self._gone_since_s: float | None = None
 
     def start(self) -> None:
         """Begin; lanes may come before or after."""
@@ -70,10 +65,10 @@ class TopicWatch:
 
     # -- what lanes call ---------------------------------------------------------------------------
 
-    def enter(self, lane: int, offsets: Mapping[int, int] | None, topic_id: str, ends: Mapping[int, int | None]) -> None:
+    def enter(self, lane: int, resume: LaneState | None) -> None:
         """A lane of this process begins; what a recovery store holds for it comes along."""
         with self._lock:
-            self._joined[lane] = _Resume(offsets, topic_id, ends)
+            self._joined[lane] = resume
         self._wake.set()
 
     def leave(self, lane: int) -> None:
@@ -99,7 +94,7 @@ class TopicWatch:
         self._lost.append(lost)
         self._wake.set()
 
-    def look(self, reason: str) -> None:
+    def look(self) -> None:
         """Something is odd: look at the topic now."""
         self._wake.set()
 
@@ -112,13 +107,15 @@ class TopicWatch:
             self._broker.prompt = False
             while not self._closing.is_set():
                 self._admit()
-                self._wake.wait(self._settings.partition_refresh_interval_s)
+                self._wake.wait(min(self._settings.partition_refresh_interval_s, TOPIC_CHECK_MAX_S))
                 self._wake.clear()
                 if not self._closing.is_set():
                     self._refresh()
         except Stopped:
             pass
-        except BaseException as error:
+        except UnknownTopic:
+            self.error = TransientError(f"Topic {self._topic_name} went away while it was opened.", hint="Start again.")
+        except BaseException as error:  # noqa: BLE001 - the lanes raise it
             self.error = error
 
     def _await_topic(self) -> Topic:
@@ -140,11 +137,8 @@ class TopicWatch:
 
     def _open(self, topic: Topic) -> None:
         """Store and learn where every partition starts, those of other processes' lanes too: START is one moment."""
-        try:
-            firsts = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.earliest())
-            ends = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.latest())
-        except UnknownTopic as error:
-            raise TransientError(f"Topic {self._topic_name} went away while it was opened.", hint="Start again.") from error
+        firsts = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.earliest())
+        ends = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.latest())
         streams = {Stream(self._flow, self._topic_name, topic.id, number): first for number, first in sorted(firsts.items())}
         held = [position for feed in self._feeds for position in self._target_answers(feed.positions)]
         if (loss := recreated(self._topic_name, topic.id, held)) is not None:
@@ -187,45 +181,43 @@ class TopicWatch:
             mine = {stream: self._with_resume(stream, start, resume) for stream, start in mine.items()}
             self._check(mine, resume)
             opened = [
-                part(stream, start, self._bounds[stream.partition], self._offset(resume, stream), alone=not self._feeds)
+                part(
+                    stream,
+                    start,
+                    self._bounds[stream.partition],
+                    resume.offset(stream) if resume else None,
+                    alone=not self._feeds,
+                )
                 for stream, start in mine.items()
             ]
             with self._lock:
                 self._parts[lane] = self._parts.get(lane, []) + opened
                 self.revision += 1
 
-    def _offset(self, resume: _Resume, stream: Stream) -> int | None:
-        """The recovery store's offset of a partition."""
-        if resume.offsets is None or resume.topic_id != stream.topic_id:
-            return None
-        return resume.offsets.get(stream.partition)
-
-    def _with_resume(self, stream: Stream, start: StartAt, resume: _Resume) -> StartAt:
+    def _with_resume(self, stream: Stream, start: StartAt, resume: LaneState | None) -> StartAt:
         """Without targets: a partition that the recovery store does not know is new; an unfinished bounded run keeps its ends."""
-        if self._feeds or resume.offsets is None:
+        if self._feeds or resume is None:
             return start
-        if stream.partition not in resume.offsets or resume.topic_id != stream.topic_id:
+        if resume.offset(stream) is None:
             return start._replace(offset=self._bounds[stream.partition].first)
-        ends, offsets = resume.ends, resume.offsets
-        if self.bounded and any(end is not None and offsets[number] < end for number, end in ends.items()):
-            return start._replace(offset_end=ends.get(stream.partition))
+        if self.bounded and resume.unfinished:
+            return start._replace(offset_end=resume.ends.get(stream.partition))
         return start
 
-    def _check(self, mine: Mapping[Stream, StartAt], resume: _Resume) -> None:
+    def _check(self, mine: Mapping[Stream, StartAt], resume: LaneState | None) -> None:
         """Positions that the log does not hold: stop, or move them onto it.
 
         Below the log's start they move to its start. Beyond its end they move back to its end: what was written from there on
         is no longer in the log, and what comes now was never read.
         """
-        old_id = resume.topic_id
-        if not self._feeds and mine and old_id and all(stream.topic_id != old_id for stream in mine):
-            stream = next(iter(mine))
+        alone = None if self._feeds else resume
+        if alone and alone.topic_id != self.topic_id:
             error = recreated_error(
-                self._topic_name, stream.topic_id, old_id, "The recovery store's positions are of the old one."
+                self._topic_name, self.topic_id, alone.topic_id, "The recovery store's positions are of the old one."
             )
             self._fail_unless_continue(error, f"Reading the new topic {self._topic_name} from its log's start.")
         # A read below what targets hold is only a replay, so a resume offset counts where it decides.
-        wanted = [Lost(s, at) for s in mine if not self._feeds and (at := self._offset(resume, s)) is not None]
+        wanted = [Lost(s, at) for s in mine if alone and (at := alone.offset(s)) is not None]
         wanted += [Lost(s, at) for s, start in mine.items() if self._feeds for at in (start.offset, *start.splits)]
         outside = [lost for lost in wanted if self._bounds[lost.stream.partition].nearest(lost.position) != lost.position]
         if (gone := self._loss(outside)) is None:
@@ -259,7 +251,7 @@ class TopicWatch:
         if now is None or not now.partitions:
             self._gone()
             return
-        self._gone_since_s = 0.0
+        self._gone_since_s = None
         if now.id != self._topic.id:
             detail = "What was read in the meantime may be of either."
             self._stop_for(recreated_error(self._topic_name, now.id, self._topic.id, detail))
@@ -271,8 +263,8 @@ class TopicWatch:
                     gone
                     or TransientError(f"Kafka refused to read {self._topic_name} from {lost[0].position}.", hint="Start again.")
                 )
-            if now.partitions - self._topic.partitions:
-                added = sorted(now.partitions - self._topic.partitions)
+            added = sorted(now.partitions - self._topic.partitions)
+            if added and not self.bounded:  # a bounded run reads what was there when it began
                 log.info("partitions_added", f"Topic {self._topic_name} has new partitions: {added}.", topic=self._topic_name)
                 self._open(now)
         except UnknownTopic:
@@ -281,21 +273,16 @@ class TopicWatch:
     def _gone(self) -> None:
         """The topic is not there: metadata may lag for a moment; deleted for good it may be created again."""
         now_s = time.monotonic()
-        if not self._gone_since_s:
-            self._gone_since_s = now_s
+        self._gone_since_s = self._gone_since_s or now_s
+        if now_s - self._gone_since_s < TOPIC_GONE_S:
             return
         if self._settings.on_unknown_topic == "fail":
-            raise DataLoss(
-                f"Topic {self._topic_name} was deleted while it was read.",
-                hint="Create it again and start with ON_DATA_LOSS=continue.",
-            )
-        if self._gone_since_s > 0:
-            log.warning(
-                "unknown_topic",
-                f"Topic {self._topic_name!r} was deleted while it was read. Waiting for it.",
-                topic=self._topic_name,
-            )
-            self._gone_since_s = -now_s
+            hint = "Create it again and start with ON_DATA_LOSS=continue."
+            raise DataLoss(f"Topic {self._topic_name} was deleted while it was read.", hint=hint)
+        log.warning(
+            "unknown_topic", f"Topic {self._topic_name!r} was deleted while it was read. Waiting for it.", topic=self._topic_name
+        )
+        self._gone_since_s = float("inf")  # said once
 
     def _stop_for(self, error: DataLoss | TransientError) -> None:
         """Stop while running: sinks have their streams open, so a position can only be moved by the next start."""

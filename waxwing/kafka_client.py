@@ -131,7 +131,7 @@ def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
     """The ConfigError that an error of librdkafka means; None: it may pass by itself."""
     code, reason = error.code(), reason_of(error)
     if code == KafkaError._AUTHENTICATION:
-        if "mechanism" in reason:
+        if "nsupported" in reason:
             hint = f"Set KAFKA_SASL_MECHANISM (now {settings.kafka_sasl_mechanism}) to one that the broker offers."
         else:
             hint = (
