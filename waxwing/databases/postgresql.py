@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import sqlalchemy as sa
@@ -140,7 +140,9 @@ class PostgreSQL(Database):
         if not isinstance(cause, psycopg.Error):
             if isinstance(cause, UnicodeEncodeError):
                 return Failure("row", "UnicodeEncodeError", "text that is no Unicode")
-            return Failure("target", type(cause).__name__, str(cause))
+            # SQLAlchemy has seen the connection end, and says so of every later call.
+            kind: Literal["transient", "target"] = "transient" if isinstance(cause, sa.exc.PendingRollbackError) else "target"
+            return Failure(kind, type(cause).__name__, str(cause))
         if cause.sqlstate:
             failure = _failure(cause.sqlstate, cause.diag.message_primary or str(cause))
             # The detail of a row's error names the key that exists; of others, nothing of use.

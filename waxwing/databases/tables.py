@@ -129,7 +129,10 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     database.lock_schema(connection)
     inspector = sa.inspect(connection)
     if not inspector.has_table(table.name, schema=table.schema):
-        table.create(connection)
+        try:
+            table.create(connection)
+        except (sa.exc.CompileError, sa.exc.IdentifierError) as error:
+            raise ConfigError(f"Table {table.fullname} can't be made: {error}.", hint="Correct the flow's Table.") from error
         return wanted
     problems = database.refusals(connection, table)
     if not problems:

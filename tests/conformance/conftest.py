@@ -1,0 +1,24 @@
+"""Every database that Waxwing writes, one after the other."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from tests.conformance.place import Place, make_place
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Each database in turn."""
+    if request.param == "sqlite":
+        url = sa.make_url(f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/conformance.sqlite")
+    else:
+        url = sa.make_url(request.getfixturevalue(request.param).new_database())
+    return make_place(url)
+
+
+@pytest.fixture(scope="session")
+def postgresql_place(request: pytest.FixtureRequest) -> Place:
+    """PostgreSQL, for what no other database has."""
+    return make_place(sa.make_url(request.getfixturevalue("postgresql").new_database()))

@@ -1,0 +1,86 @@
+"""A database under test, and the few calls that the suite needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.schema import SchemaItem
+
+from waxwing.databases import database_for
+from waxwing.databases.base import Bulk, Database, Mode, Plan
+from waxwing.databases.columns import checks
+from waxwing.databases.tables import ensure, plan
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty database, and the few calls that the suite needs."""
+
+    database: Database
+    url: sa.URL
+    engine: sa.Engine
+
+    def table(self, *columns: SchemaItem, name: str = "", schema: str | None = None) -> sa.Table:
+        """A table with a name of its own."""
+        return sa.Table(name or f"t{next(_numbers)}", sa.MetaData(), *columns, schema=schema)
+
+    def plan(self, table: sa.Table, mode: Mode, columns: Sequence[str] | None = None) -> Plan:
+        """Decide and make (or check) the table, as the SQL target does at its start."""
+        wanted = plan(table, mode, dialect=self.database.dialect, columns=columns)
+        with self.engine.begin() as connection:
+            return ensure(connection, wanted, self.database)
+
+    def accepted(self, planned: Plan, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """The rows that the checks let through."""
+        bad: set[int] = set()
+        for check, values in zip(checks(planned, self.database.dialect), zip(*rows, strict=True), strict=True):
+            bad |= check(values).keys()
+        return [row for number, row in enumerate(rows) if number not in bad]
+
+    def write(self, planned: Plan, *batches: Sequence[tuple[Any, ...]], staged: bool = False) -> None:
+        """Write batches over one connection, a transaction each."""
+        with self.engine.connect() as connection:
+            bulk = self.bulk(planned, staged=staged)
+            for rows in batches:
+                with connection.begin():
+                    bulk.write(connection, rows)
+                    self.database.check_deferred(connection)
+
+    def bulk(self, planned: Plan, *, staged: bool = False) -> Bulk:
+        """The bulk path; `staged` asks for the one that it falls back on, where it has two."""
+        bulk = self.database.bulk(planned)
+        if staged and hasattr(bulk, "_staging_left"):
+            bulk._staging_left = 1_000_000
+        return bulk
+
+    def read(self, table: sa.Table, *order: str) -> list[tuple[Any, ...]]:
+        """All rows, as SQLAlchemy reads them."""
+        with self.engine.connect() as connection:
+            query = sa.select(table).order_by(*(table.c[name] for name in order or [next(iter(table.c)).name]))
+            return [tuple(row) for row in connection.execute(query)]
+
+    def run(self, *statements: str) -> None:
+        """Run SQL as it stands."""
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def kind_of_failure(self, call: Callable[[], object]) -> str:
+        """What the error means that the call raises."""
+        try:
+            call()
+        except Exception as error:
+            return self.database.classify(error).kind
+        raise AssertionError("no error was raised")
+
+
+def make_place(url: sa.URL, *, lock_timeout_s: float = 5.0) -> Place:
+    database = database_for(url)
+    engine = database.engine(url, connect_timeout_s=5.0, lock_timeout_s=lock_timeout_s, statement_timeout_s=30.0)
+    return Place(database, url, engine)

@@ -1,0 +1,181 @@
+"""Databases: which one a URL means, what its errors mean, what it refuses."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from waxwing.databases import database_for
+from waxwing.databases.base import Append
+from waxwing.databases.postgresql import PostgreSQL
+from waxwing.databases.postgresql_copy import CopyText
+from waxwing.databases.sqlite import SQLite
+from waxwing.databases.tables import ensure, plan
+from waxwing.errors import ConfigError
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_a_url_finds_postgresql(scheme: str) -> None:
+    assert isinstance(database_for(sa.make_url(f"{scheme}://u:p@h/d")), PostgreSQL)
+
+
+def test_a_url_finds_sqlite() -> None:
+    assert isinstance(database_for(sa.make_url("sqlite:///x.db")), SQLite)
+
+
+def test_an_unknown_scheme_names_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"oracle://.* There are: .*postgresql.*sqlite"):
+        database_for(sa.make_url("oracle://u:secret@h/d"))
+
+
+def test_another_driver_than_ours_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the driver psycopg2; Waxwing writes postgresql through psycopg"):
+        database_for(sa.make_url("postgresql+psycopg2://u:secret@h/d"))
+
+
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "psycopg" or name.startswith("waxwing.databases.postgresql"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Without(), *sys.meta_path])
+    with pytest.raises(ConfigError, match=r"psycopg is missing.*pip install 'waxwing-streams\[postgresql\]'"):
+        database_for(sa.make_url("postgresql://h/d"))
+
+
+class _Without:
+    """An environment in which psycopg is not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "psycopg":
+            raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&cache=shared&uri=true"])
+def test_sqlite_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="each connection would have one of its own"):
+        SQLite().engine(sa.make_url(url), connect_timeout_s=1, lock_timeout_s=1, statement_timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("08006", "transient"),
+        ("40001", "transient"),
+        ("40P01", "transient"),
+        ("55P03", "transient"),
+        ("57P01", "transient"),
+        ("57014", "transient"),
+        ("53300", "transient"),
+        ("25006", "transient"),
+        ("42P07", "transient"),
+        ("22001", "row"),
+        ("23505", "row"),
+        ("54000", "row"),
+        ("P0001", "row"),
+        ("22P04", "target"),
+        ("21000", "target"),
+        ("53100", "target"),
+        ("54001", "target"),
+        ("58030", "target"),
+        ("XX000", "target"),
+        ("XX001", "target"),
+        ("25P02", "target"),
+        ("28P01", "config"),
+        ("3D000", "config"),
+        ("42501", "config"),
+        ("42P01", "config"),
+        ("42703", "config"),
+        ("0A000", "config"),
+    ],
+)
+def test_a_code_of_postgresql_has_its_meaning(code: str, kind: str) -> None:
+    error = psycopg.errors.lookup(code)("message")
+    assert PostgreSQL().classify(error).kind == kind
+    assert PostgreSQL().classify(sa.exc.DBAPIError("SELECT", None, error))[:2] == (kind, code)
+
+
+def test_every_code_that_psycopg_knows_is_classified() -> None:
+    kinds = {PostgreSQL().classify(error("message")).kind for error in psycopg.errors._sqlcodes.values()}
+    assert kinds == {"transient", "row", "config", "target"}
+
+
+def test_an_unknown_error_stops_the_flow() -> None:
+    for database in (PostgreSQL(), SQLite()):
+        assert database.classify(RuntimeError("x")).kind == "target"
+    assert PostgreSQL().classify(psycopg.Error("x")).kind == "target"
+
+
+def sqlite_kind(path: Path, *statements: str) -> str:
+    with pytest.raises(sqlite3.Error) as caught:  # noqa: PT012
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            for statement in statements:
+                connection.execute(statement)
+        finally:
+            connection.close()
+    return SQLite().classify(caught.value).kind
+
+
+def test_errors_of_sqlite_have_their_meaning(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    assert sqlite_kind(path, "SELECT * FROM nothing") == "config"
+    assert sqlite_kind(path, "CREATE TABLE t (a INTEGER PRIMARY KEY, b NOT NULL)", "INSERT INTO t VALUES (1, NULL)") == "row"
+    assert sqlite_kind(path, "INSERT INTO t VALUES ('x', 1)") == "row"
+    assert sqlite_kind(path, "PRAGMA query_only = ON", "INSERT INTO t VALUES (1, 1)") == "config"
+    assert sqlite_kind(path, "PRAGMA max_page_count = 1", "CREATE TABLE u (a)", "CREATE TABLE v (a)") == "target"
+    assert sqlite_kind(tmp_path / "nowhere" / "x.db", "SELECT 1") == "config"
+    assert SQLite().classify(OverflowError("Python int too large")).kind == "row"
+    (tmp_path / "text").write_text("no database " * 100)
+    assert sqlite_kind(tmp_path / "text", "SELECT * FROM t") == "config"
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    assert sqlite_kind(path, "BEGIN IMMEDIATE") == "transient"
+    holder.close()
+
+
+def test_sqlite_waits_for_its_lock_and_survives_a_crash_of_the_process(tmp_path: Path) -> None:
+    engine = SQLite().engine(
+        sa.make_url(f"sqlite:///{tmp_path}/x.db"), connect_timeout_s=1, lock_timeout_s=7, statement_timeout_s=1
+    )
+    with engine.begin() as connection:
+        pragmas = ("journal_mode", "synchronous", "foreign_keys")
+        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
+        assert values == ["wal", 1, 1]
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 7_000
+        other = sqlite3.connect(tmp_path / "x.db", timeout=0, isolation_level=None)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):  # the write lock is taken at the begin
+            other.execute("BEGIN IMMEDIATE")
+        other.close()
+
+
+def test_sqlite_refuses_a_table_whose_errors_show_at_commit_only(tmp_path: Path) -> None:
+    url = sa.make_url(f"sqlite:///{tmp_path}/x.db")
+    engine = SQLite().engine(url, connect_timeout_s=1, lock_timeout_s=1, statement_timeout_s=1)
+    table = sa.Table("t", sa.MetaData(), sa.Column("a", sa.Integer))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE p (a INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql("CREATE TABLE t (a INTEGER REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
+        with pytest.raises(ConfigError, match="deferred foreign key"):
+            ensure(connection, plan(table, Append(), dialect=SQLite.dialect), SQLite())
+
+
+def test_copy_text_escapes_what_copy_would_read_otherwise() -> None:
+    columns: list[sa.Column[Any]] = [
+        sa.Column("a", sa.Text),
+        sa.Column("b", sa.Integer),
+        sa.Column("c", sa.LargeBinary),
+        sa.Column("d", sa.JSON),
+    ]
+    text = CopyText(columns)
+    assert text.encode([("plain", 1, None, None), (None, None, b"\x00\\", {"a": "\n"})]) == (
+        b'plain\t1\tNone\tNone\nNone\tNone\t\\\\x005c\t{"a":"\\\\n"}\n'
+    )
+    assert text.encode([("None", 1, None, None), ("a\tb\\\r\n", 1, None, None)]) == (
+        b"\\None\t1\tNone\tNone\na\\tb\\\\\\r\\n\t1\tNone\tNone\n"
+    )
