@@ -30,9 +30,11 @@ class Message(NamedTuple):
 Item = Mapping[str, Any] | bytes | Message | None
 Partition = Sequence[Item]
 Raw = Batch[bytes | None]
+# What a lane remembers in Bytewax's recovery store: by partition, the first offset not given.
+Offsets = dict[int, int]
 
 
-class MemorySource(FixedPartitionedSource[Raw, int]):
+class MemorySource(FixedPartitionedSource[Raw, Offsets]):
     """Batches made of what a test gives.
 
     Args:
@@ -69,17 +71,25 @@ class MemorySource(FixedPartitionedSource[Raw, int]):
         return [lane_name(lane) for lane in range(self._lanes)]
 
     @override
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> StatefulSourcePartition[Raw, int]:
+    def build_part(self, step_id: str, for_part: str, resume_state: Offsets | None) -> StatefulSourcePartition[Raw, Offsets]:
         lane = self.list_parts().index(for_part)
         if self._opened is None:
             self._opened = self._open()
-        batches = [
-            batch
+        starts = {
+            stream: self._resumed(start, (resume_state or {}).get(stream.partition))
             for stream, start in sorted(self._opened.items())
             if stream.partition % self._lanes == lane
-            for batch in self._batches(stream, start, for_part)
-        ]
-        return _Lane(batches, resume_state or 0)
+        }
+        batches = [batch for stream, start in starts.items() for batch in self._batches(stream, start, for_part)]
+        return _Lane(batches, {stream.partition: start.offset for stream, start in starts.items()})
+
+    def _resumed(self, start: StartAt, resumed: int | None) -> StartAt:
+        """The start with what the recovery store knows: the lowest of all, where targets hold positions as well."""
+        if resumed is None:
+            return start
+        held = {resumed, start.offset, *start.splits} if self._feeds else {resumed}
+        offset, *splits = sorted(held)
+        return StartAt(offset, tuple(splits), start.offset_end)
 
     def _open(self) -> dict[Stream, StartAt]:
         flow = self._feeds[0].flow if self._feeds else self._flow
@@ -99,9 +109,10 @@ class MemorySource(FixedPartitionedSource[Raw, int]):
         else:
             cuts = [cut for cut in accumulate(sizes[stream.partition]) if cut < len(messages)]
         edges = [0, *cuts, len(messages)]
-        out = []
+        out: list[Raw] = []
         for first, last in pairwise(edges):
-            batch = whole.part(first, last)
+            # An empty first batch reaches up to the first message: the next one begins there.
+            batch = replace(whole.part(first, last), offset_first=out[-1].offset_next if out else 0)
             for split in (start.offset, *start.splits):
                 if batch.offset_first < split < batch.offset_next:
                     head, batch = _split(batch, split)
@@ -110,22 +121,23 @@ class MemorySource(FixedPartitionedSource[Raw, int]):
         return [batch for batch in out if batch.offset_next > start.offset or batch.offset_first >= start.offset]
 
 
-class _Lane(StatefulSourcePartition[Raw, int]):
-    """Gives one batch at a time. Its state, for flows without targets of ours, is how many it has given."""
+class _Lane(StatefulSourcePartition[Raw, Offsets]):
+    """Gives one batch at a time."""
 
-    def __init__(self, batches: list[Raw], given: int) -> None:
-        self._batches, self._given = batches, given
+    def __init__(self, batches: list[Raw], offsets: Offsets) -> None:
+        self._left, self._offsets = iter(batches), offsets
 
     @override
     def next_batch(self) -> list[Raw]:
-        if self._given >= len(self._batches) or runtime.stopping():
+        if runtime.stopping():
             raise StopIteration
-        self._given += 1
-        return [self._batches[self._given - 1]]
+        batch = next(self._left)  # its StopIteration is the end
+        self._offsets[batch.stream.partition] = batch.offset_next
+        return [batch]
 
     @override
-    def snapshot(self) -> int:
-        return self._given
+    def snapshot(self) -> Offsets:
+        return dict(self._offsets)
 
 
 def _split(batch: Raw, offset: int) -> tuple[Raw, Raw]:
