@@ -39,7 +39,7 @@ class TopicWatch:
 
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target], flow: str) -> None:
         self._settings, self._feeds, self._flow = settings, feeds, flow
-        self._topic_name = settings.source_topic
+        self._name = settings.source_topic
         self.bounded = settings.until == "end"
         self.error: BaseException | None = None
         self.revision = 0
@@ -56,7 +56,7 @@ class TopicWatch:
 
     def start(self) -> None:
         """Begin; lanes may come before or after."""
-        threading.Thread(target=self._run, name=f"topic-{self._topic_name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"topic-{self._name}", daemon=True).start()
 
     @property
     def topic_id(self) -> str:
@@ -114,41 +114,40 @@ class TopicWatch:
         except Stopped:
             pass
         except UnknownTopic:
-            self.error = TransientError(f"Topic {self._topic_name} went away while it was opened.", hint="Start again.")
+            self.error = TransientError(f"Topic {self._name} went away while it was opened.", hint="Start again.")
         except BaseException as error:  # noqa: BLE001 - the lanes raise it
             self.error = error
 
     def _await_topic(self) -> Topic:
         """The topic, waited for where the settings say so."""
         said = False
-        while (topic := self._broker.topic(self._topic_name)) is None or not topic.partitions:
-            message = f"Topic {self._topic_name!r} does not exist on {self._settings.kafka_bootstrap_servers}."
+        while (topic := self._broker.topic(self._name)) is None or not topic.partitions:
+            message = f"Topic {self._name!r} does not exist on {self._settings.kafka_bootstrap_servers}."
             if self._settings.on_unknown_topic == "fail":
-                raise ConfigError(
-                    message, hint="Create it, correct SOURCE_TOPIC, or set ON_UNKNOWN_TOPIC=wait.", topic=self._topic_name
-                )
+                hint = "Create it, correct SOURCE_TOPIC, or set ON_UNKNOWN_TOPIC=wait."
+                raise ConfigError(message, hint=hint, topic=self._name)
             if not said:
-                log.warning("unknown_topic", f"{message} Waiting for it to be created.", topic=self._topic_name)
+                log.warning("unknown_topic", f"{message} Waiting for it to be created.", topic=self._name)
                 said = True
             self._pause(TOPIC_POLL_S)
         if said:
-            log.info("topic_found", f"Topic {self._topic_name!r} is there now.", topic=self._topic_name)
+            log.info("topic_found", f"Topic {self._name!r} is there now.", topic=self._name)
         return topic
 
     def _open(self, topic: Topic) -> None:
         """Store and learn where every partition starts, those of other processes' lanes too: START is one moment."""
-        firsts = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.earliest())
-        ends = self._broker.offsets(self._topic_name, topic.partitions, OffsetSpec.latest())
-        streams = {Stream(self._flow, self._topic_name, topic.id, number): first for number, first in sorted(firsts.items())}
+        firsts = self._broker.offsets(self._name, topic.partitions, OffsetSpec.earliest())
+        ends = self._broker.offsets(self._name, topic.partitions, OffsetSpec.latest())
+        streams = {Stream(self._flow, self._name, topic.id, number): first for number, first in sorted(firsts.items())}
         held = [position for feed in self._feeds for position in self._target_answers(feed.positions)]
-        if (loss := recreated(self._topic_name, topic.id, held)) is not None:
-            self._fail_unless_continue(loss, f"Reading the new topic {self._topic_name} from its log's start.")
+        if (loss := recreated(self._name, topic.id, held)) is not None:
+            self._fail_unless_continue(loss, f"Reading the new topic {self._name} from its log's start.")
         # Positions of an earlier topic of this name: its records were wanted from the start of the log on, whatever START says.
-        known = any(position.stream.topic == self._topic_name for position in held)
+        known = any(position.stream.topic == self._name for position in held)
         policy = partial(self._policy, streams, ends) if not known else partial(dict, streams)
         until = {stream: ends[stream.partition] for stream in streams} if self.bounded else None
         if self._feeds:
-            starts = self._target_answers(lambda: open_feeds(self._feeds, self._topic_name, streams, policy, until))
+            starts = self._target_answers(lambda: open_feeds(self._feeds, self._name, streams, policy, until))
         elif self._topic is not None:  # opened before, so what is new begins at its log's start
             starts = {stream: self._starts.get(stream, StartAt(first)) for stream, first in streams.items()}
         else:
@@ -163,7 +162,7 @@ class TopicWatch:
             return streams
         if (time_ms := start_time_ms(self._settings.start)) is None:
             return {stream: ends[stream.partition] for stream in streams}
-        found = self._broker.offsets(self._topic_name, list(ends), OffsetSpec.for_timestamp(time_ms))
+        found = self._broker.offsets(self._name, list(ends), OffsetSpec.for_timestamp(time_ms))
         # -1: all records are older
         return {stream: at if (at := found[stream.partition]) >= 0 else ends[stream.partition] for stream in streams}
 
@@ -213,9 +212,9 @@ class TopicWatch:
         alone = None if self._feeds else resume
         if alone and alone.topic_id != self.topic_id:
             error = recreated_error(
-                self._topic_name, self.topic_id, alone.topic_id, "The recovery store's positions are of the old one."
+                self._name, self.topic_id, alone.topic_id, "The recovery store's positions are of the old one."
             )
-            self._fail_unless_continue(error, f"Reading the new topic {self._topic_name} from its log's start.")
+            self._fail_unless_continue(error, f"Reading the new topic {self._name} from its log's start.")
         # A read below what targets hold is only a replay, so a resume offset counts where it decides.
         wanted = [Lost(s, at) for s in mine if alone and (at := alone.offset(s)) is not None]
         wanted += [Lost(s, at) for s, start in mine.items() if self._feeds for at in (start.offset, *start.splits)]
@@ -229,15 +228,13 @@ class TopicWatch:
                     self._target_answers(partial(feed.jump, stream, at))
 
     def _loss(self, outside: Sequence[Lost]) -> DataLoss | None:
-        """Look once more at the logs of positions that seem lost: here the end behind open transactions counts."""
-        if not outside:
-            return None
+        """Look once more at the logs of positions that seem lost; a position is lost only behind open transactions too."""
         numbers = {lost.stream.partition for lost in outside}
-        firsts = self._broker.offsets(self._topic_name, numbers, OffsetSpec.earliest())
-        ends = self._broker.offsets(self._topic_name, numbers, OffsetSpec.latest(), committed=False)
-        found = {number: Bounds(firsts[number], ends[number]) for number in numbers}
-        self._bounds.update(found)
-        return missing(outside, found)
+        firsts = self._broker.offsets(self._name, numbers, OffsetSpec.earliest())
+        stable = self._broker.offsets(self._name, numbers, OffsetSpec.latest())
+        ends = self._broker.offsets(self._name, numbers, OffsetSpec.latest(), committed=False)
+        self._bounds.update({number: Bounds(firsts[number], stable[number]) for number in numbers})
+        return missing(outside, {number: Bounds(firsts[number], ends[number]) for number in numbers})
 
     def _fail_unless_continue(self, error: DataLoss, then: str) -> None:
         if self._settings.on_data_loss == "fail":
@@ -247,25 +244,22 @@ class TopicWatch:
     def _refresh(self) -> None:
         """Look at the topic again."""
         assert self._topic is not None
-        now = self._broker.topic(self._topic_name)
+        now = self._broker.topic(self._name)
         if now is None or not now.partitions:
             self._gone()
             return
         self._gone_since_s = None
         if now.id != self._topic.id:
             detail = "What was read in the meantime may be of either."
-            self._stop_for(recreated_error(self._topic_name, now.id, self._topic.id, detail))
+            self._stop_for(recreated_error(self._name, now.id, self._topic.id, detail))
         lost, self._lost = self._lost, []
         try:
             if lost:
-                gone = self._loss(lost)
-                self._stop_for(
-                    gone
-                    or TransientError(f"Kafka refused to read {self._topic_name} from {lost[0].position}.", hint="Start again.")
-                )
+                refused = TransientError(f"Kafka refused to read {self._name} from {lost[0].position}.", hint="Start again.")
+                self._stop_for(self._loss(lost) or refused)
             added = sorted(now.partitions - self._topic.partitions)
             if added and not self.bounded:  # a bounded run reads what was there when it began
-                log.info("partitions_added", f"Topic {self._topic_name} has new partitions: {added}.", topic=self._topic_name)
+                log.info("partitions_added", f"Topic {self._name} has new partitions: {added}.", topic=self._name)
                 self._open(now)
         except UnknownTopic:
             self._gone()
@@ -278,18 +272,16 @@ class TopicWatch:
             return
         if self._settings.on_unknown_topic == "fail":
             hint = "Create it again and start with ON_DATA_LOSS=continue."
-            raise DataLoss(f"Topic {self._topic_name} was deleted while it was read.", hint=hint)
-        log.warning(
-            "unknown_topic", f"Topic {self._topic_name!r} was deleted while it was read. Waiting for it.", topic=self._topic_name
-        )
+            raise DataLoss(f"Topic {self._name} was deleted while it was read.", hint=hint)
+        what = f"Topic {self._name!r} was deleted while it was read."
+        log.warning("unknown_topic", f"{what} Waiting for it.", topic=self._name)
         self._gone_since_s = float("inf")  # said once
 
     def _stop_for(self, error: DataLoss | TransientError) -> None:
         """Stop while running: sinks have their streams open, so a position can only be moved by the next start."""
         if isinstance(error, DataLoss) and self._settings.on_data_loss == "continue":
-            raise TransientError(
-                f"{error.message} (ON_DATA_LOSS=continue)", hint="The next start goes on from what is there.", **error.context
-            )
+            hint = "The next start goes on from what is there."
+            raise TransientError(f"{error.message} (ON_DATA_LOSS=continue)", hint=hint, **error.context)
         raise error
 
     # -- waiting -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,8 +156,8 @@ def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
 
 
 def reason_of(error: KafkaError) -> str:
-    """The error's text, without how long it took and how often it was repeated."""
-    return error.str().split(" (after ")[0].rstrip(". ")
+    """The error's text, without librdkafka's name for the connection and without how long it took."""
+    return re.sub(r"^(\w+://)?\S+/(bootstrap|\d+): ", "", error.str()).split(" (after ")[0].rstrip(". ")
 
 
 class _ToLog(logging.Handler):
