@@ -26,7 +26,9 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
     Raises:
         ConfigError: the target serves another step already.
     """
-    target.bind(up.flow().flow_id, step_id)
+    flow = up.flow()
+    # Kept on the Dataflow itself: the steps of one flow, whichever of its sources feed them.
+    target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_steps", set()))
     keyed = op.map(f"{step_id}_lane", up, lambda batch: (batch.lane, batch))
     op.output(step_id, keyed, TargetSink(target))
 

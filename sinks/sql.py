@@ -76,13 +76,13 @@ class SqlTarget(Target):
     # -- at the start ----------------------------------------------------------------------------
 
     @override
-    def bind(self, flow: str, step: str) -> None:
+    def bind(self, flow: str, step: str, flow_steps: set[str] | None = None) -> None:
         for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
             if len(text) > most or not text.isascii():
                 raise ConfigError(
                     f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
                 )
-        super().bind(flow, step)
+        super().bind(flow, step, flow_steps)
 
     @override
     def prepare(self) -> None:

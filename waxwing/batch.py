@@ -151,7 +151,7 @@ class Batch(Generic[R]):
         return Batch(
             self.stream,
             self.lane,
-            self.offset_first if first <= 0 else self.messages.offsets[first],
+            self.offset_first if first <= 0 else self.messages.offsets[first] if first < size else self.offset_next,
             self.offset_next if end >= size else self.messages.offsets[end],
             self.messages.part(first, end),
             self.records[low:high],

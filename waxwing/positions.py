@@ -28,7 +28,7 @@ def prepare_feeds(feeds: Sequence[Target], flow: str) -> None:
         ConfigError: a table does not fit; or positions of this flow stand under a step that it no longer has
             (read from the start again they would be doubled).
     """
-    steps = {target.step for target in feeds}
+    steps = {step for target in feeds for step in target.flow_steps}
     for target in feeds:
         if not target.step:
             raise ConfigError("A target in feeds=[...] serves no step.", hint='Write to it: sink("step", batches, target).')

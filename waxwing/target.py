@@ -122,11 +122,14 @@ class Target(ABC):
         self.settings = settings
         self._flow = ""
         self._step = ""
+        self._flow_steps: set[str] = set()
 
     # -- which step it serves ------------------------------------------------------------------
 
-    def bind(self, flow: str, step: str) -> None:
+    def bind(self, flow: str, step: str, flow_steps: set[str] | None = None) -> None:
         """Called by the `sink` operator: names the step that this target serves.
+
+        `flow_steps` is one set for all targets of the flow; the step is added to it.
 
         Raises:
             ConfigError: it serves another step already.
@@ -137,6 +140,8 @@ class Target(ABC):
                 hint="Make a second target object for the second step.",
             )
         self._flow, self._step = flow, step
+        self._flow_steps = set() if flow_steps is None else flow_steps
+        self._flow_steps.add(step)
 
     @property
     def flow(self) -> str:
@@ -145,6 +150,11 @@ class Target(ABC):
     @property
     def step(self) -> str:
         return self._step
+
+    @property
+    def flow_steps(self) -> frozenset[str]:
+        """All steps of the flow that write into targets of ours, whichever source feeds them."""
+        return frozenset(self._flow_steps)
 
     @property
     def parts_max(self) -> int | None:

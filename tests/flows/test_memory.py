@@ -91,3 +91,14 @@ def test_a_renamed_step_is_refused_with_what_to_do() -> None:
     sink("renamed", op.input("in", flow, MemorySource([b"a"], feeds=[target])), target)
     with pytest.raises(BaseException, match="step"):
         run_main(flow)
+
+
+def test_two_sources_of_one_flow_feed_their_own_steps() -> None:
+    first, second = MemoryTarget(), MemoryTarget()
+    second._positions = first._positions  # one place holds the positions of both
+    for _ in range(2):
+        flow = Dataflow("flow")
+        sink("a", op.input("in_a", flow, MemorySource([b"a"], topic="a", feeds=[first])), first)
+        sink("b", op.input("in_b", flow, MemorySource([b"b"], topic="b", feeds=[second])), second)
+        run_main(flow)
+    assert (first.rows, second.rows) == ([b"a"], [b"b"])
