@@ -139,7 +139,7 @@ def test_errors_of_sqlite_have_their_meaning(tmp_path: Path) -> None:
     holder.close()
 
 
-def test_sqlite_waits_for_its_lock_and_survives_a_crash_of_the_process(tmp_path: Path) -> None:
+def test_sqlite_takes_the_write_lock_at_the_begin_and_waits_for_it(tmp_path: Path) -> None:
     engine = SQLite().engine(
         sa.make_url(f"sqlite:///{tmp_path}/x.db"), connect_timeout_s=1, lock_timeout_s=7, statement_timeout_s=1
     )

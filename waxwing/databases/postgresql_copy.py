@@ -1,7 +1,8 @@
 """The bulk path of PostgreSQL: rows as COPY text, straight into the table or through a staging table.
 
-Measured with benchmarks of an orders row: COPY is four times faster than pipelined INSERTs; straight COPY of
-new keys is 1.5 times faster than staging; staging sorted by key is as fast as unsorted and takes row locks in one order.
+Measured on an orders row: straight COPY of new keys is 1.2 to 1.6 times as fast as staging. Where 1 % of each batch
+exists, always trying the straight way halves the speed and doubles the table (dead rows); trying it ever more rarely costs 5 %.
+Staging sorted by key is as fast as unsorted, and takes row locks in one order.
 """
 
 from __future__ import annotations

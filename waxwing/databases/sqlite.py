@@ -72,8 +72,10 @@ _HINTS = {
 # keys and as fast on new ones; json_each with one parameter is slower than either.
 INSERT_ROWS_MAX = 1_000
 
-# The default (2 MB) no longer holds the index of a table of a few 10,000 rows.
+# The default (2 MB) no longer holds the index of a table of a few 10,000 rows, and by default the log is copied into the
+# file every 1,000 pages, several times a transaction of ours. 400,000 new orders: 57,000/s with the defaults, 103,000/s so.
 CACHE_KIB = 65_536
+CHECKPOINT_PAGES = 10_000
 
 
 class SQLite(Database):
@@ -103,6 +105,7 @@ class SQLite(Database):
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
         @sa.event.listens_for(engine, "begin")
         def begin(connection: sa.Connection) -> None:
