@@ -2,9 +2,9 @@
 #
 #   python3.11 -m venv .venv
 #   run    .venv/bin/python -m pip install --require-hashes -r requirements.txt
+#          .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 #          .venv/bin/python -m bytewax.run dataflows.orders
 #   test   .venv/bin/python -m pip install --require-hashes -r requirements-dev.txt
-#          .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 #          .venv/bin/python -m pytest
 #   lint   .venv/bin/python -m ruff check; .venv/bin/python -m ruff format --check
 #          .venv/bin/python -m mypy; .venv/bin/lint-imports
@@ -43,19 +43,23 @@ bench: .venv/.installed-dev
 LOCK := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgresql
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/.installed-dev
-	$(LOCK) pyproject.toml -o requirements.txt
+	$(LOCK) pyproject.toml --group build -o requirements.txt
 	$(LOCK) pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 
 # -- set-up: each step leaves a stamp, so that a second make has nothing to do --------------------
 
+# The project itself, as it lies here: for the `waxwing` command.
+INSTALL_SELF := $(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.installed-run: requirements.txt | .venv/bin/python
+.venv/.installed-run: requirements.txt pyproject.toml | .venv/bin/python
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(INSTALL_SELF)
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.txt pyproject.toml | .venv/.installed-run
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	$(INSTALL_SELF)
 	@touch $@

@@ -65,7 +65,7 @@ def open_feeds(
     stored_ends = {s: p.offset_end for positions in held for s, p in positions.items() if p.offset_end is not None}
     unfinished = any(p.offset_end is not None and p.offset_next < p.offset_end for positions in held for p in positions.values())
     out: dict[Stream, list[tuple[int, int | None]]] = {stream: [] for stream in log_starts}
-    for target in feeds:
+    for number, target in enumerate(feeds):
         starts = []
         for stream, log_start in log_starts.items():
             firsts = [positions[stream].offset_start for positions in held if stream in positions]
@@ -77,7 +77,10 @@ def open_feeds(
             else:
                 end = ends[stream]
             starts.append(Start(stream, first, end))
-        for position in target.begin(topic, starts):
+        stored = target.begin(topic, starts)
+        # Another process may have been first, with another `latest`: the targets behind this one follow what is stored now.
+        held[number] = {position.stream: position for position in stored if position.stream in log_starts}
+        for position in stored:
             if position.stream in out:
                 out[position.stream].append((position.offset_next, position.offset_end))
     return {stream: _start_at(found) for stream, found in out.items() if found}
