@@ -87,6 +87,7 @@ class SqlTarget(Target):
     @override
     def prepare(self) -> None:
         def prepare(connection: sa.Connection) -> Plan:
+            self._database.lock_schema(connection)
             ledger.make(connection)
             found = ensure(connection, self._wanted, self._database)
             refusals = self._database.refusals(connection, self._table)

@@ -168,9 +168,7 @@ class Batch(Generic[R]):
         return replace(self.part(first, len(self.messages)), offset_first=offset) if first else replace(self, offset_first=offset)
 
 
-def raw(
-    stream: Stream, lane: str, offset_first: int, offset_next: int, messages: Messages
-) -> Batch[bytes | None]:
+def raw(stream: Stream, lane: str, offset_first: int, offset_next: int, messages: Messages) -> Batch[bytes | None]:
     """A batch as a source makes it: the records are the messages' values."""
     return Batch(stream, lane, offset_first, offset_next, messages, messages.values, range(len(messages)))
 

@@ -207,7 +207,11 @@ class Server(ABC):
 
 
 def _stopped(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_STOPPED
+    # A zombie has ended; its parent, stopped as well, can't take note of it.
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _tell(process: psutil.Process, number: signal.Signals) -> None:
