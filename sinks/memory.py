@@ -121,6 +121,11 @@ class MemoryTarget(Target):
             if is_delete:
                 self._keyed.pop(what.decode(), None)
                 continue
+            if isinstance(what, tuple) and not hasattr(what, "_fields"):
+                raise ConfigError(
+                    "MemoryTarget(Upsert(...)) finds keys by name, and these rows are plain tuples.",
+                    hint="Test with MemoryTarget(), which keeps every row, or give it dicts or objects.",
+                )
             getter = itemgetter if isinstance(what, Mapping) else attrgetter
             key, newer = getter(*self._mode.keys)(what), self._mode.newer_by
             held = self._keyed.get(key)
