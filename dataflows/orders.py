@@ -146,7 +146,7 @@ def money(order: RawOrder, quantity: int) -> tuple[Decimal, Decimal]:
         total = price * quantity
         if total > TOTAL_MAX:
             raise ValueError(f"quantity x unit_price is {total:,}: at most {TOTAL_MAX:,} can be kept")
-        if order.total_value is not None and order.total_value != total:
+        if order.total_value is not None and (not order.total_value.is_finite() or order.total_value != total):
             raise ValueError(f"total_value is {order.total_value}: quantity x unit_price is {total}")
     except Inexact:
         raise ValueError(f"unit_price is {order.unit_price}: prices are in whole cents, and are not rounded") from None

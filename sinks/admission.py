@@ -108,7 +108,9 @@ class Admission:
 
     def _limit(self, batch: Batch[Any], at: int, what: str) -> NoReturn:
         offset = batch.messages.offsets[at]
-        reason = next(reject.reason for reject in batch.rejects if reject.at == at)
+        reject = next(reject for reject in batch.rejects if reject.at == at)
+        # A database's detail may hold the whole row; that belongs into the dead letter, not into a log.
+        reason = reject.reason.partition(": ")[0] if reject.stage == "sink" else reject.reason
         raise BadRowsLimit(
             f"{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
             hint="Something is wrong with the table or the producer. Mend it and start again, or accept them as dead letters: "

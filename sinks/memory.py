@@ -73,7 +73,9 @@ class MemoryTarget(Target):
         with self._lock:
             for stream, offset_start, offset_end in starts:
                 held = self._positions.get((self.step, stream), Position(stream, offset_start, offset_start))
-                self._positions[self.step, stream] = held._replace(offset_end=offset_end)
+                if offset_end is None or held.offset_end is None or held.offset_next >= held.offset_end:
+                    held = held._replace(offset_end=offset_end)
+                self._positions[self.step, stream] = held
         return [position for position in self.positions() if position.stream.topic == topic]
 
     @override

@@ -44,6 +44,7 @@ class TargetSink(FixedPartitionedSink[Batch[Any], None]):
 
     @override
     def list_parts(self) -> list[str]:
+        progress.start(self._target.settings.progress_interval_s)
         return self._names
 
     @override
@@ -52,7 +53,6 @@ class TargetSink(FixedPartitionedSink[Batch[Any], None]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
-        progress.start(self._target.settings.progress_interval_s)
         return TargetPartition(Writer(self._target, for_part))
 
 

@@ -94,7 +94,7 @@ class SqlTarget(Target):
             for own in ledger.metadata.sorted_tables:
                 refusals += self._database.refusals(connection, own)
             if refusals:
-                raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(refusals)}.")
+                raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")
             return found
 
         self._plan = self._in_transaction(prepare)
@@ -121,7 +121,7 @@ class SqlTarget(Target):
             if missing:
                 connection.execute(ledger.progress.insert(), [self._first(start) for start in missing])
             for start in starts:
-                if start.stream in held and held[start.stream].offset_end != start.offset_end:
+                if start.stream in held and _may_end(held[start.stream], start.offset_end):
                     self._update(connection, start.stream, offset_end=start.offset_end)
             return [position for position in self._positions(connection) if position.stream.topic == topic]
 
@@ -154,7 +154,19 @@ class SqlTarget(Target):
 
     @override
     def jump(self, stream: Stream, offset: int) -> None:
-        self._in_transaction(lambda connection: self._update(connection, stream, offset_next=offset))
+        def jump(connection: sa.Connection) -> None:
+            self._update(connection, stream, offset_next=offset)
+            # Records read again bring their dead letters again.
+            letters = ledger.dead_letters
+            again = sa.and_(
+                ledger.of_step(letters, self.flow, self.step),
+                letters.c.topic_id == stream.topic_id,
+                letters.c.topic_partition == stream.partition,
+                letters.c.topic_offset >= offset,
+            )
+            connection.execute(letters.delete().where(again))
+
+        self._in_transaction(jump)
 
     # -- for the operator's commands -------------------------------------------------------------
 
@@ -168,9 +180,14 @@ class SqlTarget(Target):
         return self._change_step(old, step=new)
 
     def drop_step(self, step: str) -> int:
-        """Forget the positions of a step. Returns their number."""
-        gone = ledger.progress.delete().where(ledger.of_step(ledger.progress, self.flow, step))
-        return self._in_transaction(lambda connection: connection.execute(gone).rowcount)
+        """Forget the positions of a step, and its dead letters, which would come again. Returns the number of positions."""
+
+        def drop(connection: sa.Connection) -> int:
+            for table in (ledger.dead_letters, ledger.progress):
+                gone = connection.execute(table.delete().where(ledger.of_step(table, self.flow, step))).rowcount
+            return gone
+
+        return self._in_transaction(drop)
 
     def _change_step(self, of_step: str, **values: Any) -> int:
         where = ledger.of_step(ledger.progress, self.flow, of_step)
@@ -214,13 +231,24 @@ class SqlTarget(Target):
             raise _Race(str(error.orig)) from error
 
 
+def _may_end(held: Position, offset_end: int | None) -> bool:
+    """May the stored end be replaced? An unfinished one stays: another process of this run may just have stored it."""
+    unfinished = held.offset_end is not None and held.offset_next < held.offset_end
+    return held.offset_end != offset_end and (offset_end is None or not unfinished)
+
+
 class _Race(Exception):
     """Another process made the same thing first."""
 
 
 def _url(text: str) -> sa.URL:
     try:
-        return sa.make_url(text)
+        url = sa.make_url(text)
+        if "@" not in (url.host or ""):
+            return url
+        raise ConfigError(
+            "DATABASE_URL: user or password has an '@' in it.", hint="Write it as %40 (and ':' as %3A, '/' as %2F)."
+        )
     except sa.exc.ArgumentError:
         # The text may hold a password: it is not repeated.
         raise ConfigError(

@@ -261,9 +261,9 @@ def translated(database: Database, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         failure = database.classify(error)
-        message = f"{name}: {failure.reason} ({failure.code})"
+        message = f"{name}: {failure.reason} ({failure.code})."
         if failure.kind == "transient":
-            raise TransientError(message, hint=failure.hint) from error
+            raise TransientError(message, hint=failure.hint, too_large=failure.too_large) from error
         if failure.kind == "config":
             raise ConfigError(message, hint=failure.hint) from error
         if failure.kind == "target":

@@ -13,7 +13,7 @@ from sinks.admission import Admission
 from sinks.isolation import without_rows
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
-from waxwing.errors import RowError, StopError, TransientError
+from waxwing.errors import RowError, StopError, TargetError, TransientError
 from waxwing.target import Change, Position, Session, Target
 
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
@@ -23,6 +23,10 @@ RETRY_WAIT_MAX_S = 10.0
 RETRY_WHEN_STOPPING_S = 3.0
 # Heartbeats per OWNER_STALE_S: one may be lost, and one be late, before an owner is taken for dead.
 HEARTBEATS_PER_STALE = 4
+# One call may take this much longer than RETRY_MAX_S before the target counts as silent: time limits are the server's own
+# business, and a frozen server keeps none.
+SILENCE_S = 10.0
+CLOSE_S = 5.0
 
 
 class Writer:
@@ -40,6 +44,7 @@ class Writer:
         self._error: BaseException | None = None
         self._wake = threading.Condition()
         self._heartbeat_due_s = 0.0
+        self._called_s = 0.0  # since when the target has been asked something, 0 while it is not
         self._thread = threading.Thread(target=self._run, name=f"writer-{target.step}-{part}", daemon=True)
         self._thread.start()
 
@@ -49,7 +54,7 @@ class Writer:
         """Hand a batch over; waits while QUEUE_BATCHES_MAX are waiting (back-pressure)."""
         with self._wake:
             while len(self._queue) >= self._settings.queue_batches_max and self._error is None:
-                self._wake.wait()
+                self._wait()
             self._raise()
             self._queue.append(batch)
             self._under_way += 1
@@ -61,16 +66,29 @@ class Writer:
             self._flushing = True
             self._wake.notify_all()
             while self._under_way and self._error is None:
-                self._wake.wait()
+                self._wait()
             self._flushing = False
             self._raise()
+
+    def _wait(self) -> None:
+        """Wait for the thread; but not for ever for a server that neither answers nor hangs up (frozen, or cut off)."""
+        self._wake.wait(1.0)
+        called_s = self._called_s
+        if called_s and time.monotonic() - called_s > self._settings.retry_max_s + SILENCE_S:
+            error = TransientError(
+                f"{self._target.name} has not answered for {time.monotonic() - called_s:.0f} s.",
+                hint="Nothing is lost: the next start goes on from the stored positions.",
+            )
+            self._error = self._error or error
+            runtime.fail(error)
 
     def close(self) -> None:
         """End the thread. What waits is dropped; a transaction under way ends as it ends."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        self._thread.join()
+        # A thread that waits for a silent server is left behind: it ends with the process.
+        self._thread.join(CLOSE_S if self._error else None)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -122,14 +140,14 @@ class Writer:
                 now_s = time.monotonic()
                 if group and (records >= self._settings.flush_rows_max or now_s >= deadline_s or self._flushing):
                     return group
-                if now_s >= self._heartbeat_due_s and self._session_now is not None:
+                if now_s >= self._heartbeat_due_s and self._admission.positions:
                     self._wake.release()
                     try:
                         self._heartbeat()
                     finally:
                         self._wake.acquire()
                     continue
-                until_s = min(deadline_s or now_s + 60, self._heartbeat_due_s if self._session_now else now_s + 60)
+                until_s = min(deadline_s or now_s + 60, self._heartbeat_due_s if self._admission.positions else now_s + 60)
                 self._wake.wait(max(until_s - now_s, 0.001))
 
     def _heartbeat(self) -> None:
@@ -147,21 +165,35 @@ class Writer:
         started_s = time.monotonic()
         try:
             self._retrying("write", lambda session: session.write(change), change)
+        except _TooLarge:
+            for half in _halves(batches):
+                self._commit(half)
+            return
         except RowError as error:
-            if error.bad:
-                self._commit(without_rows(batches, error.bad))
-                return
-            left, right = _halves(batches)
-            if right:
-                self._commit(left)
-                self._commit(right)
-            else:
-                self._commit(without_rows(left, self._bad_rows(left, str(error))))
+            self._isolate(batches, error)
             return
         self._admission.moved(change)
         metrics.transaction(self._target.step, self._part, change, time.monotonic() - started_s)
         if time.monotonic() >= self._heartbeat_due_s:
             self._heartbeat()
+
+    def _isolate(self, batches: list[Batch[Any]], error: RowError) -> None:
+        """Write the batches without the rows that the error blames; in halves, where it names none."""
+        if error.bad:
+            self._commit(without_rows(batches, error.bad))
+            return
+        left, right = _halves(batches)
+        if right:
+            self._commit(left)
+            self._commit(right)
+            return
+        if not any(batch.records or batch.deletes for batch in left):
+            # Nothing but positions and dead letters: it is Waxwing's own tables that refuse.
+            raise TargetError(
+                f"{self._target.name}: a transaction without any row is refused: {error.message}.",
+                hint="Look at triggers and constraints of the waxwing_* tables, and at dead letters left by an earlier flow.",
+            ) from error
+        self._commit(without_rows(left, self._bad_rows(left, str(error))))
 
     def _bad_rows(self, batches: list[Batch[Any]], reason: str) -> dict[int, str]:
         """Which rows of the only message with rows are bad: each is tried together with the good ones before it."""
@@ -201,6 +233,7 @@ class Writer:
         asked_to_stop_s = 0.0
         attempt = 0
         while True:
+            self._called_s = time.monotonic()
             try:
                 return call(self._session())
             except TransientError as error:
@@ -208,6 +241,9 @@ class Writer:
                 self._drop_session()
                 if change is not None:
                     change.in_doubt |= bool(error.context.get("committing"))
+                    if error.context.get("too_large") and not change.in_doubt and _halves(change.batches)[1]:
+                        log.warning("too_large", f"{self._target.name}: writing in halves: {error.message}", part=self._part)
+                        raise _TooLarge from error
                 metrics.retry(self._target.step, self._part)
                 wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
                 until_s = time.monotonic() + wait_s
@@ -229,6 +265,12 @@ class Writer:
                         asked_to_stop_s = asked_to_stop_s or time.monotonic()
                         if time.monotonic() - asked_to_stop_s > RETRY_WHEN_STOPPING_S:
                             raise
+            finally:
+                self._called_s = 0.0
+
+
+class _TooLarge(Exception):
+    """A transaction was ended for taking too long."""
 
 
 def _halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]]]:

@@ -47,7 +47,7 @@ class Fetched:
 
     @cached_property
     def headers(self) -> Sequence[Headers]:
-        return [_pairs(headers) if headers else () for headers in map(_headers, self._messages)]
+        return list(map(_headers_of, self._messages))
 
     def part(self, first: int, end: int) -> Fetched:
         """The messages numbered first <= n < end."""
@@ -64,5 +64,10 @@ def _number(message: Message) -> int:
     return offset
 
 
-def _pairs(headers: Any) -> Headers:
-    return [(name, value) for name, value in headers]
+def _headers_of(message: Message) -> Headers:
+    try:
+        headers: Any = _headers(message)
+    except (SystemError, UnicodeDecodeError):
+        # Kafka's protocol wants UTF-8 and brokers don't look; the client library then gives none of the message's headers.
+        return [("(a header whose name is not UTF-8)", None)]
+    return [(name, value) for name, value in headers] if headers else ()

@@ -19,8 +19,10 @@ from types import TracebackType
 from typing import NoReturn
 
 from waxwing import log
-from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, WaxwingError
+from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, ConfigError, WaxwingError
 
+# A stop takes this long at most: container runtimes kill after 10 s.
+STOP_MAX_S = 8.0
 _stop = threading.Event()
 _failing = threading.Lock()
 _entered = _running = False
@@ -110,7 +112,7 @@ def _exit(code: int) -> NoReturn:
 
 
 def _end() -> None:
-    for call in _at_end:
+    for call in reversed(_at_end):  # what began first ends last, as with exit handlers
         # Group offsets and the summary are courtesies; the targets hold the truth.
         try:
             call()
@@ -138,12 +140,26 @@ def _listen_to_signals() -> None:
 def _on_signal(number: int) -> None:
     name = signal.Signals(number).name
     if _stop.is_set():  # the second time somebody asks, they mean now
+        log.warning("stopped_at_once", "Stopped at once. Nothing is lost: the next start goes on from the stored positions.")
         _exit(128 + number)
     _stop.set()
     if not _running:  # no source has read anything: it waits for a server, or for the other processes of the mesh
         log.info("stopping", "Stopped before anything was read.", signal=name)
         _exit(EXIT_OK)
     log.info("stopping", "Stopping: finishing what is under way.", signal=name)
+    last = threading.Timer(STOP_MAX_S, _too_slow)
+    last.daemon = True
+    last.start()
+
+
+def _too_slow() -> None:
+    """Asked to stop long ago: a server does not answer, or the other processes of the mesh were not asked."""
+    log.warning(
+        "stopped_hard",
+        f"Not done {STOP_MAX_S:.0f} s after it was asked to stop, so it ends now. Nothing is lost: the next start goes on "
+        "from the stored positions.",
+    )
+    _exit(EXIT_TRY_AGAIN)
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -152,6 +168,11 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     # Bytewax wraps what a step raises; the first cause is what happened.
     while error.__cause__ is not None and not isinstance(error, WaxwingError):
         error = error.__cause__
+    if "is not in this worker's routing map" in str(error):  # Bytewax's recovery store knows a partition that is gone
+        error = ConfigError(
+            "The recovery store (-r) was made with more lanes than there are now.",
+            hint="With -r, LANES may only rise; set it as it was, or start without -r: the targets remember.",
+        )
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))

@@ -45,6 +45,7 @@ class Failure(NamedTuple):
     code: str
     reason: str
     hint: str = ""
+    too_large: bool = False  # a smaller transaction may do
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,8 @@ _CODES = {
     "57P02": "transient",  # another server process crashed
     "57P03": "transient",  # starting up, or shutting down
     "57P05": "transient",  # idle_session_timeout
-    "P0001": "row",  # RAISE EXCEPTION, by a trigger of the table
+    "45": "row",  # a user's own errors, by the SQL standard
+    "P0": "row",  # RAISE EXCEPTION, by a trigger of the table
 }  # and 53100 disk full, 53400, 54*, 55000, 58*, XX* (internal, corrupted): target
 
 _HINTS = {
@@ -173,6 +174,8 @@ class PostgreSQL(Database):
             why.append(f"{name} has row-level security for this user, which COPY does not support")
         if connection.scalar(_RULES, {"name": name}):
             why.append(f"{name} has rules (CREATE RULE), which COPY passes over")
+        if not connection.scalar(sa.text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")):
+            why.append("the user may not make temporary tables, which upserts go through (GRANT TEMPORARY ON DATABASE)")
         return why
 
 
@@ -182,7 +185,7 @@ def _ms(seconds: float) -> int:
 
 def _failure(code: str, reason: str) -> Failure:
     kind: Any = _CODES.get(code, _CODES.get(code[:2], "target"))
-    return Failure(kind, code, reason.strip(), _HINTS.get(code, _HINTS.get(code[:2], "")))
+    return Failure(kind, code, reason.strip(), _HINTS.get(code, _HINTS.get(code[:2], "")), code == "57014")
 
 
 def _without_code(error: psycopg.Error) -> Failure:
