@@ -123,7 +123,9 @@ def _show(summary: str, table: sa.Table, rows: list[dict[str, Any]], reasons: li
     console = Console(stderr=True)
     shown = Table(title=f"{table.name}: the first {len(rows)} rows", title_justify="left")
     for column in _shown(table):
-        shown.add_column(column.name, justify="right" if column.type.python_type in (int, Decimal) else "left", no_wrap=True)
+        shown.add_column(
+            column.name, justify="right" if column.type.python_type in (int, Decimal) else "left", no_wrap=True, max_width=16
+        )
     for row in rows:
         shown.add_row(*(str(value) for value in row.values()))
     refused = Table("dead letters", "reason", title="waxwing_dead_letters: what was refused, and why", title_justify="left")

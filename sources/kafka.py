@@ -53,6 +53,8 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: LaneState | None) -> Lane:
         flow = (self._feeds[0].flow if self._feeds else "") or self._flow or step_id.partition(".")[0]
+        if not self._settings.kafka_group_id:
+            self._settings = self._settings.model_copy(update={"kafka_group_id": f"waxwing-{flow}"})
         with self._lock:  # workers of one process build their lanes at once
             try:
                 topic, durable = self._shared_by_lanes(flow)

@@ -22,6 +22,8 @@ T = TypeVar("T")
 # Attempts grow from the first to the second; each waits that long for an answer, so a broker that returns is seen at once.
 ATTEMPT_FIRST_S = 1.0
 ATTEMPT_MAX_S = 15.0
+# A refused connection answers at once: then the attempts stand this far apart at most.
+BACKOFF_MAX_S = 5.0
 POLL_S = 0.02
 # Kafka's own spelling of "none": brokers before 2.8 have no topic ids.
 NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
@@ -147,7 +149,7 @@ class Broker:
                 )
                 said = True
                 timeout_s = min(timeout_s * 2, ATTEMPT_MAX_S, max(1.0, self._settings.kafka_away_max_s - away_s))
-                if (rest_s := ATTEMPT_FIRST_S - (time.monotonic() - attempt_s)) > 0:
+                if (rest_s := min(timeout_s / 2, BACKOFF_MAX_S) - (time.monotonic() - attempt_s)) > 0:
                     self._closing.wait(rest_s)
                 self._look_up()
                 continue

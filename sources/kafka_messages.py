@@ -16,8 +16,9 @@ _value, _key, _offset, _headers = Message.value, Message.key, Message.offset, Me
 class Fetched:
     """A list of Kafka messages of one partition as columns. Pickles as `Columns`."""
 
-    def __init__(self, messages: list[Message]) -> None:
+    def __init__(self, messages: list[Message], headers_read: dict[int, Headers] | None = None) -> None:
         self._messages = messages
+        self._headers_read = {} if headers_read is None else headers_read
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -47,11 +48,16 @@ class Fetched:
 
     @cached_property
     def headers(self) -> Sequence[Headers]:
-        return list(map(_headers_of, self._messages))
+        # Each message is asked once, for all parts that it is cut into: see _headers_of; the second time no error is pending.
+        read = self._headers_read
+        for message in self._messages:
+            if id(message) not in read:
+                read[id(message)] = _headers_of(message)
+        return [read[id(message)] for message in self._messages]
 
     def part(self, first: int, end: int) -> Fetched:
         """The messages numbered first <= n < end."""
-        return Fetched(self._messages[first:end])
+        return Fetched(self._messages[first:end], self._headers_read)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Message objects of librdkafka don't pickle whole.
@@ -66,7 +72,9 @@ def _number(message: Message) -> int:
 
 def _headers_of(message: Message) -> Headers:
     try:
-        headers: Any = _headers(message)
+        # By way of `map`: for such a name the client library (2.16) gives a list with a null pointer in it and leaves the error
+        # pending. A call from C notices that, one from bytecode may not, and the process dies.
+        headers: Any = next(map(_headers, (message,)))
     except (SystemError, UnicodeDecodeError):
         # Kafka's protocol wants UTF-8 and brokers don't look; the client library then gives none of the message's headers.
         return [("(a header whose name is not UTF-8)", None)]

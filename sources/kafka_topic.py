@@ -23,6 +23,7 @@ from waxwing.target import Target
 T = TypeVar("T")
 
 TOPIC_POLL_S = 1.0
+SAY_AGAIN_S = 60.0  # what lasts is said again
 # Kafka's client reads on in a re-created topic at the old offset and says nothing, so its id is asked for often.
 TOPIC_CHECK_MAX_S = 1.0
 # Metadata may lag for a moment; missing for longer, the topic was deleted.
@@ -104,6 +105,7 @@ class TopicWatch:
         try:
             self._target_answers(lambda: prepare_feeds(self._feeds, self._flow) if self._feeds else None)
             self._open(self._await_topic())
+            log.info("reading", f"Flow {self._flow}: {self._what()}.", topic=self._name)
             self._broker.prompt = False
             while not self._closing.is_set():
                 self._admit()
@@ -118,17 +120,26 @@ class TopicWatch:
         except BaseException as error:  # noqa: BLE001 - the lanes raise it
             self.error = error
 
+    def _what(self) -> str:
+        """What the flow does, for people."""
+        targets = ", ".join(feed.name for feed in self._feeds) or "a plain Bytewax sink"
+        assert self._topic is not None
+        partitions = f"{len(self._topic.partitions)} partitions in {self._settings.lanes} lanes"
+        bounded = ", to the log's end" if self.bounded else ""
+        return f"from {self._name} at {self._settings.kafka_bootstrap_servers} ({partitions}{bounded}) into {targets}"
+
     def _await_topic(self) -> Topic:
         """The topic, waited for where the settings say so."""
-        said = False
+        said, say_again_s = False, 0.0
         while (topic := self._broker.topic(self._name)) is None or not topic.partitions:
             message = f"Topic {self._name!r} does not exist on {self._settings.kafka_bootstrap_servers}."
             if self._settings.on_unknown_topic == "fail":
                 hint = "Create it, correct SOURCE_TOPIC, or set ON_UNKNOWN_TOPIC=wait."
                 raise ConfigError(message, hint=hint, topic=self._name)
-            if not said:
-                log.warning("unknown_topic", f"{message} Waiting for it to be created.", topic=self._name)
-                said = True
+            if time.monotonic() > say_again_s:
+                hint = "Waiting for it to be created (ON_UNKNOWN_TOPIC=wait); is SOURCE_TOPIC right?"
+                log.warning("unknown_topic", f"{message} {hint}", topic=self._name)
+                said, say_again_s = True, time.monotonic() + SAY_AGAIN_S
             self._pause(TOPIC_POLL_S)
         if said:
             log.info("topic_found", f"Topic {self._name!r} is there now.", topic=self._name)

@@ -161,7 +161,8 @@ def _strangers(layer: Layer, names: list[str], partial: bool) -> Iterator[str]:
         elif strict and name.upper().startswith("BYTEWAX_"):
             yield f"{name}{by_place} has no effect: Bytewax reads its variables from the environment. Set it there."
         elif strict:
-            yield f"{name}{by_place} is no setting: the nearest is {get_close_matches(name.upper(), names, 1, 0.0)[0]}."
+            nearest = get_close_matches(name.upper(), names, 1, 0.0)[0]
+            yield f"{name}{by_place} is no setting: the nearest is {nearest}. ({ENV_FILE} is for settings of the flow only.)"
 
 
 # -- checking --------------------------------------------------------------------------------------

@@ -71,6 +71,6 @@ class _Reporter:
             sys.stderr.write("\r\x1b[2K")
         text = (
             f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, {tally.dead_letters:,} dead letters, "
-            f"{tally.transactions:,} transactions, {tally.retries:,} retries, in {seconds:.1f} s."
+            f"{tally.transactions:,} transactions, {tally.retries:,} retries; it ran for {seconds:.1f} s."
         )
         log.info("summary", text, **self._counts(), seconds=round(seconds, 1), positions=tally.positions)

@@ -38,9 +38,9 @@ class KafkaSettings(LaneSettings):
         examples=["127.0.0.1:9092"],
     )
     kafka_group_id: str = Field(
-        default="waxwing-orders",
+        default="",
         validation_alias=AliasChoices("kafka_group_id", "sink_group_id"),
-        description="Consumer group whose offsets are committed for lag tools. They are never read back.",
+        description="Consumer group whose offsets are committed for lag tools. They are never read back. Empty: waxwing-FLOW.",
     )
     source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
     start: str = Field(

@@ -7,6 +7,7 @@ import signal
 import sys
 
 from tests.servers import Kafka, PostgreSQL, Unavailable
+from tests.servers.process import listening
 
 
 def main() -> None:
@@ -15,8 +16,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="the plain listener's (default: 9092, 5432)")
     arguments = parser.parse_args()
     asked = {signal.SIGINT, signal.SIGTERM}
+    port = arguments.port or {"kafka": 9092, "postgresql": 5432}[arguments.server]
+    if listening(port):  # else its answers would be taken for ours
+        sys.exit(f"error: something listens on 127.0.0.1:{port} already; choose another port with --port")
     try:
-        with Kafka(arguments.port or 9092) if arguments.server == "kafka" else PostgreSQL(arguments.port or 5432) as server:
+        with Kafka(port) if arguments.server == "kafka" else PostgreSQL(port) as server:
             _say(server)
             # Only now: the server would have inherited the mask, and could not be stopped.
             signal.pthread_sigmask(signal.SIG_BLOCK, asked)

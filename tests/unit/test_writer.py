@@ -17,7 +17,7 @@ from sinks.isolation import dead_letters, without_rows
 from sinks.memory import MemorySession
 from sinks.writer import Writer
 from waxwing.batch import Batch, Columns, Reject, Stream
-from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TransientError
+from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TargetError, TransientError
 from waxwing.settings import SinkSettings
 from waxwing.target import Change, Position, Start
 
@@ -265,3 +265,47 @@ def test_upsert_in_memory_keeps_the_newest_version() -> None:
     writer.flush()
     writer.close()
     assert target.rows == [{"id": 1, "v": 2}, {"id": 2, "v": 5}]
+
+
+def test_a_refusal_that_no_row_explains_stops_the_flow() -> None:
+    class Refusing(Faulty):
+        def connect(self, part: str, token: str) -> MemorySession:
+            return RefusingSession(self, token)
+
+    class RefusingSession(MemorySession):
+        def write(self, change: Change, *, dry_run: bool = False) -> None:
+            raise RowError("duplicate dead letter")
+
+    with pytest.raises(TargetError, match="without any row"):
+        run(Refusing(QUICK), [batch(0, 3, rejects=(0, 1, 2))])
+
+
+def test_a_target_that_is_silent_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    class Silent(Faulty):
+        def connect(self, part: str, token: str) -> MemorySession:
+            gate.wait(30)
+            return super().connect(part, token)
+
+    monkeypatch.setattr("sinks.writer.SILENCE_S", 0.2)
+    monkeypatch.setattr("sinks.writer.CLOSE_S", 0.1)
+    with pytest.raises(TransientError, match="has not answered"):
+        run(Silent(SinkSettings(flush_interval_s=0.0, retry_max_s=0.0)), [batch(0, 3)])
+    gate.set()
+
+
+def test_a_transaction_that_takes_too_long_is_written_in_halves() -> None:
+    class Slow(Faulty):
+        def connect(self, part: str, token: str) -> MemorySession:
+            return SlowSession(self, token)
+
+    class SlowSession(MemorySession):
+        def write(self, change: Change, *, dry_run: bool = False) -> None:
+            if sum(len(b.records) for b in change.batches) > 3:
+                raise TransientError("statement timeout", too_large=True)
+            super().write(change, dry_run=dry_run)
+
+    target = Slow(QUICK)
+    run(target, [batch(0, 7), batch(7, 12)])
+    assert target.rows == [(n, 0) for n in range(12)]

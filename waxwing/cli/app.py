@@ -43,8 +43,10 @@ def run(
 
     What stands behind `--` is given to bytewax.run: `waxwing run orders --processes 2 -- -w 2`.
     """
+    from waxwing.cli.flows import demand
     from waxwing.cli.supervisor import Limits, Supervisor
 
+    demand(flow)
     raise typer.Exit(Supervisor(flow, processes, context.args, Limits(restarts_max, restarts_within_s)).run())
 
 
@@ -130,7 +132,7 @@ def settings(
         Format, typer.Option("--format", help="table: what holds now; env: a .env to start from; markdown: the reference.")
     ] = Format.table,
 ) -> None:
-    """Show all settings of a flow: value, where it comes from, unit, bounds. Secrets are hidden."""
+    """Show all settings of a flow: what holds now, and where it comes from. Secrets are hidden."""
     from waxwing.cli.reference import show
 
     show(flow, as_.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from waxwing.errors import ConfigError
@@ -13,6 +14,21 @@ def import_string(flow: str) -> str:
     """What bytewax.run takes: `orders` is short for dataflows.orders; everything else stays as it is."""
     name = flow.partition(":")[0]
     return flow if "." in name or "/" in name or ":" in flow else f"dataflows.{flow}"
+
+
+def demand(flow: str) -> None:
+    """Check that there is such a module, without running it: each process will.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    name = import_string(flow).partition(":")[0].removesuffix(".py").replace("/", ".")
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(f"There is no flow {flow!r}: no module {name}.", hint="Run this in the folder that holds it.")
 
 
 def module(flow: str) -> ModuleType:
