@@ -95,12 +95,16 @@ def _flow(bootstrap: str, topic: str, url: str, folder: Path, processes: int, re
     env = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "SOURCE_TOPIC": topic, "DATABASE_URL": url, "UNTIL": "end"}
     before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with Cluster("dataflows.orders", env, folder, processes=processes) as cluster:
-        if set(cluster.wait(3_600)) != {0}:
+        peak_mb = 0.0
+        while cluster.running():
+            peak_mb = max(peak_mb, cluster.peak_memory_mb())
+            time.sleep(0.1)
+        if set(cluster.wait(1)) != {0}:
             raise SystemExit(cluster.output())
     seconds = time.perf_counter() - began_s
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return records / seconds, cpu_s / records * 1e6, after.ru_maxrss / 1024
+    return records / seconds, cpu_s / records * 1e6, peak_mb
 
 
 def _raw(url: str, rows: Sequence[tuple[Any, ...]]) -> float:

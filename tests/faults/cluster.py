@@ -90,6 +90,15 @@ class Cluster:
         """Is any process alive?"""
         return any(process.poll() is None for process in self._all)
 
+    def peak_memory_mb(self) -> float:
+        """The most resident memory that any process has had so far (VmHWM; what `wait` reports counts the parent's too)."""
+        peaks = [0]
+        for process in self._all:
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                peaks += [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+        return max(peaks) / 1024
+
     def wait(self, timeout_s: float) -> list[int]:
         """The exit codes of all, once they have ended by themselves.
 
