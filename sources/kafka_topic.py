@@ -181,7 +181,7 @@ class TopicWatch:
         """Open the partitions of lanes that have joined. A position is moved here, by the one process that has its lane."""
         with self._lock:
             lanes = dict(self._joined)
-        known = {part.stream for parts in self._parts.values() for part in parts}
+        known = {one.stream for parts in self._parts.values() for one in parts}
         for lane, resume in lanes.items():
             mine = {
                 s: start for s, start in self._starts.items() if s.partition % self._settings.lanes == lane and s not in known
