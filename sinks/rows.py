@@ -150,7 +150,7 @@ class Rows:
         for row in rows:
             held = newest.get(key(row), _MISSING)
             # Strictly greater wins, here as in the database, so that batch boundaries change nothing.
-            if held is _MISSING or _greater(row[newer], held[newer]):  # type: ignore[index]
+            if held is _MISSING or _greater(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
                 newest[key(row)] = row
         return list(newest.values())
 

@@ -152,12 +152,15 @@ class Writer:
 
     def _heartbeat(self) -> None:
         self._heartbeat_due_s = time.monotonic() + self._settings.owner_stale_s / HEARTBEATS_PER_STALE
+        self._called_s = time.monotonic()
         try:
             self._session().heartbeat()
         except TransientError as error:
             # Nothing is lost by a missed heartbeat; the next transaction will retry and say so.
             log.warning("heartbeat_missed", f"{self._target.name}: no heartbeat: {error.message}", part=self._part)
             self._drop_session()
+        finally:
+            self._called_s = 0.0
 
     def _commit(self, batches: list[Batch[Any]]) -> None:
         """One transaction for the batches; when rows are bad, without these, or in halves until they stand alone."""

@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 TOPIC_POLL_S = 1.0
 SAY_AGAIN_S = 60.0  # what lasts is said again
-# Kafka's client reads on in a re-created topic at the old offset and says nothing, so its id is asked for often.
-TOPIC_CHECK_MAX_S = 1.0
 # Metadata may lag for a moment; missing for longer, the topic was deleted.
 TOPIC_GONE_S = 2.0
 
@@ -109,7 +107,7 @@ class TopicWatch:
             self._broker.prompt = False
             while not self._closing.is_set():
                 self._admit()
-                self._wake.wait(min(self._settings.partition_refresh_interval_s, TOPIC_CHECK_MAX_S))
+                self._wake.wait(self._settings.partition_refresh_interval_s)
                 self._wake.clear()
                 if not self._closing.is_set():
                     self._refresh()

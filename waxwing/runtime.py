@@ -36,11 +36,6 @@ def stopping() -> bool:
     return _stop.is_set()
 
 
-def request_stop() -> None:
-    """Ask the sources of this process to stop."""
-    _stop.set()
-
-
 def at_end(call: Callable[[], None]) -> None:
     """Call this once when the run has ended well, before the summary: last words such as group offsets."""
     _at_end.append(call)

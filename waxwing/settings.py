@@ -58,7 +58,11 @@ class KafkaSettings(LaneSettings):
     on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
     batch_records_max: int = Field(default=5_000, ge=1, le=100_000, description="Records in a batch at most.")
     partition_refresh_interval_s: float = Field(
-        default=30.0, ge=0.1, le=60.0, description="How often lanes look for new partitions and a re-created topic."
+        default=1.0,
+        ge=0.1,
+        # Kafka's client reads on in a re-created topic at the old offset and says nothing, so its id is asked for often.
+        le=1.0,
+        description="How often lanes look for new partitions and a re-created topic.",
     )
     kafka_away_max_s: float = Field(
         default=300.0, ge=1.0, description="How long to wait for a broker that does not answer before exit 75."

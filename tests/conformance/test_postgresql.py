@@ -152,7 +152,7 @@ def test_a_conflict_of_keys_falls_back_to_staging_and_is_tried_again_later(place
         for number in range(60):
             with connection.begin():
                 bulk.write(connection, [(0 if number < 2 else number, str(number))])
-            seen.append(bulk._staging_left)  # type: ignore[attr-defined]
+            seen.append(bulk._staging_left)  # type: ignore[attr-defined]  # CopyBulk's own
     assert seen[0] == 0  # new keys go straight
     assert seen[1] == 15  # the second met an existing key
     assert seen[16:18] == [0, 0]  # after 16 writes the straight way is tried again, and stays

@@ -154,7 +154,7 @@ def test_rows_that_do_not_fit_are_dead_letters_with_the_reason(url: str) -> None
 
 
 def test_a_constraint_of_the_table_rejects_only_its_rows(url: str) -> None:
-    table = things(sa.CheckConstraint("n <> 13", name="no_13"))  # type: ignore[arg-type]
+    table = things(sa.CheckConstraint("n <> 13", name="no_13"))  # type: ignore[arg-type]  # a Table takes it as it takes a column
     records = [(f"{n:03}", 13 if n in (5, 6, 90) else 100 + n) for n in range(100)]
     write(target(url, Append(), table), batch(0, records))
     assert len(rows(url)) == 97
