@@ -171,7 +171,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))
-    if kind.__name__ == "PanicException" and in_cluster():
+    # A peer that is gone shows as a panic, or as Bytewax's error about a panicked thread of the mesh.
+    if in_cluster() and (kind.__name__ == "PanicException" or "timely communication error" in str(error)):
         log.error(
             "peer_stopped",
             "This flow stopped because another of its processes did; that one's message says why. If none of them has one, "
