@@ -1,9 +1,8 @@
-"""What may enter a transaction: the replay cut, the gap check, and the limits on bad rows. Pure, but for the take-over."""
+"""What may enter a transaction: the replay cut, the gap check, and the limits on bad rows. Pure."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sinks.isolation import dead_letters
@@ -21,15 +20,20 @@ class Admission:
 
     Args:
         settings: the limits on bad rows.
-        take_over: makes this partition the owner of a stream and returns its position; called when
-            the first batch of the stream arrives.
     """
 
-    def __init__(self, settings: SinkSettings, take_over: Callable[[Stream], Position]) -> None:
+    def __init__(self, settings: SinkSettings) -> None:
         self._settings = settings
-        self._take_over = take_over
         self._arrived: dict[Stream, int] = {}
         self.positions: dict[Stream, Position] = {}
+
+    def unknown(self, batches: list[Batch[Any]]) -> list[Stream]:
+        """The streams whose position has to be taken over and opened before the batches are admitted."""
+        return [stream for stream in dict.fromkeys(batch.stream for batch in batches) if stream not in self.positions]
+
+    def open(self, position: Position) -> None:
+        """The stream of this stored position is ours; its first batch may lie below."""
+        self.positions[position.stream] = position
 
     def admit(self, batches: list[Batch[Any]]) -> list[Batch[Any]]:
         """Cut off what was taken in before.
@@ -41,12 +45,8 @@ class Admission:
         out = []
         for batch in batches:
             stream = batch.stream
-            position = self.positions.get(stream)
-            if position is None:
-                position = self.positions[stream] = self._take_over(stream)
-                expected = min(batch.offset_first, position.offset_next)
-            else:
-                expected = self._arrived[stream]
+            position = self.positions[stream]
+            expected = self._arrived.get(stream, min(batch.offset_first, position.offset_next))
             if batch.offset_first != expected or batch.offset_next < batch.offset_first:
                 raise OffsetGap(
                     f"{stream}: a batch covers offsets {batch.offset_first} to {batch.offset_next}, "

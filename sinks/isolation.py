@@ -1,4 +1,4 @@
-"""Bad rows: taking them out of their batches, and turning rejects into dead letters."""
+"""Bad rows: looking for them in halves, taking them out of their batches, and turning rejects into dead letters."""
 
 from __future__ import annotations
 
@@ -55,6 +55,25 @@ def _row_numbers(batch: Batch[Any], records: Sequence[int]) -> list[int]:
 
 def _several(batch: Batch[Any], record: int) -> bool:
     return record > 0 and batch.at[record - 1] == batch.at[record]
+
+
+def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]]]:
+    """Two parts with about as many messages that have rows; the second is empty when there is only one such message.
+
+    All rows of one message stay together.
+    """
+    with_rows = [
+        (number, at)
+        for number, batch in enumerate(batches)
+        for at in sorted({*batch.at, *(delete.at for delete in batch.deletes)})
+    ]
+    if len(with_rows) < 2:
+        return batches, []
+    number, at = with_rows[len(with_rows) // 2]
+    batch = batches[number]
+    if at == 0:
+        return batches[:number], batches[number:]
+    return [*batches[:number], batch.part(0, at)], [batch.part(at, len(batch.messages)), *batches[number + 1 :]]
 
 
 def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:

@@ -7,10 +7,11 @@ import secrets
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 from sinks.admission import Admission
-from sinks.isolation import without_rows
+from sinks.isolation import halves, without_rows
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
 from waxwing.errors import RowError, StopError, TargetError, TransientError
@@ -28,16 +29,24 @@ HEARTBEATS_PER_STALE = 4
 SILENCE_S = 10.0
 CLOSE_S = 5.0
 
+T = TypeVar("T")
+# What the thread does, as a generator: it yields, holding `_wake`, how many seconds to wait for that at most.
+Steps = Generator[float, None, T]
+
 
 class Writer:
-    """One sink partition's writer. `put`, `flush` and `close` are called by Bytewax's worker, the rest runs in its thread."""
+    """One sink partition's writer. `put`, `flush` and `close` are called by Bytewax's worker, the rest runs in its thread.
 
-    def __init__(self, target: Target, part: str) -> None:
-        self._target, self._part = target, part
+    The thread only takes steps and waits between them, so that the very same steps can be taken without a thread, under
+    another clock (tests/simulation).
+    """
+
+    def __init__(self, target: Target, part: str, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._target, self._part, self._now_s = target, part, now_s
         self._settings = target.settings
         self._token = secrets.token_hex(8)
         self._session_now: Session | None = None
-        self._admission = Admission(target.settings, self._take_over)
+        self._admission = Admission(target.settings)
         self._queue: deque[Batch[Any]] = deque()
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
@@ -45,7 +54,11 @@ class Writer:
         self._wake = threading.Condition()
         self._heartbeat_due_s = 0.0
         self._called_s = 0.0  # since when the target has been asked something, 0 while it is not
-        self._thread = threading.Thread(target=self._run, name=f"writer-{target.step}-{part}", daemon=True)
+        self._steps = self._write_all()
+        self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"writer-{self._target.step}-{self._part}", daemon=True)
         self._thread.start()
 
     # -- the worker's side ---------------------------------------------------------------------
@@ -74,9 +87,9 @@ class Writer:
         """Wait for the thread; but not for ever for a server that neither answers nor hangs up (frozen, or cut off)."""
         self._wake.wait(1.0)
         called_s = self._called_s
-        if called_s and time.monotonic() - called_s > self._settings.retry_max_s + SILENCE_S:
+        if called_s and self._now_s() - called_s > self._settings.retry_max_s + SILENCE_S:
             error = TransientError(
-                f"{self._target.name} has not answered for {time.monotonic() - called_s:.0f} s.",
+                f"{self._target.name} has not answered for {self._now_s() - called_s:.0f} s.",
                 hint="Nothing is lost: the next start goes on from the stored positions.",
             )
             self._error = self._error or error
@@ -97,17 +110,28 @@ class Writer:
     # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        while (wait_s := self._step()) is not None:
+            self._wake.wait(wait_s)
+
+    def _step(self) -> float | None:
+        """Do everything up to the next wait: how long it may be, or None at the end. `_wake` is then held."""
         try:
-            while (group := self._gather()) is not None:
-                if batches := self._admission.admit(group):
-                    self._commit(batches)
-                with self._wake:
-                    self._under_way -= len(group)
-                    self._wake.notify_all()
+            if (wait_s := next(self._steps, None)) is not None:
+                return wait_s
         except BaseException as error:
             self._stop(error)
-        finally:
-            self._drop_session(release=True)
+        self._drop_session(release=True)
+        return None
+
+    def _write_all(self) -> Steps[None]:
+        while (group := (yield from self._gather())) is not None:
+            for stream in self._admission.unknown(group):
+                self._admission.open((yield from self._take_over(stream)))
+            if batches := self._admission.admit(group):
+                yield from self._commit(batches)
+            with self._wake:
+                self._under_way -= len(group)
+                self._wake.notify_all()
 
     def _stop(self, error: BaseException) -> None:
         self._drop_session(release=True)
@@ -120,39 +144,35 @@ class Writer:
                 self._error = error
                 self._wake.notify_all()
 
-    def _gather(self) -> list[Batch[Any]] | None:
+    def _gather(self) -> Steps[list[Batch[Any]] | None]:
         """The batches of the next transaction; None when closing.
 
         Waits for FLUSH_ROWS_MAX records, or FLUSH_INTERVAL_S from the first one, or a flush.
         """
         group: list[Batch[Any]] = []
         records, deadline_s = 0, 0.0
-        with self._wake:
-            while True:
+        while True:
+            with self._wake:
                 if self._closing:
                     return None
                 while self._queue and records < self._settings.flush_rows_max:
                     batch = self._queue.popleft()
-                    deadline_s = deadline_s or time.monotonic() + self._settings.flush_interval_s
+                    deadline_s = deadline_s or self._now_s() + self._settings.flush_interval_s
                     records += len(batch.records)
                     group.append(batch)
                     self._wake.notify_all()
-                now_s = time.monotonic()
+                now_s = self._now_s()
                 if group and (records >= self._settings.flush_rows_max or now_s >= deadline_s or self._flushing):
                     return group
-                if now_s >= self._heartbeat_due_s and self._admission.positions:
-                    self._wake.release()
-                    try:
-                        self._heartbeat()
-                    finally:
-                        self._wake.acquire()
+                heartbeat_due_s = self._heartbeat_due_s if self._admission.positions else now_s + 60
+                if now_s < heartbeat_due_s:
+                    yield max(min(deadline_s or now_s + 60, heartbeat_due_s) - now_s, 0.001)
                     continue
-                until_s = min(deadline_s or now_s + 60, self._heartbeat_due_s if self._admission.positions else now_s + 60)
-                self._wake.wait(max(until_s - now_s, 0.001))
+            self._heartbeat()
 
     def _heartbeat(self) -> None:
-        self._heartbeat_due_s = time.monotonic() + self._settings.owner_stale_s / HEARTBEATS_PER_STALE
-        self._called_s = time.monotonic()
+        self._heartbeat_due_s = self._now_s() + self._settings.owner_stale_s / HEARTBEATS_PER_STALE
+        self._called_s = self._now_s()
         try:
             self._session().heartbeat()
         except TransientError as error:
@@ -162,33 +182,33 @@ class Writer:
         finally:
             self._called_s = 0.0
 
-    def _commit(self, batches: list[Batch[Any]]) -> None:
+    def _commit(self, batches: list[Batch[Any]]) -> Steps[None]:
         """One transaction for the batches; when rows are bad, without these, or in halves until they stand alone."""
         change = self._admission.change(batches)
-        started_s = time.monotonic()
+        started_s = self._now_s()
         try:
-            self._retrying("write", lambda session: session.write(change), change)
+            yield from self._retrying("write", lambda session: session.write(change), change)
         except _TooLarge:
-            for half in _halves(batches):
-                self._commit(half)
+            for half in halves(batches):
+                yield from self._commit(half)
             return
         except RowError as error:
-            self._isolate(batches, error)
+            yield from self._isolate(batches, error)
             return
         self._admission.moved(change)
-        metrics.transaction(self._target.step, self._part, change, time.monotonic() - started_s)
-        if time.monotonic() >= self._heartbeat_due_s:
+        metrics.transaction(self._target.step, self._part, change, self._now_s() - started_s)
+        if self._now_s() >= self._heartbeat_due_s:
             self._heartbeat()
 
-    def _isolate(self, batches: list[Batch[Any]], error: RowError) -> None:
+    def _isolate(self, batches: list[Batch[Any]], error: RowError) -> Steps[None]:
         """Write the batches without the rows that the error blames; in halves, where it names none."""
         if error.bad:
-            self._commit(without_rows(batches, error.bad))
+            yield from self._commit(without_rows(batches, error.bad))
             return
-        left, right = _halves(batches)
+        left, right = halves(batches)
         if right:
-            self._commit(left)
-            self._commit(right)
+            yield from self._commit(left)
+            yield from self._commit(right)
             return
         if not any(batch.records or batch.deletes for batch in left):
             # Nothing but positions and dead letters: it is Waxwing's own tables that refuse.
@@ -196,9 +216,10 @@ class Writer:
                 f"{self._target.name}: a transaction without any row is refused: {error.message}.",
                 hint="Look at triggers and constraints of the waxwing_* tables, and at dead letters left by an earlier flow.",
             ) from error
-        self._commit(without_rows(left, self._bad_rows(left, str(error))))
+        bad = yield from self._bad_rows(left, str(error))
+        yield from self._commit(without_rows(left, bad))
 
-    def _bad_rows(self, batches: list[Batch[Any]], reason: str) -> dict[int, str]:
+    def _bad_rows(self, batches: list[Batch[Any]], reason: str) -> Steps[dict[int, str]]:
         """Which rows of the only message with rows are bad: each is tried together with the good ones before it."""
         bad: dict[int, str] = {}
         total = sum(len(batch.records) + len(batch.deletes) for batch in batches)
@@ -206,7 +227,7 @@ class Writer:
             others = {n: "" for n in range(total) if n > number} | bad
             change = self._admission.change(without_rows(batches, others, keep_rejects=True))
             try:
-                self._retrying("write", lambda session, change=change: session.write(change, dry_run=True), change)
+                yield from self._retrying("write", lambda session, change=change: session.write(change, dry_run=True), change)
             except RowError as error:
                 bad[number] = error.message
         # All well one by one, and not together: then the message as a whole is to blame.
@@ -214,8 +235,8 @@ class Writer:
 
     # -- connection and retry ------------------------------------------------------------------
 
-    def _take_over(self, stream: Stream) -> Position:
-        position: Position = self._retrying("take over", lambda session: session.take_over(stream))
+    def _take_over(self, stream: Stream) -> Steps[Position]:
+        position: Position = yield from self._retrying("take over", lambda session: session.take_over(stream))
         return position
 
     def _session(self) -> Session:
@@ -230,13 +251,13 @@ class Writer:
                 session.release()
             session.close()
 
-    def _retrying(self, what: str, call: Any, change: Change | None = None) -> Any:
+    def _retrying(self, what: str, call: Any, change: Change | None = None) -> Steps[Any]:
         """Call with the session; on a TransientError back off and try again on a new one, for RETRY_MAX_S at most."""
-        started_s = time.monotonic()
+        started_s = self._now_s()
         asked_to_stop_s = 0.0
         attempt = 0
         while True:
-            self._called_s = time.monotonic()
+            self._called_s = self._now_s()
             try:
                 return call(self._session())
             except TransientError as error:
@@ -244,12 +265,12 @@ class Writer:
                 self._drop_session()
                 if change is not None:
                     change.in_doubt |= bool(error.context.get("committing"))
-                    if error.context.get("too_large") and not change.in_doubt and _halves(change.batches)[1]:
+                    if error.context.get("too_large") and not change.in_doubt and halves(change.batches)[1]:
                         log.warning("too_large", f"{self._target.name}: writing in halves: {error.message}", part=self._part)
                         raise _TooLarge from error
                 metrics.retry(self._target.step, self._part)
                 wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
-                until_s = time.monotonic() + wait_s
+                until_s = self._now_s() + wait_s
                 if until_s - started_s > self._settings.retry_max_s:
                     error.hint = error.hint or "The flow stops here; the next start goes on from the stored positions."
                     raise
@@ -259,14 +280,14 @@ class Writer:
                     part=self._part,
                     attempt=attempt,
                 )
-                while (left_s := until_s - time.monotonic()) > 0:
+                while (left_s := until_s - self._now_s()) > 0:
                     with self._wake:
                         if self._closing:
                             raise
-                        self._wake.wait(min(left_s, 0.2))
+                        yield min(left_s, 0.2)
                     if runtime.stopping():
-                        asked_to_stop_s = asked_to_stop_s or time.monotonic()
-                        if time.monotonic() - asked_to_stop_s > RETRY_WHEN_STOPPING_S:
+                        asked_to_stop_s = asked_to_stop_s or self._now_s()
+                        if self._now_s() - asked_to_stop_s > RETRY_WHEN_STOPPING_S:
                             raise
             finally:
                 self._called_s = 0.0
@@ -274,22 +295,3 @@ class Writer:
 
 class _TooLarge(Exception):
     """A transaction was ended for taking too long."""
-
-
-def _halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]]]:
-    """Two parts with about as many messages that have rows; the second is empty when there is only one such message.
-
-    All rows of one message stay together.
-    """
-    with_rows = [
-        (number, at)
-        for number, batch in enumerate(batches)
-        for at in sorted({*batch.at, *(delete.at for delete in batch.deletes)})
-    ]
-    if len(with_rows) < 2:
-        return batches, []
-    number, at = with_rows[len(with_rows) // 2]
-    batch = batches[number]
-    if at == 0:
-        return batches[:number], batches[number:]
-    return [*batches[:number], batch.part(0, at)], [batch.part(at, len(batch.messages)), *batches[number + 1 :]]

@@ -175,7 +175,8 @@ def test_rows_of_one_message_taken_out_in_turns_keep_their_own_numbers() -> None
 
 
 def admission(position: Position, **limits: Any) -> Admission:
-    admitted = Admission(SinkSettings(**limits), lambda _: position)
+    admitted = Admission(SinkSettings(**limits))
+    admitted.open(position)
     admitted.admit([batch(position.offset_next, position.offset_next)])
     return admitted
 
