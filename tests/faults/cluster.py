@@ -86,6 +86,15 @@ class Cluster:
             time.sleep(0.05)
         self.kill()
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes, in their order; some may have ended."""
+        return [process.pid for process in self._all]
+
+    def codes(self) -> list[int | None]:
+        """The exit codes so far; None: still running."""
+        return [process.poll() for process in self._all]
+
     def running(self) -> bool:
         """Is any process alive?"""
         return any(process.poll() is None for process in self._all)
