@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -16,16 +17,18 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from waxwing.databases import database_for
+
 COLUMNS = ("id", "order_id", "customer", "quantity", "unit_price", "total_value")
 Place = tuple[int, int]  # partition, offset
 
 
 @dataclass
 class Expected:
-    """The table by id, and the places of the bad records."""
+    """The table by id, and the bad records: place and value."""
 
     rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    bad: set[Place] = field(default_factory=set)
+    bad: dict[Place, bytes | None] = field(default_factory=dict)
     records: int = 0
 
 
@@ -34,18 +37,19 @@ def expected(bootstrap: str, topic: str) -> Expected:
     out = Expected()
     admin = AdminClient({"bootstrap.servers": bootstrap})
     topic_id = str(admin.describe_topics(TopicCollection([topic]))[topic].result().topic_id)
-    for partition, offset, value in _messages(bootstrap, topic):
+    for partition, offset, value in messages(bootstrap, topic):
         out.records += 1
         place = hashlib.blake2b(f"{topic_id}/{partition}".encode(), digest_size=10).hexdigest()
         row = _row(value, f"{place}{offset:016x}")
         if row is None:
-            out.bad.add((partition, offset))
+            out.bad[partition, offset] = value
         else:
             out.rows[row[0]] = row
     return out
 
 
-def _messages(bootstrap: str, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
+def messages(bootstrap: str, topic: str) -> Iterator[tuple[int, int, bytes | None]]:
+    """Every record of a topic: partition, offset, value."""
     consumer = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": "recompute", "enable.auto.commit": False, "fetch.queue.backoff.ms": 5}
     )
@@ -104,6 +108,12 @@ def _refused(name: str) -> None:
     raise ValueError(name)
 
 
+def plain_engine(url: str) -> sa.Engine:
+    """An engine of SQLAlchemy's own for a URL as Waxwing takes it, with nothing of Waxwing's but the driver's name."""
+    parsed = sa.make_url(url)
+    return sa.create_engine(parsed.set(drivername=database_for(parsed).dialect.drivername), poolclass=sa.NullPool)
+
+
 def checksum(rows: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]]) -> str:
     """Of rows sorted by id; money in cents, so that 25.5 and 25.50 are the same."""
     digest = hashlib.sha256()
@@ -115,7 +125,10 @@ def checksum(rows: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """What is wrong with a database; all empty when it is equal."""
+    """What is wrong with a database; all empty when it is equal.
+
+    A dead letter is extra when its record is not bad, stands twice, or has not the record's value or no reason.
+    """
 
     missing: list[str]
     extra: list[str]
@@ -128,7 +141,8 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        return self.checksums[0] == self.checksums[1] and not (self.dead_missing or self.dead_extra or self.missing or self.extra)
+        wrong = self.missing or self.extra or self.different or self.dead_missing or self.dead_extra
+        return self.checksums[0] == self.checksums[1] and not wrong
 
     def __str__(self) -> str:
         if self.equal:
@@ -143,19 +157,26 @@ class Difference:
 
 def compare(url: str, want: Expected, table: str = "orders") -> Difference:
     """Hold a database against what was expected, row by row and by a checksum over sorted rows."""
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = plain_engine(url)
+    letters_query = "SELECT topic_partition, topic_offset, reason, message_value FROM waxwing_dead_letters"
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(sa.text(f"SELECT {', '.join(COLUMNS)} FROM {table}"))]
-        letters = connection.execute(sa.text("SELECT topic_partition, topic_offset, reason FROM waxwing_dead_letters")).all()
+        letters = connection.execute(sa.text(letters_query)).all()
     engine.dispose()
     have = {row[0]: (*row[:4], *(round(Decimal(str(money)), 2) for money in row[4:])) for row in found}
-    dead = {(partition, offset) for partition, offset, reason in letters if reason}
+    nowhere = object()
+    dead = {
+        (partition, offset)
+        for partition, offset, reason, value in letters
+        if reason and want.bad.get((partition, offset), nowhere) == value
+    }
+    found_dead = Counter((letter[0], letter[1]) for letter in letters)
     return Difference(
         sorted(want.rows.keys() - have.keys()),
         sorted(have.keys() - want.rows.keys()),
         [(row, want.rows[key]) for key, row in have.items() if key in want.rows and row != want.rows[key]],
-        sorted(want.bad - dead),
-        sorted(dead - want.bad),
+        sorted(want.bad.keys() - dead),
+        sorted((found_dead - Counter(dead)).elements()),
         (checksum(list(want.rows.values())), checksum(found)),
         len(found),
         len(letters),

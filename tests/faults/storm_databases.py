@@ -1,0 +1,99 @@
+"""The databases that storms go over: how each is started, blocked and restarted. A further one is one more entry."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from tests.faults.cluster import LAUNCH
+from tests.faults.recompute import plain_engine
+from tests.servers import PostgreSQL
+
+
+class DatabaseServer(Protocol):
+    """What a storm asks of a server (tests/servers)."""
+
+    name: str
+    folder: Path
+
+    def new_database(self) -> str: ...
+    def start(self) -> object: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseKind:
+    """One kind of database.
+
+    Attributes:
+        server: makes its server, not yet started; None where there is none, the database being a file.
+        locked: blocks every write of the flow; in place of a restart as well, where there is no server.
+        idle: does nobody hold a transaction? Asked only where no server ends the transaction of a frozen process, which
+            would be in its successor's way until it is thawed; None elsewhere.
+    """
+
+    server: Callable[[], DatabaseServer] | None
+    locked: Callable[[str], AbstractContextManager[None]]
+    idle: Callable[[str], bool] | None
+
+
+@contextlib.contextmanager
+def rows_locked(url: str) -> Iterator[None]:
+    """Hold the positions' rows in an open transaction."""
+    with plain_engine(url).connect() as connection:
+        for attempt in range(10):
+            try:
+                connection.exec_driver_sql("UPDATE waxwing_progress SET bad_run = bad_run")
+                break
+            except sa.exc.DBAPIError:  # a deadlock with the flow, whose transactions lock the same rows in other orders
+                connection.rollback()
+                if attempt == 9:
+                    raise
+        yield
+        connection.rollback()
+
+
+@contextlib.contextmanager
+def file_locked(url: str) -> Iterator[None]:
+    """Let another process hold the write lock of an SQLite file."""
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60); "
+        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [*LAUNCH, sys.executable, "-c", code, url.removeprefix("sqlite:///")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        try:
+            yield
+        finally:
+            holder.kill()
+
+
+def file_idle(url: str) -> bool:
+    """Could a transaction begin now?"""
+    probe = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=0)
+    try:
+        probe.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+
+DATABASES: Mapping[str, DatabaseKind] = {
+    "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, idle=None),
+    "sqlite": DatabaseKind(server=None, locked=file_locked, idle=file_idle),
+}
