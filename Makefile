@@ -9,6 +9,7 @@
 #   lint   .venv/bin/python -m ruff check; .venv/bin/python -m ruff format --check
 #          .venv/bin/python -m mypy; .venv/bin/lint-imports
 #   bench  .venv/bin/python -m benchmarks      (set-up as for test)
+#   storm  .venv/bin/python -m tests.faults.storm --help
 #
 # PYTHON=... chooses another Python, 3.11 or 3.12; arguments of a program go into ARGS:
 #   make run ARGS='-w 2'     make test ARGS='tests/unit -k batch'
@@ -17,7 +18,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell 
 ARGS ?=
 IN_VENV := .venv/bin/python
 
-.PHONY: run test lint format bench lock
+.PHONY: run test lint format bench storm lock
 .DEFAULT_GOAL := test
 
 run: .venv/.installed-run
@@ -38,6 +39,15 @@ format: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	$(IN_VENV) -m benchmarks $(ARGS)
+
+# DATABASE=sqlite KILLS=10 ORDERS=100000 SEED=2 narrow it, ARGS='--freezes 5' and the like change the rest.
+storm: DATABASE ?= all
+storm: ORDERS ?= 1000000
+storm: KILLS ?= 50
+storm: SEED ?= 1
+storm: .venv/.installed-dev
+	$(IN_VENV) -m tests.faults.storm --database $(DATABASE) --orders $(ORDERS) --kills $(KILLS) --seed $(SEED) \
+	  --freezes 3 --stalls 2 --database-restarts 5 --broker-restarts 5 --partitions-added 2 $(ARGS)
 
 # The newest versions that pyproject.toml allows, into both lock files.
 LOCK := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgresql
