@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.servers.process import until
+
 ROOT = Path(__file__).parents[2]
 # The kernel kills them with us.
 LAUNCH = [sys.executable, str(ROOT / "tests/servers/launch.py"), str(os.getpid()), str(int(signal.SIGKILL)), "-"]
@@ -72,6 +74,11 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
+    def stand_still(self) -> None:
+        """SIGSTOP, and wait until no thread runs any more: those on other cores go on for a moment."""
+        self.signal(signal.SIGSTOP)
+        until(lambda: all(map(_stopped, self.pids)), timeout_s=5.0, what="the flow stands still")
+
     def kill(self) -> None:
         """kill -9 all, and reap them."""
         self.signal(signal.SIGKILL)
@@ -125,3 +132,11 @@ class Cluster:
     def output(self) -> str:
         """What all of them wrote so far."""
         return "\n".join(log.read_text(errors="replace") for log in self.logs)
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        states = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread, or the process, ended as we looked
+        return not Path(f"/proc/{pid}").exists()
+    return all(state in "TZ" for state in states)

@@ -24,8 +24,9 @@ import sqlalchemy as sa
 from tests.faults.recompute import messages, plain_engine
 from tests.faults.storm_databases import DATABASES
 from tests.faults.storm_load import Load
-from tests.faults.storm_run import Places, Storm, StormError, Told
+from tests.faults.storm_run import Storm
 from tests.faults.storm_schedule import Counts, schedule
+from tests.faults.storm_told import Places, StormError, Told
 from tests.faults.watch import await_progress, produce, taken_in
 from tests.servers import Kafka, Unavailable
 

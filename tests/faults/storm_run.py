@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.faults.cluster import Cluster
-from tests.faults.recompute import Difference, compare, expected
-from tests.faults.storm_databases import DATABASES, DatabaseServer
+from tests.faults.recompute import compare, expected
+from tests.faults.storm_databases import DATABASES
 from tests.faults.storm_load import Load
 from tests.faults.storm_schedule import AT_WORK, Event, Kind, Shape
+from tests.faults.storm_told import Places, StormError, Told
 from tests.faults.watch import Positions, end_offsets, positions
-from tests.servers import Kafka
-from tests.servers.process import until
 
 FLOW = "dataflows.orders"
 SETTINGS = {
     "OWNER_STALE_S": "2",
     # Small transactions, so that a kill finds something under way.
-    "FLUSH_ROWS_MAX": "5000",
-    "BATCH_RECORDS_MAX": "1000",
+    "FLUSH_ROWS_MAX": "2000",
+    "BATCH_RECORDS_MAX": "500",
     # Short limits, so that long locks meet them: lock time-outs, retries, and exit 75.
     "DATABASE_LOCK_TIMEOUT_S": "5",
     "DATABASE_STATEMENT_TIMEOUT_S": "5",
@@ -36,50 +32,6 @@ STILL_MAX_S = 120.0
 PEERS_END_S = 10.0
 END_MAX_S = 60.0
 LOG_CHARACTERS = 3_000
-
-
-class StormError(AssertionError):
-    """The flow did what it must not do."""
-
-
-@dataclass
-class Told:
-    """What a storm did and what came out."""
-
-    done: Counter[Kind] = field(default_factory=Counter)
-    shapes: Counter[Shape] = field(default_factory=Counter)
-    kills: int = 0
-    kills_at_work: int = 0
-    fenced: int = 0
-    ended_75: int = 0
-    records: int = 0
-    seconds: float = 0.0
-    difference: Difference | None = None
-
-    def __str__(self) -> str:
-        count = self.done
-        starts = ", ".join(f"{number} x {shape}" for shape, number in sorted(self.shapes.items()))
-        return (
-            f"{self.kills} kill -9 ({self.kills_at_work} while records were being written), "
-            f"{count[Kind.FREEZE]} frozen and thawed ({self.fenced} of their processes ended with 76), "
-            f"{count[Kind.STALL]} of the kills after a stall, "
-            f"{count[Kind.DATABASE_RESTART]} + {count[Kind.DATABASE_KILL]} database and {count[Kind.BROKER_RESTART]} + "
-            f"{count[Kind.BROKER_KILL]} broker restarts (asked + killed), {count[Kind.PARTITION_ADDED]} partitions added; "
-            f"started with processes {starts}; {self.ended_75} ends with 75 and a restart; {self.records:,} records, "
-            f"{self.seconds:.0f} s\n{self.difference}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where a storm takes place. `server` is None for a database that is a file."""
-
-    database: str
-    url: str
-    server: DatabaseServer | None
-    kafka: Kafka
-    topic: str
-    folder: Path
 
 
 class Storm:
@@ -103,6 +55,7 @@ class Storm:
         self._zombie: Cluster | None = None
         self._lock_s = 20.0
         self._before = 0  # taken in at the event before
+        self._owner_gone = -1  # what the newest owner that is gone, or a zombie, had for its generation
         self.told = Told()
 
     def run(self, lock_s: float) -> Told:
@@ -138,7 +91,9 @@ class Storm:
         else:
             self._run_flow(event.shape)
             if event.kind in AT_WORK:
-                taken_in = self._positions.look()
+                # What a killed process had sent may still be committed, so the flow is at work only once it owns all.
+                self._await(self._took_over, event.shape)
+                taken_in = self._positions.taken_in
                 goal = taken_in + event.share * (allowed - taken_in)
                 self._await(lambda: self._positions.taken_in >= goal, event.shape)
             self._happen(event)
@@ -184,23 +139,24 @@ class Storm:
         self._positions.look()
         self.told.kills += 1
         moved, waited = self._positions.taken_in > self._before, self._load.acknowledged > self._positions.taken_in
-        self.told.kills_at_work += moved and waited
+        self.told.kills_at_work += self._took_over() and moved and waited
+        self._owner_gone = max(self._positions.owners, default=-1)
         self._judge(flow, {KILLED, TRY_AGAIN})
 
     def _freeze(self, event: Event) -> None:
         self._zombie = zombie = self._taken_flow()
-        stand_still(zombie)
+        zombie.stand_still()
         while self._kind.idle is not None and zombie.running() and not self._kind.idle(self._places.url):
             zombie.signal(signal.SIGCONT)
             time.sleep(0.005)
-            stand_still(zombie)
+            zombie.stand_still()
         self._positions.look()
-        zombies = set(self._positions.owners)
+        self._owner_gone = max(self._positions.owners)
         # All that waits may be in transactions whose COMMIT was on its way: the successor needs something to do.
         self._load.allow(self._portion)
         successor = self._events[event.number].shape  # numbers begin at 1: this is the next one
         self._run_flow(successor)
-        self._await(lambda: not zombies & self._positions.owners, successor)
+        self._await(self._took_over, successor)
         goal = self._positions.taken_in + 1
         self._await(lambda: self._positions.taken_in >= goal, successor)
         time.sleep(event.seconds)
@@ -278,6 +234,10 @@ class Storm:
             self._check_still(moved_s)
             time.sleep(0.02)
 
+    def _took_over(self) -> bool:
+        """Does the flow that runs now own all positions?"""
+        return min(self._positions.owners, default=-1) > self._owner_gone
+
     def _check_still(self, moved_s: float) -> None:
         if time.monotonic() - moved_s > STILL_MAX_S:
             log = self._flow.output()[-LOG_CHARACTERS:] if self._flow else ""
@@ -317,17 +277,3 @@ class Storm:
             raise StormError(str(self.told.difference))
         if (stored := positions(places.url)) != ends:
             raise StormError(f"the stored positions are {stored}, the log's ends are {ends}")
-
-
-def stand_still(cluster: Cluster) -> None:
-    """SIGSTOP, and wait until no thread runs any more: those on other cores go on for a moment."""
-    cluster.signal(signal.SIGSTOP)
-    until(lambda: all(map(_stopped, cluster.pids)), timeout_s=5.0, what="the flow stands still")
-
-
-def _stopped(pid: int) -> bool:
-    try:
-        states = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
-    except OSError:  # a thread, or the process, ended as we looked
-        return not Path(f"/proc/{pid}").exists()
-    return all(state in "TZ" for state in states)

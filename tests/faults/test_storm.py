@@ -9,8 +9,8 @@ import pytest
 
 from tests.faults.storm import storm
 from tests.faults.storm_databases import DATABASES
-from tests.faults.storm_run import Places
 from tests.faults.storm_schedule import ENDING, KILLS, Counts, Event, Kind, Shape, schedule
+from tests.faults.storm_told import Places
 from tests.servers import Kafka
 
 COUNTS = Counts(kills=3, freezes=1, stalls=1, stall_s=2.0, database_restarts=1, broker_restarts=1, partitions_added=1)

@@ -1,0 +1,56 @@
+"""Where a storm takes place, and what is told of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.recompute import Difference
+from tests.faults.storm_databases import DatabaseServer
+from tests.faults.storm_schedule import Kind, Shape
+from tests.servers import Kafka
+
+
+class StormError(AssertionError):
+    """The flow did what it must not do."""
+
+
+@dataclass
+class Told:
+    """What a storm did and what came out."""
+
+    done: Counter[Kind] = field(default_factory=Counter)
+    shapes: Counter[Shape] = field(default_factory=Counter)
+    kills: int = 0
+    kills_at_work: int = 0
+    fenced: int = 0
+    ended_75: int = 0
+    records: int = 0
+    seconds: float = 0.0
+    difference: Difference | None = None
+
+    def __str__(self) -> str:
+        count = self.done
+        starts = ", ".join(f"{number} x {shape}" for shape, number in sorted(self.shapes.items()))
+        return (
+            f"{self.kills} kill -9 ({self.kills_at_work} while records were being written), "
+            f"{count[Kind.FREEZE]} frozen and thawed ({self.fenced} of their processes ended with 76), "
+            f"{count[Kind.STALL]} of the kills after a stall, "
+            f"{count[Kind.DATABASE_RESTART]} + {count[Kind.DATABASE_KILL]} database and {count[Kind.BROKER_RESTART]} + "
+            f"{count[Kind.BROKER_KILL]} broker restarts (asked + killed), {count[Kind.PARTITION_ADDED]} partitions added; "
+            f"started with processes {starts}; {self.ended_75} ends with 75 and a restart; {self.records:,} records, "
+            f"{self.seconds:.0f} s\n{self.difference}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a storm takes place. `server` is None for a database that is a file."""
+
+    database: str
+    url: str
+    server: DatabaseServer | None
+    kafka: Kafka
+    topic: str
+    folder: Path
