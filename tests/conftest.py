@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.servers import Kafka, PostgreSQL, Server, Unavailable
+from tests.servers import Kafka, MariaDB, PostgreSQL, Server, Unavailable
 
 NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
@@ -42,6 +42,13 @@ def kafka() -> Iterator[Kafka]:
 def postgresql() -> Iterator[PostgreSQL]:
     """A real PostgreSQL, one for all tests; each test makes a database of its own (`postgresql.new_database()`)."""
     with _serve(PostgreSQL) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A real MariaDB, one for all tests; each test makes a database of its own (`mariadb.new_database()`)."""
+    with _serve(MariaDB) as server:
         yield server
 
 

@@ -60,6 +60,7 @@ def load(kind: type[G], *, partial: bool = False) -> G:
     """
     problems: list[str] = []
     given = read(kind, problems, partial=partial)
+    problems += _from_parts(given)
     settings = _validated(kind, given, problems)
     problems += _database(given)
     problems += contradictions(given, kind.model_fields.keys(), partial=partial)
@@ -163,6 +164,32 @@ def _strangers(layer: Layer, names: list[str], partial: bool) -> Iterator[str]:
         elif strict:
             nearest = get_close_matches(name.upper(), names, 1, 0.0)[0]
             yield f"{name}{by_place} is no setting: the nearest is {nearest}. ({ENV_FILE} is for settings of the flow only.)"
+
+
+# Prefix of the settings that give a database by parts -> scheme of its URL.
+_PARTS = {"mysql": "mysql"}
+
+
+def _from_parts(given: dict[str, Given]) -> Iterator[str]:
+    """Make `database_url` and `database_table` of a database given by parts; yields what is wrong."""
+    for prefix, scheme in _PARTS.items():
+        parts = {field.removeprefix(f"{prefix}_"): one for field, one in given.items() if field.startswith(f"{prefix}_")}
+        if not parts:
+            continue
+        some = next(iter(parts.values()))
+        if "database_url" in given:
+            yield f"{given['database_url']} and {some} are both given: give the URL or the parts."
+            continue
+        if lacking := [f"{prefix}_{name}".upper() for name in ("host", "user", "database") if name not in parts]:
+            yield f"{some} is given and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not."
+        text = {name: one.text for name, one in parts.items()}
+        port = int(text["port"]) if text.get("port", "").isdecimal() else None  # what is no number is told by its field
+        url = sa.URL.create(scheme, text.get("user"), text.get("password"), text.get("host"), port, text.get("database"))
+        given["database_url"] = Given(url.render_as_string(hide_password=False), some.name, some.place)
+        if table := parts.get("table"):
+            if "database_table" in given:
+                yield f"{given['database_table']} and {table} are both given: give one."
+            given["database_table"] = table
 
 
 # -- checking --------------------------------------------------------------------------------------

@@ -142,13 +142,28 @@ class SinkSettings(LaneSettings):
     )
 
 
-class DatabaseSettings(Group):
+class MySQLSettings(Group):
+    """MySQL or MariaDB by parts, which `load` makes into DATABASE_URL."""
+
+    mysql_host: str = Field(default="", description="Host of a MySQL or MariaDB server, in place of DATABASE_URL.")
+    mysql_port: int = Field(default=3306, ge=1, le=65_535, description="Its port.")
+    mysql_user: str = Field(default="", description="User.")
+    mysql_password: SecretStr = Field(default=SecretStr(""), description="Password.")
+    mysql_database: str = Field(default="", description="Database.")
+    mysql_table: str = Field(default="", description="Table to write. Empty: the flow's own name for it.")
+
+
+class DatabaseSettings(MySQLSettings):
     """Where rows go."""
 
     database_url: SecretStr = Field(
         default=SecretStr(""),
         description="SQLAlchemy URL of the database. Empty: the embedded demonstration.",
-        examples=["postgresql://user:password@127.0.0.1:5432/shop", "sqlite:////var/lib/waxwing/orders.sqlite"],
+        examples=[
+            "postgresql://user:password@127.0.0.1:5432/shop",
+            "mysql://user:password@127.0.0.1:3306/shop",
+            "sqlite:////var/lib/waxwing/orders.sqlite",
+        ],
     )
     database_table: str = Field(
         default="", description="Table to write, `schema.table` or `table`. Empty: the flow's own name for it."

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from tests.conformance.place import Place, make_place
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Each database in turn."""
     if request.param == "sqlite":
@@ -16,6 +16,12 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         url = sa.make_url(request.getfixturevalue(request.param).new_database())
     return make_place(url)
+
+
+@pytest.fixture(scope="session")
+def mariadb_place(request: pytest.FixtureRequest) -> Place:
+    """MariaDB, for what no other database has."""
+    return make_place(sa.make_url(request.getfixturevalue("mariadb").new_database()))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,10 @@ def test_any_name_can_be_written(place: Place, name: str, staged: bool) -> None:
         name=f"{name}{int(staged)}",
     )
     mode = Upsert(keys=(name,), newer_by=f"{name} 2")
+    if any(letter in name for letter in place.database.dialect.identifier_refused):
+        with pytest.raises(ConfigError, match="not usable in"):
+            place.plan(table, mode)
+        return
     planned = place.plan(table, mode)
     place.write(planned, [("a", 1), ("b", 1)], [("a", 2)], staged=staged)
     assert place.plan(table, mode) == planned

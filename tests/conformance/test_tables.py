@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
@@ -46,17 +47,18 @@ def test_every_difference_is_in_one_error(place: Place) -> None:
     text = problems(
         place,
         declared(place, sa.Column("needed", sa.Integer, nullable=False), sa.Column("optional", sa.Integer)),
-        "id varchar(36) NOT NULL, name integer NOT NULL, price numeric(10, 2) NOT NULL, count bigint, extra integer NOT NULL",
+        "id varchar(36) NOT NULL, name integer NOT NULL, price numeric(10, 1), count bigint, extra integer NOT NULL",
     )
     for part in (
         "column needed (INTEGER) is missing",
-        "column name is INTEGER, where VARCHAR(100) is needed",
-        "column price is NOT NULL, in the flow's Table it may be null",
+        "column name is INTEGER",
+        "where VARCHAR(100) is needed",
         "column extra is NOT NULL without a default, and rows do not bring it",
         "no primary key, unique constraint or unique index on (id)",
         "Alter the table",
     ):
         assert part in text
+    assert ("column price is" in text) == place.database.dialect.lengths_kept
     assert "optional" not in text
 
 
@@ -73,6 +75,24 @@ def test_what_fits_well_enough_is_taken(place: Place, capsys: pytest.CaptureFixt
     place.write(planned, [("a", "m", None, 3)])
     with place.engine.connect() as connection:
         assert connection.execute(sa.select(table.c.id, table.c.name, table.c.count)).all() == [("a", "m", 3)]
+
+
+def test_a_column_that_takes_less_is_written_and_what_does_not_fit_is_a_bad_row(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = declared(place)
+    columns = "id varchar(36) PRIMARY KEY, name varchar(5) NOT NULL, price numeric(6, 2) NOT NULL, count int"
+    place.run(f"CREATE TABLE {table.name} ({columns})")
+    planned = place.plan(table, Upsert(keys=("id",)))
+    enforced = place.database.dialect.lengths_kept
+    [line] = capsys.readouterr().err.splitlines()
+    assert "becomes a dead letter" in line
+    good = [("a", "short", Decimal("9999.99"), 2**31 - 1)]
+    null = ("b", "x", None, 1)
+    long = [("c", "longer", Decimal(1), 1), ("d", "x", Decimal(10_000), 1), ("e", "x", Decimal(1), 2**31)]
+    assert place.accepted(planned, [*good, null, *long]) == good + ([] if enforced else long)
+    place.write(planned, good)
+    assert place.read(table) == good
 
 
 def test_a_nullable_column_that_the_table_lacks_is_left_out_with_one_warning(
@@ -96,6 +116,8 @@ def test_a_missing_version_column_is_no_matter_of_a_warning(place: Place) -> Non
 
 
 def test_a_unique_index_over_some_rows_is_no_key(place: Place) -> None:
+    if place.database.dialect.name == "mysql":
+        return  # it has no such index
     table = declared(place)
     text = problems(
         place,

@@ -58,7 +58,7 @@ def test_null_in_the_first_row_drops_no_column(place: Place, staged: bool) -> No
 
 @BOTH_WAYS
 def test_a_table_of_key_columns_alone_takes_a_row_twice(place: Place, staged: bool) -> None:
-    table = place.table(sa.Column("a", sa.Integer, primary_key=True), sa.Column("b", sa.Text, primary_key=True))
+    table = place.table(sa.Column("a", sa.Integer, primary_key=True), sa.Column("b", sa.String(50), primary_key=True))
     planned = place.plan(table, Upsert(keys=("a", "b")))
     place.write(planned, [(1, "x"), (1, "y")], [(1, "x"), (2, "x")], staged=staged)
     assert place.read(table, "a", "b") == [(1, "x"), (1, "y"), (2, "x")]
@@ -143,6 +143,8 @@ def test_deletes_hit_exactly_the_keys_named(place: Place) -> None:
 def test_deletes_take_keys_of_every_kind(place: Place, kind: Any) -> None:
     keys: dict[type, list[Any]] = {sa.Uuid: [UUID(int=1), UUID(int=2)], sa.LargeBinary: [b"\x00", b"\xff"]}
     one, two = keys.get(type(kind), [1, 2**31 - 1])
+    if place.database.dialect.name == "mysql" and isinstance(kind, sa.LargeBinary):
+        kind = sa.VARBINARY(20)  # a BLOB is no key there
     table = place.table(sa.Column("id", kind, primary_key=True, autoincrement=False), sa.Column("v", sa.Integer))
     planned = place.plan(table, Upsert(keys=("id",), delete_on_tombstone=True))
     place.write(planned, [(one, 1), (two, 2)])
@@ -167,7 +169,7 @@ def test_a_broken_constraint_blames_a_row_and_nothing_is_written(place: Place, s
         f"{parent.name}_child",
         parent.metadata,
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("email", sa.Text, unique=True),
+        sa.Column("email", sa.String(50), unique=True),
         sa.Column("parent", sa.Integer, sa.ForeignKey(parent.c.id)),
         sa.CheckConstraint("email <> 'nobody'"),
     )

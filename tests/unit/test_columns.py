@@ -29,7 +29,7 @@ def check_of(kind: Any, *, nullable: bool = True, mode: Append | Upsert | None =
 @pytest.mark.parametrize(
     ("kind", "value", "reason"),
     [
-        (sa.Integer(), 2**31, "outside the 32-bit integers -2147483648 to 2147483647"),
+        (sa.Integer(), 2**31, "outside the integers -2147483648 to 2147483647 that the column takes"),
         (sa.Integer(), True, "a value of type bool, not int"),
         (sa.Integer(), "5", "a value of type str, not int"),
         (sa.Numeric(10, 2), Decimal("1.005"), "more than 2 decimals"),

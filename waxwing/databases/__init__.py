@@ -15,6 +15,9 @@ _DATABASES: dict[str, tuple[str, str, str]] = {
     "sqlite": ("waxwing.databases.sqlite", "SQLite", ""),
     "postgresql": ("waxwing.databases.postgresql", "PostgreSQL", "postgresql"),
     "postgres": ("waxwing.databases.postgresql", "PostgreSQL", "postgresql"),
+    "mssql": ("waxwing.databases.sqlserver", "SQLServer", "sqlserver"),
+    "mysql": ("waxwing.databases.mysql", "MySQL", "mysql"),
+    "mariadb": ("waxwing.databases.mysql", "MySQL", "mysql"),
 }
 
 

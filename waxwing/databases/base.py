@@ -57,6 +57,7 @@ class Dialect:
     backends: tuple[str, ...]  # the URL schemes (before any "+") that mean this database
     writers_max: int | None  # how many connections may write at once
     identifier_bytes_max: int
+    identifier_refused: str  # characters that names can't have
     parameters_max: int  # bound parameters of one statement
     now_ms_sql: str  # the server's clock, epoch milliseconds
     text_nul: bool  # may text hold U+0000
@@ -67,6 +68,8 @@ class Dialect:
     lengths_kept: bool  # are lengths, precisions and integer widths of columns enforced
     case_sensitive: bool  # are "id" and "ID" two columns
     integer_key_automatic: bool  # does a single integer primary key without a default number itself
+    json_as_text: bool  # may the column of a JSON value be one of text
+    char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,18 @@ class Bulk(ABC):
     @abstractmethod
     def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
         """Delete the rows of these values of the single key column."""
+
+    def replace(
+        self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]], deletes: Sequence[Any], before: Sequence[int]
+    ) -> None:
+        """Delete and write what came in one order: `before[i]` of the rows stand before the i-th delete.
+
+        Here each key stands among the rows or among the deletes, so the order is of no matter. A database whose collations
+        take keys for one that Python tells apart ("a" and "A", trailing blanks) overrides this, and lets the last one stand.
+        """
+        self.delete(connection, deletes)
+        if rows:
+            self.write(connection, rows)
 
 
 class Database(ABC):

@@ -144,13 +144,25 @@ def _fits_each(reason: Callable[[Any], str | None]) -> Callable[[Values], bool]:
 
 
 def _integer(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    bits = 16 if isinstance(column.type, sa.SmallInteger) else 64 if isinstance(column.type, sa.BigInteger) else 32
-    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    low, high = integer_range(column.type)
 
     def reason(value: int) -> str | None:
-        return None if low <= value <= high else f"outside the {bits}-bit integers {low} to {high}"
+        return None if low <= value <= high else f"outside the integers {low} to {high} that the column takes"
 
     return Rule(frozenset({int}), lambda values: bool(low <= min(values) and max(values) <= high), reason)
+
+
+_BITS = {"TINYINT": 8, "MEDIUMINT": 24}
+
+
+def integer_range(kind: sa.types.TypeEngine[Any]) -> tuple[int, int]:
+    """The least and the greatest integer of a type, those of single databases among them."""
+    bits = 16 if isinstance(kind, sa.SmallInteger) else 64 if isinstance(kind, sa.BigInteger) else 32
+    bits = _BITS.get(kind.__visit_name__, bits)
+    # SQL Server's TINYINT has no sign, and no attribute that says so.
+    if getattr(kind, "unsigned", kind.__visit_name__ == "TINYINT"):
+        return 0, (1 << bits) - 1
+    return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
 def _decimal(column: sa.Column[Any], dialect: Dialect) -> Rule:
@@ -236,11 +248,13 @@ def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
     padded = isinstance(column.type, sa.CHAR | sa.NCHAR)
     length = column.type.length or (1 if padded else None)
     longest = length if length is not None else math.inf
-    nul = dialect.text_nul
+    nul, trims = dialect.text_nul, padded and not dialect.char_blanks_kept
 
     def all_fit(values: Values) -> bool:
         joined = "".join(values)
         if max(map(len, values)) > longest or (padded and min(map(len, values)) < longest):
+            return False
+        if trims and any(value.endswith(" ") for value in values):
             return False
         return (nul or "\x00" not in joined) and (joined.isascii() or _is_utf8(joined))
 
@@ -249,6 +263,8 @@ def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return f"{len(value)} characters, at most {length}"
         if padded and len(value) < longest:
             return f"{len(value)} characters, and CHAR({length}) would pad them with blanks"
+        if trims and value.endswith(" "):
+            return f"ends in a blank, which CHAR({length}) in {dialect.name} drops"
         if not nul and "\x00" in value:
             return f"holds U+0000, which text in {dialect.name} can't"
         return None if _is_utf8(value) else "holds a lone surrogate, which is no Unicode text"
@@ -280,11 +296,17 @@ def _enum(column: sa.Column[Any], dialect: Dialect) -> Rule:
 def _binary(column: sa.Column[Any], dialect: Dialect) -> Rule:
     length = getattr(column.type, "length", None)
     longest = length if length is not None else math.inf
+    shortest = length or 1 if isinstance(column.type, sa.BINARY) else 0
 
     def reason(value: bytes) -> str | None:
+        if len(value) < shortest:
+            return f"{len(value)} bytes, and BINARY({shortest}) would pad them with zeros"
         return None if len(value) <= longest else f"{len(value)} bytes, at most {length}"
 
-    return Rule(frozenset({bytes}), lambda values: max(map(len, values)) <= longest, reason)
+    def all_fit(values: Values) -> bool:
+        return max(map(len, values)) <= longest and min(map(len, values)) >= shortest
+
+    return Rule(frozenset({bytes}), all_fit, reason)
 
 
 def _json(column: sa.Column[Any], dialect: Dialect) -> Rule:

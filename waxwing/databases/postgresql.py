@@ -18,6 +18,7 @@ DIALECT = Dialect(
     backends=("postgresql", "postgres"),
     writers_max=None,
     identifier_bytes_max=63,  # NAMEDATALEN - 1; longer names would be cut without an error
+    identifier_refused="",
     parameters_max=65_535,  # a 16-bit count in the protocol's Bind message
     now_ms_sql="CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     text_nul=False,
@@ -28,6 +29,8 @@ DIALECT = Dialect(
     lengths_kept=True,
     case_sensitive=True,
     integer_key_automatic=False,
+    json_as_text=False,
+    char_blanks_kept=True,
 )
 
 # SQLSTATE -> what it means: https://www.postgresql.org/docs/current/errcodes-appendix.html

@@ -26,6 +26,7 @@ DIALECT = Dialect(
     backends=("sqlite",),
     writers_max=1,
     identifier_bytes_max=1_000,  # SQLite has no limit of its own but that of a statement
+    identifier_refused="",
     parameters_max=32_766,  # SQLITE_MAX_VARIABLE_NUMBER since 3.32
     now_ms_sql="CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     text_nul=True,
@@ -36,6 +37,8 @@ DIALECT = Dialect(
     lengths_kept=False,
     case_sensitive=False,
     integer_key_automatic=True,
+    json_as_text=False,
+    char_blanks_kept=True,
 )
 
 SA_DIALECT: sa.Dialect = sqlite.dialect()

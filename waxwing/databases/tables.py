@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from waxwing import log
 from waxwing.databases.base import Append, Database, Dialect, Mode, Plan, Upsert
 from waxwing.databases.columns import kind_of, rule
+from waxwing.databases.fit import differences, smaller
 from waxwing.errors import ConfigError
 
 _VERSION_KINDS = {"integer", "decimal", "float", "text", "date", "datetime"}
@@ -74,6 +75,8 @@ def _bad_names(table: sa.Table, dialect: Dialect) -> list[str]:
             problems.append(f"the {what} name {name!r} is empty or holds U+0000")
         elif (size := len(name.encode())) > most:
             problems.append(f"the {what} name {name!r} has {size} bytes, {dialect.name} takes {most}")
+        elif any(letter in name for letter in dialect.identifier_refused):
+            problems.append(f"the {what} name {name!r} holds one of {dialect.identifier_refused}, not usable in {dialect.name}")
     if not dialect.case_sensitive and len({column.name.lower() for column in table.c}) < len(table.c):
         problems.append(f"two columns differ by capitals alone, which {dialect.name} takes for one")
     return problems
@@ -120,7 +123,8 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     """Make the table when it is missing, with its indexes; else check it. Several processes may do so at once.
 
     Returns:
-        The plan without the nullable columns that an existing table lacks (one warning names them).
+        The plan as the existing table takes it: without nullable columns that it lacks, with its own smaller columns (one
+        warning each names them).
 
     Raises:
         ConfigError: all differences, in one message.
@@ -140,8 +144,9 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
         lacking = [column for column in (*wanted.columns, *wanted.touched) if found.column(column.name) is None]
         left_out = [column for column in lacking if column.nullable and column.name not in _needed(wanted.mode)]
         problems += [f"column {column.name} ({column.type}) is missing" for column in lacking if column not in left_out]
-        for column in wanted.columns:
-            problems += found.differences(column, connection.dialect)
+        there = [(column, have) for column in wanted.columns if (have := found.column(column.name)) is not None]
+        for column, have in there:
+            problems += differences(column, have, connection.dialect, database.dialect)
         problems += found.unfilled(wanted.columns)
         if isinstance(wanted.mode, Upsert) and not found.unique(wanted.mode.keys):
             keys = ", ".join(wanted.mode.keys)
@@ -154,9 +159,17 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     if left_out:
         names = ", ".join(column.name for column in left_out)
         log.warning("columns_left_out", f"The existing table {table.fullname} lacks the columns {names}: they are not written.")
+    narrow = {column.name: less for column, have in there if (less := smaller(column, have, database.dialect)) is not None}
+    if narrow:
+        names = ", ".join(f"{name} ({less.type}{'' if less.nullable else ' NOT NULL'})" for name, less in narrow.items())
+        log.warning(
+            "columns_smaller",
+            f"The existing table {table.fullname} takes less than the flow's Table in {names}: "
+            "what does not fit there becomes a dead letter.",
+        )
     return replace(
         wanted,
-        columns=tuple(column for column in wanted.columns if column not in left_out),
+        columns=tuple(narrow.get(column.name, column) for column in wanted.columns if column not in left_out),
         touched=tuple(column for column in wanted.touched if column not in left_out),
     )
 
@@ -202,77 +215,6 @@ class _Found:
             if name not in brought
             and not column["nullable"]
             and column["default"] is None
-            and not (column.get("identity") or column.get("computed"))
+            and not (column.get("identity") or column.get("computed") or column.get("autoincrement") is True)
             and not (numbered and column["name"] == self._key[0] and isinstance(column["type"], sa.Integer))
         ]
-
-    def differences(self, column: sa.Column[Any], dialect: sa.Dialect) -> list[str]:
-        """What keeps this column from being written as declared."""
-        found = self.column(column.name)
-        if found is None:
-            return []
-        problems = []
-        declared = column.type.compile(dialect=dialect)
-        have = found["type"]
-        if found.get("computed"):
-            problems.append("is computed by the database")
-        if column.nullable and not found["nullable"]:
-            problems.append("is NOT NULL, in the flow's Table it may be null")
-        if _narrower(column, have, declared, self._dialect):
-            problems.append(f"is {have.compile(dialect=dialect)}, where {declared} is needed")
-        return [f"column {column.name} {problem}" for problem in problems]
-
-
-def _narrower(column: sa.Column[Any], have: Any, declared: str, dialect: Dialect) -> bool:
-    """Is the existing type of another family, or too small for what the declared one takes?"""
-    kind: str = kind_of(column)
-    if kind in {"uuid", "enum"} and declared.startswith(("CHAR", "VARCHAR")):
-        kind = "text"  # what it is stored as
-    try:
-        found = kind_of(sa.Column(column.name, have))
-    except ConfigError:
-        return True
-    want = column.type
-    if found != kind or bool(getattr(have, "timezone", False)) != bool(getattr(want, "timezone", False)):
-        return True
-    return dialect.lengths_kept and kind in _LESS and _LESS[kind](have, want)
-
-
-def _less_text(have: Any, want: Any) -> bool:
-    length = 32 if isinstance(want, sa.Uuid) else want.length
-    padded = isinstance(have, sa.CHAR) and not isinstance(want, sa.CHAR | sa.Uuid)
-    return padded or (have.length is not None and (length is None or length > have.length))
-
-
-def _less_integer(have: Any, want: Any) -> bool:
-    return _bits(have) < _bits(want)
-
-
-def _bits(integer: Any) -> int:
-    return 16 if isinstance(integer, sa.SmallInteger) else 64 if isinstance(integer, sa.BigInteger) else 32
-
-
-def _less_decimal(have: Any, want: Any) -> bool:
-    if have.precision is None:
-        return False
-    scale, wanted = have.scale or 0, want.scale or 0
-    return want.precision is None or scale < wanted or have.precision - scale < want.precision - wanted
-
-
-def _less_float(have: Any, want: Any) -> bool:  # noqa: ARG001 - one signature for all
-    return isinstance(have, sa.REAL)
-
-
-def _less_time(have: Any, want: Any) -> bool:  # noqa: ARG001 - one signature for all
-    precision = getattr(have, "precision", None)
-    return precision is not None and precision < 6
-
-
-_LESS: dict[str, Callable[[Any, Any], bool]] = {
-    "text": _less_text,
-    "integer": _less_integer,
-    "decimal": _less_decimal,
-    "float": _less_float,
-    "datetime": _less_time,
-    "time": _less_time,
-}

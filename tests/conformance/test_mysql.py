@@ -1,0 +1,165 @@
+"""What only MySQL and MariaDB have: engines, character sets, collations, packets, a table made by hand in their usual way."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dataflows.orders import orders
+from tests.conformance.place import Place, make_place
+from waxwing.databases.base import Append, Upsert
+from waxwing.databases.mysql import SQL_MODE
+from waxwing.errors import ConfigError
+
+
+@pytest.fixture
+def place(mariadb_place: Place) -> Place:
+    return mariadb_place
+
+
+def keyed(place: Place, *columns: sa.Column[Any]) -> sa.Table:
+    return place.table(sa.Column("id", sa.String(20), primary_key=True), *(columns or (sa.Column("v", sa.Text),)))
+
+
+def test_an_orders_table_made_by_hand_in_the_usual_way_is_taken(place: Place) -> None:
+    place.run(
+        """CREATE TABLE orders (
+            id VARCHAR(36) NOT NULL PRIMARY KEY,
+            order_id VARCHAR(64) NOT NULL,
+            quantity INT NOT NULL DEFAULT 0,
+            unit_price DECIMAL(10,2) NOT NULL DEFAULT 0.00,
+            total_value DECIMAL(10,2) NOT NULL DEFAULT 0.00,
+            processed_at BIGINT,
+            created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+            updated_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+            KEY order_id (order_id)
+        )"""
+    )
+    planned = place.plan(orders, Upsert(keys=("id",)))
+    assert [column.name for column in planned.columns] == [
+        "id",
+        "order_id",
+        "quantity",
+        "unit_price",
+        "total_value",
+        "processed_at",
+    ]
+    good = ("a", "o", 2, Decimal("1.50"), Decimal("3.00"), 1)
+    too_large = ("b", "o", 2, Decimal("99999999.99"), Decimal("199999999.98"), 1)
+    assert place.accepted(planned, [good, too_large, ("c" * 36, "o" * 65, *good[2:])]) == [good]
+    place.write(planned, [good])
+    place.run("UPDATE orders SET created_at = '2020-01-01', updated_at = '2020-01-01'")
+    place.write(planned, [good])
+    place.write(planned, [(*good[:2], 3, *good[3:])])
+    with place.engine.connect() as connection:
+        [row] = connection.execute(sa.text("SELECT quantity, year(created_at) AS made, year(updated_at) AS changed FROM orders"))
+    assert (row.quantity, row.made) == (3, 2020)
+    assert row.changed > 2020
+
+
+def test_the_session_is_strict_and_read_committed_whatever_the_server_s_defaults_are(place: Place) -> None:
+    place.run("SET GLOBAL sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES'")
+    try:
+        other = make_place(place.url)
+        with other.engine.connect() as connection:
+            assert set(connection.scalar(sa.text("SELECT @@sql_mode")).split(",")) == set(SQL_MODE.split(","))
+            assert connection.scalar(sa.text("SELECT @@tx_isolation")) == "READ-COMMITTED"
+        planned = other.plan(keyed(other), Upsert(keys=("id",)))
+        rows = [("a", "x\\'\"y"), ("b", "\\"), ("c", "")]
+        other.write(planned, rows)
+        assert other.read(planned.table) == rows
+    finally:
+        place.run("SET GLOBAL sql_mode = DEFAULT")
+
+
+@pytest.mark.parametrize("engine", ["MyISAM", "Aria", "MEMORY"])
+def test_a_table_without_transactions_is_refused(place: Place, engine: str) -> None:
+    table = keyed(place, sa.Column("v", sa.Integer))
+    place.run(f"CREATE TABLE {table.name} (id varchar(20) PRIMARY KEY, v int) ENGINE={engine}")
+    with pytest.raises(ConfigError, match=f"has the engine {engine}, which has no transactions"):
+        place.plan(table, Upsert(keys=("id",)))
+
+
+def test_a_text_column_that_can_t_hold_all_text_is_refused(place: Place) -> None:
+    table = keyed(place)
+    place.run(f"CREATE TABLE {table.name} (id varchar(20) PRIMARY KEY, v text CHARACTER SET latin1) CHARACTER SET utf8mb4")
+    with pytest.raises(ConfigError, match=r"column v has the character set latin1.*CONVERT TO CHARACTER SET utf8mb4"):
+        place.plan(table, Upsert(keys=("id",)))
+
+
+def test_a_table_that_waxwing_makes_tells_keys_apart_as_python_does(place: Place) -> None:
+    keys = ["a", "A", "á", "a ", " a", "ß", "ss"]
+    planned = place.plan(keyed(place), Upsert(keys=("id",)))
+    place.write(planned, [(key, key) for key in keys], [(key, f"{key}!") for key in keys])
+    assert sorted(place.read(planned.table)) == sorted((key, f"{key}!") for key in keys)
+    [[made]] = place_query(place, f"SHOW CREATE TABLE {planned.table.name}", 1)
+    assert "ENGINE=InnoDB" in made
+    assert "utf8mb4_nopad_bin" in made
+
+
+def test_keys_that_an_existing_table_takes_for_one_end_as_the_last_row_says(place: Place) -> None:
+    table = keyed(place)
+    place.run(f"CREATE TABLE {table.name} (id varchar(20) PRIMARY KEY, v text) COLLATE utf8mb4_general_ci")
+    planned = place.plan(table, Upsert(keys=("id",)))
+    place.write(planned, [("a", "1"), ("A", "2"), ("b", "1"), ("a ", "3")])
+    assert place.read(table) == [("a", "3"), ("b", "1")]
+
+
+def test_a_row_that_is_equal_in_another_unique_key_is_a_bad_row_and_changes_nothing(place: Place) -> None:
+    planned = place.plan(keyed(place, sa.Column("email", sa.String(50), unique=True)), Upsert(keys=("id",)))
+    place.write(planned, [("a", "x@y"), ("b", None)])
+    with pytest.raises(Exception, match="another unique key") as refused:
+        place.write(planned, [("c", "n@y"), ("d", "x@y")])
+    assert place.database.classify(refused.value).kind == "row"
+    assert place.kind_of_failure(lambda: place.write(planned, [("b", "x@y")])) == "row"
+    assert place.read(planned.table) == [("a", "x@y"), ("b", None)]
+
+
+def test_rows_go_in_several_statements_where_a_packet_is_too_small_and_a_larger_row_is_a_bad_one(place: Place) -> None:
+    planned = place.plan(keyed(place), Upsert(keys=("id",)))
+    rows = [(f"k{number:03}", str(number) * 20_000) for number in range(100)]
+    place.run("SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        small = make_place(place.url)
+        small.write(planned, rows)
+        assert small.read(planned.table) == rows
+        assert small.kind_of_failure(lambda: small.write(planned, [("a", "x"), ("b", "'" * 600_000)])) == "row"
+        assert small.read(planned.table) == rows
+    finally:
+        place.run("SET GLOBAL max_allowed_packet = DEFAULT")
+
+
+def test_matched_rows_are_counted_though_nothing_changes(place: Place) -> None:
+    table = place.plan(keyed(place), Append()).table
+    with place.engine.begin() as connection:
+        connection.execute(table.insert().values(id="a", v="1"))
+        assert connection.execute(table.update().where(table.c.id == "a").values(v="1")).rowcount == 1
+
+
+def test_a_table_in_another_database_is_written_through_its_name(place: Place) -> None:
+    place.run("CREATE DATABASE IF NOT EXISTS other CHARACTER SET utf8mb4")
+    table = place.table(sa.Column("id", sa.String(20), primary_key=True), schema="other")
+    planned = place.plan(table, Upsert(keys=("id",)))
+    place.write(planned, [("a",)], [("a",), ("b",)])
+    assert place.read(table) == [("a",), ("b",)]
+
+
+def test_a_login_that_is_refused_an_unknown_database_and_a_missing_permission_are_matters_of_configuration(place: Place) -> None:
+    for url in (place.url.set(password="wrong"), place.url.set(database="nowhere")):
+        other = make_place(url)
+        assert other.kind_of_failure(lambda other=other: other.plan(keyed(other), Append())) == "config"  # type: ignore[misc]
+    place.run(
+        "CREATE USER IF NOT EXISTS limited@'127.0.0.1' IDENTIFIED BY 'limited'", "GRANT SELECT ON *.* TO limited@'127.0.0.1'"
+    )
+    with pytest.raises(ConfigError, match="names no database"):
+        make_place(place.url._replace(database=None))
+    limited = make_place(place.url.set(username="limited", password="limited"))
+    assert limited.kind_of_failure(lambda: limited.plan(keyed(limited), Append())) == "config"
+
+
+def place_query(place: Place, statement: str, column: int) -> list[list[Any]]:
+    with place.engine.connect() as connection:
+        return [[row[column]] for row in connection.exec_driver_sql(statement)]

@@ -1,0 +1,209 @@
+"""MySQL and MariaDB, by PyMySQL."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pymysql
+import sqlalchemy as sa
+from pymysql.constants import CLIENT
+from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
+from typing_extensions import override
+
+from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan
+from waxwing.databases.mysql_errors import meaning
+from waxwing.databases.mysql_insert import InsertBulk
+from waxwing.errors import ConfigError
+
+DIALECT = Dialect(
+    name="mysql",
+    drivername="mysql+pymysql",
+    backends=("mysql", "mariadb"),
+    writers_max=None,
+    identifier_bytes_max=64,  # characters, to the server; names are ASCII nearly always
+    identifier_refused="`",  # SQLAlchemy can't read such names back
+    parameters_max=65_535,  # of a prepared statement; ours are written into the text
+    now_ms_sql="CAST(unix_timestamp(sysdate(3)) * 1000 AS SIGNED)",
+    text_nul=True,
+    decimal_digits_max=65,
+    timezone_kept=False,  # TIMESTAMP keeps the instant, but ends in 2038
+    float_nan=False,
+    float_infinity=False,
+    lengths_kept=True,
+    case_sensitive=False,
+    integer_key_automatic=False,
+    json_as_text=True,  # MariaDB's JSON is a LONGTEXT with a check
+    char_blanks_kept=False,
+)
+
+# Whatever the server's own default is: a value that does not fit is an error, never cut or zero; a 0 in a numbered
+# column is a 0; backslashes escape and double quotes are text.
+SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO"
+# Besides InnoDB: engines with transactions and row locks.
+ENGINES = ("InnoDB", "RocksDB", "ndbcluster")
+
+
+class MySQL(Database):
+    """MySQL 8 or MariaDB 10.6, or newer: INSERT with many rows as literals."""
+
+    dialect = DIALECT
+
+    @override
+    def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
+        if not url.database:
+            raise ConfigError("DATABASE_URL names no database.", hint="Such as mysql://user:password@host:3306/DATABASE.")
+        ours = {
+            # Matched rows, not changed ones: a compare-and-set that changes nothing must still count.
+            "client_flag": CLIENT.FOUND_ROWS,
+            "charset": "utf8mb4",
+            "sql_mode": SQL_MODE,  # given at once: SQLAlchemy asks for it before anything of ours is run
+            "connect_timeout": max(1, round(connect_timeout_s)),
+            # A server that vanished without a word; above its own limits, which speak first.
+            "read_timeout": round(statement_timeout_s + lock_timeout_s) + 30,
+            "write_timeout": round(statement_timeout_s) + 30,
+        }
+        engine = sa.create_engine(
+            url.set(drivername=DIALECT.drivername),
+            poolclass=sa.NullPool,
+            # REPEATABLE READ, the default, would show a position as it was when the transaction began, and lock gaps.
+            isolation_level="READ COMMITTED",
+            connect_args=ours,
+        )
+        engine.dialect.type_compiler_instance = _Types(engine.dialect)
+        engine.dialect.ddl_compiler = _Tables
+        lock_s, statement_s = max(1, round(lock_timeout_s)), max(1, round(statement_timeout_s))
+
+        @sa.event.listens_for(engine, "connect")
+        def prepare(connection: Any, record: Any) -> None:
+            limits = (
+                # Of an idle transaction, and of a statement (seconds).
+                f"idle_write_transaction_timeout = {statement_s}, max_statement_time = {statement_s}"
+                if "mariadb" in connection.get_server_info().lower()
+                else f"wait_timeout = {statement_s}"
+            )
+            with connection.cursor() as cursor:
+                locks = f"innodb_lock_wait_timeout = {lock_s}, lock_wait_timeout = {lock_s}"
+                cursor.execute(f"SET SESSION time_zone = '+00:00', {locks}, {limits}")
+                cursor.execute("SELECT @@max_allowed_packet")
+                [[record.info["packet_bytes_max"]]] = cursor.fetchall()
+            connection.commit()
+
+        return engine
+
+    @override
+    def bulk(self, plan: Plan) -> Bulk:
+        return InsertBulk(plan)
+
+    @override
+    def classify(self, error: BaseException) -> Failure:
+        cause = getattr(error, "orig", None) or error
+        if isinstance(cause, pymysql.err.Error) and cause.args and isinstance(cause.args[0], int):
+            return meaning(cause.args[0], str(cause.args[-1]))
+        if isinstance(cause, pymysql.err.InterfaceError | sa.exc.PendingRollbackError | OSError):
+            return Failure("transient", "connection", str(cause) or "the connection is closed")
+        if isinstance(cause, UnicodeEncodeError):
+            return Failure("row", "UnicodeEncodeError", "text that is no Unicode")
+        if isinstance(cause, RuntimeError) and "cryptography" in str(cause):
+            return Failure("config", "RuntimeError", str(cause), "pip install 'waxwing-streams[mysql]'.")
+        kind: Literal["config", "target"] = "config" if isinstance(cause, TypeError | ValueError) else "target"
+        return Failure(kind, type(cause).__name__, str(cause), "Check the options in DATABASE_URL." if kind == "config" else "")
+
+    @override
+    def lock_schema(self, connection: sa.Connection) -> None:
+        # By name, since CREATE TABLE ends a transaction. Held until the connection is closed, at the end of the preparation.
+        got = connection.scalar(
+            sa.text("SELECT get_lock(left(concat('waxwing:', coalesce(database(), '')), 64), @@lock_wait_timeout)")
+        )
+        if got != 1:
+            raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
+
+    @override
+    def check_deferred(self, connection: sa.Connection) -> None:
+        """Nothing: constraints are checked at once."""
+
+    @override
+    def blockers(self, connection: sa.Connection) -> str:
+        return "; ".join(connection.scalars(_BLOCKERS))
+
+    @override
+    def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
+        where = {"schema": table.schema, "name": table.name}
+        row = connection.execute(_KIND, where).one_or_none()
+        if row is None:
+            return []
+        if row.kind != "BASE TABLE":
+            return [f"{table.name} is a {row.kind.lower()}, not a table"]
+        why = []
+        if (row.engine or "").lower() not in map(str.lower, ENGINES):
+            why.append(f"{table.name} has the engine {row.engine}, which has no transactions (ALTER TABLE ... ENGINE=InnoDB)")
+        why += [
+            f"column {column.name} has the character set {column.charset}, which can't hold all text "
+            f"(ALTER TABLE {table.name} CONVERT TO CHARACTER SET utf8mb4)"
+            for column in connection.execute(_CHARSETS, where)
+            if column.name in table.c
+        ]
+        return why
+
+
+class _Types(MySQLTypeCompiler):
+    """Types that keep a value whole where MySQL's own choice would not: microseconds, doubles, texts beyond 64 kB."""
+
+    @override
+    def visit_datetime(self, type_: Any, *, type_expression: Any = None, **kw: Any) -> str:
+        # DATETIME(6) DEFAULT now() is refused: the precisions differ.
+        return "DATETIME" if getattr(type_expression, "server_default", None) is not None else "DATETIME(6)"
+
+    @override
+    def visit_time(self, type_: Any, **kw: Any) -> str:
+        return "TIME(6)"
+
+    @override
+    def visit_float(self, type_: Any, **kw: Any) -> str:
+        return "DOUBLE"
+
+    @override
+    def visit_text(self, type_: Any, **kw: Any) -> str:
+        return "LONGTEXT" if type_.length is None else str(super().visit_text(type_, **kw))
+
+    @override
+    def visit_string(self, type_: Any, **kw: Any) -> str:
+        return "LONGTEXT" if type_.length is None else str(super().visit_string(type_, **kw))
+
+    @override
+    def visit_large_binary(self, type_: Any, **kw: Any) -> str:
+        return "LONGBLOB" if type_.length is None else str(super().visit_large_binary(type_, **kw))
+
+
+class _Tables(MySQLDDLCompiler):
+    """What CREATE TABLE says of the table, where the flow's Table does not (`mysql_engine=...`)."""
+
+    @override
+    def post_create_table(self, table: sa.Table) -> str:
+        dialect: Any = self.dialect
+        # Two keys are equal where Python says so: capitals, accents and blanks at the end count.
+        if dialect.is_mariadb:
+            collation = "utf8mb4_nopad_bin"
+        else:
+            collation = "utf8mb4_0900_bin" if (dialect.server_version_info or ()) >= (8, 0, 17) else "utf8mb4_bin"
+        ours = {"engine": "InnoDB", "charset": "utf8mb4", "collate": collation}
+        given = [name.partition("_")[2] for name in table.kwargs]
+        return super().post_create_table(table) + "".join(f" {name}={value}" for name, value in ours.items() if name not in given)
+
+
+_BLOCKERS = sa.text("""
+    SELECT concat('connection ', t.trx_mysql_thread_id,
+                  coalesce(concat(' (', p.user, ' from ', p.host, ', ', p.command, ')'), ''),
+                  ', in a transaction since ', t.trx_started)
+    FROM information_schema.innodb_trx t
+    LEFT JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
+    WHERE t.trx_mysql_thread_id <> connection_id() AND (t.trx_rows_locked > 0 OR t.trx_tables_locked > 0)
+    ORDER BY 1""")
+
+_KIND = sa.text("""
+    SELECT table_type AS kind, engine AS engine FROM information_schema.tables
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name""")
+
+_CHARSETS = sa.text("""
+    SELECT column_name AS name, character_set_name AS charset FROM information_schema.columns
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name
+      AND character_set_name NOT IN ('utf8mb4', 'ascii')""")

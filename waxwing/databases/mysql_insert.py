@@ -1,0 +1,187 @@
+"""The bulk path of MySQL and MariaDB: INSERT with thousands of rows, written as literals.
+
+Measured on an orders row, MariaDB 10.11, 5,000 rows a statement, new and existing keys: literals 183,000 and 156,000 rows/s,
+JSON_TABLE with one parameter 164,000 and 133,000, LOAD DATA LOCAL into a temporary table 73,000 and 64,000. So there is one way,
+which every version knows, and which takes the rows one after the other: keys that are equal to the server alone
+(capitals, accents, blanks at the end) end as the last row of them says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+import pymysql
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from typing_extensions import override
+
+from waxwing.databases.base import Bulk, Plan, Upsert
+from waxwing.databases.columns import kind_of
+
+# Named parameters, so that "%" in a name or an expression is not doubled.
+SA_DIALECT: sa.Dialect = mysql.dialect(paramstyle="named")
+
+# More made it no faster, and the statement leaves the processor's cache.
+STATEMENT_ROWS_MAX = 5_000
+# What a statement holds besides its rows, and the protocol around it.
+_PACKET_SPARE_BYTES = 1_024
+
+# Kinds that are written between quotes.
+_QUOTED = {"text", "enum", "decimal", "date", "datetime", "time", "uuid", "json"}
+# Kinds whose text may hold what a literal must escape.
+_ESCAPED = {"text", "enum", "json"}
+
+
+class InsertBulk(Bulk):
+    """INSERT of literals, for one table over one connection."""
+
+    def __init__(self, plan: Plan) -> None:
+        names = SA_DIALECT.identifier_preparer
+        table = names.format_table(plan.table)
+        columns = ", ".join(names.quote(column.name) for column in plan.columns)
+        self._literals = Literals(plan.columns)
+        self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
+        self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Upsert) else b""
+        self._key_names = plan.mode.keys if isinstance(plan.mode, Upsert) else ()
+        if isinstance(plan.mode, Upsert):
+            key = plan.table.c[plan.mode.keys[0]]
+            self._delete = f"DELETE FROM {table} WHERE {names.quote(key.name)} IN (".encode()  # noqa: S608 - quoted
+            self._keys = Literals([key])
+
+    @override
+    def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        for first in range(0, len(rows), STATEMENT_ROWS_MAX):
+            lines = self._literals.encode(rows[first : first + STATEMENT_ROWS_MAX])
+            try:
+                _send(connection, self._head, lines, self._tail)
+            except pymysql.err.IntegrityError as error:
+                raise self._explained(error) from error
+
+    def _explained(self, error: pymysql.err.IntegrityError) -> Exception:
+        """Rows bring no null in a key, so this null is ours (`_on_duplicate`)."""
+        code, text = error.args[0], str(error.args[-1])
+        if code == 1048 and any(f"'{key}'" in text for key in self._key_names):
+            return pymysql.err.IntegrityError(1062, "another row has the same value in another unique key of the table")
+        return error
+
+    @override
+    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
+        for first in range(0, len(keys), STATEMENT_ROWS_MAX):
+            lines = self._keys.encode([(key,) for key in keys[first : first + STATEMENT_ROWS_MAX]])
+            _send(connection, self._delete, lines, b")")
+
+
+def _send(connection: sa.Connection, head: bytes, lines: Sequence[str], tail: bytes) -> None:
+    """One statement, or several where the server takes no packet so large."""
+    driver: Any = connection.connection.driver_connection
+    most = connection.info["packet_bytes_max"] - _PACKET_SPARE_BYTES
+    statement = b"".join((head, ",".join(lines).encode(), tail))
+    if len(statement) <= most:
+        driver.query(statement)
+    elif len(lines) > 1:
+        half = len(lines) // 2
+        _send(connection, head, lines[:half], tail)
+        _send(connection, head, lines[half:], tail)
+    else:
+        raise pymysql.err.DataError(1153, f"a row of {len(statement):,} bytes; max_allowed_packet of the server is below that")
+
+
+def _on_duplicate(plan: Plan, mode: Upsert) -> str:
+    quote = SA_DIALECT.identifier_preparer.quote
+    newer = _newer(plan.table.c[mode.newer_by]) if mode.newer_by is not None else ""
+    # A row that is equal in ANOTHER unique key of the table would be updated as well, and become a mixture: a null in
+    # its key, which is an error, keeps it as it is.
+    sets = [f"{key} = IF({key} <=> VALUES({key}), {key}, NULL)" for key in map(quote, mode.keys)]
+    # The version last: assignments go from left to right, and the others ask for the stored one.
+    changed = [column.name for column in plan.columns if column.name not in (*mode.keys, mode.newer_by)]
+    values = [(quote(name), f"VALUES({quote(name)})") for name in changed]
+    values += [(quote(column.name), _set_on_update(column)) for column in plan.touched]
+    if mode.newer_by is not None:
+        values.append((quote(mode.newer_by), f"VALUES({quote(mode.newer_by)})"))
+    sets += [f"{name} = IF({newer}, {value}, {name})" if newer else f"{name} = {value}" for name, value in values]
+    return f" ON DUPLICATE KEY UPDATE {', '.join(sets)}"
+
+
+def _newer(column: sa.Column[Any]) -> str:
+    """Is the row that comes newer? A stored null is older than every version, a null that comes is newer than none."""
+    name = SA_DIALECT.identifier_preparer.quote(column.name)
+    stored, comes = name, f"VALUES({name})"
+    if kind_of(column) == "text":  # by code point, as Python compares
+        stored, comes = f"CAST({stored} AS BINARY)", f"CAST({comes} AS BINARY)"
+    return f"{stored} < {comes} OR ({name} IS NULL AND VALUES({name}) IS NOT NULL)"
+
+
+def _set_on_update(column: sa.Column[Any]) -> str:
+    assert isinstance(column.onupdate, sa.ColumnDefault)
+    return str(column.onupdate.arg.compile(dialect=SA_DIALECT, compile_kwargs={"literal_binds": True}))
+
+
+class Literals:
+    """Rows as `(1,'a',NULL)`. Which columns need what is decided once; values are looked at a column at a time."""
+
+    def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
+        kinds = [kind_of(column) for column in columns]
+        self._quoted = [kind in _QUOTED for kind in kinds]
+        self._texts = {number for number, kind in enumerate(kinds) if kind in _ESCAPED}
+        self._encoders = {
+            number: encode
+            for number, (column, kind) in enumerate(zip(columns, kinds, strict=True))
+            if (encode := _encoder(column, kind)) is not None
+        }
+        self._lines: dict[tuple[int, ...], str] = {}
+
+    def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[str]:
+        """A literal per row."""
+        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+        bare = []  # columns with nulls, whose quotes stand in the values
+        changed = False
+        for number, values in enumerate(columns):
+            column: Sequence[Any] = values  # type: ignore[assignment]  # tuples, made by zip
+            nulls = None in column
+            if encode := self._encoders.get(number):
+                column = [None if value is None else encode(value) for value in column]
+            if number in self._texts and not _plain(column):
+                column = [None if value is None else _escaped(value) for value in column]
+            if nulls:
+                bare.append(number)
+                form = "'%s'" if self._quoted[number] else "%s"
+                column = ["NULL" if value is None else form % value for value in column]
+            if column is not values:
+                columns[number], changed = column, True
+        line = self._line(tuple(bare))
+        return [line % row for row in (zip(*columns, strict=True) if changed else rows)]
+
+    def _line(self, bare: tuple[int, ...]) -> str:
+        if bare not in self._lines:
+            marks = ["'%s'" if quoted and number not in bare else "%s" for number, quoted in enumerate(self._quoted)]
+            self._lines[bare] = f"({','.join(marks)})"
+        return self._lines[bare]
+
+
+def _plain(column: Sequence[str | None]) -> bool:
+    """Needs none of the values escaping?"""
+    joined = "".join(filter(None, column))
+    return not ("\\" in joined or "'" in joined or "\x00" in joined)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'").replace("\x00", "\\0")
+
+
+def _encoder(column: sa.Column[Any], kind: str) -> Callable[[Any], Any] | None:
+    if kind == "binary":
+        return lambda value: f"x'{value.hex()}'"
+    if kind == "json":
+        return lambda value: orjson.dumps(value).decode()
+    if kind == "float":
+        # With an exponent it is read as a double, else as a decimal first (which has no -0.0).
+        return lambda value: text if "e" in (text := repr(float(value))) else f"{text}e0"
+    if kind == "uuid":
+        # 32 digits are read by MariaDB's UUID too, and are what SQLAlchemy keeps.
+        return (lambda value: value.hex) if getattr(column.type, "as_uuid", True) else (lambda value: value.replace("-", ""))
+    if kind == "enum":
+        process: Callable[[Any], Any] | None = column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)
+        return process
+    return None
