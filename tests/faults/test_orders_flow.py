@@ -16,12 +16,21 @@ import pytest
 import sqlalchemy as sa
 
 from tests.faults.cluster import ROOT, Cluster
-from tests.faults.recompute import compare, expected
+from tests.faults.recompute import compare, expected, plain_engine
 from tests.faults.storm import await_progress, produce, taken_in
-from tests.servers import Kafka, PostgreSQL
+from tests.faults.storm_databases import rows_locked
+from tests.servers import Kafka, MariaDB, PostgreSQL
 from tests.servers.process import free_ports, until
 
 FLOW = "dataflows.orders"
+Database = PostgreSQL | MariaDB
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """Each database server in turn."""
+    server: Database = request.getfixturevalue(request.param)
+    return server
 
 
 def settings(kafka: Kafka, url: str, topic: str, **more: str) -> dict[str, str]:
@@ -44,7 +53,7 @@ def ended(env: Mapping[str, str], folder: Path, code: int, *words: str, timeout_
     assert "panicked" not in output
     for word in words:
         assert word in output, output
-    assert "postgres-secret" not in output
+    assert "-secret" not in output
     return output
 
 
@@ -75,21 +84,24 @@ def test_sigterm_under_load_ends_within_5_s_and_no_row_is_written_a_second_time(
     assert (inserted, updated) == (difference.rows, 0)
 
 
-def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
-    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
-) -> None:
-    url, topic = postgresql.new_database(), kafka.new_topic(2)
+def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url, topic = database.new_database(), kafka.new_topic(2)
     produce(kafka.bootstrap(), topic, 200_000, bad=0.0, seed=5, partitions=2)
     # The server ends what a frozen process holds after 3 s.
     env = settings(
         kafka, url, topic, UNTIL="end", DATABASE_STATEMENT_TIMEOUT_S="3", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500"
     )
-    inside = "SELECT count(*) FROM pg_locks WHERE relation = 'waxwing_progress'::regclass AND mode = 'RowExclusiveLock'"
-    with Cluster(FLOW, env, tmp_path, name="zombie") as zombie, psycopg.connect(url, autocommit=True) as connection:
+    if isinstance(database, MariaDB):  # a transaction that has written waits for its client
+        inside = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_rows_modified > 0"
+    else:
+        inside = "SELECT count(*) FROM pg_locks WHERE relation = 'waxwing_progress'::regclass AND mode = 'RowExclusiveLock'"
+    with Cluster(FLOW, env, tmp_path, name="zombie") as zombie, plain_engine(url).connect() as connection:
         await_progress(url, zombie, 10_000)
         for _ in range(500):
             zombie.signal(signal.SIGSTOP)
-            if (connection.execute(inside).fetchone() or [0])[0]:
+            met = connection.scalar(sa.text(inside))
+            connection.rollback()
+            if met:
                 break
             zombie.signal(signal.SIGCONT)
             time.sleep(0.003)
@@ -103,15 +115,15 @@ def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
     assert difference.equal, difference
 
 
-def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    url, topic = postgresql.new_database(), kafka.new_topic(4)
+def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url, topic = database.new_database(), kafka.new_topic(4)
     produce(kafka.bootstrap(), topic, 100_000, bad=0.001, seed=6)
     env = settings(kafka, url, topic, UNTIL="end", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500")
-    with Cluster(FLOW, env, tmp_path, name="first") as run, psycopg.connect(url) as blocker:
+    with Cluster(FLOW, env, tmp_path, name="first") as run:
         await_progress(url, run, 10_000)
-        blocker.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
-        time.sleep(4)
-        run.kill()
+        with rows_locked(url):
+            time.sleep(4)
+            run.kill()
     ended(env, tmp_path, 0, name="second")
     difference = compare(url, expected(kafka.bootstrap(), topic))
     assert difference.equal, difference
@@ -130,8 +142,9 @@ def test_a_trickle_is_visible_within_a_second_or_so(kafka: Kafka, postgresql: Po
         assert run.wait(10) == [0]
 
 
-def test_the_database_is_restarted_while_it_runs(kafka: Kafka, tmp_path: Path) -> None:
-    with PostgreSQL() as own:
+@pytest.mark.parametrize("kind", [PostgreSQL, MariaDB])
+def test_the_database_is_restarted_while_it_runs(kafka: Kafka, kind: type[Database], tmp_path: Path) -> None:
+    with kind() as own:
         url, topic = own.new_database(), kafka.new_topic(4)
         produce(kafka.bootstrap(), topic, 200_000, bad=0.001, seed=8)
         env = settings(kafka, url, topic, UNTIL="end", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500")
@@ -146,30 +159,27 @@ def test_the_database_is_restarted_while_it_runs(kafka: Kafka, tmp_path: Path) -
         assert difference.equal, difference
 
 
-def test_a_database_that_is_down_is_waited_for_then_75(kafka: Kafka, tmp_path: Path) -> None:
-    url = f"postgresql://postgres:postgres-secret@127.0.0.1:{free_ports(1)[0]}/shop"
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_database_that_is_down_is_waited_for_then_75(kafka: Kafka, scheme: str, tmp_path: Path) -> None:
+    url = f"{scheme}://postgres:postgres-secret@127.0.0.1:{free_ports(1)[0]}/shop"
     ended(settings(kafka, url, kafka.new_topic(), RETRY_MAX_S="3"), tmp_path, 75, "127.0.0.1", "refused")
 
 
-def test_a_wrong_password_of_the_database_is_78_and_names_the_setting(
-    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
-) -> None:
-    url = postgresql.new_database().replace("postgres-secret", "not-the-password")
+def test_a_wrong_password_of_the_database_is_78_and_names_the_setting(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url = database.new_database().replace(database.sql_password, "not-the-password")
     output = ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "DATABASE_URL", "password")
     assert "not-the-password" not in output
 
 
-def test_a_table_that_does_not_fit_is_78_with_all_differences(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    url = postgresql.new_database()
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "CREATE TABLE orders (id varchar(20) PRIMARY KEY, order_id int NOT NULL, quantity int, must int NOT NULL)"
-        )
-    ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "order_id", "must", "VARCHAR(20)")
+def test_a_table_that_does_not_fit_is_78_with_all_differences(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url = database.new_database()
+    with plain_engine(url).begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (id varchar(20) PRIMARY KEY, order_id int NOT NULL, must int NOT NULL)")
+    ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "order_id", "must", "quantity")
 
 
-def test_a_second_deployment_gives_up_while_the_first_is_alive(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    url, topic = postgresql.new_database(), kafka.new_topic(1)
+def test_a_second_deployment_gives_up_while_the_first_is_alive(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url, topic = database.new_database(), kafka.new_topic(1)
     produce(kafka.bootstrap(), topic, 10_000, bad=0.0, seed=1, partitions=1)
     env = settings(kafka, url, topic)
     with Cluster(FLOW, env, tmp_path, name="first") as first:
@@ -183,38 +193,37 @@ def test_a_second_deployment_gives_up_while_the_first_is_alive(kafka: Kafka, pos
         assert first.wait(10) == [0], first.output()
 
 
-def test_too_many_bad_records_stop_the_flow_and_resume_lets_them_pass(
-    kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
-) -> None:
-    url, topic = postgresql.new_database(), kafka.new_topic(1)
+def test_too_many_bad_records_stop_the_flow_and_resume_lets_them_pass(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url, topic = database.new_database(), kafka.new_topic(1)
     produce(kafka.bootstrap(), topic, 3_000, bad=1.0, seed=1, partitions=1)
     env = settings(kafka, url, topic, UNTIL="end", BAD_RUN_MAX="500")
     for attempt in ("first", "second"):  # a restart does not reset the limit
         ended(env, tmp_path, 65, "bad records in a row", "waxwing resume orders", name=attempt)
     waxwing(env, "resume", "orders")
     ended(env, tmp_path, 0, name="third")
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    with engine.connect() as connection:
+    with plain_engine(url).connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM waxwing_dead_letters")) == 3_000
-    engine.dispose()
 
 
-def test_sigterm_while_a_write_is_blocked_ends_in_time(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    url, topic = postgresql.new_database(), kafka.new_topic(1)
+def test_sigterm_while_a_write_is_blocked_ends_in_time(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url, topic = database.new_database(), kafka.new_topic(1)
     produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=1, partitions=1)
-    with Cluster(FLOW, settings(kafka, url, topic), tmp_path) as run, psycopg.connect(url) as blocker:
-        await_progress(url, run, 1_000)
-        blocker.execute("LOCK TABLE orders IN EXCLUSIVE MODE")
-        produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
+    if isinstance(database, MariaDB):
+        waiting = "SELECT count(*) FROM information_schema.innodb_lock_waits"
+    else:
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        until(lambda: (blocker.execute(waiting).fetchone() or (0,))[0] > 0, timeout_s=20, what="a write that waits")
-        run.signal(signal.SIGTERM)
-        assert run.wait(12) == [75], run.output()
+    with Cluster(FLOW, settings(kafka, url, topic), tmp_path) as run, plain_engine(url).connect() as watch:
+        await_progress(url, run, 1_000)
+        with rows_locked(url):
+            produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
+            until(lambda: bool(watch.scalar(sa.text(waiting))), timeout_s=20, what="a write that waits")
+            run.signal(signal.SIGTERM)
+            assert run.wait(12) == [75], run.output()
         assert "Nothing is lost" in run.output()
 
 
-def test_a_dropped_step_writes_everything_again(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    url, topic = postgresql.new_database(), kafka.new_topic(1)
+def test_a_dropped_step_writes_everything_again(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+    url, topic = database.new_database(), kafka.new_topic(1)
     produce(kafka.bootstrap(), topic, 2_000, bad=0.05, seed=1, partitions=1)
     env = settings(kafka, url, topic, UNTIL="end")
     ended(env, tmp_path, 0, name="first")
