@@ -171,8 +171,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))
-    # A peer that is gone shows as a panic, or as Bytewax's error about a panicked thread of the mesh.
-    if in_cluster() and (kind.__name__ == "PanicException" or "timely communication error" in str(error)):
+    if in_cluster() and peer_is_gone(error):
         log.error(
             "peer_stopped",
             "This flow stopped because another of its processes did; that one's message says why. If none of them has one, "
@@ -184,6 +183,16 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         _exit(EXIT_CONFIG)
     log.failure(error)
     _exit(EXIT_BUG)
+
+
+def peer_is_gone(error: BaseException) -> bool:
+    """Is this how Bytewax shows, in a cluster, that another process has ended?
+
+    It is a panic as such, or a RuntimeError about a panicked thread of the mesh, which names the thread's error or the
+    place in the mesh's code ("panicked at .../timely-dataflow-.../communication/src/...: MergeQueue poisoned").
+    """
+    text = str(error)
+    return type(error).__name__ == "PanicException" or "timely communication error" in text or "/communication/src/" in text
 
 
 def in_cluster() -> bool:

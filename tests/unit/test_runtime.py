@@ -1,0 +1,23 @@
+"""What the running process makes of Bytewax's errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from waxwing.runtime import peer_is_gone
+
+
+@pytest.mark.parametrize(
+    "text",  # as seen when a process of a mesh was killed
+    [
+        "timely communication error: reading data: socket closed",
+        "(src/run.rs:292:17) panicked at /home/runner/.cargo/git/checkouts/timely-dataflow-4c0cc365061cd263/432ef57/communication/"
+        "src/allocator/zero_copy/bytes_exchange.rs:55:48:\nMergeQueue poisoned. ()",
+    ],
+)
+def test_a_process_of_the_mesh_that_is_gone_is_known_by_what_bytewax_says(text: str) -> None:
+    assert peer_is_gone(RuntimeError(text))
+
+
+def test_an_error_of_a_step_is_no_process_that_is_gone() -> None:
+    assert not peer_is_gone(RuntimeError("(src/operators.rs:240:32) error calling `flat_map_batch` mapper in step orders.parse"))
