@@ -54,7 +54,7 @@ def storm(
     events = schedule(seed, counts)
     load = Load(places.kafka.bootstrap(), places.topic, orders, bad=bad, seed=seed)
     try:
-        return Storm(places, events, load, say).run(lock_s)
+        return Storm(places, events, load, lock_s, say).run()
     except Exception as error:
         command = (
             f"python -m tests.faults.storm --database {places.database} --orders {orders} --bad {bad} --kills {counts.kills} "

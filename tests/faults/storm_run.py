@@ -31,14 +31,16 @@ STILL_MAX_S = 120.0
 # A mesh that lost a process ends by itself; a supervisor gives it this long.
 PEERS_END_S = 10.0
 END_MAX_S = 60.0
+# A kill at any time should find something to do whenever it comes: its orders are sent in so many parts until then.
+TRICKLES = 20
 LOG_CHARACTERS = 3_000
 
 
 class Storm:
     """One storm. `run` once."""
 
-    def __init__(self, places: Places, events: tuple[Event, ...], load: Load, say: Callable[[str], None]) -> None:
-        self._places, self._events, self._load, self._say = places, events, load, say
+    def __init__(self, places: Places, events: tuple[Event, ...], load: Load, lock_s: float, say: Callable[[str], None]) -> None:
+        self._places, self._events, self._load, self._lock_s, self._say = places, events, load, lock_s, say
         self._kind = DATABASES[places.database]
         self._env = {
             **SETTINGS,
@@ -53,18 +55,17 @@ class Storm:
         self._partitions = len(end_offsets(places.kafka.bootstrap(), places.topic))
         self._flow: Cluster | None = None
         self._zombie: Cluster | None = None
-        self._lock_s = 20.0
         self._before = 0  # taken in at the event before
         self._owner_gone = -1  # what the newest owner that is gone, or a zombie, had for its generation
-        self.told = Told()
+        restarts = "database restarts (asked + kill -9)" if places.server else f"locks of the file for {lock_s:g} s"
+        self.told = Told(restarts)
 
-    def run(self, lock_s: float) -> Told:
+    def run(self) -> Told:
         """Carry out the schedule, then compare.
 
         Raises:
             StormError: a process ended as it must not, or nothing moves.
         """
-        self._lock_s = lock_s
         began_s = time.monotonic()
         try:
             for event in self._events:
@@ -84,13 +85,13 @@ class Storm:
     # -- events ----------------------------------------------------------------------------------
 
     def _carry_out(self, event: Event) -> None:
-        allowed = self._load.allow(self._portion)
         began_s = time.monotonic()
         if event.kind is Kind.END:
             self._end(event)
         else:
             self._run_flow(event.shape)
             if event.kind in AT_WORK:
+                allowed = self._load.allow(self._portion)
                 # What a killed process had sent may still be committed, so the flow is at work only once it owns all.
                 self._await(self._took_over, event.shape)
                 taken_in = self._positions.taken_in
@@ -112,7 +113,9 @@ class Storm:
             case Kind.KILL_ONE:
                 self._kill(event.which)
             case Kind.KILL_ANY_TIME:
-                time.sleep(event.seconds)
+                for _ in range(TRICKLES):
+                    self._load.allow(self._portion / TRICKLES)
+                    time.sleep(event.seconds / TRICKLES)
                 self._kill()
             case Kind.STALL:
                 with self._kind.locked(self._places.url):

@@ -17,8 +17,8 @@ class Kind(StrEnum):
     KILL_ANY_TIME = "kill -9 of all processes, after a while"
     FREEZE = "freeze, start a successor, thaw once it writes"
     STALL = "stall: the database blocked by a lock, then kill -9 of all processes"
-    DATABASE_RESTART = "database restart"
-    DATABASE_KILL = "database kill -9 and start"
+    DATABASE_RESTART = "database restart (a file: lock)"
+    DATABASE_KILL = "database kill -9 and start (a file: lock)"
     BROKER_RESTART = "broker restart"
     BROKER_KILL = "broker kill -9 and start"
     PARTITION_ADDED = "partition added"
@@ -113,7 +113,7 @@ def schedule(seed: int, counts: Counts) -> tuple[Event, ...]:
     shape = next(shapes)
     for number, kind in enumerate(kinds, 1):
         lasts_s = seconds[kind]() if kind in seconds else 0.0
-        events.append(Event(number, kind, shape, chance.uniform(0.1, 0.7), lasts_s, chance.randrange(6)))
+        events.append(Event(number, kind, shape, chance.uniform(0.05, 0.4), lasts_s, chance.randrange(6)))
         if kind in ENDING:
             shape = next(shapes)
     return tuple(events)

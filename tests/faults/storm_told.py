@@ -20,6 +20,7 @@ class StormError(AssertionError):
 class Told:
     """What a storm did and what came out."""
 
+    database_restarts_are: str
     done: Counter[Kind] = field(default_factory=Counter)
     shapes: Counter[Shape] = field(default_factory=Counter)
     kills: int = 0
@@ -37,8 +38,9 @@ class Told:
             f"{self.kills} kill -9 ({self.kills_at_work} while records were being written), "
             f"{count[Kind.FREEZE]} frozen and thawed ({self.fenced} of their processes ended with 76), "
             f"{count[Kind.STALL]} of the kills after a stall, "
-            f"{count[Kind.DATABASE_RESTART]} + {count[Kind.DATABASE_KILL]} database and {count[Kind.BROKER_RESTART]} + "
-            f"{count[Kind.BROKER_KILL]} broker restarts (asked + killed), {count[Kind.PARTITION_ADDED]} partitions added; "
+            f"{count[Kind.DATABASE_RESTART]} + {count[Kind.DATABASE_KILL]} {self.database_restarts_are}, "
+            f"{count[Kind.BROKER_RESTART]} broker restarts and {count[Kind.BROKER_KILL]} kill -9 of it, "
+            f"{count[Kind.PARTITION_ADDED]} partitions added; "
             f"started with processes {starts}; {self.ended_75} ends with 75 and a restart; {self.records:,} records, "
             f"{self.seconds:.0f} s\n{self.difference}"
         )
