@@ -11,8 +11,10 @@ from waxwing.runtime import peer_is_gone
     "text",  # as seen when a process of a mesh was killed
     [
         "timely communication error: reading data: socket closed",
-        "(src/run.rs:292:17) panicked at /home/runner/.cargo/git/checkouts/timely-dataflow-4c0cc365061cd263/432ef57/communication/"
-        "src/allocator/zero_copy/bytes_exchange.rs:55:48:\nMergeQueue poisoned. ()",
+        (
+            "(src/run.rs:292:17) panicked at /x/timely-dataflow-4c0cc365061cd263/432ef57/communication/src/allocator/zero_copy/"
+            "bytes_exchange.rs:55:48:\nMergeQueue poisoned. ()"
+        ),
     ],
 )
 def test_a_process_of_the_mesh_that_is_gone_is_known_by_what_bytewax_says(text: str) -> None:
