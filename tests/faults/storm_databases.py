@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from tests.faults.cluster import LAUNCH
 from tests.faults.recompute import plain_engine
-from tests.servers import PostgreSQL
+from tests.servers import MariaDB, PostgreSQL
+from tests.servers.process import until
 
 
 class DatabaseServer(Protocol):
@@ -39,13 +40,12 @@ class DatabaseKind:
     Attributes:
         server: makes its server, not yet started; None where there is none, the database being a file.
         locked: blocks every write of the flow; in place of a restart as well, where there is no server.
-        idle: does nobody hold a transaction? Asked only where no server ends the transaction of a frozen process, which
-            would be in its successor's way until it is thawed; None elsewhere.
+        may_stay_frozen: now that the flow is frozen, would the server end what it has under way, so that a successor can go on?
     """
 
     server: Callable[[], DatabaseServer] | None
     locked: Callable[[str], AbstractContextManager[None]]
-    idle: Callable[[str], bool] | None
+    may_stay_frozen: Callable[[str], bool]
 
 
 @contextlib.contextmanager
@@ -81,8 +81,8 @@ def file_locked(url: str) -> Iterator[None]:
             holder.kill()
 
 
-def file_idle(url: str) -> bool:
-    """Could a transaction begin now?"""
+def file_not_locked(url: str) -> bool:
+    """Nobody ends the transaction of a frozen process: it must have none."""
     probe = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=0)
     try:
         probe.execute("BEGIN IMMEDIATE")
@@ -93,7 +93,27 @@ def file_idle(url: str) -> bool:
     return True
 
 
+def not_in_copy(url: str) -> bool:
+    """PostgreSQL ends idle transactions, but heeds none of its time limits while a COPY waits for its client."""
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend' AND state = 'active' AND "
+    )
+    working = sa.text(others + "wait_event IS DISTINCT FROM 'ClientRead' AND wait_event_type IS DISTINCT FROM 'Lock'")
+    in_copy = sa.text(others + "wait_event = 'ClientRead'")
+    engine = plain_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        until(lambda: connection.scalar(working) == 0, timeout_s=20, what="the server is through with what it was sent")
+        return not connection.scalar(in_copy)
+
+
+def always(_: str) -> bool:
+    """The server ends whatever it waits for."""
+    return True
+
+
 DATABASES: Mapping[str, DatabaseKind] = {
-    "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, idle=None),
-    "sqlite": DatabaseKind(server=None, locked=file_locked, idle=file_idle),
+    "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, may_stay_frozen=not_in_copy),
+    "mariadb": DatabaseKind(server=MariaDB, locked=rows_locked, may_stay_frozen=always),
+    "sqlite": DatabaseKind(server=None, locked=file_locked, may_stay_frozen=file_not_locked),
 }

@@ -52,7 +52,7 @@ class Storm:
         # One for each event, a second one for a successor, one that waits from the beginning, and one for the end.
         self._portion = load.total / (len(events) + 2 + [event.kind for event in events].count(Kind.FREEZE))
         load.allow(self._portion)
-        self._partitions = len(end_offsets(places.kafka.bootstrap(), places.topic))
+        self._partitions = len(places.kafka.admin.list_topics(places.topic, timeout=30).topics[places.topic].partitions)
         self._flow: Cluster | None = None
         self._zombie: Cluster | None = None
         self._before = 0  # taken in at the event before
@@ -149,7 +149,7 @@ class Storm:
     def _freeze(self, event: Event) -> None:
         self._zombie = zombie = self._taken_flow()
         zombie.stand_still()
-        while self._kind.idle is not None and zombie.running() and not self._kind.idle(self._places.url):
+        while zombie.running() and not self._kind.may_stay_frozen(self._places.url):
             zombie.signal(signal.SIGCONT)
             time.sleep(0.005)
             zombie.stand_still()
