@@ -1,0 +1,344 @@
+"""One process of a flow: a worker that reads and hands over, and the shipped writers, stepped instead of threaded."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from sinks.admission import Admission
+from sinks.partition import TargetPartition, TargetSink
+from sinks.writer import Writer
+from tests.simulation.database import Lost, Violation
+from tests.simulation.source import LaneReader, Straddles, batch_of
+from tests.simulation.target import ModelTarget
+from tests.simulation.truth import FLOW, STEPS, TOPIC
+from waxwing.batch import Batch, lane_name
+from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
+from waxwing.positions import open_feeds, prepare_feeds
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+OPEN_TRIES_MAX = 5
+# One reading hands over so many batches to a writer at most.
+HANDED_OVER_MAX = 12
+
+
+class Crash(BaseException):
+    """The process is gone. It passes through whatever handlers the code has; none of them reaches the database any more."""
+
+
+class Wake(threading.Condition):
+    """The writer's condition. Nothing runs beside the caller, so there is nothing to lock; to wait is to step the writer."""
+
+    def __init__(self, writer: SteppedWriter) -> None:  # no lock is made, so Condition's own is not called
+        self._writer = writer
+
+    @override
+    def __enter__(self) -> bool:
+        return True
+
+    @override
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing is locked."""
+
+    @override
+    def notify_all(self) -> None:
+        self._writer.due_s = 0.0
+
+    @override
+    def wait(self, timeout: float | None = None) -> bool:
+        # Only the worker comes here: the writer's own waits are yielded.
+        self._writer.advance()
+        return True
+
+
+class Joined(threading.Thread):
+    """Stands for the writer's thread: to join it is to take all steps that are left."""
+
+    def __init__(self, writer: SteppedWriter) -> None:  # no thread is made, so Thread's own is not called
+        self._writer = writer
+
+    @override
+    def join(self, timeout: float | None = None) -> None:
+        # A step that is under way below the caller can't be waited for; it is left behind, as one that waits for a silent server.
+        while not self._writer.ended and not self._writer.busy:
+            self._writer.advance()
+
+
+class SteppedWriter(Writer):
+    """The shipped writer, its thread's steps taken one by one."""
+
+    def __init__(self, process: Process, target: ModelTarget, part: str, admission: type[Admission]) -> None:
+        self.process = process
+        self.busy = self.ended = False
+        self.due_s = 0.0
+        super().__init__(target, part, process.world.now_s)
+        self._admission = admission(target.settings)
+
+    @override
+    def _start(self) -> None:
+        self._wake = Wake(self)
+        self._thread = Joined(self)
+
+    def advance(self) -> None:
+        """One step of the thread, later than whatever it waits for."""
+        if self.ended:
+            return
+        world = self.process.world
+        world.clock_s = max(world.clock_s, self.due_s)
+        self.busy = True
+        try:
+            wait_s = self._step()
+        finally:
+            self.busy = False
+        if wait_s is None:
+            self.ended = True
+        else:
+            self.due_s = world.clock_s + wait_s
+
+    @property
+    def blocks(self) -> bool:
+        """Might handing over wait for a step that is under way?"""
+        return self.busy and len(self._queue) + HANDED_OVER_MAX > self._settings.queue_batches_max
+
+    @property
+    def holds(self) -> bool:
+        """Is something handed over that is not durable?"""
+        return self._under_way > 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the thread."""
+        return self._error
+
+
+class Process:
+    """The lanes of one process, from opening to its end."""
+
+    def __init__(self, world: World, number: int, lanes: int, mine: set[int]) -> None:
+        self.world, self.number = world, number
+        self.dead = self.frozen = self.working = self.doomed = False
+        self.miswired = self.opened = False
+        self.peers: list[Process] = []
+        self.partitions_known = 0
+        self.torn: dict[tuple[str, int], int] = {}
+        self._lanes, self._mine = lanes, mine
+        self._open_tries = 0
+        self.readers: list[LaneReader] = []
+        self.writers: list[SteppedWriter] = []
+        self._names: list[str] = []
+        self._partitions: dict[str, tuple[Callable[[str], int], list[TargetPartition]]] = {}
+        settings = world.settings(lanes)
+        self._targets = {step: ModelTarget(self, settings) for step in STEPS}
+        steps: set[str] = set()
+        for step, target in self._targets.items():
+            target.bind(FLOW, step, steps)
+
+    def __str__(self) -> str:
+        return f"process {self.number}"
+
+    # -- what the schedule does to it ------------------------------------------------------------
+
+    def point(self, what: str, *, may_lose: bool = True, must_fail: bool = False) -> None:
+        """A moment at which something may happen to the process, before it does `what`."""
+        world = self.world
+        if self.dead:
+            raise Crash
+        world.statements += 1
+        if self.strikes("crash"):
+            self.kill(f"before: {what}")
+            raise Crash
+        if self.strikes("freeze"):
+            world.say(f"{self} freezes before: {what}")
+            self.frozen = True
+            world.nested(world.chance.randint(3, 40))
+            self.frozen = False
+            world.say(f"{self} goes on: {what}")
+        elif self.strikes("yield"):
+            world.nested(world.chance.randint(1, 6))
+        if self.dead:
+            raise Crash
+        if must_fail or (may_lose and self.strikes("lose")):
+            raise Lost(f"connection lost before: {what}")
+
+    def strikes(self, fault: str) -> bool:
+        """Does this fault happen now?"""
+        return not self.world.calm and self.world.chance.random() < self.world.faults[fault]
+
+    def pass_time(self, seconds: float) -> None:
+        """The process sleeps, others go on."""
+        self.world.nested(self.world.chance.randint(1, 8))
+        self.world.clock_s += seconds
+        if self.dead:
+            raise Crash
+
+    def kill(self, why: str) -> None:
+        """kill -9: what it has under way ends here."""
+        if not self.dead:
+            self.world.say(f"{self} is killed {why}")
+            self.dead = True
+            self.world.database.abandon(self)
+
+    # -- its own doing ---------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> list[Callable[[], None]]:
+        """What it could do next."""
+        if self.dead or self.frozen:
+            return []
+        out: list[Callable[[], None]] = [
+            lambda writer=writer: self._guarded(writer.advance)  # type: ignore[misc]
+            for writer in self.writers
+            if not writer.busy and not writer.ended and writer.due_s <= self.world.clock_s
+        ]
+        if not self.working and self._has_work() and not any(writer.blocks for writer in self.writers):
+            out.append(lambda: self._guarded(self._work))
+        return out
+
+    def _has_work(self) -> bool:
+        return not self.opened or any(reader.behind for reader in self.readers) or any(writer.holds for writer in self.writers)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Crash:
+            return
+        except Exception as error:
+            self._end(error)
+            return
+        for writer in self.writers:
+            if writer.error is not None and not self.dead:
+                self._end(writer.error)
+
+    def _end(self, error: BaseException) -> None:
+        """An error ends the process; outside a run, Bytewax closes the partitions before."""
+        if self.dead or isinstance(error, (Crash, Violation)):
+            return
+        self.world.say(f"{self} ends: {type(error).__name__}: {error}")
+        allowed = isinstance(error, (Fenced, TransientError))
+        allowed |= isinstance(error, OffsetGap) and self.miswired
+        allowed |= isinstance(error, Straddles) and not error.known
+        if not allowed:
+            self.world.violated(f"{self} stopped: {type(error).__name__}: {error}")
+        if self.world.chance.random() < 0.5:
+            self.close()
+        self.kill("by its error")
+
+    def close(self) -> None:
+        """What Bytewax does at an end that nobody asked for."""
+        self.working = True
+        for _, partitions in self._partitions.values():
+            for partition in partitions:
+                with contextlib.suppress(Crash, WaxwingError):
+                    partition.close()
+
+    def stop(self) -> None:
+        """Asked to stop: the source ends, the sink is flushed and closed."""
+        if not self.working and not any(writer.busy for writer in self.writers):
+            self.world.say(f"{self} is asked to stop")
+            self._guarded(self._flush)
+            if not self.dead:
+                self.close()
+                self.kill("at its end")
+
+    def _flush(self) -> None:
+        for _, partitions in self._partitions.values():
+            for partition in partitions:
+                partition.snapshot()
+
+    def _work(self) -> None:
+        self.working = True
+        try:
+            if not self.opened:
+                self._open()
+            elif self.world.chance.random() < 0.1 and not any(writer.busy for writer in self.writers):
+                self._flush()
+            else:
+                self._read()
+        finally:
+            self.working = False
+
+    def _open(self) -> None:
+        world = self.world
+        feeds = list(self._targets.values())
+        streams = {log.stream: log.first for log in world.logs.values()}
+        self._open_tries += 1
+        try:
+            self.point("open")
+            prepare_feeds(feeds, FLOW)
+            opened = open_feeds(feeds, TOPIC, streams, world.policy, None)
+        except (TransientError, Lost) as error:
+            if self._open_tries >= OPEN_TRIES_MAX:
+                raise TransientError(str(error)) from error
+            return
+        for step, target in self._targets.items():
+            sink = TargetSink(target)
+            writers = [world.parts.writer(self, target, name, world.parts.admission) for name in sink._names if self._has(name)]
+            self.writers += writers
+            self._partitions[step] = (sink.part_fn, [TargetPartition(writer) for writer in writers])
+        self._names = [name for name in sink._names if self._has(name)]
+        self.readers = [
+            LaneReader(world.logs[stream.partition], lane_name(stream.partition % self._lanes), start)
+            for stream, start in opened.items()
+            if stream.partition % self._lanes in self._mine
+        ]
+        told = ", ".join(f"{stream} from {start.offset} split at {start.splits}" for stream, start in opened.items())
+        world.say(f"{self} with lanes {sorted(self._mine)} of {self._lanes} reads {told}")
+        self.opened, self.partitions_known = True, len(streams)
+
+    def _has(self, name: str) -> bool:
+        return self.world.one_writer or name in {lane_name(lane) for lane in self._mine}
+
+    def _read(self) -> None:
+        readers = [reader for reader in self.readers if reader.behind]
+        if not readers:
+            return
+        reader = self.world.chance.choice(readers)
+        for first, end in reader.read(self.world.chance.randint(1, 6)):
+            for step in STEPS:
+                self.point(f"hand {reader.log.stream} {first} to {end} to {step}", may_lose=False)
+                self._hand_over(step, batch_of(step, reader.log, reader.lane, first, end, self._targets[step].began))
+
+    def _hand_over(self, step: str, batch: Batch[Any]) -> None:
+        batches = [batch]
+        if self.strikes("miswire"):
+            self.miswired = True
+            batches = self._miswired(step, batch)
+            fed = ", ".join(f"{each.offset_first} to {each.offset_next} {list(each.records)}" for each in batches)
+            self.world.say(f"{self}: {step} is fed {batch.stream} wrongly: {fed or 'nothing'}")
+        route, partitions = self._partitions[step]
+        number = route(batch.lane)
+        if not self.world.one_writer:
+            number = self._names.index(TargetSink(self._targets[step])._names[number])
+        for each in batches:
+            partitions[number].write_batch([each])
+
+    def _miswired(self, step: str, batch: Batch[Any]) -> list[Batch[Any]]:
+        """A batch is lost on the way, comes twice, or its halves come on two paths (branch, map, map, merge).
+
+        Of two paths the sink can't know before the second batch: it loses that one half, and must stop then.
+        """
+        how = self.world.chance.randrange(3)
+        if how == 0:
+            return []
+        if how == 1:
+            return [batch, batch]
+        self.torn[step, batch.stream.partition] = batch.offset_next
+        self.world.torn.setdefault((step, batch.stream.partition), []).append((batch.offset_first, batch.offset_next))
+        halves = [[n for n, at in enumerate(batch.at) if at % 2 == odd] for odd in (0, 1)]
+        return [
+            replace(
+                batch,
+                records=[batch.records[n] for n in half],
+                at=[batch.at[n] for n in half],
+                rejects=[reject for reject in batch.rejects if reject.at % 2 == odd],
+            )
+            for odd, half in enumerate(halves)
+        ]

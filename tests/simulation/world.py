@@ -1,0 +1,290 @@
+"""A schedule: everything that happens, drawn from one seed. The same seed makes the same schedule."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sinks.admission
+import sinks.writer
+from sinks.admission import Admission
+from tests.simulation.database import Database, Violation
+from tests.simulation.process import Process, SteppedWriter
+from tests.simulation.target import ModelSession
+from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log
+from waxwing.batch import Stream
+from waxwing.settings import SinkSettings
+
+# Faults a thousand statements, before the schedule's own weight: some schedules have much of one and nothing of another.
+FAULTS = {"crash": 6, "freeze": 12, "yield": 60, "lose": 25, "lost_in_commit": 60, "hang": 40, "swallow": 10, "miswire": 10}
+CALM_TURNS_MAX = 5_000
+LANES_MAX, PARTITIONS_MAX = 3, 4
+NESTED_MAX = 3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The code under test, and where a bug is planted into it: classes that replace those, names that are replaced in modules."""
+
+    writer: type[SteppedWriter] = SteppedWriter
+    admission: type[Admission] = Admission
+    session: type[ModelSession] = ModelSession
+    database: type[Database] = Database
+    replaced: tuple[tuple[Any, str, Any], ...] = ()
+
+
+SHIPPED = Parts()
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a schedule went."""
+
+    seed: int
+    violation: str
+    statements: int
+    turns: int
+    processes: int
+    trace: list[str]
+
+
+class World:
+    """The topic, the database and the processes of one schedule."""
+
+    def __init__(self, seed: int, parts: Parts, *, traced: bool = False) -> None:
+        self.seed, self.parts = seed, parts
+        self.chance = chance = random.Random(seed)
+        self.clock_s = 1_000.0
+        self.statements = self.turns = 0
+        self.trace: list[str] | None = [] if traced else None
+        self.violation = ""
+        self.calm = False
+        self._depth = 0
+        self.logs: dict[int, Log] = {}
+        # Batches that came in halves on two paths, by step and partition.
+        self.torn: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        self._bad: set[tuple[int, tuple[int, int]]] = set()
+        for _ in range(chance.randint(1, 3)):
+            self._add_log()
+        self.faults = {fault: weight / 1_000 * chance.choice((0, 0.5, 1, 1, 3)) for fault, weight in FAULTS.items()}
+        self.one_writer = chance.random() < 0.15
+        self.blames = chance.choice(("all", "first", "none"))
+        self.rows_max = chance.choice((1_000, 1_000, 4))
+        self._from_latest = chance.random() < 0.2
+        self._settings: dict[str, Any] = {
+            "flush_rows_max": chance.choice((1, 3, 1_000)),
+            "flush_interval_s": chance.choice((0.0, 0.05, 0.5)),
+            "queue_batches_max": chance.choice((1, 3, 40)),
+            "retry_max_s": chance.choice((0.0, 2.0, 60.0)),
+            "owner_stale_s": 1.0,
+            "bad_ratio_max": 1.0,
+        }
+        self.database = parts.database(self)
+        self.processes: list[Process] = []
+        self.started = 0
+
+    # -- what processes ask ----------------------------------------------------------------------
+
+    def now_s(self) -> float:
+        return self.clock_s
+
+    def settings(self, lanes: int) -> SinkSettings:
+        """The settings of a process."""
+        return SinkSettings(**self._settings, lanes=lanes)
+
+    def policy(self) -> Mapping[Stream, int]:
+        """START: the logs' starts, or their ends of this moment."""
+        return {log.stream: log.end if self._from_latest else log.first for log in self.logs.values()}
+
+    def is_bad(self, partition: int, row: tuple[int, int]) -> bool:
+        """Does the database refuse this row?"""
+        return (partition, row) in self._bad
+
+    def say(self, text: str) -> None:
+        """A line of the trace."""
+        if self.trace is not None:
+            self.trace.append(f"{self.clock_s - 1_000:8.2f} s  {'  ' * self._depth}{text}")
+
+    def violated(self, what: str) -> None:
+        """The protocol is broken: the schedule ends here, whatever handlers stand between."""
+        self.violation = self.violation or what
+        self.say(f"VIOLATION: {what}")
+        raise Violation(what)
+
+    # -- the schedule ----------------------------------------------------------------------------
+
+    def play(self) -> Told:
+        """Some hundred turns of trouble, then calm until all is taken in, then what is still frozen goes on."""
+        with _shipped(self), contextlib.suppress(Violation):
+            for _ in range(self.chance.randint(30, 400)):
+                self._turn()
+                self._stop_when_violated()
+            self._calm()
+        return Told(self.seed, self.violation, self.statements, self.turns, self.started, self.trace or [])
+
+    def _calm(self) -> None:
+        self.calm = True
+        self.say("from here on nothing fails")
+        for log in self.logs.values():
+            log.end = log.end_max
+        keep = self.chance.random() < 0.5
+        for process in self.processes:
+            process.frozen = process.frozen and keep
+            # Who stands still and not by a fault of the protocol has to end: those who lost a batch on the way with none behind
+            # it, who don't know of a new partition, and whose peer stays frozen with its lanes.
+            process.doomed |= process.miswired or any(peer.frozen and keep for peer in process.peers)
+            process.doomed |= process.opened and process.partitions_known < len(self.logs)
+        turns = 0
+        while not self._complete():
+            turns += 1
+            if turns > CALM_TURNS_MAX:
+                self.violated("no progress, though nothing fails any more")
+            self._turn()
+            self._stop_when_violated()
+        for process in self.processes:
+            process.frozen = False
+        self.say("all is taken in; who was frozen goes on")
+        for _ in range(60):
+            self._turn()
+            self._stop_when_violated()
+        for step in STEPS:
+            for number in self.logs:
+                self.database.check(step, number, complete=True)
+        for log in self.logs.values():
+            starts = {self.database.progress[self.database.key(step, log.stream)].position.offset_start for step in STEPS}
+            if len(starts) != 1 or not (self._from_latest or starts == {log.first}):
+                self.violated(f"{log.stream}: steps began at {sorted(starts)}, the log at {log.first}")
+
+    def _complete(self) -> bool:
+        rows = self.database.progress
+        ends = [(self.database.key(step, log.stream), log.end) for log in self.logs.values() for step in STEPS]
+        return all(key in rows and rows[key].position.offset_next >= end for key, end in ends)
+
+    def _stop_when_violated(self) -> None:
+        if self.violation:
+            raise Violation(self.violation)
+
+    def nested(self, turns: int) -> None:
+        """Others go on for some turns while somebody is in the middle of a statement."""
+        if self._depth >= NESTED_MAX:
+            return
+        self._depth += 1
+        for _ in range(turns):
+            self._turn()
+        self._depth -= 1
+
+    def _turn(self) -> None:
+        if self.violation:
+            return
+        self.turns += 1
+        self.clock_s += self.chance.random() * 0.02
+        if not self.calm or self.turns % 8 == 0:
+            self._event()
+        ready = [call for process in self.processes for call in process.ready]
+        if ready:
+            self.chance.choice(ready)()
+        elif self._depth == 0:
+            due = [writer.due_s for process in self.processes for writer in process.writers if not writer.ended]
+            self.clock_s = max(self.clock_s, min(due, default=0.0))
+        if any(process.dead for process in self.processes):
+            for process in [process for process in self.processes if process.dead]:
+                for peer in process.peers:
+                    peer.doomed = True
+                self.processes.remove(process)
+
+    def _event(self) -> None:
+        """What supervisors do, and in bad times everything else."""
+        roll = self.chance.random()
+        running = [process for process in self.processes if not process.frozen]
+        doomed = [process for process in running if process.doomed]
+        if roll < 0.2 and len(doomed) == len(running):
+            self._deploy()
+        elif roll < (0.3 if self.calm else 0.05) and doomed:
+            self.chance.choice(doomed).kill("as others of its deployment are gone")
+        elif not self.calm:
+            if running:
+                self._trouble(self.chance.choice(running))
+            self._happen()
+
+    def _trouble(self, process: Process) -> None:
+        roll = self.chance.random()
+        if roll < 0.015:
+            process.kill("by somebody")
+        elif roll < 0.03:
+            self.say(f"{process} freezes")
+            process.frozen = True
+        elif roll < 0.033:
+            self._deploy()
+        elif roll < 0.04:
+            process.close()
+            process.kill("after close()")
+        elif roll < 0.045:
+            process.stop()
+
+    def _happen(self) -> None:
+        roll = self.chance.random()
+        if roll < 0.05 and (frozen := [process for process in self.processes if process.frozen]):
+            self.chance.choice(frozen).frozen = False
+        elif roll < 0.15:
+            log = self.logs[self.chance.randrange(len(self.logs))]
+            log.end = min(log.end_max, log.end + self.chance.randint(1, 4))
+        elif roll < 0.20 and self.database.in_doubt:
+            self.database.settle(self.chance.choice(self.database.in_doubt))
+        elif roll < 0.205 and len(self.logs) < PARTITIONS_MAX:
+            self._add_log()
+            self.say("there is another partition")
+
+    def _deploy(self) -> None:
+        lanes = self.chance.randint(1, LANES_MAX)
+        count = 1 if self.one_writer else self.chance.randint(1, lanes)
+        processes = []
+        for number in range(count):
+            self.started += 1
+            mine = {lane for lane in range(lanes) if lane % count == number}
+            processes.append(Process(self, self.started, lanes, mine))
+        for process in processes:
+            process.peers = processes
+        self.processes += processes
+        self.say(f"{', '.join(map(str, processes))} start, lanes: {lanes}")
+
+    def _add_log(self) -> None:
+        number = len(self.logs)
+        self.logs[number] = log = draw_log(self.chance, number)
+        self._bad |= {(number, (record.offset, row)) for record in log.records for row in record.bad_rows}
+
+
+class _Quiet:
+    """Stands for the log and the metrics."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _nothing
+
+
+def _nothing(*args: object, **fields: object) -> None:
+    """Say and count nothing."""
+
+
+@contextlib.contextmanager
+def _shipped(world: World) -> Iterator[None]:
+    """The shipped modules with the schedule's chance, without logs and metrics, with short blocks, and with what is planted."""
+    quiet = _Quiet()
+    replaced = [
+        (sinks.writer, "random", world.chance),
+        (sinks.writer, "log", quiet),
+        (sinks.writer, "metrics", quiet),
+        (sinks.admission, "RATIO_BLOCK_RECORDS", BLOCK_RECORDS),
+        *world.parts.replaced,
+    ]
+    with contextlib.ExitStack() as stack:
+        for module, name, value in replaced:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+        yield
+
+
+def play(seed: int, parts: Parts, *, traced: bool = False) -> Told:
+    """One schedule."""
+    return World(seed, parts, traced=traced).play()
