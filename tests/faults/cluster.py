@@ -77,7 +77,7 @@ class Cluster:
     def stand_still(self) -> None:
         """SIGSTOP, and wait until no thread runs any more: those on other cores go on for a moment."""
         self.signal(signal.SIGSTOP)
-        until(lambda: all(map(_stopped, self.pids)), timeout_s=5.0, what="the flow stands still")
+        until(lambda: all(map(_stopped, self.pids)), timeout_s=20.0, what="the flow stands still")
 
     def kill(self) -> None:
         """kill -9 all, and reap them."""
