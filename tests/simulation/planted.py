@@ -12,8 +12,8 @@ from sinks.admission import Admission
 from sinks.isolation import halves, without_rows
 from sinks.writer import Steps
 from tests.simulation.database import Database, Key, Progress
-from tests.simulation.process import SteppedWriter
-from tests.simulation.target import ModelSession
+from tests.simulation.session import ModelSession
+from tests.simulation.stepped import SteppedWriter
 from tests.simulation.truth import STEPS
 from tests.simulation.world import Parts
 from waxwing import positions

@@ -1,21 +1,16 @@
-"""One process of a flow: a worker that reads and hands over, and the shipped writers, stepped instead of threaded."""
+"""One process of a flow: a worker that reads and hands over to the shipped partitions, until something ends it."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import override
-
-from sinks.admission import Admission
 from sinks.partition import TargetPartition, TargetSink
-from sinks.writer import Writer
 from tests.simulation.database import Lost, Violation
 from tests.simulation.source import LaneReader, Straddles, batch_of
+from tests.simulation.stepped import SteppedWriter
 from tests.simulation.target import ModelTarget
 from tests.simulation.truth import FLOW, STEPS, TOPIC
 from waxwing.batch import Batch, lane_name
@@ -26,97 +21,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 OPEN_TRIES_MAX = 5
-# One reading hands over so many batches to a writer at most.
-HANDED_OVER_MAX = 12
 
 
 class Crash(BaseException):
     """The process is gone. It passes through whatever handlers the code has; none of them reaches the database any more."""
-
-
-class Wake(threading.Condition):
-    """The writer's condition. Nothing runs beside the caller, so there is nothing to lock; to wait is to step the writer."""
-
-    def __init__(self, writer: SteppedWriter) -> None:  # no lock is made, so Condition's own is not called
-        self._writer = writer
-
-    @override
-    def __enter__(self) -> bool:
-        return True
-
-    @override
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing is locked."""
-
-    @override
-    def notify_all(self) -> None:
-        self._writer.due_s = 0.0
-
-    @override
-    def wait(self, timeout: float | None = None) -> bool:
-        # Only the worker comes here: the writer's own waits are yielded.
-        self._writer.advance()
-        return True
-
-
-class Joined(threading.Thread):
-    """Stands for the writer's thread: to join it is to take all steps that are left."""
-
-    def __init__(self, writer: SteppedWriter) -> None:  # no thread is made, so Thread's own is not called
-        self._writer = writer
-
-    @override
-    def join(self, timeout: float | None = None) -> None:
-        # A step that is under way below the caller can't be waited for; it is left behind, as one that waits for a silent server.
-        while not self._writer.ended and not self._writer.busy:
-            self._writer.advance()
-
-
-class SteppedWriter(Writer):
-    """The shipped writer, its thread's steps taken one by one."""
-
-    def __init__(self, process: Process, target: ModelTarget, part: str, admission: type[Admission]) -> None:
-        self.process = process
-        self.busy = self.ended = False
-        self.due_s = 0.0
-        super().__init__(target, part, process.world.now_s)
-        self._admission = admission(target.settings)
-
-    @override
-    def _start(self) -> None:
-        self._wake = Wake(self)
-        self._thread = Joined(self)
-
-    def advance(self) -> None:
-        """One step of the thread, later than whatever it waits for."""
-        if self.ended:
-            return
-        world = self.process.world
-        world.clock_s = max(world.clock_s, self.due_s)
-        self.busy = True
-        try:
-            wait_s = self._step()
-        finally:
-            self.busy = False
-        if wait_s is None:
-            self.ended = True
-        else:
-            self.due_s = world.clock_s + wait_s
-
-    @property
-    def blocks(self) -> bool:
-        """Might handing over wait for a step that is under way?"""
-        return self.busy and len(self._queue) + HANDED_OVER_MAX > self._settings.queue_batches_max
-
-    @property
-    def holds(self) -> bool:
-        """Is something handed over that is not durable?"""
-        return self._under_way > 0
-
-    @property
-    def error(self) -> BaseException | None:
-        """What ended the thread."""
-        return self._error
 
 
 class Process:
@@ -149,7 +57,7 @@ class Process:
     def point(self, what: str, *, may_lose: bool = True, must_fail: bool = False) -> None:
         """A moment at which something may happen to the process, before it does `what`."""
         world = self.world
-        if self.dead:
+        if self.dead or world.violation:
             raise Crash
         world.statements += 1
         if self.strikes("crash"):

@@ -12,8 +12,9 @@ import sinks.admission
 import sinks.writer
 from sinks.admission import Admission
 from tests.simulation.database import Database, Violation
-from tests.simulation.process import Process, SteppedWriter
-from tests.simulation.target import ModelSession
+from tests.simulation.process import Process
+from tests.simulation.session import ModelSession
+from tests.simulation.stepped import SteppedWriter
 from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log
 from waxwing.batch import Stream
 from waxwing.settings import SinkSettings

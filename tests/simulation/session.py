@@ -1,0 +1,241 @@
+"""The model of a connection: what sinks/sql_session.py does, statement by statement, on the database in memory.
+
+Before each statement the schedule may crash or freeze the process, lose the connection or end the transaction inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from tests.simulation.database import Key, Lost, Owner, Progress, Transaction
+from waxwing.batch import Stream
+from waxwing.errors import ConfigError, Fenced, RowError, TargetError, TransientError
+from waxwing.target import Change, Position, Session
+
+if TYPE_CHECKING:
+    from tests.simulation.target import ModelTarget
+
+OWNER_POLL_S = 0.2
+
+
+class ModelSession(Session):
+    """One partition's connection."""
+
+    def __init__(self, target: ModelTarget, token: str) -> None:
+        self.process, self.world, self.database = target.process, target.world, target.database
+        self._step, self._token, self._stale_s = target.step, token, target.settings.owner_stale_s
+        self._transaction: Transaction | None = None
+        self._committing = self._has_savepoint = False
+        with self._errors():
+            self._generation = self._draw()
+
+    # -- ownership -----------------------------------------------------------------------------
+
+    def _draw(self) -> int:
+        self.process.point(f"{self._step}: draw")
+        owners = self.database.owners
+        for (step, generation), owner in owners.items():
+            if step == self._step and owner.token == self._token:
+                return generation
+        known = [generation for step, generation in owners if step == self._step]
+        known += [row.owner for key, row in self.database.progress.items() if key[0] == self._step]
+        mine = 1 + max(known, default=0)
+        owners[self._step, mine] = Owner(self._token, self.world.clock_s)
+        self.process.point(f"{self._step}: drawn {mine}")
+        return mine
+
+    @override
+    def take_over(self, stream: Stream) -> Position:
+        give_up_s = self.world.clock_s + 2 * self._stale_s + 1
+        while True:
+            with self._errors(), self._begun():
+                row = self._locked(stream)
+                if row.token == self._token:
+                    return row.position
+                if self._is_later(row):
+                    raise self._fenced(stream, row)
+                alive = self._alive(row)
+                if not alive:
+                    self._update(stream, replace(row, owner=self._generation, token=self._token))
+                    self._commit()
+            if not alive:
+                continue
+            if self.world.clock_s > give_up_s:
+                raise Fenced(f"{stream}: generation {row.owner} is alive")
+            self.heartbeat()
+            self.process.pass_time(OWNER_POLL_S)
+
+    def _is_later(self, row: Progress) -> bool:
+        return row.owner >= self._generation
+
+    def _alive(self, row: Progress) -> bool:
+        owner = self.database.owners.get((self._step, row.owner))
+        return owner is not None and owner.token == row.token and owner.heartbeat_s > self.world.clock_s - self._stale_s
+
+    def _fenced(self, stream: Stream, row: Progress) -> Fenced:
+        return Fenced(f"{stream}: generation {row.owner} has it, ours is {self._generation}")
+
+    @override
+    def heartbeat(self) -> None:
+        with self._errors():
+            self._beat(self.world.clock_s)
+
+    @override
+    def release(self) -> None:
+        with contextlib.suppress(Lost):
+            if not self.process.dead:
+                self._beat(0.0)
+
+    def _beat(self, heartbeat_s: float) -> None:
+        self.process.point(f"{self._step}: heartbeat")
+        if (self._step, self._generation) in self.database.owners:
+            self.database.owners[self._step, self._generation].heartbeat_s = heartbeat_s
+
+    # -- the transaction -----------------------------------------------------------------------
+
+    @override
+    def write(self, change: Change, *, dry_run: bool = False) -> None:
+        with self._errors(), self._begun():
+            self._has_savepoint = True
+            if self._move(change):
+                return
+            self._insert(change)
+            self._bury(change)
+            self._release_savepoint()
+            if not dry_run:
+                self._committing = True
+                self._commit()
+
+    def _move(self, change: Change) -> bool:
+        done = 0
+        for number, (stream, before) in enumerate(change.before.items()):
+            after = change.after[stream]
+            row = self._locked(stream)
+            if self._may_move(row, before):
+                self._update(stream, Progress(after, row.owner, row.token))
+                continue
+            if row.token != self._token:
+                raise self._fenced(stream, row)
+            if change.in_doubt and row.position.offset_next == after.offset_next and done == number:
+                done += 1
+                continue
+            raise TargetError(f"{stream}: stands at {row.position.offset_next}, expected was {before.offset_next}")
+        if done not in (0, len(change.before)):
+            raise TargetError("one transaction stands half committed")
+        return done > 0
+
+    def _may_move(self, row: Progress, before: Position) -> bool:
+        return (row.position.offset_next, row.owner, row.token) == (before.offset_next, self._generation, self._token)
+
+    def _insert(self, change: Change) -> None:
+        records = [(batch.stream.partition, record) for batch in change.batches for record in batch.records]
+        if len(records) > self.world.rows_max:
+            raise TransientError("the transaction takes too long", too_large=True)
+        bad: dict[int, str] = {}
+        for number, (partition, record) in enumerate(records):
+            if number % 3 == 0:
+                self._statement("insert")
+            if self._step != "sums" and self.world.is_bad(partition, record[0]):
+                bad[number] = "bad row"
+                if self.world.blames == "first":
+                    break
+            self._opened().rows += [(partition, row) for row in record]
+        if bad:
+            raise RowError("bad row", bad=None if self.world.blames == "none" else bad)
+
+    def _bury(self, change: Change) -> None:
+        if change.dead_letters:
+            self._statement("dead letters")
+        for letter in change.dead_letters:
+            if (letter.offset, letter.row) in self.database.letters.get((self._step, letter.stream.partition), {}):
+                raise RowError("duplicate key in the dead letters")
+            self._opened().letters.append(letter)
+
+    def _release_savepoint(self) -> None:
+        self._statement("release savepoint")
+        self._has_savepoint = False
+        if not self._opened().whole:
+            raise Lost("no such savepoint: the transaction was ended inside")
+
+    @override
+    def close(self) -> None:
+        self._rollback()
+
+    # -- statements ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[None]:
+        self._transaction = self.database.begin(self.process, self._step, self._token)
+        try:
+            yield
+        finally:
+            self._rollback()
+
+    def _rollback(self) -> None:
+        transaction, self._transaction, self._has_savepoint = self._transaction, None, False
+        if transaction is not None:
+            self.database.rollback(transaction)
+
+    def _opened(self) -> Transaction:
+        assert self._transaction is not None
+        return self._transaction
+
+    def _statement(self, what: str) -> None:
+        self.process.point(f"{self._step}: {what}")
+        if not self._opened().open:
+            raise Lost("the server has ended the connection")
+        if self._has_savepoint and self.process.strikes("swallow"):
+            self.world.say(f"{self.process}: the server ends the transaction inside, and the next statement opens another")
+            self._rollback()
+            self._transaction = self.database.begin(self.process, self._step, self._token, whole=False)
+            self._has_savepoint = True
+
+    def _locked(self, stream: Stream) -> Progress:
+        self._statement(f"lock {stream}")
+        key = self._key(stream)
+        self.database.lock(self._opened(), key)
+        row = self.database.progress.get(key)
+        if row is None:
+            raise ConfigError(f"Step {self._step} has no position for {stream}.")
+        return self._opened().after.get(key, row)
+
+    def _key(self, stream: Stream) -> Key:
+        return self.database.key(self._step, stream)
+
+    def _update(self, stream: Stream, row: Progress) -> None:
+        self._opened().after[self._key(stream)] = row
+
+    def _commit(self) -> None:
+        self._statement("commit")
+        transaction, process = self._opened(), self.process
+        if process.strikes("hang"):
+            self.database.hang(transaction)
+            self._transaction = None
+            process.point(f"{self._step}: hanging commit", must_fail=True)
+        if process.strikes("lost_in_commit"):
+            raise Lost("connection lost in COMMIT: not committed")
+        self.world.say(f"{process}: {self._step} commits {_told(transaction)}")
+        self.database.commit(transaction)
+        if process.strikes("lost_in_commit"):
+            raise Lost("connection lost in COMMIT: committed")
+        process.point(f"{self._step}: committed", may_lose=False)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        self._committing = False
+        try:
+            yield
+        except Lost as error:
+            self.world.say(f"{self.process}: {error}")
+            raise TransientError(str(error), committing=self._committing) from error
+
+
+def _told(transaction: Transaction) -> str:
+    moves = [f"{key[1]} to {row.position.offset_next} by {row.owner}" for key, row in transaction.after.items()]
+    letters = [(letter.stream.partition, (letter.offset, letter.row)) for letter in transaction.letters]
+    return f"{', '.join(moves)}; rows {transaction.rows}; dead letters {letters}"
