@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,6 +18,14 @@ from waxwing.target import Change
 
 Row = tuple[Any, ...]
 _MISSING = object()
+
+
+class Written(NamedTuple):
+    """What a change writes: rows, keys to delete, and how many of the rows stand before each delete."""
+
+    rows: list[Row]
+    deletes: list[Any]
+    before: list[int]
 
 
 class Rows:
@@ -47,8 +55,11 @@ class Rows:
             if mode.delete_on_tombstone:
                 self._delete_key = _key_reader(plan.table.c[mode.keys[0]])
 
-    def of(self, change: Change) -> tuple[list[Row], list[Any]]:
+    def of(self, change: Change) -> Written:
         """Rows to write and keys to delete; in upsert mode no key comes twice.
+
+        They stand in the order of their messages, because a database may take keys for one that are two here ("a" and "A" under
+        a collation that passes over capitals, trailing blanks). Only it can tell, and so it keeps the last of those itself.
 
         Raises:
             RowError: with the number and the reason of each row that the columns can't hold.
@@ -63,10 +74,10 @@ class Rows:
         if bad:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
         if isinstance(self._plan.mode, Append):
-            return rows, []
+            return Written(rows, [], [])
         if deletes:
             return self._last_with_deletes(change, rows, deletes)
-        return self._last(rows), []
+        return Written(self._last(rows), [], [])
 
     # -- records to tuples ---------------------------------------------------------------------
 
@@ -145,12 +156,19 @@ class Rows:
         key, newer = self._key, self._newer
         assert key is not None
         if newer is None:
-            return list({key(row): row for row in rows}.values())
+            last = {key(row): row for row in rows}
+            if len(last) == len(rows):
+                return rows
+            last.clear()
+            for row in reversed(rows):
+                last.setdefault(key(row), row)
+            return list(last.values())[::-1]
         newest: dict[Any, Row] = {}
         for row in rows:
             held = newest.get(key(row), _MISSING)
             # Strictly greater wins, here as in the database, so that batch boundaries change nothing.
             if held is _MISSING or _greater(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
+                newest.pop(key(row), None)  # to the end, where it stands among the messages
                 newest[key(row)] = row
         return list(newest.values())
 
@@ -166,7 +184,7 @@ class Rows:
                 bad[number] = "the tombstone's key is no value of the key column"
         return keys
 
-    def _last_with_deletes(self, change: Change, rows: list[Row], deletes: list[Any]) -> tuple[list[Row], list[Any]]:
+    def _last_with_deletes(self, change: Change, rows: list[Row], deletes: list[Any]) -> Written:
         """Rows and deletes in message order; what comes last for a key stands."""
         key = self._key
         assert key is not None
@@ -175,12 +193,18 @@ class Rows:
         for batch in change.batches:
             steps = sorted([(at, 0) for at in batch.at] + [(gone.at, 1) for gone in batch.deletes])
             for _, is_delete in steps:
-                if is_delete:
-                    last[next(delete)] = None
-                else:
-                    one = next(row)
-                    last[key(one)] = one
-        return [row for row in last.values() if row is not None], [key for key, row in last.items() if row is None]
+                one = None if is_delete else next(row)
+                this = next(delete) if one is None else key(one)
+                last.pop(this, None)
+                last[this] = one
+        out = Written([], [], [])
+        for this, one in last.items():
+            if one is not None:
+                out.rows.append(one)
+            else:
+                out.deletes.append(this)
+                out.before.append(len(out.rows))
+        return out
 
 
 def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list[Row]]:

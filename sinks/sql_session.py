@@ -122,6 +122,7 @@ class SqlSession(Session):
     def _locked(self, stream: Stream) -> Any:
         """The stream's row, by a locking read: a plain one may show the past."""
         query = sa.select(progress).where(ledger.of_stream(self._step, stream)).with_for_update()
+        query = query.with_hint(progress, "WITH (UPDLOCK, ROWLOCK)", "mssql")  # which has no FOR UPDATE, and says nothing
         row = self._connection.execute(query).one_or_none()
         if row is None:
             raise ConfigError(
@@ -154,7 +155,7 @@ class SqlSession(Session):
 
     @override
     def write(self, change: Change, *, dry_run: bool = False) -> None:
-        rows, deletes = self._rows.of(change)
+        rows, deletes, before = self._rows.of(change)
         with self._errors():
             transaction = self._connection.begin()
             try:
@@ -164,8 +165,8 @@ class SqlSession(Session):
                 if self._move(change):
                     return
                 if deletes:
-                    self._bulk.delete(self._connection, deletes)
-                if rows:
+                    self._bulk.replace(self._connection, rows, deletes, before)
+                elif rows:
                     self._bulk.write(self._connection, rows)
                 if change.dead_letters:
                     letters = [ledger.dead_letter_row(self._step, letter) for letter in change.dead_letters]

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.servers import Kafka, MariaDB, PostgreSQL, Server, Unavailable
+from tests.servers import Kafka, MariaDB, PostgreSQL, Server, SQLServer, Unavailable
 
 NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
@@ -49,6 +49,17 @@ def postgresql() -> Iterator[PostgreSQL]:
 def mariadb() -> Iterator[MariaDB]:
     """A real MariaDB, one for all tests; each test makes a database of its own (`mariadb.new_database()`)."""
     with _serve(MariaDB) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlserver() -> Iterator[SQLServer]:
+    """The SQL Server that WAXWING_TEST_SQLSERVER or MSSQL_URL names, one for all tests (`sqlserver.new_database()`)."""
+    try:
+        server = SQLServer()
+    except Unavailable as missing:
+        pytest.skip(str(missing))
+    with server:
         yield server
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from tests.conformance.place import Place, make_place
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb", "sqlserver"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Each database in turn."""
     if request.param == "sqlite":

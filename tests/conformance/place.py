@@ -57,6 +57,8 @@ class Place:
         bulk = self.database.bulk(planned)
         if staged and hasattr(bulk, "_staging_left"):
             bulk._staging_left = 1_000_000
+        if staged and hasattr(bulk, "_through_raw"):
+            bulk._through_raw = True
         return bulk
 
     def read(self, table: sa.Table, *order: str) -> list[tuple[Any, ...]]:

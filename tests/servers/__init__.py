@@ -7,5 +7,6 @@ from tests.servers.kafka import Kafka
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import Server, Unavailable
+from tests.servers.sqlserver import SQLServer
 
-__all__ = ["Kafka", "MariaDB", "PostgreSQL", "Server", "Unavailable"]
+__all__ = ["Kafka", "MariaDB", "PostgreSQL", "SQLServer", "Server", "Unavailable"]

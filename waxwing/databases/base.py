@@ -101,7 +101,11 @@ class Bulk(ABC):
         """Delete the rows of these values of the single key column."""
 
     def replace(
-        self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]], deletes: Sequence[Any], before: Sequence[int]
+        self,
+        connection: sa.Connection,
+        rows: Sequence[tuple[Any, ...]],
+        deletes: Sequence[Any],
+        before: Sequence[int],  # noqa: ARG002 - for those that override it
     ) -> None:
         """Delete and write what came in one order: `before[i]` of the rows stand before the i-th delete.
 

@@ -46,7 +46,7 @@ def _same_family(column: sa.Column[Any], have: Any, declared: str, sql: sa.Diale
     except ConfigError:
         return False
     families: set[str] = {kind}
-    if kind in {"uuid", "enum"} and declared.startswith(("CHAR", "VARCHAR")):
+    if kind in {"uuid", "enum"} and declared.startswith(("CHAR", "VARCHAR", "NCHAR", "NVARCHAR")):
         families.add("text")  # what it is stored as
     if kind == "boolean" and not sql.supports_native_boolean:
         families.add("integer")

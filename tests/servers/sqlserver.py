@@ -1,0 +1,101 @@
+"""A SQL Server that runs already: the one that WAXWING_TEST_SQLSERVER or MSSQL_URL names.
+
+WAXWING_TEST_SQLSERVER is a line such as `SERVER=127.0.0.1,14330 DATABASE=bench UID=... PWD=...`, of a server that speaks SQL
+Server's protocol and need not be Microsoft's; MSSQL_URL is a URL of a real one, whose login may make databases.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from tests.servers.process import Unavailable
+from waxwing.databases import database_for, sqlserver_driver
+from waxwing.errors import ConfigError
+
+_numbers = count(1)
+
+
+class SQLServer:
+    """A server that others have started; only its databases are ours."""
+
+    name = "sqlserver"
+
+    def __init__(self, *, real: bool = False) -> None:
+        """`real` asks for Microsoft's own (MSSQL_URL)."""
+        text, line = os.environ.get("MSSQL_URL", ""), os.environ.get("WAXWING_TEST_SQLSERVER", "")
+        if real and not text:
+            raise Unavailable("needs Microsoft's own SQL Server: name one by MSSQL_URL")
+        if not (text or line):
+            raise Unavailable("no SQL Server: name one by WAXWING_TEST_SQLSERVER or MSSQL_URL")
+        self._url = sa.make_url(text) if text else _url(line)
+        try:
+            # Named in the URL, so that plain SQLAlchemy can read what we wrote.
+            self._url = self._url.update_query_dict({"driver": sqlserver_driver.driver().name})
+        except (ConfigError, ModuleNotFoundError) as error:
+            raise Unavailable(str(error)) from error
+        self._run("SELECT 1")
+        self._made: list[str] = []
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        return self._url.host or "127.0.0.1", self._url.port or 1433
+
+    def url(self, database: str = "") -> str:
+        """The URL of a database."""
+        url = self._url.set(database=database) if database else self._url
+        return url.render_as_string(hide_password=False)
+
+    def new_database(self) -> str:
+        """Make an empty database; its URL."""
+        # Other runs may use the same server.
+        name = f"waxwing_{os.getpid()}_{next(_numbers)}"
+        self._run(f"CREATE DATABASE {name}")
+        self._made.append(name)
+        return self.url(name)
+
+    def close(self) -> None:
+        """Drop the databases that were made."""
+        for name in self._made:
+            try:
+                self._run(f"DROP DATABASE {name}")
+            except sa.exc.DBAPIError:  # a test that failed has left a connection open
+                continue
+
+    def _run(self, statement: str) -> None:
+        engine = database_for(self._url).engine(self._url, connect_timeout_s=10, lock_timeout_s=10, statement_timeout_s=60)
+        try:
+            with engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                driver.autocommit = True  # databases are made outside of transactions
+                connection.exec_driver_sql(statement)
+        except sa.exc.DBAPIError as error:
+            if statement == "SELECT 1":
+                raise Unavailable(f"the SQL Server at {self.address} does not answer: {error.orig}") from error
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _url(line: str) -> sa.URL:
+    facts = dict(word.split("=", 1) for word in line.split())
+    host, _, port = facts["SERVER"].partition(",")
+    return sa.URL.create(
+        "mssql",
+        facts["UID"],
+        facts["PWD"],
+        host,
+        int(port or 1433),
+        facts["DATABASE"],
+        {"Encrypt": "no"},
+    )

@@ -1,0 +1,154 @@
+"""SQL Server and Azure SQL, by pyodbc and Microsoft's ODBC driver."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from typing_extensions import override
+
+from waxwing.databases import sqlserver_driver
+from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan
+from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
+from waxwing.databases.sqlserver_dialect import DRIVERNAME, BrokenTransaction
+from waxwing.databases.sqlserver_errors import failure
+
+DIALECT = Dialect(
+    name="sqlserver",
+    drivername="mssql+pyodbc",
+    backends=("mssql",),
+    writers_max=None,
+    identifier_bytes_max=128,  # characters, in fact: longer ones of other alphabets are refused with them
+    identifier_refused="",
+    parameters_max=2_100,
+    now_ms_sql="DATEDIFF_BIG(ms, '1970-01-01', SYSUTCDATETIME())",
+    text_nul=False,  # it could be stored, but most collations pass over it when they compare
+    decimal_digits_max=38,
+    timezone_kept=True,
+    float_nan=False,
+    float_infinity=False,
+    lengths_kept=True,
+    case_sensitive=False,
+    integer_key_automatic=False,
+    json_as_text=True,
+    char_blanks_kept=True,
+)
+
+# What every connection is given unless the URL says otherwise. https://learn.microsoft.com/sql/connect/odbc/dsn-connection-string-attribute
+_OPTIONS = {
+    "APP": "waxwing",
+    # A server that vanished without a word is noticed.
+    "KeepAlive": "30",
+    "KeepAliveInterval": "10",
+    # A connection restored behind our back would have lost its temporary tables and its settings.
+    "ConnectRetryCount": "0",
+    # Without it fast_executemany does not find temporary tables.
+    "UseFMTONLY": "yes",
+}
+
+
+class SQLServer(Database):
+    """SQL Server 2016 or newer, Azure SQL: rows as one JSON parameter, older ones by fast_executemany."""
+
+    dialect = DIALECT
+
+    def __init__(self) -> None:
+        self._pyodbc = sqlserver_driver.load()
+        self._abilities = Abilities()
+
+    @override
+    def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
+        given = {name.lower() for name in url.query}
+        options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
+        if "driver" not in given and not url.query.get("odbc_connect"):
+            options["driver"] = sqlserver_driver.driver().name
+        engine = sa.create_engine(
+            url.set(drivername=DRIVERNAME).update_query_dict(options),
+            poolclass=sa.NullPool,
+            connect_args={"timeout": max(1, round(connect_timeout_s))},
+        )
+        settings = (
+            "SET NOCOUNT OFF; SET XACT_ABORT ON; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LANGUAGE us_english; "
+            f"SET LOCK_TIMEOUT {round(lock_timeout_s * 1000)}"
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def prepare(connection: Any, record: object) -> None:  # noqa: ARG001
+            connection.timeout = max(1, round(statement_timeout_s))
+            connection.execute(settings).close()
+            connection.commit()
+            if not self._abilities.known:
+                self._abilities.probe(connection)
+
+        return engine
+
+    @override
+    def bulk(self, plan: Plan) -> Bulk:
+        return SQLServerBulk(plan, self._abilities)
+
+    @override
+    def classify(self, error: BaseException) -> Failure:
+        cause = getattr(error, "orig", None) or error
+        if isinstance(cause, self._pyodbc.Error):
+            state, message = (*map(str, cause.args), "", "")[:2]
+            if not message:  # pyodbc's own, of a closed connection or of its arguments
+                return _of_pyodbc(cause, state)
+            return failure(state, message)
+        if isinstance(cause, KeyRace):
+            return Failure("transient", "2627", "another writer inserted the same key at the same moment")
+        if isinstance(cause, BrokenTransaction | sa.exc.PendingRollbackError):
+            return Failure("transient", type(cause).__name__, str(cause))
+        if isinstance(cause, UnicodeEncodeError):
+            return Failure("row", "UnicodeEncodeError", "text that the column's code page lacks")
+        return Failure("target", type(cause).__name__, str(cause))
+
+    @override
+    def lock_schema(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(_LOCK_SCHEMA)
+
+    @override
+    def check_deferred(self, connection: sa.Connection) -> None:
+        """Nothing: SQL Server has no deferred constraints."""
+
+    @override
+    def blockers(self, connection: sa.Connection) -> str:
+        return "; ".join(connection.scalars(_BLOCKERS))
+
+    @override
+    def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
+        name = connection.dialect.identifier_preparer.format_table(table)
+        kinds = [kind.strip() for kind in connection.scalars(sa.text(_KIND), {"name": name})]
+        why = [_KINDS[kind].format(name) for kind in kinds if kind in _KINDS]
+        if connection.scalar(sa.text(_MEMORY), {"name": name}):
+            why.append(f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay")
+        return why
+
+
+def _of_pyodbc(cause: BaseException, text: str) -> Failure:
+    if "closed" in text:
+        return Failure("transient", "connection", text)
+    return Failure("target", type(cause).__name__, text)
+
+
+_LOCK_SCHEMA = (
+    "DECLARE @held int; "
+    "EXEC @held = sp_getapplock @Resource = N'waxwing schema', @LockMode = N'Exclusive', @LockOwner = N'Transaction'; "
+    "IF @held < 0 THROW 51902, N'Another process makes the tables and does not finish.', 1"
+)
+
+_KIND = "SELECT type FROM sys.objects WHERE object_id = OBJECT_ID(:name)"
+_MEMORY = "SELECT COUNT(*) FROM sys.tables WHERE object_id = OBJECT_ID(:name) AND durability = 1"
+_KINDS = {
+    "V": "{} is a view",
+    "SN": "{} is a synonym",
+    "ET": "{} is an external table, which commits apart from the positions",
+}
+
+# Who stands in somebody's way, and who has an open transaction and does nothing. Needs VIEW SERVER STATE; without it only
+# one's own session shows, and nobody is named.
+_BLOCKERS = sa.text("""
+    SELECT CONCAT('session ', s.session_id, ' (', s.program_name, ' on ', s.host_name, ', ', s.status,
+                  ', ', s.open_transaction_count, ' open transactions)')
+    FROM sys.dm_exec_sessions s
+    WHERE s.session_id <> @@SPID AND s.is_user_process = 1 AND s.database_id = DB_ID() AND s.open_transaction_count > 0
+    ORDER BY s.session_id""")
