@@ -166,13 +166,26 @@ def _strangers(layer: Layer, names: list[str], partial: bool) -> Iterator[str]:
             yield f"{name}{by_place} is no setting: the nearest is {nearest}. ({ENV_FILE} is for settings of the flow only.)"
 
 
-# Prefix of the settings that give a database by parts -> scheme of its URL.
-_PARTS = {"mysql": "mysql"}
+class _Parts(NamedTuple):
+    """How a database is given by parts: its URL's scheme, the part that names the database, parts that are options of the URL."""
+
+    scheme: str
+    database: str
+    options: Mapping[str, str]
+
+
+# By the prefix of the settings.
+_PARTS = {
+    "mysql": _Parts("mysql", "database", {}),
+    "sqlserver": _Parts(
+        "mssql", "db", {"driver": "driver", "encrypt": "Encrypt", "trust_server_certificate": "TrustServerCertificate"}
+    ),
+}
 
 
 def _from_parts(given: dict[str, Given]) -> Iterator[str]:
     """Make `database_url` and `database_table` of a database given by parts; yields what is wrong."""
-    for prefix, scheme in _PARTS.items():
+    for prefix, (scheme, database, options) in _PARTS.items():
         parts = {field.removeprefix(f"{prefix}_"): one for field, one in given.items() if field.startswith(f"{prefix}_")}
         if not parts:
             continue
@@ -180,11 +193,12 @@ def _from_parts(given: dict[str, Given]) -> Iterator[str]:
         if "database_url" in given:
             yield f"{given['database_url']} and {some} are both given: give the URL or the parts."
             continue
-        if lacking := [f"{prefix}_{name}".upper() for name in ("host", "user", "database") if name not in parts]:
+        if lacking := [f"{prefix}_{name}".upper() for name in ("host", "user", database) if name not in parts]:
             yield f"{some} is given and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not."
         text = {name: one.text for name, one in parts.items()}
         port = int(text["port"]) if text.get("port", "").isdecimal() else None  # what is no number is told by its field
-        url = sa.URL.create(scheme, text.get("user"), text.get("password"), text.get("host"), port, text.get("database"))
+        url = sa.URL.create(scheme, text.get("user"), text.get("password"), text.get("host"), port, text.get(database))
+        url = url.update_query_dict({option: text[name] for name, option in options.items() if text.get(name)})
         given["database_url"] = Given(url.render_as_string(hide_password=False), some.name, some.place)
         if table := parts.get("table"):
             if "database_table" in given:

@@ -153,7 +153,28 @@ class MySQLSettings(Group):
     mysql_table: str = Field(default="", description="Table to write. Empty: the flow's own name for it.")
 
 
-class DatabaseSettings(MySQLSettings):
+class SQLServerSettings(Group):
+    """SQL Server or Azure SQL by parts, which `load` makes into DATABASE_URL."""
+
+    sqlserver_host: str = Field(default="", description="Host of a SQL Server, in place of DATABASE_URL.")
+    sqlserver_port: int = Field(default=1433, ge=1, le=65_535, description="Its port.")
+    sqlserver_db: str = Field(default="", description="Database.")
+    sqlserver_user: str = Field(default="", description="User.")
+    sqlserver_password: SecretStr = Field(default=SecretStr(""), description="Password.")
+    sqlserver_driver: str = Field(
+        default="",
+        description="ODBC driver, by name or by file. Empty: the one that `waxwing drivers` lists first.",
+        examples=["ODBC Driver 18 for SQL Server"],
+    )
+    sqlserver_encrypt: Literal["", "yes", "no", "strict", "mandatory", "optional"] = Field(
+        default="", description="Encryption of the connection. Empty: the driver's own way (version 18: yes)."
+    )
+    sqlserver_trust_server_certificate: Literal["", "yes", "no"] = Field(
+        default="", description="Take the server's certificate unchecked: for one that the server made itself."
+    )
+
+
+class DatabaseSettings(MySQLSettings, SQLServerSettings):
     """Where rows go."""
 
     database_url: SecretStr = Field(
@@ -162,6 +183,7 @@ class DatabaseSettings(MySQLSettings):
         examples=[
             "postgresql://user:password@127.0.0.1:5432/shop",
             "mysql://user:password@127.0.0.1:3306/shop",
+            "mssql://user:password@127.0.0.1:1433/shop?TrustServerCertificate=yes",
             "sqlite:////var/lib/waxwing/orders.sqlite",
         ],
     )
