@@ -1,13 +1,18 @@
-"""A short storm on every database, with one of each kind of event; then equality, row by row."""
+"""A short storm on every database, with one of each kind of event; then equality, row by row; and what says so."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.faults.storm import storm
+from tests.faults.cluster import Cluster
+from tests.faults.recompute import compare, expected
+from tests.faults.storm import produce, storm
 from tests.faults.storm_databases import DATABASES
 from tests.faults.storm_schedule import ENDING, KILLS, Counts, Event, Kind, Shape, schedule
 from tests.faults.storm_told import Places
@@ -52,3 +57,39 @@ def test_a_schedule_has_every_event_asked_for_and_every_shape_of_the_flow(seed: 
 
 def _within_runs(events: tuple[Event, ...]) -> list[tuple[Event, Event]]:
     return [(before, after) for before, after in pairwise(events) if before.kind not in ENDING]
+
+
+DAMAGES = {
+    "a row is gone": "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)",
+    "a row too many": "INSERT INTO orders (id, order_id, quantity, unit_price, total_value) VALUES ('x', 'x', 1, 1, 1)",
+    "a cent more": "UPDATE orders SET total_value = total_value + 0.01 WHERE id = (SELECT min(id) FROM orders)",
+    "a dead letter is gone": "DELETE FROM waxwing_dead_letters WHERE rowid = (SELECT min(rowid) FROM waxwing_dead_letters)",
+    "a dead letter of a good record": "UPDATE waxwing_dead_letters SET topic_offset = topic_offset + 100000",
+    "a dead letter twice": (
+        "INSERT INTO waxwing_dead_letters SELECT flow, step, topic_id, topic_partition, topic_offset, row_index + 1, topic, "
+        "stage, reason, message_key, message_value, message_headers, message_timestamp_ms, created_at FROM waxwing_dead_letters LIMIT 1"
+    ),
+    "a dead letter with another value": "UPDATE waxwing_dead_letters SET message_value = x'00'",
+}
+
+
+def test_the_comparison_sees_every_kind_of_damage(kafka: Kafka, tmp_path: Path) -> None:
+    file, topic = tmp_path / "orders.sqlite", kafka.new_topic(2)
+    url = f"sqlite:///{file}"
+    produce(kafka.bootstrap(), topic, 2_000, bad=0.02, seed=1, partitions=2)
+    env = {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(),
+        "DATABASE_URL": url,
+        "SOURCE_TOPIC": topic,
+        "UNTIL": "end",
+    }
+    with Cluster("dataflows.orders", env, tmp_path) as run:
+        assert run.wait(60) == [0], run.output()
+    want = expected(kafka.bootstrap(), topic)
+    assert compare(url, want).equal
+    for what, damage in DAMAGES.items():
+        copy = tmp_path / "damaged.sqlite"
+        shutil.copy(file, copy)
+        with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
+            assert connection.execute(damage).rowcount > 0
+        assert not compare(f"sqlite:///{copy}", want).equal, what
