@@ -66,8 +66,9 @@ DAMAGES = {
     "a dead letter is gone": "DELETE FROM waxwing_dead_letters WHERE rowid = (SELECT min(rowid) FROM waxwing_dead_letters)",
     "a dead letter of a good record": "UPDATE waxwing_dead_letters SET topic_offset = topic_offset + 100000",
     "a dead letter twice": (
-        "INSERT INTO waxwing_dead_letters SELECT flow, step, topic_id, topic_partition, topic_offset, row_index + 1, topic, "
-        "stage, reason, message_key, message_value, message_headers, message_timestamp_ms, created_at FROM waxwing_dead_letters LIMIT 1"
+        "INSERT INTO waxwing_dead_letters SELECT flow, step, topic_id, topic_partition, topic_offset, row_index + 1, "
+        "topic, stage, reason, message_key, message_value, message_headers, message_timestamp_ms, created_at "
+        "FROM waxwing_dead_letters LIMIT 1"
     ),
     "a dead letter with another value": "UPDATE waxwing_dead_letters SET message_value = x'00'",
 }
