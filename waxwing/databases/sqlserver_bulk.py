@@ -7,20 +7,22 @@ temporary table that fast_executemany fills (`waxwing_raw`); from there on it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
-from waxwing.databases.base import Bulk, Plan
+from waxwing.databases.base import Append, Bulk, Plan
 from waxwing.databases.sqlserver_columns import BINARY, Stored, stored_columns
 from waxwing.databases.sqlserver_errors import numbers
 from waxwing.databases.sqlserver_sql import Statements
 
+What = Literal["append", "upsert", "replace"]
 _DUPLICATE = {2601, 2627}
 
 
@@ -30,12 +32,14 @@ class Abilities:
 
     known: bool = False
     openjson: bool = False
+    unescapes: bool = False  # else only JSON without backslashes is read as it was meant
     binary_from_hex: bool = False
 
     def probe(self, connection: Any) -> None:
         """Ask over a connection of the driver, outside of any transaction."""
         for name, query in (
             ("openjson", "SELECT COUNT(*) FROM OPENJSON(N'[[1]]') WITH (n int '$[0]') WHERE n = 1"),
+            ("unescapes", "SELECT COUNT(*) FROM OPENJSON(N'[[\"a\\\\b\"]]') WITH (v nvarchar(9) '$[0]') WHERE v = N'a\\b'"),
             ("binary_from_hex", "SELECT COUNT(*) WHERE CONVERT(varbinary(max), N'41', 2) = 0x41"),
         ):
             try:
@@ -55,26 +59,28 @@ class SQLServerBulk(Bulk):
 
     def __init__(self, plan: Plan, abilities: Abilities) -> None:
         self._plan, self._abilities = plan, abilities
-        self._built: Statements | None = None
+        self._columns: list[Stored] = []
+        self._built: dict[bool, Statements] = {}
         self._through_raw = False  # also set by tests, to go the way of older servers
 
-    def _statements(self, connection: sa.Connection) -> Statements:
-        if self._built is None:
-            columns = stored_columns(connection, self._plan)
-            binary = any(column.kind in BINARY for column in columns)
+    def _statements(self, connection: sa.Connection, *, raw: bool) -> Statements:
+        if not self._columns:
+            self._columns = stored_columns(connection, self._plan)
+            binary = any(column.kind in BINARY for column in self._columns)
             self._through_raw |= not self._abilities.openjson or (binary and not self._abilities.binary_from_hex)
-            self._built = Statements(self._plan, columns, through_raw=self._through_raw)
-        return self._built
+        raw |= self._through_raw
+        if raw not in self._built:
+            self._built[raw] = Statements(self._plan, self._columns, through_raw=raw)
+        return self._built[raw]
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         if not rows:
             return
-        statements = self._statements(connection)
-        if statements.upsert is None:
-            self._run(connection, statements.append, statements.columns, zip(*rows, strict=True))
+        if isinstance(self._plan.mode, Append):
+            self._run(connection, "append", 0, list(zip(*rows, strict=True)))
         else:
-            self._upsert(connection, statements.upsert, [range(len(rows)), *zip(*rows, strict=True)])
+            self._upsert(connection, "upsert", 1, [range(len(rows)), *zip(*rows, strict=True)])
 
     @override
     def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
@@ -84,28 +90,23 @@ class SQLServerBulk(Bulk):
     def replace(
         self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]], deletes: Sequence[Any], before: Sequence[int]
     ) -> None:
-        statements = self._statements(connection)
-        assert statements.replace is not None
-        key = next(number for number, column in enumerate(statements.columns) if column is statements.keys[0])
-        width = len(statements.columns)
-        gone = [
-            (2 * after, 1, *(value if number == key else None for number in range(width)))
-            for value, after in zip(deletes, before, strict=True)
-            if statements.keys[0].holds(value)
-        ]
+        key = self._statements(connection, raw=False).keys[0]
+        at, width = self._columns.index(key), len(self._columns)
         # Their order is what counts: rows have odd numbers, so that a delete stands between two of them.
+        gone = [
+            (2 * after, 1, *(value if number == at else None for number in range(width)))
+            for value, after in zip(deletes, before, strict=True)
+            if key.holds(value)
+        ]
         kept = [(2 * number + 1, 0, *row) for number, row in enumerate(rows)]
         if gone or kept:
-            self._upsert(connection, statements.replace, list(zip(*gone, *kept, strict=True)), flagged=True)
+            self._upsert(connection, "replace", 2, list(zip(*gone, *kept, strict=True)))
 
-    def _upsert(self, connection: sa.Connection, sql: str, values: Iterable[Sequence[Any]], *, flagged: bool = False) -> None:
-        assert self._built is not None
-        values = list(values)
-        columns: list[Stored | None] = [None, *([None] if flagged else []), *self._built.columns]
+    def _upsert(self, connection: sa.Connection, what: What, own: int, values: Sequence[Sequence[Any]]) -> None:
         driver, duplicate = connection.connection.driver_connection, sqlserver_driver.load().IntegrityError
         assert driver is not None
         try:
-            self._run(connection, sql, columns, values)
+            self._run(connection, what, own, values)
         except duplicate as error:
             if not _DUPLICATE.intersection(number for number, _ in numbers(str(error.args[-1]))):
                 raise
@@ -113,39 +114,45 @@ class SQLServerBulk(Bulk):
             # writer has committed, since our insert waited for it, so its row is now updated and nothing is wrong.
             driver.rollback()
             try:
-                self._run(connection, sql, columns, values)
+                self._run(connection, what, own, values)
             except duplicate:
                 raise error from None
             finally:
                 driver.rollback()
             raise KeyRace from error
 
-    def _run(
-        self, connection: sa.Connection, sql: str, columns: Sequence[Stored | None], values: Iterable[Sequence[Any]]
-    ) -> None:
-        """One statement over these rows, which are given as columns (None: a column of our own, of integers)."""
+    def _run(self, connection: sa.Connection, what: What, own: int, values: Sequence[Sequence[Any]]) -> None:
+        """A statement over rows that are given as columns; the first `own` of them are integers of ours."""
+        raw = self._through_raw
+        statement: str | None = getattr(self._statements(connection, raw=raw), what)
+        raw = self._through_raw  # known now
+        payload = "" if raw else self._json(own, values)
+        if not raw and not self._abilities.unescapes and "\\" in payload:
+            raw, statement = True, getattr(self._statements(connection, raw=True), what)
         driver = connection.connection.driver_connection
         assert driver is not None
-        out: list[Sequence[Any]] = []
-        for column, each in zip(columns, values, strict=True):
-            encode = None if column is None else column.encoder(as_json=not self._through_raw)
-            out.append(each if encode is None else encode(each))
-        with driver.cursor() as cursor:
-            if self._through_raw:
-                self._fill_raw(cursor, columns, out)
-                cursor.execute(sql)
+        with contextlib.closing(driver.cursor()) as cursor:  # pyodbc's own way of closing would commit
+            if raw:
+                self._fill_raw(cursor, own, values)
+                cursor.execute(statement)
             else:
-                cursor.execute(sql, orjson.dumps(list(zip(*out, strict=True))).decode())
+                cursor.execute(statement, payload)
             while cursor.nextset():  # an error of a later statement shows only when its result is asked for
                 pass
 
-    def _fill_raw(self, cursor: Any, columns: Sequence[Stored | None], values: Sequence[Sequence[Any]]) -> None:
-        assert self._built is not None
-        texts = [
-            each if column is not None and column.kind in BINARY else [None if v is None else str(v) for v in each]
-            for column, each in zip(columns, values, strict=True)
+    def _json(self, own: int, values: Sequence[Sequence[Any]]) -> str:
+        return orjson.dumps(list(zip(*self._encoded(own, values, as_json=True), strict=True))).decode()
+
+    def _encoded(self, own: int, values: Sequence[Sequence[Any]], *, as_json: bool) -> list[Sequence[Any]]:
+        encoders = [*[None] * own, *(column.encoder(as_json=as_json) for column in self._columns)]
+        return [each if encode is None else encode(each) for encode, each in zip(encoders, values, strict=True)]
+
+    def _fill_raw(self, cursor: Any, own: int, values: Sequence[Sequence[Any]]) -> None:
+        binary = [*[False] * own, *(column.kind in BINARY for column in self._columns)]
+        columns = [
+            each if flag else [None if value is None else str(value) for value in each]
+            for flag, each in zip(binary, self._encoded(own, values, as_json=False), strict=True)
         ]
-        binary = [column is not None and column.kind in BINARY for column in columns]
-        cursor.execute(self._built.make_raw(binary))
+        cursor.execute(Statements.make_raw(binary))
         cursor.fast_executemany = True
-        cursor.executemany(self._built.insert_raw(len(columns)), list(zip(*texts, strict=True)))
+        cursor.executemany(Statements.insert_raw(len(columns)), list(zip(*columns, strict=True)))

@@ -172,32 +172,31 @@ def _decimals(values: Sequence[Decimal | int | None]) -> Sequence[str | None]:
 _KNOWN = _PLAIN | _FRACTION | _ROUGH | UNICODE | BYTES | BINARY | {"decimal", "numeric"}
 
 
+_COLUMNS = """
+    SELECT c.name, TYPE_NAME(c.system_type_id), c.max_length, c.precision, c.scale, COALESCE(c.collation_name, ''),
+           COALESCE(CAST(COLLATIONPROPERTY(c.collation_name, 'CodePage') AS int), 0), c.is_identity
+    FROM sys.columns AS c
+    WHERE c.object_id = OBJECT_ID(?)"""
+
+
 def stored_columns(connection: sa.Connection, plan: Plan) -> list[Stored]:
     """The plan's columns as they stand in the database, in the order of the plan.
 
     Raises:
-        ConfigError: a column of a type that can't be written.
+        ConfigError: a column is missing, or of a type that can't be written.
     """
-    names = SA_DIALECT.identifier_preparer
-    columns = ", ".join(names.quote_identifier(column.name) for column in plan.columns)
-    query = f"SELECT {columns} FROM {names.format_table(plan.table)}"  # noqa: S608 - names are quoted
-    described = connection.exec_driver_sql("EXEC sp_describe_first_result_set @tsql = ?", (query,)).mappings().all()
-    pages = _code_pages(connection, {row["collation_name"] for row in described if row["collation_name"]})
+    name = SA_DIALECT.identifier_preparer.format_table(plan.table)
+    found = {row[0].lower(): row for row in connection.exec_driver_sql(_COLUMNS, (name,))}
     out = []
-    for column, row in zip(plan.columns, described, strict=True):
-        kind = str(row["system_type_name"]).partition("(")[0]
-        if kind not in _KNOWN:
+    for column in plan.columns:
+        row = found.get(column.name.lower())
+        if row is None or row[1] not in _KNOWN:
             raise ConfigError(
-                f"Table {plan.table.fullname}: column {column.name} is {kind}, which can't be written.",
+                f"Table {plan.table.fullname}: column {column.name} "
+                f"{'is missing' if row is None else f'is {row[1]}, which can not be written'}.",
                 hint="Alter the table, or name the columns to write: SqlTarget(..., columns=[...]).",
             )
-        length = row["max_length"] // 2 if kind in UNICODE and row["max_length"] > 0 else row["max_length"]
-        precision, scale, collation = row["precision"] or 0, row["scale"] or 0, row["collation_name"] or ""
-        identity = bool(row["is_identity_column"])
-        out.append(Stored(column, kind, length, precision, scale, collation, pages.get(collation, 0), identity=identity))
+        _, kind, length, precision, scale, collation, code_page, identity = row
+        length = length // 2 if kind in UNICODE and length > 0 else length  # bytes
+        out.append(Stored(column, kind, length, precision, scale, collation, code_page, identity=bool(identity)))
     return out
-
-
-def _code_pages(connection: sa.Connection, collations: set[str]) -> dict[str, int]:
-    query = "SELECT COALESCE(CAST(COLLATIONPROPERTY(?, 'CodePage') AS int), 0)"
-    return {name: int(connection.exec_driver_sql(query, (name,)).scalar() or 0) for name in sorted(collations)}

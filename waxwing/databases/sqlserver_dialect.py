@@ -21,7 +21,7 @@ KEY_COLLATION = "Latin1_General_100_BIN2"
 
 # A lock that the transaction itself owns is gone when that transaction has ended, whatever began since.
 _BEGIN_PROOF = (
-    "SET NOCOUNT OFF; "
+    "IF @@TRANCOUNT = 0 BEGIN TRANSACTION; SET NOCOUNT OFF; "
     "DECLARE @held int, @name nvarchar(255) = CONCAT(N'waxwing transaction ', @@SPID); "
     "EXEC @held = sp_getapplock @Resource = @name, @LockMode = N'Exclusive', @LockOwner = N'Transaction', @LockTimeout = 0; "
     "IF @held < 0 THROW 51901, N'The lock of this session is held by another one.', 1; "
