@@ -28,6 +28,11 @@ HEARTBEATS_PER_STALE = 4
 # business, and a frozen server keeps none.
 SILENCE_S = 10.0
 CLOSE_S = 5.0
+# A transaction takes about this long: below it the round trips and the commit show, above it nothing is gained, and more rows
+# wait in memory. So many records go into the first one.
+TRANSACTION_S = 0.1
+TRANSACTION_ROWS_FIRST = 5_000
+TRANSACTION_ROWS_MIN = 1_000
 
 T = TypeVar("T")
 # What the thread does, as a generator: it yields, holding `_wake`, how many seconds to wait for that at most.
@@ -48,6 +53,8 @@ class Writer:
         self._session_now: Session | None = None
         self._admission = Admission(target.settings)
         self._queue: deque[Batch[Any]] = deque()
+        self._waiting = 0  # records in the queue; a batch without any counts as one
+        self._rows_max = min(TRANSACTION_ROWS_FIRST, target.settings.flush_rows_max)
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
         self._error: BaseException | None = None
@@ -64,12 +71,13 @@ class Writer:
     # -- the worker's side ---------------------------------------------------------------------
 
     def put(self, batch: Batch[Any]) -> None:
-        """Hand a batch over; waits while QUEUE_BATCHES_MAX are waiting (back-pressure)."""
+        """Hand a batch over; waits while QUEUE_RECORDS_MAX are waiting (back-pressure)."""
         with self._wake:
-            while len(self._queue) >= self._settings.queue_batches_max and self._error is None:
+            while self._waiting >= self._settings.queue_records_max and self._error is None:
                 self._wait()
             self._raise()
             self._queue.append(batch)
+            self._waiting += _weight(batch)
             self._under_way += 1
             self._wake.notify_all()
 
@@ -147,7 +155,7 @@ class Writer:
     def _gather(self) -> Steps[list[Batch[Any]] | None]:
         """The batches of the next transaction; None when closing.
 
-        Waits for FLUSH_ROWS_MAX records, or FLUSH_INTERVAL_S from the first one, or a flush.
+        Waits for as many records as a transaction takes, or FLUSH_INTERVAL_S from the first one, or a flush.
         """
         group: list[Batch[Any]] = []
         records, deadline_s = 0, 0.0
@@ -155,14 +163,15 @@ class Writer:
             with self._wake:
                 if self._closing:
                     return None
-                while self._queue and records < self._settings.flush_rows_max:
+                while self._queue and records < self._rows_max:
                     batch = self._queue.popleft()
+                    self._waiting -= _weight(batch)
                     deadline_s = deadline_s or self._now_s() + self._settings.flush_interval_s
                     records += len(batch.records)
                     group.append(batch)
                     self._wake.notify_all()
                 now_s = self._now_s()
-                if group and (records >= self._settings.flush_rows_max or now_s >= deadline_s or self._flushing):
+                if group and (records >= self._rows_max or now_s >= deadline_s or self._flushing):
                     return group
                 heartbeat_due_s = self._heartbeat_due_s if self._admission.positions else now_s + 60
                 if now_s < heartbeat_due_s:
@@ -196,9 +205,18 @@ class Writer:
             yield from self._isolate(batches, error)
             return
         self._admission.moved(change)
-        metrics.transaction(self._target.step, self._part, change, self._now_s() - started_s)
+        took_s = self._now_s() - started_s
+        self._choose_rows_max(sum(len(batch.records) for batch in batches), took_s)
+        metrics.transaction(self._target.step, self._part, change, took_s)
         if self._now_s() >= self._heartbeat_due_s:
             self._heartbeat()
+
+    def _choose_rows_max(self, records: int, took_s: float) -> None:
+        """More records in the next transaction where a full one was quick, fewer where it was slow."""
+        if took_s > 2 * TRANSACTION_S:
+            self._rows_max = max(self._rows_max // 2, min(TRANSACTION_ROWS_MIN, self._settings.flush_rows_max))
+        elif took_s < TRANSACTION_S / 2 and records >= self._rows_max:
+            self._rows_max = min(self._rows_max * 2, self._settings.flush_rows_max)
 
     def _isolate(self, batches: list[Batch[Any]], error: RowError) -> Steps[None]:
         """Write the batches without the rows that the error blames; in halves, where it names none."""
@@ -295,3 +313,7 @@ class Writer:
 
 class _TooLarge(Exception):
     """A transaction was ended for taking too long."""
+
+
+def _weight(batch: Batch[Any]) -> int:
+    return len(batch.records) or 1

@@ -118,12 +118,17 @@ class SinkSettings(LaneSettings):
     progress_interval_s: float = Field(
         default=10.0, ge=0.1, le=3_600.0, description="How often progress is logged, where stderr is no terminal."
     )
-    flush_rows_max: int = Field(default=20_000, ge=1, le=1_000_000, description="Records in a transaction at most.")
+    flush_rows_max: int = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Records in a transaction at most. How many it is, up to that, follows from how fast the target takes them.",
+    )
     flush_interval_s: float = Field(
         default=0.5, ge=0.0, le=60.0, description="How long a record waits for others before its transaction begins."
     )
-    queue_batches_max: int = Field(
-        default=8, ge=1, le=1_000, description="Batches that wait for a writer at most (back-pressure)."
+    queue_records_max: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="A writer for which this many records wait takes no more (back-pressure)."
     )
     retry_max_s: float = Field(
         default=300.0, ge=0.0, description="How long a failing connection or transaction is tried again before exit 75."

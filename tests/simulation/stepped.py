@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.target import ModelTarget
 
-# One reading hands over so many batches to a writer at most.
+# One reading hands over so many records to a writer at most.
 HANDED_OVER_MAX = 12
 
 
@@ -91,7 +91,7 @@ class SteppedWriter(Writer):
     @property
     def blocks(self) -> bool:
         """Might handing over wait for a step that is under way?"""
-        return self.busy and len(self._queue) + HANDED_OVER_MAX > self._settings.queue_batches_max
+        return self.busy and self._waiting + HANDED_OVER_MAX > self._settings.queue_records_max
 
     @property
     def holds(self) -> bool:

@@ -78,7 +78,7 @@ class World:
         self._settings: dict[str, Any] = {
             "flush_rows_max": chance.choice((1, 3, 1_000)),
             "flush_interval_s": chance.choice((0.0, 0.05, 0.5)),
-            "queue_batches_max": chance.choice((1, 3, 40)),
+            "queue_records_max": chance.choice((1, 3, 40)),
             "retry_max_s": chance.choice((0.0, 2.0, 60.0)),
             "owner_stale_s": 1.0,
             "bad_ratio_max": 1.0,

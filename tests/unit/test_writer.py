@@ -230,7 +230,7 @@ def test_put_waits_while_the_queue_is_full() -> None:
             gate.wait(10)
             return super().connect(part, token)
 
-    target = Slow(SinkSettings(flush_interval_s=0.0, queue_batches_max=1))
+    target = Slow(SinkSettings(flush_interval_s=0.0, queue_records_max=1))
     writer = Writer(target, "lane-000")
 
     def put_four() -> None:
