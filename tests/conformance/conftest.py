@@ -25,6 +25,12 @@ def mariadb_place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture(scope="session")
+def sqlserver_place(request: pytest.FixtureRequest) -> Place:
+    """SQL Server, for what no other database has."""
+    return make_place(sa.make_url(request.getfixturevalue("sqlserver").new_database()))
+
+
+@pytest.fixture(scope="session")
 def postgresql_place(request: pytest.FixtureRequest) -> Place:
     """PostgreSQL, for what no other database has."""
     return make_place(sa.make_url(request.getfixturevalue("postgresql").new_database()))

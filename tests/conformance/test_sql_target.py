@@ -26,7 +26,7 @@ from waxwing.target import Change, Start
 STREAM = Stream("flow", "topic", "topic-id", 0)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb", "sqlserver"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/test.sqlite"

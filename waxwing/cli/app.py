@@ -117,6 +117,17 @@ def status(flow: FlowName) -> None:
     status(flow)
 
 
+@app.command()
+def drivers() -> None:
+    """List the ODBC drivers for SQL Server that are found, the one that would be used first.
+
+    Exit 78 where there is none, or where the system lacks unixODBC.
+    """
+    from waxwing.cli.drivers import show
+
+    show()
+
+
 class Format(StrEnum):
     """How settings are shown."""
 

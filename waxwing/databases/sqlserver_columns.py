@@ -165,7 +165,7 @@ def _encoder(column: sa.Column[Any], stored: str, *, as_json: bool) -> Encode | 
 def _decimals(values: Sequence[Decimal | int | None]) -> Sequence[str | None]:
     texts = [None if value is None else str(value) for value in values]
     if "E" in "".join(filter(None, texts)):  # 1E+3, which no decimal column reads
-        return [None if value is None else format(value, "f") for value in values]
+        return [None if value is None else format(Decimal(value), "f") for value in values]
     return texts
 
 

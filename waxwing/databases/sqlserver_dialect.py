@@ -8,7 +8,7 @@ import contextlib
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import registry
+from sqlalchemy.dialects import mssql, registry
 from sqlalchemy.dialects.mssql.base import MSIdentifierPreparer, MSTypeCompiler
 from sqlalchemy.dialects.mssql.pyodbc import MSDialect_pyodbc
 
@@ -86,12 +86,40 @@ class _Names(MSIdentifierPreparer):
         return value.replace('""', '"')
 
 
+class _Rough(sa.DATETIME):
+    """A time of so many digits of a second."""
+
+    def __init__(self, precision: int) -> None:
+        super().__init__()
+        self.precision = precision
+
+
+def _general(kind: Any) -> Any:
+    """What a type of SQL Server's own is among the general ones; rough times say how many digits of a second they keep."""
+    if isinstance(kind, mssql.MONEY):
+        return sa.NUMERIC(19, 4)
+    if isinstance(kind, mssql.SMALLMONEY):
+        return sa.NUMERIC(10, 4)
+    if isinstance(kind, mssql.DATETIMEOFFSET):
+        kind.timezone = True
+    elif isinstance(kind, mssql.SMALLDATETIME):
+        return _Rough(0)
+    elif type(kind) is sa.DATETIME:
+        return _Rough(2)  # to 3 ms, that is
+    return kind
+
+
 class SQLServerDialect(MSDialect_pyodbc):
     """SQLAlchemy's own dialect for pyodbc, with our types, names, and proof."""
 
     supports_statement_cache = True
     type_compiler_cls = _Types
     preparer = _Names  # type: ignore[assignment]  # as SQLAlchemy's own dialects do
+
+    def get_columns(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
+        """As SQLAlchemy reads them, with types of SQL Server's own as the general ones that hold the same."""
+        columns = super().get_columns(connection, table_name, schema=schema, **kw)  # type: ignore[no-untyped-call]
+        return [{**column, "type": _general(column["type"])} for column in columns]
 
     def get_unique_constraints(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
         """None beside the unique indexes, among which SQL Server keeps them."""
