@@ -17,6 +17,7 @@ from waxwing.databases.base import Append, Plan, Upsert
 from waxwing.databases.columns import Check, checks
 from waxwing.databases.postgresql import DIALECT as POSTGRESQL
 from waxwing.databases.sqlite import DIALECT as SQLITE
+from waxwing.databases.sqlserver import DIALECT as SQLSERVER
 from waxwing.errors import ConfigError
 
 
@@ -53,6 +54,13 @@ def check_of(kind: Any, *, nullable: bool = True, mode: Append | Upsert | None =
 )
 def test_a_refused_value_has_its_reason(kind: Any, value: object, reason: str) -> None:
     assert check_of(kind)([None, value]) == {1: reason}
+
+
+def test_lengths_are_counted_as_the_database_counts_them() -> None:
+    column = sa.Column("v", sa.String(3))
+    planned = Plan(table=sa.Table("t", sa.MetaData(), column), columns=(column,), mode=Append(), touched=())
+    [check] = checks(planned, SQLSERVER)
+    assert check(["abc", "日本語", "a𝒳", "𝒳𝒳"]) == {3: "4 characters, at most 3"}
 
 
 def test_null_is_refused_where_the_column_or_the_key_says_so() -> None:

@@ -61,6 +61,7 @@ class Dialect:
     parameters_max: int  # bound parameters of one statement
     now_ms_sql: str  # the server's clock, epoch milliseconds
     text_nul: bool  # may text hold U+0000
+    text_utf16: bool  # are lengths of text counted in UTF-16 units, of which characters beyond U+FFFF take two
     decimal_digits_max: int  # digits that a decimal column keeps exactly
     timezone_kept: bool  # does a zoned timestamp column keep the instant
     float_nan: bool  # may a float be NaN

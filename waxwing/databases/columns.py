@@ -249,20 +249,22 @@ def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
     length = column.type.length or (1 if padded else None)
     longest = length if length is not None else math.inf
     nul, trims = dialect.text_nul, padded and not dialect.char_blanks_kept
+    size_of: Callable[[str], int] = _utf16_units if dialect.text_utf16 else len
 
     def all_fit(values: Values) -> bool:
         joined = "".join(values)
-        if max(map(len, values)) > longest or (padded and min(map(len, values)) < longest):
+        size = len if joined.isascii() else size_of
+        if max(map(size, values)) > longest or (padded and min(map(size, values)) < longest):
             return False
         if trims and any(value.endswith(" ") for value in values):
             return False
         return (nul or "\x00" not in joined) and (joined.isascii() or _is_utf8(joined))
 
     def reason(value: str) -> str | None:
-        if len(value) > longest:
-            return f"{len(value)} characters, at most {length}"
-        if padded and len(value) < longest:
-            return f"{len(value)} characters, and CHAR({length}) would pad them with blanks"
+        if (size := size_of(value)) > longest:
+            return f"{size} characters, at most {length}"
+        if padded and size < longest:
+            return f"{size} characters, and CHAR({length}) would pad them with blanks"
         if trims and value.endswith(" "):
             return f"ends in a blank, which CHAR({length}) in {dialect.name} drops"
         if not nul and "\x00" in value:
@@ -270,6 +272,10 @@ def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
         return None if _is_utf8(value) else "holds a lone surrogate, which is no Unicode text"
 
     return Rule(frozenset({str}), all_fit, reason)
+
+
+def _utf16_units(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _is_utf8(text: str) -> bool:

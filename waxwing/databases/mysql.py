@@ -25,6 +25,7 @@ DIALECT = Dialect(
     parameters_max=65_535,  # of a prepared statement; ours are written into the text
     now_ms_sql="CAST(unix_timestamp(sysdate(3)) * 1000 AS SIGNED)",
     text_nul=True,
+    text_utf16=False,
     decimal_digits_max=65,
     timezone_kept=False,  # TIMESTAMP keeps the instant, but ends in 2038
     float_nan=False,

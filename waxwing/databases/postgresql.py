@@ -22,6 +22,7 @@ DIALECT = Dialect(
     parameters_max=65_535,  # a 16-bit count in the protocol's Bind message
     now_ms_sql="CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     text_nul=False,
+    text_utf16=False,
     decimal_digits_max=1_000,
     timezone_kept=True,
     float_nan=True,

@@ -30,6 +30,7 @@ DIALECT = Dialect(
     parameters_max=32_766,  # SQLITE_MAX_VARIABLE_NUMBER since 3.32
     now_ms_sql="CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     text_nul=True,
+    text_utf16=False,
     decimal_digits_max=15,  # they are kept as 64-bit floats
     timezone_kept=False,
     float_nan=False,  # it would be stored as NULL

@@ -23,6 +23,7 @@ DIALECT = Dialect(
     parameters_max=2_100,
     now_ms_sql="DATEDIFF_BIG(ms, '1970-01-01', SYSUTCDATETIME())",
     text_nul=False,  # it could be stored, but most collations pass over it when they compare
+    text_utf16=True,
     decimal_digits_max=38,
     timezone_kept=True,
     float_nan=False,

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
 from waxwing.databases.base import Append, Bulk, Plan
-from waxwing.databases.sqlserver_columns import BINARY, Stored, stored_columns
+from waxwing.databases.sqlserver_columns import BINARY, NVARCHAR_MAX, Stored, stored_columns
 from waxwing.databases.sqlserver_errors import numbers
 from waxwing.databases.sqlserver_sql import Statements
 
@@ -33,6 +33,7 @@ class Abilities:
     known: bool = False
     openjson: bool = False
     unescapes: bool = False  # else only JSON without backslashes is read as it was meant
+    long_texts: bool = False  # else texts of JSON are cut at 4,000 characters
     binary_from_hex: bool = False
 
     def probe(self, connection: Any) -> None:
@@ -40,6 +41,11 @@ class Abilities:
         for name, query in (
             ("openjson", "SELECT COUNT(*) FROM OPENJSON(N'[[1]]') WITH (n int '$[0]') WHERE n = 1"),
             ("unescapes", "SELECT COUNT(*) FROM OPENJSON(N'[[\"a\\\\b\"]]') WITH (v nvarchar(9) '$[0]') WHERE v = N'a\\b'"),
+            (
+                "long_texts",
+                "SELECT COUNT(*) FROM OPENJSON(N'[[\"' + REPLICATE(CAST(N'x' AS nvarchar(max)), 9000) + N'\"]]') "
+                "WITH (v nvarchar(max) '$[0]') WHERE LEN(v) = 9000",
+            ),
             ("binary_from_hex", "SELECT COUNT(*) WHERE CONVERT(varbinary(max), N'41', 2) = 0x41"),
         ):
             try:
@@ -127,7 +133,7 @@ class SQLServerBulk(Bulk):
         statement: str | None = getattr(self._statements(connection, raw=raw), what)
         raw = self._through_raw  # known now
         payload = "" if raw else self._json(own, values)
-        if not raw and not self._abilities.unescapes and "\\" in payload:
+        if not raw and not self._is_read(payload, values):
             raw, statement = True, getattr(self._statements(connection, raw=True), what)
         driver = connection.connection.driver_connection
         assert driver is not None
@@ -139,6 +145,14 @@ class SQLServerBulk(Bulk):
                 cursor.execute(statement, payload)
             while cursor.nextset():  # an error of a later statement shows only when its result is asked for
                 pass
+
+    def _is_read(self, payload: str, values: Sequence[Sequence[Any]]) -> bool:
+        """Does the server read this JSON as it was meant? Microsoft's own does always."""
+        if not self._abilities.unescapes and "\\" in payload:
+            return False
+        return self._abilities.long_texts or not any(
+            isinstance(value, str) and len(value) > NVARCHAR_MAX for each in values for value in each
+        )
 
     def _json(self, own: int, values: Sequence[Sequence[Any]]) -> str:
         return orjson.dumps(list(zip(*self._encoded(own, values, as_json=True), strict=True))).decode()
