@@ -52,7 +52,7 @@ def test_every_difference_is_in_one_error(place: Place) -> None:
     for part in (
         "column needed (INTEGER) is missing",
         "column name is INTEGER",
-        "where VARCHAR(100) is needed",
+        f"where {sa.String(100).compile(dialect=place.engine.dialect)} is needed",
         "column extra is NOT NULL without a default, and rows do not bring it",
         "no primary key, unique constraint or unique index on (id)",
         "Alter the table",
@@ -64,8 +64,9 @@ def test_every_difference_is_in_one_error(place: Place) -> None:
 
 def test_what_fits_well_enough_is_taken(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     table = declared(place)
+    made = sa.DateTime().compile(dialect=place.engine.dialect)
     place.run(
-        f"CREATE TABLE {table.name} (count bigint, more text, made timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL, "
+        f"CREATE TABLE {table.name} (count bigint, more text, made {made} DEFAULT CURRENT_TIMESTAMP NOT NULL, "
         "price numeric(20, 4), name text, id varchar(50) NOT NULL)",
         f"CREATE UNIQUE INDEX {table.name}_id ON {table.name} (id)",
     )

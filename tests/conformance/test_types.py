@@ -133,7 +133,7 @@ SOME_CASES: dict[str, tuple[Case, Callable[[Dialect], bool]]] = {
             [time(23, 59, 59, 999_999, tzinfo=timezone(-timedelta(hours=11)))],
             [time(1)],
         ),
-        with_zones,
+        lambda dialect: dialect.time_timezone_kept,
     ),
     "numeric without limits": (
         Case(

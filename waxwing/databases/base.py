@@ -64,6 +64,7 @@ class Dialect:
     text_utf16: bool  # are lengths of text counted in UTF-16 units, of which characters beyond U+FFFF take two
     decimal_digits_max: int  # digits that a decimal column keeps exactly
     timezone_kept: bool  # does a zoned timestamp column keep the instant
+    time_timezone_kept: bool  # is there a time of day with a zone
     float_nan: bool  # may a float be NaN
     float_infinity: bool  # may a float be infinite
     lengths_kept: bool  # are lengths, precisions and integer widths of columns enforced

@@ -399,10 +399,10 @@ def _zoned(column: sa.Column[Any], dialect: Dialect) -> bool:
     if (getattr(column.type, "precision", None) or 6) < 6 or getattr(column.type, "precision", None) == 0:
         raise _refused(column, "it would round microseconds", "Declare it without a precision.")
     zoned = bool(getattr(column.type, "timezone", False))
-    if zoned and not dialect.timezone_kept:
+    if zoned and not (dialect.time_timezone_kept if isinstance(column.type, sa.Time) else dialect.timezone_kept):
         raise _refused(
             column,
-            f"{dialect.name} does not keep time zones",
+            f"{dialect.name} does not keep time zones{' of times of day' if dialect.timezone_kept else ''}",
             "Declare it without timezone=True and give it UTC without zone, or store epoch milliseconds as BigInteger.",
         )
     return zoned

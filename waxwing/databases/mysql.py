@@ -28,6 +28,7 @@ DIALECT = Dialect(
     text_utf16=False,
     decimal_digits_max=65,
     timezone_kept=False,  # TIMESTAMP keeps the instant, but ends in 2038
+    time_timezone_kept=False,
     float_nan=False,
     float_infinity=False,
     lengths_kept=True,

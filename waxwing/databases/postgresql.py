@@ -25,6 +25,7 @@ DIALECT = Dialect(
     text_utf16=False,
     decimal_digits_max=1_000,
     timezone_kept=True,
+    time_timezone_kept=True,
     float_nan=True,
     float_infinity=True,
     lengths_kept=True,

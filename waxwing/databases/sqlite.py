@@ -33,6 +33,7 @@ DIALECT = Dialect(
     text_utf16=False,
     decimal_digits_max=15,  # they are kept as 64-bit floats
     timezone_kept=False,
+    time_timezone_kept=False,
     float_nan=False,  # it would be stored as NULL
     float_infinity=True,
     lengths_kept=False,

@@ -26,6 +26,7 @@ DIALECT = Dialect(
     text_utf16=True,
     decimal_digits_max=38,
     timezone_kept=True,
+    time_timezone_kept=False,
     float_nan=False,
     float_infinity=False,
     lengths_kept=True,
@@ -118,9 +119,10 @@ class SQLServer(Database):
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = connection.dialect.identifier_preparer.format_table(table)
-        kinds = [kind.strip() for kind in connection.scalars(sa.text(_KIND), {"name": name})]
+        place = {"name": table.name, "schema": table.schema}
+        kinds = [kind.strip() for kind in connection.scalars(sa.text(_KIND), place)]
         why = [_KINDS[kind].format(name) for kind in kinds if kind in _KINDS]
-        if connection.scalar(sa.text(_MEMORY), {"name": name}):
+        if connection.scalar(sa.text(_MEMORY), place):
             why.append(f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay")
         return why
 
@@ -137,8 +139,9 @@ _LOCK_SCHEMA = (
     "IF @held < 0 THROW 51902, N'Another process makes the tables and does not finish.', 1"
 )
 
-_KIND = "SELECT type FROM sys.objects WHERE object_id = OBJECT_ID(:name)"
-_MEMORY = "SELECT COUNT(*) FROM sys.tables WHERE object_id = OBJECT_ID(:name) AND durability = 1"
+_HERE = "name = :name AND schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))"
+_KIND = f"SELECT type FROM sys.objects WHERE {_HERE}"  # noqa: S608 - both are constants
+_MEMORY = f"SELECT COUNT(*) FROM sys.tables WHERE {_HERE} AND durability = 1"  # noqa: S608 - both are constants
 _KINDS = {
     "V": "{} is a view",
     "SN": "{} is a synonym",

@@ -43,8 +43,10 @@ class Abilities:
             ("unescapes", "SELECT COUNT(*) FROM OPENJSON(N'[[\"a\\\\b\"]]') WITH (v nvarchar(9) '$[0]') WHERE v = N'a\\b'"),
             (
                 "long_texts",
-                "SELECT COUNT(*) FROM OPENJSON(N'[[\"' + REPLICATE(CAST(N'x' AS nvarchar(max)), 9000) + N'\"]]') "
-                "WITH (v nvarchar(max) '$[0]') WHERE LEN(v) = 9000",
+                (
+                    "DECLARE @long nvarchar(max) = REPLICATE(CAST(N'x' AS nvarchar(max)), 9000); SELECT COUNT(*) "
+                    "FROM OPENJSON(N'[[\"' + @long + N'\"]]') WITH (v nvarchar(max) '$[0]') WHERE LEN(v) = 9000"
+                ),
             ),
             ("binary_from_hex", "SELECT COUNT(*) WHERE CONVERT(varbinary(max), N'41', 2) = 0x41"),
         ):
@@ -130,14 +132,14 @@ class SQLServerBulk(Bulk):
     def _run(self, connection: sa.Connection, what: What, own: int, values: Sequence[Sequence[Any]]) -> None:
         """A statement over rows that are given as columns; the first `own` of them are integers of ours."""
         raw = self._through_raw
-        statement: str | None = getattr(self._statements(connection, raw=raw), what)
+        statement: str = getattr(self._statements(connection, raw=raw), what)
         raw = self._through_raw  # known now
         payload = "" if raw else self._json(own, values)
         if not raw and not self._is_read(payload, values):
             raw, statement = True, getattr(self._statements(connection, raw=True), what)
         driver = connection.connection.driver_connection
         assert driver is not None
-        with contextlib.closing(driver.cursor()) as cursor:  # pyodbc's own way of closing would commit
+        with contextlib.closing(driver.cursor()) as cursor:  # (pyodbc's own way, `with cursor:`, would commit)
             if raw:
                 self._fill_raw(cursor, own, values)
                 cursor.execute(statement)

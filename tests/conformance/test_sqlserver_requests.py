@@ -1,0 +1,90 @@
+"""What SQL Server is asked, counted on the wire; and a connection that is cut at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from sinks import SqlTarget, Upsert
+from sinks.writer import Writer
+from tests.servers import SQLServer
+from tests.servers.relay import Relay
+from waxwing.batch import Batch, Columns, Stream
+from waxwing.settings import SqlSettings
+from waxwing.target import Start
+
+STREAM = Stream("flow", "topic", "topic-id", 0)
+ROWS = 20_000  # a transaction of the size that FLUSH_ROWS_MAX gives it
+
+
+@pytest.fixture
+def relay(sqlserver: SQLServer) -> Iterator[Relay]:
+    with Relay(sqlserver.address) as made:
+        yield made
+
+
+def target(url: sa.URL) -> SqlTarget:
+    table = sa.Table(
+        "orders",
+        sa.MetaData(),
+        sa.Column("id", sa.String(36), primary_key=True),
+        sa.Column("customer", sa.String(255)),
+        sa.Column("quantity", sa.Integer),
+        sa.Column("total", sa.Numeric(12, 2)),
+    )
+    text = SecretStr(url.render_as_string(hide_password=False))
+    made = SqlTarget(SqlSettings(database_url=text, flush_interval_s=0.0, owner_stale_s=60.0), table, Upsert(keys=("id",)))
+    made.bind("flow", "flow.out")
+    made.prepare()
+    made.begin("topic", [Start(STREAM, 0, None)])
+    return made
+
+
+def batch(first: int, size: int) -> Batch[Any]:
+    offsets = list(range(first, first + size))
+    records = [(f"{n:036}", f"customer {n % 100}", n, Decimal(n).scaleb(-2)) for n in offsets]
+    messages = Columns(offsets, [None] * size, [b""] * size, [0] * size, [()] * size)
+    return Batch(STREAM, "lane-000", first, first + size, messages, records, list(range(size)), [], [])
+
+
+def through(sqlserver: SQLServer, relay: Relay) -> sa.URL:
+    return sa.make_url(sqlserver.new_database()).set(host="127.0.0.1", port=relay.port)
+
+
+def test_ten_thousand_rows_take_at_most_six_requests(sqlserver: SQLServer, relay: Relay) -> None:
+    writer = Writer(target(through(sqlserver, relay)), "lane-000")
+    try:
+        writer.put(batch(0, ROWS))
+        writer.flush()  # the first time, connections are made and the table's columns looked up
+        counts = []
+        for number in (1, 2):
+            before = relay.requests
+            writer.put(batch(number * ROWS, ROWS))
+            writer.flush()
+            counts.append(relay.requests - before)
+    finally:
+        writer.close()
+    assert min(counts) / ROWS * 10_000 <= 6  # a heartbeat may fall into one of them
+
+
+def test_a_connection_cut_at_any_moment_loses_and_doubles_nothing(sqlserver: SQLServer, relay: Relay) -> None:
+    url = through(sqlserver, relay)
+    writer = Writer(target(url), "lane-000")
+    try:
+        for number in range(12):
+            writer.put(batch(number * 500, 500))
+            if number % 3 == 1:
+                relay.cut()
+        writer.flush()
+    finally:
+        writer.close()
+    engine = sa.create_engine(url.set(drivername="mssql+pyodbc"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT count(*), sum(quantity), max(quantity) FROM orders")).one()
+        assert tuple(found) == (6_000, 6_000 * 5_999 // 2, 5_999)
+        assert connection.scalar(sa.text("SELECT offset_next FROM waxwing_progress")) == 6_000
