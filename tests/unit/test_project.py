@@ -85,7 +85,7 @@ def test_the_compose_file_fits_its_schema() -> None:
 def test_the_compose_file_opens_ports_on_this_machine_only() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     ports = re.findall(r"^ +- (\S*\d+:\d+)$", text, re.MULTILINE)
-    assert ports == ["127.0.0.1:9092:9092", "127.0.0.1:5432:5432"]
+    assert ports == ["127.0.0.1:9092:9092", "127.0.0.1:5432:5432", "127.0.0.1:1433:1433"]
 
 
 def test_the_compose_file_runs_the_broker_that_the_tests_run() -> None:
