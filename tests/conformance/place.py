@@ -73,6 +73,14 @@ class Place:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
+    def compatible_only(self) -> bool:
+        """Is it a server that speaks SQL Server's protocol, and is not Microsoft's? It hashes names beyond 63 bytes in its
+        catalog, and tells nothing of an index's condition."""
+        if self.database.dialect.name != "sqlserver":
+            return False
+        with self.engine.connect() as connection:
+            return "Babelfish" in str(connection.exec_driver_sql("SELECT @@VERSION").scalar())
+
     def kind_of_failure(self, call: Callable[[], object]) -> str:
         """What the error means that the call raises."""
         try:

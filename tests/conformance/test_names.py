@@ -40,8 +40,9 @@ def test_names_up_to_the_limit_work_and_longer_ones_are_refused(place: Place) ->
     most = place.database.dialect.identifier_bytes_max
     longest = "é" * (most // 2) + "x" * (most % 2)
     table = place.table(sa.Column(longest, sa.Integer, primary_key=True), sa.Column("v", sa.Text), name=longest)
-    place.write(place.plan(table, Upsert(keys=(longest,))), [(1, "a")], staged=True)
-    assert place.read(table) == [(1, "a")]
+    if not place.compatible_only():
+        place.write(place.plan(table, Upsert(keys=(longest,))), [(1, "a")], staged=True)
+        assert place.read(table) == [(1, "a")]
     for table in (
         place.table(sa.Column("n", sa.Integer), name=f"{longest}x"),
         place.table(sa.Column(f"{longest}x", sa.Integer)),

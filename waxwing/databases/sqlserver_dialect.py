@@ -29,6 +29,12 @@ _BEGIN_PROOF = (
 _END_PROOF = "SELECT APPLOCK_MODE(N'public', CONCAT(N'waxwing transaction ', @@SPID), N'Transaction')"
 
 
+_DIGITS = """
+    SELECT c.name, c.scale
+    FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
+    WHERE o.name = ? AND o.schema_id = SCHEMA_ID(COALESCE(?, SCHEMA_NAME()))"""
+
+
 class BrokenTransaction(Exception):
     """The server has ended the transaction, and silently begun another (a trigger did, for example)."""
 
@@ -119,6 +125,12 @@ class SQLServerDialect(MSDialect_pyodbc):
     def get_columns(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
         """As SQLAlchemy reads them, with types of SQL Server's own as the general ones that hold the same."""
         columns = super().get_columns(connection, table_name, schema=schema, **kw)  # type: ignore[no-untyped-call]
+        # Digits of a second, which SQLAlchemy does not ask for.
+        digits = {row[0].lower(): row[1] for row in connection.exec_driver_sql(_DIGITS, (table_name, schema))}
+        for column in columns:
+            kind: Any = column["type"]
+            if isinstance(kind, mssql.DATETIME2 | mssql.DATETIMEOFFSET | mssql.TIME):
+                kind.precision = digits.get(column["name"].lower())
         return [{**column, "type": _general(column["type"])} for column in columns]
 
     def get_unique_constraints(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
