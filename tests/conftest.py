@@ -18,8 +18,8 @@ from tests.servers import Kafka, MariaDB, PostgreSQL, Server, SQLServer, Unavail
 
 NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
-S = TypeVar("S", bound=Server)
-_served: list[Server] = []
+S = TypeVar("S", bound=Server | SQLServer)
+_served: list[Server | SQLServer] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,11 +55,7 @@ def mariadb() -> Iterator[MariaDB]:
 @pytest.fixture(scope="session")
 def sqlserver() -> Iterator[SQLServer]:
     """The SQL Server that WAXWING_TEST_SQLSERVER or MSSQL_URL names, one for all tests (`sqlserver.new_database()`)."""
-    try:
-        server = SQLServer()
-    except Unavailable as missing:
-        pytest.skip(str(missing))
-    with server:
+    with _serve(SQLServer) as server:
         yield server
 
 

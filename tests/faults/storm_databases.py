@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tests.faults.cluster import LAUNCH
 from tests.faults.recompute import plain_engine
-from tests.servers import MariaDB, PostgreSQL
+from tests.servers import MariaDB, PostgreSQL, SQLServer
 from tests.servers.process import until
 
 
@@ -107,6 +107,17 @@ def not_in_copy(url: str) -> bool:
         return not connection.scalar(in_copy)
 
 
+def rows_free(url: str) -> bool:
+    """SQL Server ends nobody's idle transaction: a frozen flow must not hold the positions' rows."""
+    with plain_engine(url).connect() as connection:
+        try:
+            connection.exec_driver_sql("SET LOCK_TIMEOUT 200; UPDATE waxwing_progress SET bad_run = bad_run")
+        except sa.exc.DBAPIError:
+            return False
+        connection.rollback()
+        return True
+
+
 def always(_: str) -> bool:
     """The server ends whatever it waits for."""
     return True
@@ -115,5 +126,6 @@ def always(_: str) -> bool:
 DATABASES: Mapping[str, DatabaseKind] = {
     "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, may_stay_frozen=not_in_copy),
     "mariadb": DatabaseKind(server=MariaDB, locked=rows_locked, may_stay_frozen=always),
+    "sqlserver": DatabaseKind(server=SQLServer, locked=rows_locked, may_stay_frozen=rows_free),
     "sqlite": DatabaseKind(server=None, locked=file_locked, may_stay_frozen=file_not_locked),
 }

@@ -13,14 +13,22 @@ from typing import Self
 class Relay:
     """Passes bytes between clients and `address`; `requests` counts how often a client spoke after an answer."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], port: int = 0) -> None:
         self._address = address
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         self.requests = 0
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
+
+    def close(self) -> None:
+        """Take no more connections, and end those that there are."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
+        self._listener.close()
+        self._thread.join()
+        self.cut()
 
     def cut(self) -> None:
         """End all connections as a server's crash would: without a word."""
@@ -60,5 +68,4 @@ class Relay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._listener.close()
-        self.cut()
+        self.close()

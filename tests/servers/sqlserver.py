@@ -7,13 +7,16 @@ Server's protocol and need not be Microsoft's; MSSQL_URL is a URL of a real one,
 from __future__ import annotations
 
 import os
+import tempfile
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import sqlalchemy as sa
 
 from tests.servers.process import Unavailable
+from tests.servers.relay import Relay
 from waxwing.databases import database_for, sqlserver_driver
 from waxwing.errors import ConfigError
 
@@ -21,7 +24,10 @@ _numbers = count(1)
 
 
 class SQLServer:
-    """A server that others have started; only its databases are ours."""
+    """A server that others have started; its databases are ours, and a relay in front of it.
+
+    `stop` and `kill` close the relay, so that clients find it gone, and `start` opens it again.
+    """
 
     name = "sqlserver"
 
@@ -40,6 +46,31 @@ class SQLServer:
             raise Unavailable(str(error)) from error
         self._run("SELECT 1")
         self._made: list[str] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="waxwing-sqlserver-")
+        self.folder = Path(self._folder.name)
+        (self.folder / "server.log").write_text("The log is the server's own.\n")
+        self._relay: Relay | None = None
+        self._port = 0
+
+    def start(self) -> Self:
+        """Let clients reach the server."""
+        self._relay = self._relay or Relay(self.address, self._port)
+        self._port = self._relay.port
+        return self
+
+    def stop(self) -> None:
+        """End all connections, and take no new ones."""
+        if self._relay is not None:
+            self._relay.close()
+        self._relay = None
+
+    def kill(self) -> None:
+        """For clients the same."""
+        self.stop()
+
+    def heal(self) -> None:
+        """Undo what a test did to it."""
+        self.start()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -47,8 +78,10 @@ class SQLServer:
         return self._url.host or "127.0.0.1", self._url.port or 1433
 
     def url(self, database: str = "") -> str:
-        """The URL of a database."""
+        """The URL of a database, through the relay."""
         url = self._url.set(database=database) if database else self._url
+        if self._port:
+            url = url.set(host="127.0.0.1", port=self._port)
         return url.render_as_string(hide_password=False)
 
     def new_database(self) -> str:
@@ -61,6 +94,8 @@ class SQLServer:
 
     def close(self) -> None:
         """Drop the databases that were made."""
+        self.stop()
+        self._folder.cleanup()
         for name in self._made:
             try:
                 self._run(f"DROP DATABASE {name}")
@@ -81,7 +116,7 @@ class SQLServer:
             raise
 
     def __enter__(self) -> Self:
-        return self
+        return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
