@@ -78,11 +78,6 @@ def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]
 
 def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
     """The rejects of a batch as dead letters. Their key is a function of the message alone."""
-    if not batch.rejects:
-        return []
-    messages = batch.messages
-    offsets, keys, values = messages.offsets, messages.keys, messages.values
-    headers, timestamps = messages.headers, messages.timestamps_ms
     taken: set[tuple[int, int]] = set()
     out = []
     for reject in batch.rejects:
@@ -90,9 +85,8 @@ def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
         while (at, row) in taken:
             row += 1
         taken.add((at, row))
-        out.append(
-            DeadLetter(
-                batch.stream, offsets[at], row, reject.stage, reject.reason, keys[at], values[at], headers[at], timestamps[at]
-            )
-        )
+        # A part of one message: fields of all the others would be made for nothing.
+        m = batch.messages.part(at, at + 1)
+        place = batch.stream, m.offsets[0], row, reject.stage, reject.reason
+        out.append(DeadLetter(*place, m.keys[0], m.values[0], m.headers[0], m.timestamps_ms[0]))
     return out

@@ -8,9 +8,9 @@ themselves can be when joined.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import bytewax.operators as op
 import msgspec
@@ -23,6 +23,7 @@ from waxwing.batch import Batch, Delete, Reject
 from waxwing.errors import ConfigError
 
 R = TypeVar("R")
+S = TypeVar("S")
 
 # A reason is for people; the whole value is kept beside it.
 REASON_CHARACTERS_MAX = 500
@@ -68,11 +69,10 @@ class Parser:
 
     def parsed(self, batch: Batch[bytes | None]) -> Batch[Any]:
         """The batch with its values decoded."""
-        values = batch.records
-        # An oversized value would block the worker; null is no JSON. Each has its own reason.
-        if None in values or max(map(len, values), default=0) > self._value_bytes_max:  # type: ignore[arg-type]
-            return self._odd(batch)
-        at, size = batch.at, len(values)
+        rejects: list[Reject] = []
+        deletes: list[Delete] = []
+        at, values = self._decodable(batch, rejects, deletes)
+        size = len(values)
         records: list[Any] = []
         bad: dict[int, str] = {}
         left = iter(values)
@@ -88,35 +88,45 @@ class Parser:
             else:
                 if (n := len(records) + len(bad)) < size:  # a StopIteration that leaked out of a validator
                     bad[n] = "StopIteration"
-        if not bad:
-            return batch.with_records(records, at)
-        rejects = [Reject(at[n], self._stage, reason) for n, reason in bad.items()]
-        return batch.with_records(records, [at[n] for n in range(size) if n not in bad], [*batch.rejects, *rejects])
+        rejects += [Reject(at[n], self._stage, reason) for n, reason in bad.items()]
+        return batch.with_records(
+            records,
+            without(at, bad),
+            [*batch.rejects, *rejects] if rejects else None,
+            [*batch.deletes, *deletes] if deletes else None,
+        )
 
-    def _odd(self, batch: Batch[bytes | None]) -> Batch[Any]:
-        """A batch with tombstones or oversized values, one by one."""
-        records, places, rejects, deletes = [], [], list(batch.rejects), list(batch.deletes)
-        keys = batch.messages.keys
-        for at, value in zip(batch.at, batch.records, strict=True):
-            key = keys[at]
-            if value is None and self._deletes and key is not None:
-                deletes.append(Delete(at, key))
-            elif value is None:
-                why = "and no key says which row to delete" if self._deletes else "and this flow takes no deletes"
-                rejects.append(Reject(at, self._stage, f"null value (a tombstone), {why}"))
-            elif len(value) > self._value_bytes_max:
-                rejects.append(Reject(at, self._stage, f"value of {len(value):,} bytes, more than {self._value_bytes_max:,}"))
-            else:
-                try:
-                    record = self._decode(value)
-                except MemoryError:
-                    raise
-                except Exception as error:
-                    rejects.append(Reject(at, self._stage, _reason(error, value)))
+    def _decodable(
+        self, batch: Batch[bytes | None], rejects: list[Reject], deletes: list[Delete]
+    ) -> tuple[Sequence[int], Sequence[bytes]]:
+        """The values to decode, with their messages' numbers. Tombstones and values of excess size go their own ways."""
+        at, values = batch.at, batch.records
+        if None in values:
+            for n in [n for n, value in zip(at, values, strict=True) if value is None]:
+                key = batch.messages.part(n, n + 1).keys[0]
+                if self._deletes and key is not None:
+                    deletes.append(Delete(n, key))
                 else:
-                    records.append(record)
-                    places.append(at)
-        return batch.with_records(records, places, rejects, deletes)
+                    why = "and no key says which row to delete" if self._deletes else "and this flow takes no deletes"
+                    rejects.append(Reject(n, self._stage, f"null value (a tombstone), {why}"))
+            at = [n for n, value in zip(at, values, strict=True) if value is not None]
+        present = [value for value in values if value is not None] if len(at) < len(values) else cast("Sequence[bytes]", values)
+        most = self._value_bytes_max
+        if max(map(len, present), default=0) > most:  # it would block the worker
+            large = {n: len(value) for n, value in enumerate(present) if len(value) > most}
+            rejects += [Reject(at[n], self._stage, f"value of {size:,} bytes, more than {most:,}") for n, size in large.items()]
+            at, present = without(at, large), without(present, large)
+        return at, present
+
+
+def without(items: Sequence[S], numbers: Collection[int]) -> Sequence[S]:
+    """The items but for these, which are numbered in rising order. Costs little where they are few."""
+    if not numbers:
+        return items
+    left = list(items)
+    for number in reversed(list(numbers)):
+        del left[number]
+    return left
 
 
 def decoder(kind: Any) -> Callable[[Any], Any]:

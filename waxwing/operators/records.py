@@ -11,7 +11,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch, Headers, Reject, Stream
-from waxwing.operators.parse import REASON_CHARACTERS_MAX
+from waxwing.operators.parse import REASON_CHARACTERS_MAX, without
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -134,7 +134,7 @@ def _applied(step_id: str, batch: Batch[Any], results: Iterator[S]) -> Batch[S]:
     if not bad:
         return batch.with_records(out, batch.at)
     rejects = [Reject(batch.at[n], step_id, reason, _row(batch.at, n)) for n, reason in bad.items()]
-    return batch.with_records(out, [at for n, at in enumerate(batch.at) if n not in bad], [*batch.rejects, *rejects])
+    return batch.with_records(out, without(batch.at, bad), [*batch.rejects, *rejects])
 
 
 def _row(at: Sequence[int], n: int) -> int:
