@@ -1,7 +1,9 @@
-"""What SQL Server is asked, counted on the wire; and a connection that is cut at any moment."""
+"""What SQL Server is asked, counted on the wire; a connection that is cut at any moment; two flows on the same keys."""
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -28,7 +30,7 @@ def relay(sqlserver: SQLServer) -> Iterator[Relay]:
         yield made
 
 
-def target(url: sa.URL) -> SqlTarget:
+def target(url: sa.URL, flow: str = "flow") -> SqlTarget:
     table = sa.Table(
         "orders",
         sa.MetaData(),
@@ -39,9 +41,9 @@ def target(url: sa.URL) -> SqlTarget:
     )
     text = SecretStr(url.render_as_string(hide_password=False))
     made = SqlTarget(SqlSettings(database_url=text, flush_interval_s=0.0, owner_stale_s=60.0), table, Upsert(keys=("id",)))
-    made.bind("flow", "flow.out")
+    made.bind(flow, f"{flow}.out")
     made.prepare()
-    made.begin("topic", [Start(STREAM, 0, None)])
+    made.begin("topic", [Start(STREAM._replace(flow=flow), 0, None)])
     return made
 
 
@@ -88,3 +90,34 @@ def test_a_connection_cut_at_any_moment_loses_and_doubles_nothing(sqlserver: SQL
         found = connection.execute(sa.text("SELECT count(*), sum(quantity), max(quantity) FROM orders")).one()
         assert tuple(found) == (6_000, 6_000 * 5_999 // 2, 5_999)
         assert connection.scalar(sa.text("SELECT offset_next FROM waxwing_progress")) == 6_000
+
+
+def test_two_flows_that_upsert_the_same_keys_at_once_both_get_through(sqlserver: SQLServer) -> None:
+    url = sa.make_url(sqlserver.new_database())
+    targets = [target(url, flow=f"flow{number}") for number in (1, 2)]
+    errors: list[BaseException] = []
+
+    def run(to: SqlTarget) -> None:
+        writer = Writer(to, "lane-000")
+        try:
+            for number in range(10):
+                each = batch(number * 1_000, 1_000)
+                order = each.records if to.flow == "flow1" else each.records[::-1]
+                records = [(f"{int(row[0]) % 1_500:036}", to.flow, row[2], row[3]) for row in order]
+                writer.put(dataclasses.replace(each, stream=STREAM._replace(flow=to.flow), records=records))
+            writer.flush()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            writer.close()
+
+    threads = [threading.Thread(target=run, args=(to,)) for to in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    engine = sa.create_engine(url.set(drivername="mssql+pyodbc"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM orders")) == 1_500
+        assert [row[0] for row in connection.execute(sa.text("SELECT offset_next FROM waxwing_progress"))] == [10_000, 10_000]

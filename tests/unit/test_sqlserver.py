@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 import sqlglot
 
+from waxwing.cli.drivers import show
 from waxwing.configuration import load
 from waxwing.databases import database_for, sqlserver_driver
 from waxwing.databases.base import Append, Mode, Plan, Upsert
@@ -246,3 +247,11 @@ def test_decimals_travel_without_exponents() -> None:
     encode = column.encoder(as_json=True)
     assert encode is not None
     assert list(encode([Decimal("1E+3"), None, Decimal("0.10"), 7])) == ["1000", None, "0.10", "7"]
+
+
+def test_drivers_are_listed_the_one_that_is_used_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sqlserver_driver, "drivers", lambda: [Driver("ODBC Driver 18", "odbcinst.ini"), Driver("/x.so", "wheel")])
+    show()
+    assert capsys.readouterr().out.splitlines() == ["used   odbcinst.ini: ODBC Driver 18", "found  wheel: /x.so"]

@@ -147,6 +147,9 @@ class Database(ABC):
     def blockers(self, connection: sa.Connection) -> str:
         """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""
 
+    def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:  # noqa: B027 - most end them themselves
+        """End the sessions that hold Waxwing's positions beyond the statement time limit, where the server's own limit does not."""
+
     @abstractmethod
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         """Why this existing table can't be used exactly once (UNLOGGED, no transactions, ...). Empty: fine."""

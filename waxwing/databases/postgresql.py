@@ -171,6 +171,11 @@ class PostgreSQL(Database):
         return "; ".join(connection.scalars(_BLOCKERS))
 
     @override
+    def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
+        # statement_timeout does not reach a COPY that waits for its client: a process frozen there would hold its locks for ever.
+        connection.execute(_OVERDUE, {"seconds": statement_timeout_s})
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = SA_DIALECT.identifier_preparer.format_table(table)
         found = connection.execute(_RELATIONS, {"name": name}).all()
@@ -224,6 +229,14 @@ _BLOCKERS = sa.text("""
       AND (c.relname LIKE 'waxwing%' AND l.mode <> 'AccessShareLock'
            OR l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
     ORDER BY 1""")
+
+_OVERDUE = sa.text("""
+    SELECT pg_terminate_backend(a.pid)
+    FROM pg_locks l
+    JOIN pg_class c ON c.oid = l.relation
+    JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.granted AND l.mode = 'RowExclusiveLock' AND c.relname = 'waxwing_progress' AND a.datname = current_database()
+      AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
 
 _RELATIONS = sa.text("""
     SELECT CAST(c.oid AS regclass)::text AS name, CAST(c.relkind AS text) AS kind, CAST(c.relpersistence AS text) AS persistence

@@ -120,10 +120,14 @@ class SQLServer(Database):
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = connection.dialect.identifier_preparer.format_table(table)
         place = {"name": table.name, "schema": table.schema}
-        kinds = [kind.strip() for kind in connection.scalars(sa.text(_KIND), place)]
-        why = [_KINDS[kind].format(name) for kind in kinds if kind in _KINDS]
-        if connection.scalar(sa.text(_MEMORY), place):
-            why.append(f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay")
+        why = []
+        for kind, durability in connection.execute(_OBJECT, place):
+            if kind.strip() in _KINDS:
+                why.append(_KINDS[kind.strip()].format(name))
+            if durability == 1:
+                why.append(
+                    f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay"
+                )
         return why
 
 
@@ -134,14 +138,15 @@ def _of_pyodbc(cause: BaseException, text: str) -> Failure:
 
 
 _LOCK_SCHEMA = (
-    "DECLARE @held int; "
-    "EXEC @held = sp_getapplock @Resource = N'waxwing schema', @LockMode = N'Exclusive', @LockOwner = N'Transaction'; "
+    "DECLARE @held int, @name nvarchar(255) = CONCAT(N'waxwing schema ', DB_NAME()); "
+    "EXEC @held = sp_getapplock @Resource = @name, @LockMode = N'Exclusive', @LockOwner = N'Transaction'; "
     "IF @held < 0 THROW 51902, N'Another process makes the tables and does not finish.', 1"
 )
 
-_HERE = "name = :name AND schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))"
-_KIND = f"SELECT type FROM sys.objects WHERE {_HERE}"  # noqa: S608 - both are constants
-_MEMORY = f"SELECT COUNT(*) FROM sys.tables WHERE {_HERE} AND durability = 1"  # noqa: S608 - both are constants
+_OBJECT = sa.text("""
+    SELECT o.type, t.durability
+    FROM sys.objects AS o LEFT JOIN sys.tables AS t ON t.object_id = o.object_id
+    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))""")
 _KINDS = {
     "V": "{} is a view",
     "SN": "{} is a synonym",
