@@ -51,8 +51,8 @@ class Admission:
                 raise OffsetGap(
                     f"{stream}: a batch covers offsets {batch.offset_first} to {batch.offset_next}, "
                     f"expected was one from {expected}.",
-                    hint="Nothing was written. A sink must be fed by one unbroken path from its source: no redistribute, no "
-                    "merge of branches of one stream; and the source must be given the target (feeds=[target]).",
+                    hint="Nothing of this batch was written. A sink must be fed by one unbroken path from its source: no "
+                    "redistribute, no merge of branches of one stream; and the source must be given the target (feeds=[target]).",
                     topic=stream.topic,
                     partition=stream.partition,
                     offset_first=batch.offset_first,

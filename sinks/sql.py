@@ -44,7 +44,7 @@ class SqlTarget(Target):
 
     def __init__(self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None) -> None:
         super().__init__(settings)
-        self._sql = settings
+        self.statement_timeout_s = settings.database_statement_timeout_s
         self._url = _url(settings.database_url.get_secret_value())
         self._database = database_for(self._url)
         self._table = _renamed(table, settings.database_table)

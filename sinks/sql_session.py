@@ -38,6 +38,7 @@ class SqlSession(Session):
         self._database, self._name, self._token = database, target.name, token
         self._flow, self._step = target.flow, target.step
         self._stale_s = target.settings.owner_stale_s
+        self._statement_timeout_s = target.statement_timeout_s
         self._rows = Rows(plan, brought, database.dialect)
         self._now_ms: sa.ColumnElement[int] = sa.literal_column(database.dialect.now_ms_sql, sa.BigInteger)
         self._bulk = database.bulk(plan)
@@ -97,7 +98,8 @@ class SqlSession(Session):
                 if not alive:
                     self._connection.execute(
                         progress.update()
-                        .where(ledger.of_stream(self._step, stream))
+                        # The number once more: a server that silently ended the transaction has let go of the row, too.
+                        .where(ledger.of_stream(self._step, stream), progress.c.owner < self._generation)
                         .values(owner=self._generation, owner_token=self._token, version=progress.c.version + 1)
                     )
             if not alive:
@@ -249,7 +251,9 @@ class SqlSession(Session):
 
     def _blockers(self) -> str:
         with contextlib.suppress(Exception), self._connection.engine.connect() as other:
-            return self._database.blockers(other)
+            blockers = self._database.blockers(other)
+            self._database.end_overdue(other, self._statement_timeout_s)
+            return blockers
         return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -16,6 +18,7 @@ from pydantic import SecretStr
 from sinks import Append, SqlTarget, Upsert
 from sinks.sql_session import SqlSession
 from sinks.writer import Writer
+from tests.servers import PostgreSQL
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.databases import database_for, ledger
 from waxwing.databases.base import Mode
@@ -312,3 +315,17 @@ def test_sessions_and_targets_never_show_the_password(url: str) -> None:
     assert isinstance(session, SqlSession)
     assert "postgres-secret" not in to.name + repr(to) + repr(session)
     session.close()
+
+
+def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postgresql: PostgreSQL) -> None:
+    """No time limit of PostgreSQL reaches a COPY that waits for its client."""
+    url = postgresql.new_database()
+    settings: dict[str, Any] = {"database_lock_timeout_s": 0.5, "database_statement_timeout_s": 1.0, "retry_max_s": 15.0}
+    to = target(url, Append(), None, **settings)
+    write(to, batch(0, [("a", 1)]))
+    with psycopg.connect(url) as frozen, frozen.cursor() as cursor:
+        cursor.execute("UPDATE waxwing_progress SET bad_run = bad_run")
+        with contextlib.suppress(psycopg.OperationalError), cursor.copy("COPY things FROM STDIN"):
+            write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
+            assert rows(url) == [("a", 1), ("b", 2)]
+    assert frozen.broken

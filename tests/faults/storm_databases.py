@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from tests.faults.cluster import LAUNCH
 from tests.faults.recompute import plain_engine
 from tests.servers import MariaDB, PostgreSQL, SQLServer
-from tests.servers.process import until
 
 
 class DatabaseServer(Protocol):
@@ -93,20 +92,6 @@ def file_not_locked(url: str) -> bool:
     return True
 
 
-def not_in_copy(url: str) -> bool:
-    """PostgreSQL ends idle transactions, but heeds none of its time limits while a COPY waits for its client."""
-    others = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND backend_type = 'client backend' AND state = 'active' AND "
-    )
-    working = sa.text(others + "wait_event IS DISTINCT FROM 'ClientRead' AND wait_event_type IS DISTINCT FROM 'Lock'")
-    in_copy = sa.text(others + "wait_event = 'ClientRead'")
-    engine = plain_engine(url).execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        until(lambda: connection.scalar(working) == 0, timeout_s=20, what="the server is through with what it was sent")
-        return not connection.scalar(in_copy)
-
-
 def rows_free(url: str) -> bool:
     """SQL Server ends nobody's idle transaction: a frozen flow must not hold the positions' rows."""
     with plain_engine(url).connect() as connection:
@@ -124,7 +109,7 @@ def always(_: str) -> bool:
 
 
 DATABASES: Mapping[str, DatabaseKind] = {
-    "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, may_stay_frozen=not_in_copy),
+    "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, may_stay_frozen=always),
     "mariadb": DatabaseKind(server=MariaDB, locked=rows_locked, may_stay_frozen=always),
     "sqlserver": DatabaseKind(server=SQLServer, locked=rows_locked, may_stay_frozen=rows_free),
     "sqlite": DatabaseKind(server=None, locked=file_locked, may_stay_frozen=file_not_locked),

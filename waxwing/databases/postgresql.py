@@ -236,7 +236,8 @@ _OVERDUE = sa.text("""
     JOIN pg_class c ON c.oid = l.relation
     JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.granted AND l.mode = 'RowExclusiveLock' AND c.relname = 'waxwing_progress' AND a.datname = current_database()
-      AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
+      AND a.state = 'active' AND a.wait_event = 'ClientRead'
+      AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
 
 _RELATIONS = sa.text("""
     SELECT CAST(c.oid AS regclass)::text AS name, CAST(c.relkind AS text) AS kind, CAST(c.relpersistence AS text) AS persistence
