@@ -108,6 +108,17 @@ def test_keys_that_an_existing_table_takes_for_one_end_as_the_last_row_says(plac
     assert place.read(table) == [("a", "3"), ("b", "1")]
 
 
+def test_rows_and_deletes_of_keys_that_the_table_takes_for_one_count_in_their_order(place: Place) -> None:
+    table = keyed(place)
+    place.run(f"CREATE TABLE {table.name} (id varchar(20) PRIMARY KEY, v text) COLLATE utf8mb4_general_ci")
+    bulk = place.bulk(place.plan(table, Upsert(keys=("id",))))
+    with place.engine.begin() as connection:
+        bulk.write(connection, [("x", "0"), ("y", "0"), ("z", "0")])
+        # a, then A deleted, then B, b and x deleted, then X
+        bulk.replace(connection, [("a", "1"), ("B", "2"), ("X", "3")], ["A", "b", "x", "Y"], [1, 2, 2, 3])
+    assert place.read(table) == [("X", "3"), ("z", "0")]
+
+
 def test_a_row_that_is_equal_in_another_unique_key_is_a_bad_row_and_changes_nothing(place: Place) -> None:
     planned = place.plan(keyed(place, sa.Column("email", sa.String(50), unique=True)), Upsert(keys=("id",)))
     place.write(planned, [("a", "x@y"), ("b", None)])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy as sa
 
 from waxwing.databases import database_for
 from waxwing.databases.base import Append
+from waxwing.databases.mysql import MySQL
+from waxwing.databases.mysql_insert import Literals
 from waxwing.databases.postgresql import PostgreSQL
 from waxwing.databases.postgresql_copy import CopyText
 from waxwing.databases.sqlite import SQLite
@@ -54,6 +58,11 @@ class _Without:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "psycopg":
             raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql"])
+def test_a_url_finds_mysql(scheme: str) -> None:
+    assert isinstance(database_for(sa.make_url(f"{scheme}://u:p@h/d")), MySQL)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&cache=shared&uri=true"])
@@ -179,3 +188,50 @@ def test_copy_text_escapes_what_copy_would_read_otherwise() -> None:
     assert text.encode([("None", 1, None, None), ("a\tb\\\r\n", 1, None, None)]) == (
         b"\\None\t1\tNone\tNone\na\\tb\\\\\\r\\n\t1\tNone\tNone\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        (1213, "Deadlock found when trying to get lock", "transient"),
+        (1205, "Lock wait timeout exceeded", "transient"),
+        (2013, "Lost connection to MySQL server during query", "transient"),
+        (1305, "SAVEPOINT sa_savepoint_1 does not exist", "transient"),
+        (1305, "FUNCTION shop.f does not exist", "config"),
+        (1062, "Duplicate entry 'a' for key 'PRIMARY'", "row"),
+        (1406, "Data too long for column 'v'", "row"),
+        (1644, "by a trigger", "row"),
+        (1045, "Access denied for user", "config"),
+        (1146, "Table 'shop.orders' doesn't exist", "config"),
+        (1021, "Disk full", "target"),
+        (1030, "Got error 28 from storage engine", "target"),
+        (65_000, "of the future", "target"),
+    ],
+)
+def test_a_number_of_mysql_has_its_meaning(code: int, text: str, kind: str) -> None:
+    failure = MySQL().classify(sa.exc.DBAPIError("", None, pymysql.err.OperationalError(code, text)))
+    assert (failure.kind, failure.code, failure.reason) == (kind, str(code), text)
+
+
+def test_only_a_transaction_that_took_too_long_may_do_in_halves() -> None:
+    failures = {code: MySQL().classify(pymysql.err.OperationalError(code, "")) for code in (1969, 3024, 1317, 1205, 1213)}
+    assert [code for code, failure in failures.items() if failure.too_large] == [1969, 3024, 1317]
+
+
+def test_literals_of_mysql() -> None:
+    columns = [
+        sa.Column("i", sa.Integer),
+        sa.Column("t", sa.Text),
+        sa.Column("d", sa.Numeric(10, 2)),
+        sa.Column("f", sa.Double),
+        sa.Column("b", sa.LargeBinary),
+        sa.Column("j", sa.JSON),
+        sa.Column("y", sa.Boolean),
+    ]
+    literals = Literals(columns)
+    rows = [(1, "it's \\ 100% \x00", Decimal("1E+3"), -0.0, b"\xff'", {"a": "it's"}, True), (None,) * 7]
+    assert literals.encode(rows) == [
+        """(1,'it\\'s \\\\ 100% \\0','1E+3',-0.0e0,x'ff27','{"a":"it\\'s"}',True)""",
+        "(NULL,NULL,NULL,NULL,NULL,NULL,NULL)",
+    ]
+    assert literals.encode(rows[:1]) == literals.encode(rows)[:1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import string
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -130,6 +132,35 @@ def test_a_value_that_does_not_fit_is_refused_by_its_name(place: Place, environm
 def test_settings_that_contradict_are_both_named(place: Place, environment: dict[str, str], named: tuple[str, str]) -> None:
     problems = place(**environment).refusal().splitlines()
     assert any(all(name in problem for name in named) for problem in problems), problems
+
+
+MYSQL = {"MYSQL_HOST": "db", "MYSQL_USER": "u@x", "MYSQL_PASSWORD": f"{SECRET}/:@", "MYSQL_DATABASE": "shop"}
+
+
+def test_a_database_given_by_parts_becomes_its_url(place: Place) -> None:
+    place(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9092", MYSQL_PORT="3307", MYSQL_TABLE="sales", **MYSQL)
+    settings = load(OrdersSettings)
+    url = sa.make_url(settings.database_url.get_secret_value())
+    assert (url.drivername, url.host, url.port, url.username, url.password, url.database) == (
+        "mysql", "db", 3307, "u@x", f"{SECRET}/:@", "shop",
+    )  # fmt: skip
+    assert settings.database_table == "sales"
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        (BOTH | MYSQL, r"DATABASE_URL and MYSQL_\w+ are both given"),
+        ({"KAFKA_BROKERS": "h:1", "MYSQL_HOST": "db"}, "MYSQL_HOST is given and MYSQL_USER and MYSQL_DATABASE are not"),
+        ({"KAFKA_BROKERS": "h:1", **MYSQL, "MYSQL_PORT": "many"}, "MYSQL_PORT: must be a valid integer"),
+        ({"KAFKA_BROKERS": "h:1", **MYSQL, "MYSQL_TABLE": "a", "DATABASE_TABLE": "b"}, "DATABASE_TABLE and MYSQL_TABLE are both"),
+        (MYSQL, r"MYSQL_\w+ is given and KAFKA_BOOTSTRAP_SERVERS is not"),
+    ],
+)
+def test_parts_of_a_database_that_contradict_are_told(place: Place, environment: dict[str, str], reason: str) -> None:
+    refusal = place(**environment).refusal()
+    assert re.search(reason, refusal)
+    assert SECRET not in refusal
 
 
 def test_both_names_with_one_value_are_no_contradiction(place: Place) -> None:

@@ -9,6 +9,8 @@ which every version knows, and which takes the rows one after the other: keys th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -71,6 +73,18 @@ class InsertBulk(Bulk):
         for first in range(0, len(keys), STATEMENT_ROWS_MAX):
             lines = self._keys.encode([(key,) for key in keys[first : first + STATEMENT_ROWS_MAX]])
             _send(connection, self._delete, lines, b")")
+
+    @override
+    def replace(
+        self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]], deletes: Sequence[Any], before: Sequence[int]
+    ) -> None:
+        """In order, run by run: an existing table's collation may take a row's key and a deleted one for the same."""
+        done = 0
+        for after, run in groupby(zip(before, deletes, strict=True), itemgetter(0)):
+            self.write(connection, rows[done:after])
+            self.delete(connection, [key for _, key in run])
+            done = after
+        self.write(connection, rows[done:])
 
 
 def _send(connection: sa.Connection, head: bytes, lines: Sequence[str], tail: bytes) -> None:
