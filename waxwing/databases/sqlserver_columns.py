@@ -164,9 +164,12 @@ def _encoder(column: sa.Column[Any], stored: str, *, as_json: bool) -> Encode | 
 
 
 def _decimals(values: Sequence[Decimal | int | None]) -> Sequence[str | None]:
-    texts = [None if value is None else str(value) for value in values]
-    if "E" in "".join(filter(None, texts)):  # 1E+3, which no decimal column reads
+    texts: list[str | None] = list(map(str, values))
+    letters = "".join(texts)  # type: ignore[arg-type]  # no None among them yet
+    if "E" in letters:  # 1E+3, which no decimal column reads
         return [None if value is None else format(Decimal(value), "f") for value in values]
+    if "N" in letters:
+        return [None if text == "None" else text for text in texts]
     return texts
 
 
