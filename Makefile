@@ -50,7 +50,7 @@ storm: .venv/.installed-dev
 	  --freezes 3 --stalls 2 --database-restarts 5 --broker-restarts 5 --partitions-added 2 $(ARGS)
 
 # The newest versions that pyproject.toml allows, into both lock files.
-LOCK := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra postgresql
+LOCK := .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock: .venv/.installed-dev
 	$(LOCK) pyproject.toml --group build -o requirements.txt
