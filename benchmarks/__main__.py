@@ -1,142 +1,128 @@
-"""The orders flow from a real broker, against the raw limit of the same database measured in the same run.
+"""Waxwing from a real broker, against the raw limit of the same database measured in the same run.
 
-    python -m benchmarks --orders 1000000
+    python -m benchmarks                                    # everything, some ten minutes
+    python -m benchmarks --orders 100000 --databases sqlite --shapes orders
+    python -m benchmarks --memory narrow --databases postgresql --orders 10000000
 
-For each database: the raw limit is the bare driver writing the same rows into the same table by the fastest plain way
-(PostgreSQL: COPY; SQLite: executemany), in transactions of the same size, with nothing decoded, checked or remembered. The
-flow is timed as a user would: the whole process, its start included. CPU is the flow's own processes', without broker and
-database. Machines are noisy: look at the ratios.
+The raw limit is the bare driver over one connection, given the same rows in a form made ready beforehand, in transactions of
+20,000. The flow is timed as a user would: the whole process; "running" is without a run over 1,000 records, so without the
+start. CPU is the flow's own processes', without broker and database. Repeats are interleaved (raw, flow, raw, flow), figures
+are their middles, ratios are made within a repeat. Machines are noisy: look at the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import resource
-import sqlite3
+import gc
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-import psycopg
-import sqlalchemy as sa
-from rich.console import Console
-from rich.table import Table
-
-from dataflows.orders import orders
-from sinks import SqlTarget, Upsert
-from tests.faults.cluster import Cluster
-from tests.faults.recompute import Expected, compare, expected
-from tests.faults.storm import produce
-from tests.servers import Kafka, PostgreSQL
-from waxwing.settings import SqlSettings
+from benchmarks.backlog import own_cpu_s, tenths
+from benchmarks.databases import DATABASES, Place
+from benchmarks.measure import START_RECORDS, Topic, against_raw, first_row, in_memory
+from benchmarks.report import Report, machine
+from benchmarks.runs import run
+from benchmarks.shapes import SHAPES, fill
+from benchmarks.stages import STAGES, profile
+from tests.faults.recompute import compare, expected
+from tests.servers import Kafka, Unavailable
 
 TRANSACTION_ROWS = 20_000  # FLUSH_ROWS_MAX
-COLUMNS = "id, order_id, customer, quantity, unit_price, total_value, processed_at"
+PROFILE_RECORDS = 200_000
 
 
 def main() -> None:
-    """Servers, orders, runs, the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--orders", type=int, default=1_000_000)
-    parser.add_argument("--databases", nargs="*", default=["postgresql", "sqlite"], choices=["postgresql", "sqlite"])
-    args = parser.parse_args()
-    shown = Table(
-        "database", "run", "rows/s", "of the raw limit", "own CPU, us/record", "peak memory, MB", title=f"{args.orders:,} orders"
+    """Servers, records, runs, tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--orders", type=int, default=500_000, help="orders, and as many of other records as are as much work")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--databases", nargs="*", default=list(DATABASES), choices=DATABASES)
+    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--memory", choices=SHAPES, help="only this: a backlog of --orders such records, and the memory it takes")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    args = parser.parse_args()
+    # As in a run (waxwing/runtime.py): the stages are measured in this process.
+    gc.set_threshold(100_000, 50, 100)
+    report = Report()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         kafka = stack.enter_context(Kafka())
-        topic = "raw_orders"
-        produce(kafka.bootstrap(), topic, args.orders, bad=0.001, seed=1)
-        want = expected(kafka.bootstrap(), topic)
-        rows = [(*row, 1_767_225_600) for row in want.rows.values()]
-        for database in args.databases:
-            postgresql = stack.enter_context(PostgreSQL()) if database == "postgresql" else None
-
-            def new(name: str, server: PostgreSQL | None = postgresql) -> str:
-                return server.new_database() if server else f"sqlite:///{folder}/{name}.sqlite"
-
-            raw = {"new rows": _raw(new("raw"), rows)}
-            for run, processes in (("new rows", 1), ("new rows, 2 processes", 2)):
-                url = new(f"flow{processes}")
-                rate, cpu, memory = _flow(kafka.bootstrap(), topic, url, folder, processes, args.orders)
-                _check(url, want)
-                shown.add_row(database, run, f"{rate:,.0f}", f"{rate / raw['new rows']:.2f}", f"{cpu:.2f}", f"{memory:.0f}")
-            _forget(url)
-            rate, cpu, memory = _flow(kafka.bootstrap(), topic, url, folder, 1, args.orders)
-            _check(url, want)
-            shown.add_row(
-                database, "existing rows", f"{rate:,.0f}", f"{rate / raw['new rows']:.2f}", f"{cpu:.2f}", f"{memory:.0f}"
-            )
-            shown.add_row(database, "raw limit, new rows", f"{raw['new rows']:,.0f}", "1.00", "", "")
-    Console(width=120).print(shown)
+        if args.memory:
+            topic = filled(kafka, args.memory, args.orders)
+            for name in args.databases:
+                backlog(report, stack, name, topic, folder)
+        else:
+            topics = {name: filled(kafka, name, int(args.orders * SHAPES[name].share)) for name in args.shapes}
+            if "orders" in topics:
+                memory(report, topics["orders"], folder, args.repeats)
+            for name in args.databases:
+                with contextlib.ExitStack() as servers:
+                    database(report, servers, name, topics, folder, args.repeats)
+    if args.write:
+        report.write("memory" if args.memory else "results", machine())
 
 
-def _check(url: str, want: Expected) -> None:
-    if not (difference := compare(url, want)).equal:
+def filled(kafka: Kafka, name: str, records: int) -> Topic:
+    """A topic of that shape, and the small one beside it."""
+    for topic, count in ((name, records), (f"{name}-start", START_RECORDS)):
+        fill(kafka, topic, SHAPES[name], count)
+    return Topic(shape=SHAPES[name], bootstrap=kafka.bootstrap(), name=name, start_name=f"{name}-start", records=records)
+
+
+def memory(report: Report, topic: Topic, folder: Path, repeats: int) -> None:
+    """The memory target."""
+    results = in_memory(topic, folder, repeats)
+    report.results(f"Memory target, {topic.records:,} orders", results, "of one process")
+
+
+def database(
+    report: Report, stack: contextlib.ExitStack, name: str, topics: dict[str, Topic], folder: Path, repeats: int
+) -> None:
+    """Everything about one database."""
+    title = DATABASES[name].title
+    try:
+        place = stack.enter_context(Place(name, folder))
+    except Unavailable as reason:
+        report.say(f"{title}: {reason}")
+        return
+    profiles = []
+    for shape, topic in topics.items():
+        if shape == "orders":
+            correct(place, topic, folder)
+            seconds = first_row(place, topic, folder, repeats)
+            spread = f"{seconds[0]:.2f}-{seconds[-1]:.2f}"
+            report.table(f"{title}, first row", ["seconds from process start", "(repeats)"], [[f"{median(seconds):.2f}", spread]])
+        results = against_raw(place, topic, folder, repeats, TRANSACTION_ROWS)
+        report.results(f"{title}, {topic.records:,} {shape}", results)
+        us = profile(place, topic.shape, topic.bootstrap, topic.name, min(topic.records, PROFILE_RECORDS), TRANSACTION_ROWS)
+        own = sum(us.values()) - us["wait for the database"]
+        profiles.append([shape, *(f"{us[stage]:.2f}" for stage in STAGES), f"{own:.2f}"])
+    report.table(f"{title}, stages, us/record in one thread", ["records", *STAGES, "CPU together"], profiles)
+
+
+def correct(place: Place, topic: Topic, folder: Path) -> None:
+    """One run whose table is compared, row by row, with an independent recomputation."""
+    url = place.empty("flow")
+    run(topic.shape.flow, topic.env(url, start=True), folder, START_RECORDS)
+    difference = compare(url, expected(topic.bootstrap, topic.start_name))
+    if not difference.equal:
         raise SystemExit(f"the flow's table is wrong: {difference}")
 
 
-def _forget(url: str) -> None:
-    """Make the flow read everything again: its positions and dead letters are deleted, its rows stay."""
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        for table in ("waxwing_progress", "waxwing_dead_letters"):
-            connection.execute(sa.text(f"DELETE FROM {table}"))
-    engine.dispose()
-
-
-def _flow(bootstrap: str, topic: str, url: str, folder: Path, processes: int, records: int) -> tuple[float, float, float]:
-    """Rows a second over the whole run, own CPU in us a record, peak memory of the largest process in MB."""
-    env = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "SOURCE_TOPIC": topic, "DATABASE_URL": url, "UNTIL": "end"}
-    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    with Cluster("dataflows.orders", env, folder, processes=processes) as cluster:
-        peak_mb = 0.0
-        while cluster.running():
-            peak_mb = max(peak_mb, cluster.peak_memory_mb())
-            time.sleep(0.1)
-        if set(cluster.wait(1)) != {0}:
-            raise SystemExit(cluster.output())
-    seconds = time.perf_counter() - began_s
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return records / seconds, cpu_s / records * 1e6, peak_mb
-
-
-def _raw(url: str, rows: Sequence[tuple[Any, ...]]) -> float:
-    """Rows a second of the bare driver into an empty table of the same shape."""
-    target = SqlTarget(SqlSettings.model_validate({"database_url": url}), orders, Upsert(keys=("id",)))
-    target.bind("raw", "raw")
-    target.prepare()
-    write: Callable[[Sequence[tuple[Any, ...]]], None]
-    if url.startswith("sqlite"):
-        file = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-        file.execute("PRAGMA synchronous = NORMAL")
-        plain = [tuple(float(v) if isinstance(v, Decimal) else v for v in row) for row in rows]
-
-        def write(part: Sequence[tuple[Any, ...]]) -> None:
-            file.execute("BEGIN IMMEDIATE")
-            file.executemany(f"INSERT INTO orders ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", part)
-            file.execute("COMMIT")
-
-    else:
-        connection = psycopg.connect(url)
-        plain = list(rows)
-
-        def write(part: Sequence[tuple[Any, ...]]) -> None:
-            text = "\n".join("\t".join("\\N" if v is None else str(v) for v in row) for row in part)
-            with connection.cursor().copy(f"COPY orders ({COLUMNS}) FROM STDIN".encode()) as copy:
-                copy.write(text + "\n")
-            connection.commit()
-
-    began_s = time.perf_counter()
-    for first in range(0, len(plain), TRANSACTION_ROWS):
-        write(plain[first : first + TRANSACTION_ROWS])
-    return len(rows) / (time.perf_counter() - began_s)
+def backlog(report: Report, stack: contextlib.ExitStack, name: str, topic: Topic, folder: Path) -> None:
+    """Peak memory at each tenth of a backlog."""
+    place, rows = stack.enter_context(Place(name, folder)), []
+    cpu_s = own_cpu_s()
+    for records, seconds, peak_mb in tenths(place, topic, folder):
+        report.say(f"{records:,} records after {seconds:.0f} s: peak {peak_mb:.0f} MB")
+        rows.append([f"{records:,}", f"{seconds:.0f}", f"{peak_mb:.0f}"])
+    us = (own_cpu_s() - cpu_s) / topic.records * 1e6
+    title = f"{DATABASES[name].title}, a backlog of {topic.records:,} {topic.shape.name} records, {us:.2f} us of own CPU a record"
+    report.table(title, ["records", "seconds", "peak memory, MB"], rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""The raw limits: a bare driver that writes the same rows into the same table, made ready beforehand.
+
+`payload` turns rows into what the driver is given and is not timed; `insert` and `upsert` are one transaction each. Nothing is
+decoded, checked or remembered, and the statements are the plainest of their kind.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+import psycopg
+import pymysql
+import sqlalchemy as sa
+
+from waxwing.databases.base import Plan, Upsert
+from waxwing.databases.mysql_insert import Literals
+from waxwing.databases.postgresql_copy import CopyText
+from waxwing.databases.sqlite import CACHE_KIB, CHECKPOINT_PAGES, INSERT_ROWS_MAX, ValuesBulk
+
+Rows = Sequence[tuple[Any, ...]]
+MYSQL_STATEMENT_BYTES_MAX = 8_000_000
+
+
+class Raw(Protocol):
+    """A connection of the bare driver."""
+
+    def payload(self, rows: Rows) -> Any: ...
+    def insert(self, payload: Any) -> None: ...
+    def upsert(self, payload: Any) -> None: ...
+    def close(self) -> None: ...
+
+
+def _names(plan: Plan) -> tuple[str, str, list[str], str]:
+    """The table, its columns, those that an upsert changes, its keys. (Names of ours, that need no quotes.)"""
+    assert isinstance(plan.mode, Upsert)
+    names = [column.name for column in plan.columns]
+    changed = [name for name in names if name not in plan.mode.keys]
+    return plan.table.name, ", ".join(names), changed, ", ".join(plan.mode.keys)
+
+
+class PostgreSQLRaw:
+    """COPY; for existing keys COPY into a temporary table and one INSERT .. ON CONFLICT."""
+
+    def __init__(self, url: str, plan: Plan) -> None:
+        self._connection = psycopg.connect(url)
+        self._text = CopyText(plan.columns)
+        table, columns, changed, keys = _names(plan)
+        self._copy = f"COPY {table} ({columns}) FROM STDIN (NULL 'None')".encode()
+        self._copy_stage = f"COPY stage ({columns}) FROM STDIN (NULL 'None')".encode()
+        self._merge = (
+            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM stage "
+            f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = EXCLUDED.{name}' for name in changed)}"
+        ).encode()
+        make = f"CREATE TEMP TABLE stage ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
+        self._connection.execute(make.encode())
+        self._connection.commit()
+
+    def payload(self, rows: Rows) -> bytes:
+        return self._text.encode(rows)
+
+    def insert(self, payload: bytes) -> None:
+        with self._connection.cursor().copy(self._copy) as copy:
+            copy.write(payload)
+        self._connection.commit()
+
+    def upsert(self, payload: bytes) -> None:
+        with self._connection.cursor() as cursor:
+            with cursor.copy(self._copy_stage) as copy:
+                copy.write(payload)
+            cursor.execute(self._merge)
+        self._connection.commit()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class MySQLRaw:
+    """INSERT of 5,000 rows of literals; for existing keys with ON DUPLICATE KEY UPDATE."""
+
+    def __init__(self, url: str, plan: Plan) -> None:
+        parts = sa.make_url(url)
+        self._connection: Any = pymysql.connect(
+            host=parts.host, port=parts.port or 3306, user=parts.username, password=parts.password or "", database=parts.database
+        )
+        self._literals = Literals(plan.columns)
+        table, columns, changed, _ = _names(plan)
+        self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()
+        self._tail = f" ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in changed)}".encode()
+
+    def payload(self, rows: Rows) -> list[bytes]:
+        lines = self._literals.encode(rows)
+        step = max(1, min(5_000, MYSQL_STATEMENT_BYTES_MAX // max(map(len, lines))))
+        return [",".join(lines[first : first + step]).encode() for first in range(0, len(lines), step)]
+
+    def insert(self, payload: list[bytes]) -> None:
+        for lines in payload:
+            self._connection.query(self._head + lines)
+        self._connection.commit()
+
+    def upsert(self, payload: list[bytes]) -> None:
+        for lines in payload:
+            self._connection.query(self._head + lines + self._tail)
+        self._connection.commit()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SQLiteRaw:
+    """INSERT of many rows of parameters, with Waxwing's own settings of the file (the defaults are half as fast)."""
+
+    def __init__(self, url: str, plan: Plan) -> None:
+        self._file = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHE_KIB}"):
+            self._file.execute(f"PRAGMA {pragma}")
+        self._file.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        self._bulk = ValuesBulk(plan)
+        table, columns, changed, keys = _names(plan)
+        self._width = len(plan.columns)
+        self._rows_max = min(INSERT_ROWS_MAX, 32_766 // self._width)
+        self._head = f"INSERT INTO {table} ({columns}) VALUES "
+        self._tail = f" ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in changed)}"
+
+    def payload(self, rows: Rows) -> list[tuple[Any, ...]]:
+        stored = self._bulk._stored(rows)
+        steps = range(0, len(stored), self._rows_max)
+        return [tuple(chain.from_iterable(stored[first : first + self._rows_max])) for first in steps]
+
+    def insert(self, payload: list[tuple[Any, ...]]) -> None:
+        self._write(payload, "")
+
+    def upsert(self, payload: list[tuple[Any, ...]]) -> None:
+        self._write(payload, self._tail)
+
+    def _write(self, payload: list[tuple[Any, ...]], tail: str) -> None:
+        self._file.execute("BEGIN IMMEDIATE")
+        one = f"({', '.join('?' * self._width)})"
+        for values in payload:
+            self._file.execute(self._head + ", ".join([one] * (len(values) // self._width)) + tail, values)
+        self._file.execute("COMMIT")
+
+    def close(self) -> None:
+        self._file.close()
