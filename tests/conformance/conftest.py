@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from typing import cast
+
 import pytest
 import sqlalchemy as sa
 
@@ -13,15 +19,36 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Each database in turn."""
     if request.param == "sqlite":
         url = sa.make_url(f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/conformance.sqlite")
+    elif request.param == "mariadb":
+        return cast("Place", request.getfixturevalue("mariadb_place"))
     else:
         url = sa.make_url(request.getfixturevalue(request.param).new_database())
     return make_place(url)
 
 
 @pytest.fixture(scope="session")
-def mariadb_place(request: pytest.FixtureRequest) -> Place:
-    """MariaDB, for what no other database has."""
-    return make_place(sa.make_url(request.getfixturevalue("mariadb").new_database()))
+def mariadb_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """MariaDB, or the server that MYSQL_URL names, for what no other database has."""
+    if not (given := os.environ.get("MYSQL_URL")):
+        yield make_place(sa.make_url(request.getfixturevalue("mariadb").new_database()))
+        return
+    with database_on(given) as url:
+        yield make_place(url)
+
+
+@contextlib.contextmanager
+def database_on(server: str) -> Iterator[sa.URL]:
+    """A database of its own on somebody's MySQL server, dropped at the end."""
+    name = f"waxwing_test_{secrets.token_hex(4)}"
+    url = sa.make_url(server)
+    engine = sa.create_engine(url.set(drivername="mysql+pymysql"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    try:
+        yield url.set(database=name)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="session")

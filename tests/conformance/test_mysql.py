@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from dataflows.orders import orders
+from tests.conformance.conftest import database_on
 from tests.conformance.place import Place, make_place
 from waxwing.databases.base import Append, Upsert
 from waxwing.databases.mysql import SQL_MODE
@@ -174,3 +176,20 @@ def test_a_login_that_is_refused_an_unknown_database_and_a_missing_permission_ar
 def place_query(place: Place, statement: str, column: int) -> list[list[Any]]:
     with place.engine.connect() as connection:
         return [[row[column]] for row in connection.exec_driver_sql(statement)]
+
+
+@pytest.mark.real_mysql
+def test_oracle_s_mysql_keeps_rows_and_tells_keys_apart() -> None:
+    if not (server := os.environ.get("MYSQL_URL")):
+        pytest.skip("MYSQL_URL names no server (mysql://user:password@host/)")
+    with database_on(server) as url:
+        real = make_place(url)
+        with real.engine.connect() as connection:
+            if "mariadb" in connection.scalar(sa.text("SELECT version()")).lower():
+                pytest.skip("MYSQL_URL names a MariaDB, not Oracle's MySQL")
+        planned = real.plan(keyed(real, sa.Column("j", sa.JSON)), Upsert(keys=("id",)))
+        rows = [(key, {"key": key}) for key in ("a", "A", "a ")]
+        real.write(planned, rows, [("a", {"n": 1.5})])
+        assert sorted(real.read(planned.table)) == sorted([("a", {"n": 1.5}), *rows[1:]])
+        [[made]] = place_query(real, f"SHOW CREATE TABLE {planned.table.name}", 1)
+        assert "utf8mb4_0900_bin" in made

@@ -61,7 +61,8 @@ class ModelSession(Session):
                     raise self._fenced(stream, row)
                 alive = self._alive(row)
                 if not alive:
-                    self._update(stream, replace(row, owner=self._generation, token=self._token))
+                    if self._locked(stream).owner < self._generation:
+                        self._update(stream, replace(row, owner=self._generation, token=self._token))
                     self._commit()
             if not alive:
                 continue
