@@ -11,7 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from waxwing.databases.base import Append, Dialect, Plan, Upsert
+from waxwing.databases.base import Append, Block, Dialect, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.errors import ConfigError, RowError
 from waxwing.target import Change
@@ -66,18 +66,20 @@ class Rows:
         """
         bad: dict[int, str] = {}
         rows = self._rows(change, bad)
+        columns = list(zip(*rows, strict=True))
         if rows:
-            for name, check, values in zip(self._names, self._checks, zip(*rows, strict=True), strict=True):
+            for name, check, values in zip(self._names, self._checks, columns, strict=True):
                 for number, reason in check(values).items():
                     bad.setdefault(number, f"column {name}: {reason}")
         deletes = self._deletes(change, len(rows), bad)
         if bad:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
         if isinstance(self._plan.mode, Append):
-            return Written(rows, [], [])
+            return Written(Block(rows, columns), [], [])
         if deletes:
             return self._last_with_deletes(change, rows, deletes)
-        return Written(self._last(rows), [], [])
+        last = self._last(rows)
+        return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
 
     # -- records to tuples ---------------------------------------------------------------------
 

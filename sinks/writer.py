@@ -33,6 +33,8 @@ CLOSE_S = 5.0
 TRANSACTION_S = 0.1
 TRANSACTION_ROWS_FIRST = 5_000
 TRANSACTION_ROWS_MIN = 1_000
+# A message above this size counts as several of those that may wait. As Python objects a record takes some five times as much.
+RECORD_BYTES = 256
 
 T = TypeVar("T")
 # What the thread does, as a generator: it yields, holding `_wake`, how many seconds to wait for that at most.
@@ -53,7 +55,7 @@ class Writer:
         self._session_now: Session | None = None
         self._admission = Admission(target.settings)
         self._queue: deque[Batch[Any]] = deque()
-        self._waiting = 0  # records in the queue; a batch without any counts as one
+        self._waiting = 0  # records in the queue, by `_weight`
         self._rows_max = min(TRANSACTION_ROWS_FIRST, target.settings.flush_rows_max)
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
@@ -316,4 +318,7 @@ class _TooLarge(Exception):
 
 
 def _weight(batch: Batch[Any]) -> int:
-    return len(batch.records) or 1
+    """Records, counted by what they hold in memory: by the size of a few of their messages."""
+    some = batch.messages.values[:: len(batch.messages) // 8 or 1]
+    mean_bytes = sum(len(value or b"") for value in some) / (len(some) or 1)
+    return round(len(batch.records) * max(1.0, mean_bytes / RECORD_BYTES)) or 1

@@ -26,6 +26,8 @@ Raw = Batch[bytes | None]
 REST_S = 0.01
 # Nothing came: wait up to this long.
 IDLE_S = 0.02
+# A batch has about as many bytes of values at most: records of 2 kB come in batches of 1,000, else they would fill the memory.
+BATCH_BYTES_MAX = 2_000_000
 
 _LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
 _LOOK_AGAIN = {
@@ -87,6 +89,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         self._stream: Stream | None = None
         self._revision = -1
         self._awake_after_s = 0.0
+        self._wanted = settings.batch_records_max
         # Whatever is wrong with a connection: the watch asks for itself, logs, waits, and gives up in time.
         self._consumer = make_client(Consumer, {**lane_config(settings), "error_cb": lambda _: topic.look()}, settings)
         topic.enter(number, resume)
@@ -111,10 +114,15 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             self._assign()
         if topic.bounded and self._revision >= 0 and not self._readers:
             raise StopIteration
-        wanted = self._settings.batch_records_max
+        wanted = self._wanted
         messages = self._consumer.consume(wanted, 0)
         self._awake_after_s = 0.0 if len(messages) * 2 >= wanted else REST_S if messages else IDLE_S
-        return self._batches(messages) if messages else []
+        if not messages:
+            return []
+        some = messages[:: len(messages) // 8 or 1]
+        mean_bytes = sum(len(message.value() or b"") for message in some) / len(some)
+        self._wanted = max(1, min(self._settings.batch_records_max, int(BATCH_BYTES_MAX / (mean_bytes + 1))))
+        return self._batches(messages)
 
     def _batches(self, messages: list[Message]) -> list[Raw]:
         runs: dict[int, list[Message]] = {}
@@ -204,6 +212,8 @@ def lane_config(settings: KafkaSettings) -> dict[str, object]:
         "fetch.queue.backoff.ms": 5,
         # The default, 100000, takes half as much memory again and is no faster.
         "queued.min.messages": 10_000,
+        # Per lane. The default is 64 MB, which records of some kB would fill.
+        "queued.max.messages.kbytes": 16_384,
         **client_config(settings),
         "group.id": settings.kafka_group_id,
         "enable.auto.commit": False,

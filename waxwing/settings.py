@@ -56,7 +56,9 @@ class KafkaSettings(LaneSettings):
         description="What to do when the log no longer (or not yet) holds the stored position, or the topic was re-created.",
     )
     on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
-    batch_records_max: int = Field(default=5_000, ge=1, le=100_000, description="Records in a batch at most.")
+    batch_records_max: int = Field(
+        default=5_000, ge=1, le=100_000, description="Records in a batch at most; fewer where they are large."
+    )
     partition_refresh_interval_s: float = Field(
         default=1.0,
         ge=0.1,
@@ -128,7 +130,10 @@ class SinkSettings(LaneSettings):
         default=0.5, ge=0.0, le=60.0, description="How long a record waits for others before its transaction begins."
     )
     queue_records_max: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="A writer for which this many records wait takes no more (back-pressure)."
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="A writer for which this many records wait takes no more (back-pressure); one above 256 bytes counts as several.",
     )
     retry_max_s: float = Field(
         default=300.0, ge=0.0, description="How long a failing connection or transaction is tried again before exit 75."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +88,19 @@ class Plan:
     touched: tuple[sa.Column[Any], ...]
 
 
+class Block(list[tuple[Any, ...]]):
+    """Rows that are known by column as well: whoever checked them has turned them already, and that costs."""
+
+    def __init__(self, rows: Iterable[tuple[Any, ...]], columns: Sequence[Sequence[Any]]) -> None:
+        super().__init__(rows)
+        self.columns = columns
+
+
+def columns_of(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    """Rows, by column."""
+    return list(rows.columns) if isinstance(rows, Block) else list(zip(*rows, strict=True))
+
+
 class Bulk(ABC):
     """The bulk path of one table over one connection. Called inside the caller's transaction.
 
@@ -148,7 +161,7 @@ class Database(ABC):
         """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""
 
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:  # noqa: B027 - most end them themselves
-        """End the sessions that hold Waxwing's positions beyond the statement time limit, where the server's own limit does not."""
+        """End sessions that hold Waxwing's positions beyond the statement time limit, where the server itself does not."""
 
     @abstractmethod
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -8,7 +8,7 @@ which every version knows, and which takes the rows one after the other: keys th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Plan, Upsert
+from waxwing.databases.base import Bulk, Plan, Upsert, columns_of
 from waxwing.databases.columns import kind_of
 
 # Named parameters, so that "%" in a name or an expression is not doubled.
@@ -54,10 +54,10 @@ class InsertBulk(Bulk):
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        for first in range(0, len(rows), STATEMENT_ROWS_MAX):
-            lines = self._literals.encode(rows[first : first + STATEMENT_ROWS_MAX])
+        lines = self._literals.encode(rows) if rows else []
+        for first in range(0, len(lines), STATEMENT_ROWS_MAX):
             try:
-                _send(connection, self._head, lines, self._tail)
+                _send(connection, self._head, lines[first : first + STATEMENT_ROWS_MAX], self._tail)
             except pymysql.err.IntegrityError as error:
                 raise self._explained(error) from error
 
@@ -148,11 +148,11 @@ class Literals:
 
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[str]:
         """A literal per row."""
-        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+        columns = columns_of(rows)
         bare = []  # columns with nulls, whose quotes stand in the values
         changed = False
         for number, values in enumerate(columns):
-            column: Sequence[Any] = values  # type: ignore[assignment]  # tuples, made by zip
+            column = values
             nulls = None in column
             if encode := self._encoders.get(number):
                 column = [None if value is None else encode(value) for value in column]

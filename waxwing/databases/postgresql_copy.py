@@ -8,7 +8,7 @@ Staging sorted by key is as fast as unsorted, and takes row locks in one order.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Plan, Upsert
+from waxwing.databases.base import Bulk, Plan, Upsert, columns_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.on_conflict import TARGET, collation, on_conflict
 
@@ -144,18 +144,15 @@ class CopyText:
 
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
         """The rows as COPY text in UTF-8."""
-        changed = {number: encode([row[number] for row in rows]) for number, encode in self._encoders.items()}
+        columns = columns_of(rows)
+        changed = False
+        for number, encode in self._encoders.items():
+            columns[number], changed = encode(columns[number]), True
         for number in self._texts:
-            column = changed.get(number) or [row[number] for row in rows]
-            if not _plain(column):
-                changed[number] = list(map(_escaped, column))
-        if changed:
-            columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
-            for number, column in changed.items():
-                columns[number] = column
-            rows = list(zip(*columns, strict=True))
+            if not _plain(columns[number]):
+                columns[number], changed = list(map(_escaped, columns[number])), True
         line = self._line
-        return "".join([line % row for row in rows]).encode()
+        return "".join([line % row for row in (zip(*columns, strict=True) if changed else rows)]).encode()
 
 
 def _plain(column: Sequence[str | None]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan, Upsert
+from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan, Upsert, columns_of
 from waxwing.databases.on_conflict import TARGET, on_conflict
 from waxwing.errors import ConfigError
 
@@ -201,7 +201,7 @@ class ValuesBulk(Bulk):
         """The rows as SQLite stores them."""
         if not rows or not any(self._processors):
             return rows
-        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+        columns = columns_of(rows)
         for number, process in enumerate(self._processors):
             if process is not None:
                 columns[number] = [None if value is None else process(value) for value in columns[number]]
