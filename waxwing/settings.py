@@ -133,7 +133,7 @@ class SinkSettings(LaneSettings):
         default=10_000,
         ge=1,
         le=1_000_000,
-        description="A writer for which this many records wait takes no more (back-pressure); one above 256 bytes counts as several.",
+        description="A writer for which this many records wait takes no more. One above 256 bytes counts as several.",
     )
     retry_max_s: float = Field(
         default=300.0, ge=0.0, description="How long a failing connection or transaction is tried again before exit 75."
