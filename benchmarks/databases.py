@@ -10,7 +10,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw
+from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
 from tests.faults.recompute import plain_engine
 from tests.faults.storm_databases import DATABASES as SERVERS
 from waxwing.databases.base import Plan
@@ -28,6 +28,7 @@ DATABASES: Mapping[str, DatabaseKind] = {
     "postgresql": DatabaseKind(title="PostgreSQL", raw=PostgreSQLRaw),
     "mariadb": DatabaseKind(title="MariaDB", raw=MySQLRaw),
     "sqlite": DatabaseKind(title="SQLite", raw=SQLiteRaw),
+    "sqlserver": DatabaseKind(title="SQL Server", raw=SQLServerRaw),
 }
 
 

@@ -53,13 +53,14 @@ class Report:
         columns = [ratio if name == "of the raw limit" else name for name in COLUMNS]
         self.table(title, columns, [_cells(result) for result in results])
 
-    def write(self, section: str, machine: str) -> None:
-        """Put the tables into the page, in place of what stood in that section."""
+    def write(self, section: str) -> None:
+        """Put the tables since the last time into the page, in place of what stood in that section."""
         text = PAGE.read_text()
         first, last = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
         head, rest = text.split(first)
         _, tail = rest.split(last)
-        PAGE.write_text("\n".join([f"{head}{first}", machine, "", *self._lines, f"{last}{tail}"]))
+        PAGE.write_text("\n".join([f"{head}{first}", machine(), "", *self._lines, f"{last}{tail}"]))
+        self._lines.clear()
 
 
 def _cells(result: Result) -> list[str]:

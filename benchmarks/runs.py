@@ -93,6 +93,17 @@ def forget(url: str) -> None:
     engine.dispose()
 
 
+def transaction_records(url: str, writers_max: int | None) -> int:
+    """Records in a transaction, on average, of the flow that has filled this database."""
+    engine = plain_engine(url)
+    query = sa.text("SELECT sum(offset_next), sum(version), max(version) FROM waxwing_progress")
+    with engine.connect() as connection:
+        records, moves, moves_of_one = connection.execute(query).one()
+    engine.dispose()
+    # A lane has one partition here, so a move is a transaction; where one writer serves all, it moves them together.
+    return int(records) // int(moves_of_one if writers_max == 1 else moves)
+
+
 def check(shape: Shape, url: str, records: int) -> None:
     """Each record must be a row or a dead letter."""
     engine = plain_engine(url)

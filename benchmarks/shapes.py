@@ -27,7 +27,7 @@ class Shape:
         flow: the module that `bytewax.run` is given.
         record: what `parse` makes.
         enrich: what `map_batch` is given; None: records go as they are.
-        share: how many of them are as much work as one order, roughly.
+        share: how many of them are measured for each order.
     """
 
     name: str
@@ -58,7 +58,7 @@ SHAPES: Mapping[str, Shape] = {
             record=narrow.Reading,
             enrich=None,
             values=narrow.values,
-            share=1,
+            share=0.75,
         ),
         Shape(
             name="wide",
@@ -67,7 +67,7 @@ SHAPES: Mapping[str, Shape] = {
             record=wide.Wide,
             enrich=None,
             values=wide.values,
-            share=0.1,
+            share=0.06,
         ),
     )
 }
