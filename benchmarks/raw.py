@@ -62,18 +62,20 @@ class PostgreSQLRaw:
         self._connection.execute(make.encode())
         self._connection.commit()
 
-    def payload(self, rows: Rows) -> bytes:
+    def payload(self, rows: Rows) -> list[bytes]:
         return self._text.encode(rows)
 
-    def insert(self, payload: bytes) -> None:
+    def insert(self, payload: list[bytes]) -> None:
         with self._connection.cursor().copy(self._copy) as copy:
-            copy.write(payload)
+            for part in payload:
+                copy.write(part)
         self._connection.commit()
 
-    def upsert(self, payload: bytes) -> None:
+    def upsert(self, payload: list[bytes]) -> None:
         with self._connection.cursor() as cursor:
             with cursor.copy(self._copy_stage) as copy:
-                copy.write(payload)
+                for part in payload:
+                    copy.write(part)
             cursor.execute(self._merge)
         self._connection.commit()
 
