@@ -51,16 +51,14 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         kafka = stack.enter_context(Kafka())
+        databases = [name for name in args.databases if name != MEMORY]
         if args.memory:
             topic = filled(kafka, args.memory, args.orders)
-            for name in args.databases:
-                if name == MEMORY:
-                    continue
+            for name in databases:
                 with contextlib.ExitStack() as servers:
                     backlog(report, servers, name, topic, folder)
             into_page(report, args.write, "a backlog")
             return
-        databases = [name for name in args.databases if name != MEMORY]
         if MEMORY in args.databases:
             memory(report, filled(kafka, "orders", MEMORY_FACTOR * args.orders, MEMORY), folder, args.repeats)
             into_page(report, args.write, MEMORY)
