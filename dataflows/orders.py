@@ -28,7 +28,6 @@ import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
-from dataflows import embedded
 from sinks import SqlTarget, Upsert, sink
 from sources.kafka import KafkaSource
 from waxwing import runtime
@@ -89,6 +88,8 @@ def flow() -> Dataflow:
     with runtime.starting():
         settings = load(OrdersSettings)
         if not settings.kafka_bootstrap_servers:
+            from dataflows import embedded  # noqa: PLC0415 - a flow on real servers starts a tenth of a second sooner without
+
             settings = embedded.start(settings, orders)
         target = SqlTarget(settings, orders, Upsert(keys=("id",)))
         return build(KafkaSource(settings, feeds=[target], flow="orders"), target)

@@ -182,10 +182,10 @@ def test_copy_text_escapes_what_copy_would_read_otherwise() -> None:
         sa.Column("d", sa.JSON),
     ]
     text = CopyText(columns)
-    assert text.encode([("plain", 1, None, None), (None, None, b"\x00\\", {"a": "\n"})]) == (
+    assert b"".join(text.encode([("plain", 1, None, None), (None, None, b"\x00\\", {"a": "\n"})])) == (
         b'plain\t1\tNone\tNone\nNone\tNone\t\\\\x005c\t{"a":"\\\\n"}\n'
     )
-    assert text.encode([("None", 1, None, None), ("a\tb\\\r\n", 1, None, None)]) == (
+    assert b"".join(text.encode([("None", 1, None, None), ("a\tb\\\r\n", 1, None, None)])) == (
         b"\\None\t1\tNone\tNone\na\\tb\\\\\\r\\n\t1\tNone\tNone\n"
     )
 
@@ -219,7 +219,7 @@ def test_only_a_transaction_that_took_too_long_may_do_in_halves() -> None:
 
 
 def test_literals_of_mysql() -> None:
-    columns = [
+    columns: list[sa.Column[Any]] = [
         sa.Column("i", sa.Integer),
         sa.Column("t", sa.Text),
         sa.Column("d", sa.Numeric(10, 2)),

@@ -51,7 +51,8 @@ def test_every_package_is_locked_with_its_hashes_and_no_address(name: str) -> No
 
 def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = PROJECT["project"]
-    runtime = wanted(project["dependencies"]) | wanted([one for extra in project["optional-dependencies"].values() for one in extra])
+    extras = [one for extra in project["optional-dependencies"].values() for one in extra]
+    runtime = wanted(project["dependencies"]) | wanted(extras)
     assert runtime <= locked("requirements.txt").keys()
     groups = PROJECT["dependency-groups"]
     dev = [one for one in groups["dev"] if isinstance(one, str)]  # the others include the group `build`

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -27,6 +28,9 @@ Encode = Callable[[Sequence[Any]], list[str | None]]
 # trial that fails again (it costs a wasted COPY, and dead rows) doubles the number.
 STAGING_WRITES_MIN = 16
 STAGING_WRITES_MAX = 4_096
+
+# Text of so many rows at a time: far larger pieces of memory would be mapped, and cleared by the kernel, anew for each write.
+PART_ROWS = 1_000
 
 # Named parameters, so that "%" in a name or an expression is not doubled.
 SA_DIALECT: sa.Dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -85,7 +89,7 @@ class CopyBulk(Bulk):
                 _copy(cursor, self._copy_stage, data)
                 cursor.execute(self._merge)
 
-    def _straight(self, cursor: psycopg.Cursor[Any], data: bytes) -> bool:
+    def _straight(self, cursor: psycopg.Cursor[Any], data: Sequence[bytes]) -> bool:
         """Try to COPY into the table itself; False, with nothing written, when a key exists."""
         cursor.execute(b"SAVEPOINT waxwing_copy")
         try:
@@ -109,9 +113,10 @@ class CopyBulk(Bulk):
         connection.execute(sa.delete(self._key.table).where(self._key == sa.any_(values)))
 
 
-def _copy(cursor: psycopg.Cursor[Any], statement: bytes, data: bytes) -> None:
+def _copy(cursor: psycopg.Cursor[Any], statement: bytes, data: Sequence[bytes]) -> None:
     with cursor.copy(statement) as copy:
-        copy.write(data)
+        for part in data:
+            copy.write(part)
 
 
 def _merge(plan: Plan, mode: Upsert, table: str, columns: str, stage: str) -> str:
@@ -142,8 +147,8 @@ class CopyText:
         # What may hold tabs, line ends, backslashes or the word None.
         self._texts = [number for number, kind in enumerate(kinds) if kind in {"text", "enum"}]
 
-    def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
-        """The rows as COPY text in UTF-8."""
+    def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
+        """The rows as COPY text in UTF-8, in parts."""
         columns = columns_of(rows)
         changed = False
         for number, encode in self._encoders.items():
@@ -152,7 +157,11 @@ class CopyText:
             if not _plain(columns[number]):
                 columns[number], changed = list(map(_escaped, columns[number])), True
         line = self._line
-        return "".join([line % row for row in (zip(*columns, strict=True) if changed else rows)]).encode()
+        left = iter(zip(*columns, strict=True)) if changed else iter(rows)
+        parts = []
+        while part := "".join([line % row for row in islice(left, PART_ROWS)]):
+            parts.append(part.encode())
+        return parts
 
 
 def _plain(column: Sequence[str | None]) -> bool:
