@@ -4,32 +4,20 @@ A value is kept exactly or refused with its reason, by the same rules on every d
 padded or read as another type. Only what a database can't hold at all (`Dialect`) differs.
 """
 
-# ruff: noqa: ARG001, ARG005 - one signature for all rules
-
 from __future__ import annotations
 
-import math
-import re
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
-from itertools import chain, repeat
-from operator import attrgetter
 from types import NoneType
-from typing import Any, Literal, NamedTuple
-from uuid import UUID
+from typing import Any
 
-import orjson
 import sqlalchemy as sa
 
 from waxwing.databases.base import Dialect, Plan, Upsert
+from waxwing.databases.rules import RULES, Kind, Rule, Values
 from waxwing.errors import ConfigError
 
-Values = Sequence[Any]
 Check = Callable[[Values], dict[int, str]]
-Kind = Literal["integer", "decimal", "float", "text", "enum", "boolean", "date", "datetime", "time", "binary", "json", "uuid"]
 
 # The order matters: an Enum is a String to SQLAlchemy.
 _KINDS: tuple[tuple[type[Any], Kind], ...] = (
@@ -49,19 +37,6 @@ _KINDS: tuple[tuple[type[Any], Kind], ...] = (
     (sa.JSON, "json"),
 )
 SUPPORTED = "integers, Numeric, Double, Float, String, Text, Enum, Boolean, Date, DateTime, Time, LargeBinary, JSON, Uuid"
-
-# Larger numbers are no use to anyone, and PostgreSQL's unbounded numeric ends near 131,072 digits.
-DECIMAL_DIGITS_MAX = 1_000
-_SINGLE_PRECISION_BITS = 24
-_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-
-
-class Rule(NamedTuple):
-    """What a column takes: exact Python types, a test over many values of these types, and the reason against one."""
-
-    types: frozenset[type]
-    all_fit: Callable[[Values], bool]
-    reason: Callable[[Any], str | None]
 
 
 def kind_of(column: sa.Column[Any]) -> Kind:
@@ -103,7 +78,7 @@ def rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     Raises:
         ConfigError: the type is not supported, or the database can't keep it exactly.
     """
-    return _RULES[kind_of(column)](column, dialect)
+    return RULES[kind_of(column)](column, dialect)
 
 
 def _check(rule: Rule, nullable: bool) -> Check:
@@ -130,299 +105,3 @@ def _check(rule: Rule, nullable: bool) -> Check:
         return reason_of(value)
 
     return check
-
-
-def _refused(column: sa.Column[Any], why: str, hint: str) -> ConfigError:
-    return ConfigError(f"Column {column.name} ({column.type!r}): {why}.", hint=hint)
-
-
-def _fits_each(reason: Callable[[Any], str | None]) -> Callable[[Values], bool]:
-    return lambda values: all(reason(value) is None for value in values)
-
-
-# -- numbers ------------------------------------------------------------------------------------
-
-
-def _integer(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    low, high = integer_range(column.type)
-
-    def reason(value: int) -> str | None:
-        return None if low <= value <= high else f"outside the integers {low} to {high} that the column takes"
-
-    return Rule(frozenset({int}), lambda values: bool(low <= min(values) and max(values) <= high), reason)
-
-
-_BITS = {"TINYINT": 8, "MEDIUMINT": 24}
-
-
-def integer_range(kind: sa.types.TypeEngine[Any]) -> tuple[int, int]:
-    """The least and the greatest integer of a type, those of single databases among them."""
-    bits = 16 if isinstance(kind, sa.SmallInteger) else 64 if isinstance(kind, sa.BigInteger) else 32
-    bits = _BITS.get(kind.__visit_name__, bits)
-    # SQL Server's TINYINT has no sign, and no attribute that says so.
-    if getattr(kind, "unsigned", kind.__visit_name__ == "TINYINT"):
-        return 0, (1 << bits) - 1
-    return -(1 << bits - 1), (1 << bits - 1) - 1
-
-
-def _decimal(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    assert isinstance(column.type, sa.Numeric)
-    precision, scale = column.type.precision, column.type.scale or 0
-    if (precision or math.inf) > dialect.decimal_digits_max and dialect.decimal_digits_max < DECIMAL_DIGITS_MAX:
-        raise _refused(
-            column,
-            f"{dialect.name} keeps {dialect.decimal_digits_max} digits of a decimal exactly, not {precision or 'any number of'}",
-            f"Declare Numeric({dialect.decimal_digits_max}, ...) or less, or store the value as an integer or as text.",
-        )
-    types = frozenset({Decimal, int})
-    if precision is None:
-
-        def reason_any(value: Decimal | int) -> str | None:
-            if isinstance(value, Decimal) and not value.is_finite():
-                return f"{value} is no number"
-            exact = Decimal(value)
-            exponent = exact.as_tuple().exponent
-            if exact.adjusted() >= DECIMAL_DIGITS_MAX or int(exponent) < -DECIMAL_DIGITS_MAX:
-                return f"more than {DECIMAL_DIGITS_MAX} digits before or behind the decimal point"
-            return None
-
-        return Rule(types, _fits_each(reason_any), reason_any)
-
-    quantum, zero = Decimal(1).scaleb(-scale), (Decimal(0),)
-    # quantize() in this context raises where a digit would be lost, behind the point or in front of it.
-    quantize = Context(prec=precision, traps=[Inexact, InvalidOperation]).quantize
-
-    def all_fit(values: Values) -> bool:
-        try:
-            max(chain(zero, values))  # comparing raises on NaN, which quantize() lets pass
-            deque(map(quantize, values, repeat(quantum)), maxlen=0)
-        except DecimalException:
-            return False
-        return True
-
-    def reason(value: Decimal | int) -> str | None:
-        if isinstance(value, Decimal) and not value.is_finite():
-            return f"{value} is no number"
-        try:
-            quantize(value, quantum)
-        except Inexact:
-            return f"more than {scale} decimals"
-        except InvalidOperation:
-            return f"more than {precision - scale} digits before the decimal point"
-        return None
-
-    return Rule(types, all_fit, reason)
-
-
-def _float(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    assert isinstance(column.type, sa.Float)
-    if isinstance(column.type, sa.REAL) or (column.type.precision or 53) <= _SINGLE_PRECISION_BITS:
-        raise _refused(column, "single precision rounds nearly every value", "Declare Double, or Float without a precision.")
-    nan, infinity = dialect.float_nan, dialect.float_infinity
-
-    def reason(value: float) -> str | None:
-        if isinstance(value, int):
-            # Beyond 2**53 only some integers are floats.
-            return None if abs(value) <= 1 << 1023 and int(float(value)) == value else "an integer that no float holds exactly"
-        if math.isnan(value):
-            return None if nan else "NaN, which the column does not take"
-        return f"infinity, which {dialect.name} does not keep" if math.isinf(value) and not infinity else None
-
-    def all_fit(values: Values) -> bool:
-        if nan and infinity and int not in set(map(type, values)):
-            return True
-        return all(reason(value) is None for value in values)
-
-    return Rule(frozenset({float, int}), all_fit, reason)
-
-
-def _boolean(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    return Rule(frozenset({bool}), lambda values: True, lambda value: None)
-
-
-# -- text, bytes, JSON --------------------------------------------------------------------------
-
-
-def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    assert isinstance(column.type, sa.String)
-    padded = isinstance(column.type, sa.CHAR | sa.NCHAR)
-    length = column.type.length or (1 if padded else None)
-    longest = length if length is not None else math.inf
-    nul, trims = dialect.text_nul, padded and not dialect.char_blanks_kept
-    size_of: Callable[[str], int] = _utf16_units if dialect.text_utf16 else len
-
-    def all_fit(values: Values) -> bool:
-        joined = "".join(values)
-        size = len if joined.isascii() else size_of
-        if max(map(size, values)) > longest or (padded and min(map(size, values)) < longest):
-            return False
-        if trims and any(value.endswith(" ") for value in values):
-            return False
-        return (nul or "\x00" not in joined) and (joined.isascii() or _is_utf8(joined))
-
-    def reason(value: str) -> str | None:
-        if (size := size_of(value)) > longest:
-            return f"{size} characters, at most {length}"
-        if padded and size < longest:
-            return f"{size} characters, and CHAR({length}) would pad them with blanks"
-        if trims and value.endswith(" "):
-            return f"ends in a blank, which CHAR({length}) in {dialect.name} drops"
-        if not nul and "\x00" in value:
-            return f"holds U+0000, which text in {dialect.name} can't"
-        return None if _is_utf8(value) else "holds a lone surrogate, which is no Unicode text"
-
-    return Rule(frozenset({str}), all_fit, reason)
-
-
-def _utf16_units(text: str) -> int:
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _enum(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    assert isinstance(column.type, sa.Enum)
-    names = set(column.type.enums)
-    members = column.type.enum_class
-    types: frozenset[type] = frozenset([str] if members is None else [str, members])
-    known = names | set(members or ())
-
-    def reason(value: Any) -> str | None:
-        return None if value in known else f"{value!r} is not one of {', '.join(sorted(names))}"[:500]
-
-    return Rule(types, lambda values: set(values) <= known, reason)
-
-
-def _binary(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    length = getattr(column.type, "length", None)
-    longest = length if length is not None else math.inf
-    shortest = length or 1 if isinstance(column.type, sa.BINARY) else 0
-
-    def reason(value: bytes) -> str | None:
-        if len(value) < shortest:
-            return f"{len(value)} bytes, and BINARY({shortest}) would pad them with zeros"
-        return None if len(value) <= longest else f"{len(value)} bytes, at most {length}"
-
-    def all_fit(values: Values) -> bool:
-        return max(map(len, values)) <= longest and min(map(len, values)) >= shortest
-
-    return Rule(frozenset({bytes}), all_fit, reason)
-
-
-def _json(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
-
-    def all_fit(values: Values) -> bool:
-        try:
-            text = orjson.dumps(values, option=options)
-        except TypeError:  # orjson.JSONEncodeError is one
-            return False
-        # orjson writes NaN as null, and would take a tuple for a list: what comes back tells.
-        return (dialect.text_nul or b"\\u0000" not in text) and list(orjson.loads(text)) == list(values)
-
-    def reason(value: Any) -> str | None:
-        try:
-            text = orjson.dumps(value, option=options)
-        except TypeError as error:
-            return f"no JSON: {error}"
-        if not dialect.text_nul and _NUL_IN_JSON.search(text):
-            return f"holds U+0000, which JSON in {dialect.name} can't"
-        return None if orjson.loads(text) == value else "does not come back equal from JSON (NaN, infinity, or a type JSON lacks)"
-
-    # No bare numbers: SQLite turns them into numbers of its own, and they would come back rounded.
-    return Rule(frozenset({dict, list, str, bool}), all_fit, reason)
-
-
-def _uuid(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    assert isinstance(column.type, sa.Uuid)
-    if column.type.as_uuid:
-        return Rule(frozenset({UUID}), lambda values: True, lambda value: None)
-
-    def reason(value: str) -> str | None:
-        try:
-            canonical = str(UUID(value))
-        except ValueError:
-            return "no UUID"
-        return None if value == canonical else "a UUID, but not written in the canonical way (lower case, 8-4-4-4-12)"
-
-    return Rule(frozenset({str}), _fits_each(reason), reason)
-
-
-# -- dates and times ----------------------------------------------------------------------------
-
-_FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(days=1)
-_LAST = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
-_zone = attrgetter("tzinfo")
-
-
-def _date(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    return Rule(frozenset({date}), lambda values: True, lambda value: None)
-
-
-def _datetime(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    zoned = _zoned(column, dialect)
-
-    def reason(value: datetime) -> str | None:
-        if (value.utcoffset() is not None) != zoned:
-            return _wrong_zone(zoned)
-        # Within a day of the calendar's ends the same instant may lie outside of it in another zone.
-        return None if not zoned or _FIRST <= value <= _LAST else "too close to the calendar's end for a timestamp with zone"
-
-    def all_fit(values: Values) -> bool:
-        zones = set(map(_zone, values))
-        if not zoned:
-            return zones == {None}
-        return zones == {UTC} and bool(min(values) >= _FIRST and max(values) <= _LAST)
-
-    def each(values: Values) -> bool:
-        return all_fit(values) or all(reason(value) is None for value in values)
-
-    return Rule(frozenset({datetime}), each if zoned else all_fit, reason)
-
-
-def _time(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    zoned = _zoned(column, dialect)
-
-    def reason(value: time) -> str | None:
-        return None if (value.utcoffset() is not None) == zoned else _wrong_zone(zoned)
-
-    return Rule(frozenset({time}), _fits_each(reason), reason)
-
-
-def _zoned(column: sa.Column[Any], dialect: Dialect) -> bool:
-    if (getattr(column.type, "precision", None) or 6) < 6 or getattr(column.type, "precision", None) == 0:
-        raise _refused(column, "it would round microseconds", "Declare it without a precision.")
-    zoned = bool(getattr(column.type, "timezone", False))
-    if zoned and not (dialect.time_timezone_kept if isinstance(column.type, sa.Time) else dialect.timezone_kept):
-        raise _refused(
-            column,
-            f"{dialect.name} does not keep time zones{' of times of day' if dialect.timezone_kept else ''}",
-            "Declare it without timezone=True and give it UTC without zone, or store epoch milliseconds as BigInteger.",
-        )
-    return zoned
-
-
-def _wrong_zone(zoned: bool) -> str:
-    return "without time zone, and the column has one" if zoned else "with a time zone, and the column has none"
-
-
-_RULES: dict[Kind, Callable[[sa.Column[Any], Dialect], Rule]] = {
-    "integer": _integer,
-    "decimal": _decimal,
-    "float": _float,
-    "text": _text,
-    "enum": _enum,
-    "boolean": _boolean,
-    "date": _date,
-    "datetime": _datetime,
-    "time": _time,
-    "binary": _binary,
-    "json": _json,
-    "uuid": _uuid,
-}

@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from waxwing.databases.base import Dialect
-from waxwing.databases.columns import integer_range, kind_of
+from waxwing.databases.columns import kind_of
+from waxwing.databases.rules import integer_range
 from waxwing.errors import ConfigError
 
 
