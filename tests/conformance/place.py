@@ -47,10 +47,14 @@ class Place:
         """Write batches over one connection, a transaction each."""
         with self.engine.connect() as connection:
             bulk = self.bulk(planned, staged=staged)
-            for rows in batches:
-                with connection.begin():
-                    bulk.write(connection, rows)
-                    self.database.check_deferred(connection)
+            try:
+                for rows in batches:
+                    with connection.begin():
+                        bulk.write(connection, rows)
+                        self.database.check_deferred(connection)
+            except BaseException:
+                connection.invalidate()  # as a flow does: what a failure leaves behind is nobody else's
+                raise
 
     def bulk(self, planned: Plan, *, staged: bool = False) -> Bulk:
         """The bulk path; `staged` asks for the one that it falls back on, where it has two."""
@@ -92,5 +96,10 @@ class Place:
 
 def make_place(url: sa.URL, *, lock_timeout_s: float = 5.0) -> Place:
     database = database_for(url)
-    engine = database.engine(url, connect_timeout_s=5.0, lock_timeout_s=lock_timeout_s, statement_timeout_s=30.0)
+    engine = database.engine(url, connect_timeout_s=20.0, lock_timeout_s=lock_timeout_s, statement_timeout_s=60.0)
+    if database.dialect.name == "sqlserver":
+        # Where each connection is a process that first has to learn its catalog, new ones cost seconds.
+        engine.pool = sa.QueuePool(
+            engine.pool._creator, pool_size=2, pre_ping=True, dialect=engine.dialect, _dispatch=engine.pool.dispatch
+        )
     return Place(database, url, engine)

@@ -44,6 +44,7 @@ class SQLServer:
             self._url = self._url.update_query_dict({"driver": sqlserver_driver.driver().name})
         except (ConfigError, ModuleNotFoundError) as error:
             raise Unavailable(str(error)) from error
+        self.sql_password = self._url.password or ""
         self._run("SELECT 1")
         self._made: list[str] = []
         self._folder = tempfile.TemporaryDirectory(prefix="waxwing-sqlserver-")

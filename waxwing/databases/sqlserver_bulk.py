@@ -171,4 +171,7 @@ class SQLServerBulk(Bulk):
         ]
         cursor.execute(Statements.make_raw(binary))
         cursor.fast_executemany = True
+        # Told, so that the driver need not ask the server: it would do so with Python's lock in its hand.
+        kinds = sqlserver_driver.load()
+        cursor.setinputsizes([(kinds.SQL_VARBINARY if flag else kinds.SQL_WVARCHAR, 0, 0) for flag in binary])
         cursor.executemany(Statements.insert_raw(len(columns)), list(zip(*columns, strict=True)))
