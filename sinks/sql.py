@@ -227,6 +227,11 @@ class SqlTarget(Target):
         try:
             with translated(self._database, self.name):
                 yield
+        except TransientError:
+            # Locks that keep even a start waiting may be a frozen process's.
+            with contextlib.suppress(Exception), self._engine.connect() as other:
+                self._database.end_overdue(other, self.statement_timeout_s)
+            raise
         except sa.exc.DBAPIError as error:
             raise _Race(str(error.orig)) from error
 

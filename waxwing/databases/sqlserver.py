@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import sqlalchemy as sa
@@ -117,6 +118,19 @@ class SQLServer(Database):
         return "; ".join(connection.scalars(_BLOCKERS))
 
     @override
+    def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
+        # SQL Server ends nobody's idle transaction: a process frozen in one would hold its locks for ever.
+        sessions = connection.scalars(_OVERDUE, {"milliseconds": round(statement_timeout_s * 1000)}).all()
+        connection.rollback()
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.autocommit = True  # KILL is refused inside a transaction
+        for session in sessions:
+            with contextlib.suppress(self._pyodbc.Error):  # no permission, or it has just ended: the time-out's message names it
+                driver.execute(f"KILL {int(session)}").close()
+        driver.autocommit = False
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = connection.dialect.identifier_preparer.format_table(table)
         place = {"name": table.name, "schema": table.schema}
@@ -161,3 +175,11 @@ _BLOCKERS = sa.text("""
     FROM sys.dm_exec_sessions s
     WHERE s.session_id <> @@SPID AND s.is_user_process = 1 AND s.database_id = DB_ID() AND s.open_transaction_count > 0
     ORDER BY s.session_id""")
+
+# Sessions of our own kind (same login, program and database) that have waited for their client inside a transaction for too long.
+_OVERDUE = sa.text("""
+    SELECT s.session_id
+    FROM sys.dm_exec_sessions s
+    WHERE s.session_id <> @@SPID AND s.is_user_process = 1 AND s.database_id = DB_ID() AND s.open_transaction_count > 0
+      AND s.login_name = SUSER_SNAME() AND s.program_name = APP_NAME() AND s.status IN ('sleeping', 'idle in transaction')
+      AND s.last_request_end_time < DATEADD(ms, -:milliseconds, GETDATE())""")

@@ -5,6 +5,7 @@ Sources:
     client   https://learn.microsoft.com/dotnet/api/microsoft.data.sqlclient.sqlconfigurableretryfactory.baselinetransienterrors
     azure    https://learn.microsoft.com/azure/azure-sql/database/troubleshoot-common-errors-issues
     login    https://learn.microsoft.com/sql/relational-databases/errors-events/mssqlserver-18456-database-engine-error
+    ours     thrown by our own statements (sqlserver.py, sqlserver_dialect.py)
     odbc     https://learn.microsoft.com/sql/odbc/reference/appendixes/appendix-a-odbc-error-codes
 """
 
@@ -43,6 +44,8 @@ NUMBERS: dict[int, Entry] = {
     1205: Entry("transient", "client", "chosen as a deadlock's victim"),
     1221: Entry("transient", "engine", "the lock manager lost its way"),
     1222: Entry("transient", "client", "lock time-out", "Another session holds the lock."),
+    51901: Entry("transient", "ours", "the lock of this session is held by another one"),
+    51902: Entry("transient", "ours", "another process makes the tables and does not finish"),
     3960: Entry("transient", "engine", "snapshot isolation: somebody else updated the row"),
     3961: Entry("transient", "engine", "snapshot isolation: the table was altered meanwhile"),
     3966: Entry("transient", "engine", "snapshot isolation: ended for lack of version store"),
