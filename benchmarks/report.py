@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from os import cpu_count
+from os import cpu_count, getloadavg
 from pathlib import Path
 
 from rich.console import Console
@@ -87,5 +87,6 @@ def machine() -> str:
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, a shared virtual machine with {cpu_count()} cores ({models[0] if models else '?'}), "
-        f"Python {platform.python_version()}, Bytewax {version('bytewax')}, confluent-kafka {version('confluent-kafka')}."
+        f"Python {platform.python_version()}, Bytewax {version('bytewax')}, confluent-kafka {version('confluent-kafka')}; "
+        f"load average at the end {getloadavg()[1]:.1f}."
     )

@@ -58,7 +58,7 @@ SHAPES: Mapping[str, Shape] = {
             record=narrow.Reading,
             enrich=None,
             values=narrow.values,
-            share=0.75,
+            share=2,
         ),
         Shape(
             name="wide",
