@@ -21,7 +21,7 @@ from waxwing.settings import SqlSettings
 from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
-ROWS = 20_000  # a transaction of the size that FLUSH_ROWS_MAX gives it
+ROWS = 10_000  # a transaction of a flow under load has at least about so many
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -39,12 +39,14 @@ class DatabaseKind:
     Attributes:
         server: makes its server, not yet started; None where there is none, the database being a file.
         locked: blocks every write of the flow; in place of a restart as well, where there is no server.
+        settings: of the flow, beyond those that every storm gives it.
         may_stay_frozen: now that the flow is frozen, would the server end what it has under way, so that a successor can go on?
     """
 
     server: Callable[[], DatabaseServer] | None
     locked: Callable[[str], AbstractContextManager[None]]
     may_stay_frozen: Callable[[str], bool]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -100,6 +102,13 @@ def always(_: str) -> bool:
 DATABASES: Mapping[str, DatabaseKind] = {
     "postgresql": DatabaseKind(server=PostgreSQL, locked=rows_locked, may_stay_frozen=always),
     "mariadb": DatabaseKind(server=MariaDB, locked=rows_locked, may_stay_frozen=always),
-    "sqlserver": DatabaseKind(server=SQLServer, locked=rows_locked, may_stay_frozen=always),
+    "sqlserver": DatabaseKind(
+        server=SQLServer,
+        locked=rows_locked,
+        may_stay_frozen=always,
+        # On the compatible server each new connection learns its catalog first: with four at once on a busy machine that takes
+        # longer than the storms' usual 5 s, and a connection that was given up begins anew.
+        settings={"DATABASE_STATEMENT_TIMEOUT_S": "20", "RETRY_MAX_S": "60"},
+    ),
     "sqlite": DatabaseKind(server=None, locked=file_locked, may_stay_frozen=file_not_locked),
 }

@@ -44,6 +44,7 @@ class Storm:
         self._kind = DATABASES[places.database]
         self._env = {
             **SETTINGS,
+            **self._kind.settings,
             "KAFKA_BOOTSTRAP_SERVERS": places.kafka.bootstrap(),
             "DATABASE_URL": places.url,
             "SOURCE_TOPIC": places.topic,

@@ -17,13 +17,15 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
-from waxwing.databases.base import Append, Bulk, Plan
+from waxwing.databases.base import Append, Bulk, Plan, columns_of
 from waxwing.databases.sqlserver_columns import BINARY, NVARCHAR_MAX, Stored, stored_columns
 from waxwing.databases.sqlserver_errors import numbers
 from waxwing.databases.sqlserver_sql import Statements
 
 What = Literal["append", "upsert", "replace"]
 _DUPLICATE = {2601, 2627}
+# Up to here pyodbc binds a text as it stands. Longer ones it would send in parts, which takes a request more.
+_BOUND_BYTES_MAX = 1 << 30
 
 
 @dataclass
@@ -70,6 +72,8 @@ class SQLServerBulk(Bulk):
         self._columns: list[Stored] = []
         self._built: dict[bool, Statements] = {}
         self._through_raw = False  # also set by tests, to go the way of older servers
+        self._cursors: dict[What, Any] = {}  # each with its statement prepared
+        self._driver: Any = None  # the connection that they are of
 
     def _statements(self, connection: sa.Connection, *, raw: bool) -> Statements:
         if not self._columns:
@@ -86,9 +90,9 @@ class SQLServerBulk(Bulk):
         if not rows:
             return
         if isinstance(self._plan.mode, Append):
-            self._run(connection, "append", 0, list(zip(*rows, strict=True)))
+            self._run(connection, "append", 0, columns_of(rows))
         else:
-            self._upsert(connection, "upsert", 1, [range(len(rows)), *zip(*rows, strict=True)])
+            self._upsert(connection, "upsert", 1, [range(len(rows)), *columns_of(rows)])
 
     @override
     def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
@@ -139,14 +143,29 @@ class SQLServerBulk(Bulk):
             raw, statement = True, getattr(self._statements(connection, raw=True), what)
         driver = connection.connection.driver_connection
         assert driver is not None
-        with contextlib.closing(driver.cursor()) as cursor:  # (pyodbc's own way, `with cursor:`, would commit)
-            if raw:
+        if raw:
+            with contextlib.closing(driver.cursor()) as cursor:  # (pyodbc's own way, `with cursor:`, would commit)
                 self._fill_raw(cursor, own, values)
                 cursor.execute(statement)
-            else:
-                cursor.execute(statement, payload)
-            while cursor.nextset():  # an error of a later statement shows only when its result is asked for
-                pass
+                _read_to_the_end(cursor)
+            return
+        cursor = self._prepared(driver, what)
+        try:
+            cursor.execute(statement, payload)  # the same text on the same cursor is prepared once
+            _read_to_the_end(cursor)
+        except BaseException:
+            self._cursors.clear()
+            raise
+
+    def _prepared(self, driver: Any, what: What) -> Any:
+        if self._driver is not driver:
+            self._driver = driver
+            self._cursors.clear()
+            driver.maxwrite = _BOUND_BYTES_MAX
+        if what not in self._cursors:
+            self._cursors[what] = cursor = driver.cursor()
+            cursor.setinputsizes([(sqlserver_driver.load().SQL_WVARCHAR, 0, 0)])  # nvarchar(max)
+        return self._cursors[what]
 
     def _is_read(self, payload: str, values: Sequence[Sequence[Any]]) -> bool:
         """Does the server read this JSON as it was meant? Microsoft's own does always."""
@@ -175,3 +194,8 @@ class SQLServerBulk(Bulk):
         kinds = sqlserver_driver.load()
         cursor.setinputsizes([(kinds.SQL_VARBINARY if flag else kinds.SQL_WVARCHAR, 0, 0) for flag in binary])
         cursor.executemany(Statements.insert_raw(len(columns)), list(zip(*columns, strict=True)))
+
+
+def _read_to_the_end(cursor: Any) -> None:
+    while cursor.nextset():  # an error of a later statement shows only when its result is asked for
+        pass
