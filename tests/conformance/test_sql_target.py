@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from sinks import Append, SqlTarget, Upsert
 from sinks.sql_session import SqlSession
 from sinks.writer import Writer
+from tests.conformance.place import Place
 from tests.servers import PostgreSQL
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.databases import database_for, ledger
@@ -33,7 +34,17 @@ STREAM = Stream("flow", "topic", "topic-id", 0)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/test.sqlite"
+    if request.param == "sqlserver":  # where a new database costs seconds, as a new connection does
+        place: Place = request.getfixturevalue("sqlserver_place")
+        for table in ("things", *ledger.metadata.tables):
+            place.run(f"DROP TABLE IF EXISTS {table}")
+        text = place.url.render_as_string(hide_password=False)
+        _KEPT[text] = place
+        return text
     return str(request.getfixturevalue(request.param).new_database())
+
+
+_KEPT: dict[str, Place] = {}
 
 
 def things(*extra: sa.Column[Any]) -> sa.Table:
@@ -53,6 +64,8 @@ def target(url: str, mode: Mode, table: sa.Table | None = None, **settings: Any)
         things() if table is None else table,
         mode,
     )
+    if url in _KEPT and not settings:
+        made._database, made._engine = _KEPT[url].database, _KEPT[url].engine
     made.bind("flow", "flow.out")
     made.prepare()
     made.begin("topic", [Start(STREAM, 0, None)])
