@@ -110,7 +110,8 @@ class Admission:
         offset = batch.messages.offsets[at]
         reject = next(reject for reject in batch.rejects if reject.at == at)
         # A database's detail may hold the whole row; that belongs into the dead letter, not into a log.
-        reason = reject.reason.partition(": ")[0] if reject.stage == "sink" else reject.reason
+        ours = reject.stage != "sink" or reject.reason.startswith("column ")
+        reason = reject.reason if ours else reject.reason.partition(": ")[0]
         raise BadRowsLimit(
             f"{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
             hint="Something is wrong with the table or the producer. Mend it and start again, or accept them as dead letters: "

@@ -171,7 +171,8 @@ class SqlSession(Session):
                 elif rows:
                     self._bulk.write(self._connection, rows)
                 if change.dead_letters:
-                    letters = [ledger.dead_letter_row(self._step, letter) for letter in change.dead_letters]
+                    most = self._database.value_bytes_max(self._connection)
+                    letters = [ledger.dead_letter_row(self._step, letter, most) for letter in change.dead_letters]
                     self._connection.execute(ledger.dead_letters.insert(), letters)
                 self._database.check_deferred(self._connection)
                 whole.commit()

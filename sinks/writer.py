@@ -169,7 +169,7 @@ class Writer:
                     batch = self._queue.popleft()
                     self._waiting -= _weight(batch)
                     deadline_s = deadline_s or self._now_s() + self._settings.flush_interval_s
-                    records += len(batch.records)
+                    records += _weight(batch)
                     group.append(batch)
                     self._wake.notify_all()
                 now_s = self._now_s()
@@ -208,7 +208,7 @@ class Writer:
             return
         self._admission.moved(change)
         took_s = self._now_s() - started_s
-        self._choose_rows_max(sum(len(batch.records) for batch in batches), took_s)
+        self._choose_rows_max(sum(map(_weight, batches)), took_s)
         metrics.transaction(self._target.step, self._part, change, took_s)
         if self._now_s() >= self._heartbeat_due_s:
             self._heartbeat()
@@ -292,6 +292,11 @@ class Writer:
                 wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
                 until_s = self._now_s() + wait_s
                 if until_s - started_s > self._settings.retry_max_s:
+                    if error.context.get("too_large") and change is not None:
+                        places = ", ".join(f"{stream} at {position.offset_next}" for stream, position in change.before.items())
+                        error.hint = (
+                            f"One record alone takes too long ({places}): see DATABASE_STATEMENT_TIMEOUT_S, or a trigger."
+                        )
                     error.hint = error.hint or "The flow stops here; the next start goes on from the stored positions."
                     raise
                 log.warning(

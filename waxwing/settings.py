@@ -124,7 +124,7 @@ class SinkSettings(LaneSettings):
         default=20_000,
         ge=1,
         le=1_000_000,
-        description="Records in a transaction at most. How many it is, up to that, follows from how fast the target takes them.",
+        description="Records in a transaction at most (a batch is not cut). How many follows from how fast they are taken.",
     )
     flush_interval_s: float = Field(
         default=0.5, ge=0.0, le=60.0, description="How long a record waits for others before its transaction begins."

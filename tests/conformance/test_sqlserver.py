@@ -56,6 +56,8 @@ TYPES: dict[str, tuple[str, Any, list[Any]]] = {
     "date": ("date", sa.Date(), [date.min, date.max]),
     "time": ("time(7)", sa.Time(), [time(23, 59, 59, 999_999), time(0)]),
     "datetime2": ("datetime2(7)", sa.DateTime(), [datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999)]),
+    "datetime": ("datetime", sa.DateTime(), [datetime(1753, 1, 1), datetime(2026, 1, 1, 1, 2, 3, 457_000), datetime(9999, 12, 31, 23, 59, 59, 993_000)]),
+    "smalldatetime": ("smalldatetime", sa.DateTime(), [datetime(1900, 1, 1), datetime(2079, 6, 6, 23, 59)]),
     "datetimeoffset": ("datetimeoffset(7)", sa.DateTime(timezone=True), [datetime(2026, 3, 29, 2, 30, 0, 1, tzinfo=UTC)]),
     "uniqueidentifier": ("uniqueidentifier", sa.Uuid(), [UUID(int=0), UUID(int=2**128 - 1)]),
     "binary": ("binary(3)", sa.BINARY(3), [b"\x00\xff\x00"]),
@@ -82,14 +84,30 @@ def test_every_type_of_an_existing_table_is_kept(place: Place, name: str, staged
     assert read == rows
 
 
-@pytest.mark.parametrize(
-    "declared", ["datetime", "smalldatetime", "datetime2(3)", "time(0)", "real", "sql_variant", "rowversion"]
-)
+@pytest.mark.parametrize("declared", ["datetime2(3)", "time(0)", "real", "sql_variant", "rowversion"])
 def test_a_column_that_would_round_is_refused_at_the_start(place: Place, declared: str) -> None:
     kind: Any = {"time(0)": sa.Time(), "real": sa.Double()}.get(declared, sa.DateTime())
     table = columns(place, f"n int PRIMARY KEY, v {declared}", sa.Column("n", sa.Integer, primary_key=True), sa.Column("v", kind))
     with pytest.raises(ConfigError, match=r"column v is .* where .* is needed"):
         place.plan(table, Append(), columns=["n", "v"])
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        ("datetime", datetime(2026, 1, 1, 0, 0, 0, 1_000)),
+        ("datetime", datetime(2026, 1, 1, 0, 0, 0, 3_001)),
+        ("datetime", datetime(1752, 12, 31)),
+        ("smalldatetime", datetime(2026, 1, 1, 0, 0, 1)),
+        ("smalldatetime", datetime(1899, 12, 31)),
+        ("smalldatetime", datetime(2079, 6, 7)),
+    ],
+)
+def test_a_value_that_a_rough_time_would_round_is_a_bad_row(place: Place, declared: str, value: datetime) -> None:
+    number = sa.Column("n", sa.Integer, primary_key=True, autoincrement=False)
+    table = columns(place, f"n int PRIMARY KEY, v {declared} NULL", number, sa.Column("v", sa.DateTime))
+    good = datetime(2026, 1, 1)
+    assert place.accepted(place.plan(table, Upsert(keys=("n",))), [(1, value), (2, good), (3, None)]) == [(2, good), (3, None)]
 
 
 @BOTH_WAYS

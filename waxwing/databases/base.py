@@ -152,6 +152,10 @@ class Database(ABC):
     def lock_schema(self, connection: sa.Connection) -> None:  # noqa: B027 - one writer at a time needs no lock
         """Let one process at a time make tables, until the end of the transaction."""
 
+    def value_bytes_max(self, connection: sa.Connection) -> int | None:  # noqa: ARG002 - most have no limit below Kafka's
+        """How large a value of a dead letter may be over this connection; None: as large as a message of Kafka."""
+        return None
+
     @abstractmethod
     def check_deferred(self, connection: sa.Connection) -> None:
         """Make deferred constraints speak now, before COMMIT."""

@@ -75,6 +75,8 @@ def _changes(kind: str, have: Any, column: sa.Column[Any]) -> bool:
 def _microseconds_lost(have: Any) -> bool:
     if hasattr(have, "fsp"):  # MySQL's types; its TIMESTAMP ends in 2038
         return have.__visit_name__ == "TIMESTAMP" or (have.fsp or 0) < 6
+    if hasattr(have, "keeps"):
+        return False  # value by value
     digits = getattr(have, "precision", None)
     return digits is not None and digits < 6
 
@@ -94,4 +96,13 @@ def _smaller_decimal(have: Any, want: Any) -> Any:
     return sa.Numeric(have.precision - (have.scale or 0) + (want.scale or 0), want.scale)
 
 
-_SMALLER: dict[str, Callable[[Any, Any], Any]] = {"text": _smaller_text, "integer": _smaller_integer, "decimal": _smaller_decimal}
+def _smaller_datetime(have: Any, want: Any) -> Any:
+    return have if hasattr(have, "keeps") and not hasattr(want, "keeps") else None
+
+
+_SMALLER: dict[str, Callable[[Any, Any], Any]] = {
+    "text": _smaller_text,
+    "integer": _smaller_integer,
+    "decimal": _smaller_decimal,
+    "datetime": _smaller_datetime,
+}

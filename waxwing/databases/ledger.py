@@ -118,8 +118,15 @@ def position(row: sa.Row[tuple[object, ...]]) -> Position:
     )
 
 
-def dead_letter_row(step: str, letter: DeadLetter) -> dict[str, object]:
-    """A DeadLetter as a row of waxwing_dead_letters. Header values that are no text are given in hex."""
+def dead_letter_row(step: str, letter: DeadLetter, value_bytes_max: int | None = None) -> dict[str, object]:
+    """A DeadLetter as a row of waxwing_dead_letters. Header values that are no text are given in hex.
+
+    A value above `value_bytes_max`, which the server would not take, is left out, and the reason says so.
+    """
+    if value_bytes_max is not None and letter.value is not None and len(letter.value) > value_bytes_max:
+        size = len(letter.value)
+        reason = f"{letter.reason[:1_800]} (its value of {size:,} bytes is not kept: the server takes no statement so large)"
+        letter = letter._replace(value=None, reason=reason)
     headers = [[name, None if value is None else _text(value)] for name, value in letter.headers]
     return {
         "flow": letter.stream.flow,

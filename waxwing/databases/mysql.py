@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, Literal
 
 import pymysql
@@ -59,6 +60,7 @@ class MySQL(Database):
             "client_flag": CLIENT.FOUND_ROWS,
             "charset": "utf8mb4",
             "sql_mode": SQL_MODE,  # given at once: SQLAlchemy asks for it before anything of ours is run
+            "password": (url.password or "").encode(),  # PyMySQL would take a text for Latin-1
             "connect_timeout": max(1, round(connect_timeout_s)),
             # A server that vanished without a word; above its own limits, which speak first.
             "read_timeout": round(statement_timeout_s + lock_timeout_s) + 30,
@@ -101,6 +103,10 @@ class MySQL(Database):
         cause = getattr(error, "orig", None) or error
         if isinstance(cause, pymysql.err.Error) and cause.args and isinstance(cause.args[0], int):
             return meaning(cause.args[0], str(cause.args[-1]))
+        if isinstance(cause, FileNotFoundError | PermissionError | ssl.SSLError):
+            return Failure(
+                "config", type(cause).__name__, str(cause), "Check the TLS files in DATABASE_URL (ssl_ca, ssl_cert, ssl_key)."
+            )
         if isinstance(cause, pymysql.err.InterfaceError | sa.exc.PendingRollbackError | OSError):
             return Failure("transient", "connection", str(cause) or "the connection is closed")
         if isinstance(cause, UnicodeEncodeError):
@@ -118,6 +124,12 @@ class MySQL(Database):
         )
         if got != 1:
             raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
+
+    @override
+    def value_bytes_max(self, connection: sa.Connection) -> int | None:
+        # Written as a literal it may take twice as much; and the packet holds the rest of the row.
+        packet_bytes_max: int = connection.info["packet_bytes_max"]
+        return max(packet_bytes_max // 2 - 8_192, 0)
 
     @override
     def check_deferred(self, connection: sa.Connection) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -92,16 +93,31 @@ class _Names(MSIdentifierPreparer):
         return value.replace('""', '"')
 
 
-class _Rough(sa.DATETIME):
-    """A time of so many digits of a second."""
+class _Datetime(sa.DATETIME):
+    """DATETIME: from 1753 on, in steps of 1/300 s, which it gives as .000, .003 and .007."""
 
-    def __init__(self, precision: int) -> None:
-        super().__init__()
-        self.precision = precision
+    @staticmethod
+    def keeps(value: datetime) -> bool:
+        """Does it come back as it was?"""
+        return value.microsecond % 10_000 in _TICKS and value.year >= _DATETIME_YEAR_FIRST
+
+
+class _SmallDatetime(mssql.SMALLDATETIME):
+    """SMALLDATETIME: minutes."""
+
+    @staticmethod
+    def keeps(value: datetime) -> bool:
+        """Does it come back as it was?"""
+        return not value.second and not value.microsecond and _SMALL_FIRST <= value <= _SMALL_LAST
+
+
+_TICKS = {0, 3_000, 7_000}
+_DATETIME_YEAR_FIRST = 1753
+_SMALL_FIRST, _SMALL_LAST = datetime(1900, 1, 1), datetime(2079, 6, 6, 23, 59)  # noqa: DTZ001 - it has no zone
 
 
 def _general(kind: Any) -> Any:
-    """What a type of SQL Server's own is among the general ones; rough times say how many digits of a second they keep."""
+    """What a type of SQL Server's own is among the general ones; rough times say which values they keep."""
     if isinstance(kind, mssql.MONEY):
         return sa.NUMERIC(19, 4)
     if isinstance(kind, mssql.SMALLMONEY):
@@ -109,9 +125,9 @@ def _general(kind: Any) -> Any:
     if isinstance(kind, mssql.DATETIMEOFFSET):
         kind.timezone = True
     elif isinstance(kind, mssql.SMALLDATETIME):
-        return _Rough(0)
+        return _SmallDatetime()
     elif type(kind) is sa.DATETIME:
-        return _Rough(2)  # to 3 ms, that is
+        return _Datetime()
     return kind
 
 
