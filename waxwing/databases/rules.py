@@ -272,11 +272,15 @@ def _date(column: sa.Column[Any], dialect: Dialect) -> Rule:
 
 
 def _datetime(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    zoned = _zoned(column, dialect)
+    # Types of single databases that keep only some values bring the test with them.
+    kept: Callable[[datetime], bool] | None = getattr(column.type, "keeps", None)
+    zoned = kept is None and _zoned(column, dialect)
 
     def reason(value: datetime) -> str | None:
         if (value.utcoffset() is not None) != zoned:
             return _wrong_zone(zoned)
+        if kept is not None and not kept(value):
+            return f"a time that {column.type} does not keep exactly"
         # Within a day of the calendar's ends the same instant may lie outside of it in another zone.
         return None if not zoned or _FIRST <= value <= _LAST else "too close to the calendar's end for a timestamp with zone"
 
@@ -287,9 +291,9 @@ def _datetime(column: sa.Column[Any], dialect: Dialect) -> Rule:
         return zones == {UTC} and bool(min(values) >= _FIRST and max(values) <= _LAST)
 
     def each(values: Values) -> bool:
-        return all_fit(values) or all(reason(value) is None for value in values)
+        return (kept is None and all_fit(values)) or all(reason(value) is None for value in values)
 
-    return Rule(frozenset({datetime}), each if zoned else all_fit, reason)
+    return Rule(frozenset({datetime}), each if zoned or kept is not None else all_fit, reason)
 
 
 def _time(column: sa.Column[Any], dialect: Dialect) -> Rule:
