@@ -137,21 +137,23 @@ def test_a_view_is_refused(place: Place) -> None:
 
 
 def test_two_processes_that_make_a_table_at_once_both_succeed(place: Place) -> None:
+    others = [make_place(place.url) for _ in range(4)]
     for number in range(5):
         letters = sa.Enum("x", "y", name=f"letters{number}")
         table = place.table(sa.Column("id", sa.Integer, primary_key=True), sa.Column("a", letters, index=True))
         errors: list[BaseException] = []
         barrier = threading.Barrier(4)
 
-        def make(table: sa.Table = table, barrier: threading.Barrier = barrier, errors: list[BaseException] = errors) -> None:
-            other = make_place(place.url)
+        def make(
+            other: Place, table: sa.Table = table, barrier: threading.Barrier = barrier, errors: list[BaseException] = errors
+        ) -> None:
             barrier.wait()
             try:
                 other.plan(table, Upsert(keys=("id",)))
             except BaseException as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=make) for _ in range(4)]
+        threads = [threading.Thread(target=make, args=(other,)) for other in others]
         for thread in threads:
             thread.start()
         for thread in threads:
