@@ -233,10 +233,16 @@ def test_sigterm_while_a_write_is_blocked_ends_in_time(kafka: Kafka, database: D
     else:
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     with Cluster(FLOW, settings(kafka, url, topic), tmp_path) as run, plain_engine(url).connect() as watch:
+
+        def waits() -> bool:
+            found = watch.scalar(sa.text(waiting))
+            watch.rollback()  # the next look sees what is there then
+            return bool(found)
+
         await_progress(url, run, 1_000)
         with rows_locked(url):
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
-            until(lambda: bool(watch.scalar(sa.text(waiting))), timeout_s=20, what="a write that waits")
+            until(waits, timeout_s=20, what="a write that waits")
             run.signal(signal.SIGTERM)
             assert run.wait(12) == [75], run.output()
         assert "Nothing is lost" in run.output()
