@@ -125,11 +125,8 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         return self._batches(messages)
 
     def _batches(self, messages: list[Message]) -> list[Raw]:
-        runs: dict[int, list[Message]] = {}
-        for partition, run in groupby(messages, Message.partition):
-            runs.setdefault(-1 if partition is None else partition, []).extend(run)
         batches: list[Raw] = []
-        for partition, found in runs.items():
+        for partition, found in _by_partition(messages).items():
             reader = self._readers.get(partition)
             records, eof = found, None
             if any(map(Message.error, found)):
@@ -203,6 +200,16 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
     def close(self) -> None:
         self._topic.leave(self._number)
         self._consumer.close()
+
+
+def _by_partition(messages: list[Message]) -> dict[int, list[Message]]:
+    first = messages[0].partition()
+    if set(map(Message.partition, messages)) == {first}:  # the usual case, at half the price
+        return {-1 if first is None else first: messages}
+    runs: dict[int, list[Message]] = {}
+    for partition, run in groupby(messages, Message.partition):
+        runs.setdefault(-1 if partition is None else partition, []).extend(run)
+    return runs
 
 
 def lane_config(settings: KafkaSettings) -> dict[str, object]:
