@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -138,6 +139,7 @@ class Literals:
     def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
         kinds = [kind_of(column) for column in columns]
         self._quoted = [kind in _QUOTED for kind in kinds]
+        self._nullable = [bool(column.nullable) for column in columns]
         self._texts = {number for number, kind in enumerate(kinds) if kind in _ESCAPED}
         self._encoders = {
             number: encode
@@ -153,7 +155,8 @@ class Literals:
         changed = False
         for number, values in enumerate(columns):
             column = values
-            nulls = None in column
+            # By type: `None in column` would compare each value, which a Decimal takes long for.
+            nulls = self._nullable[number] and NoneType in set(map(type, column))
             if encode := self._encoders.get(number):
                 column = [None if value is None else encode(value) for value in column]
             if number in self._texts and not _plain(column):
