@@ -198,27 +198,27 @@ ROWS = st.dictionaries(KEYS, st.tuples(st.none() | TEXT, st.none() | st.integers
 def test_any_sequence_of_batches_gives_what_a_dictionary_gives(place: Place, newer_by: str | None) -> None:
     planned = upsert_plan(place, newer_by=newer_by)
     bulk = place.bulk(planned)
-    connection = place.engine.connect()
+    with place.engine.connect() as connection:
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(ROWS, st.booleans()), max_size=5))
-    def batches(steps: list[tuple[dict[str, tuple[str | None, int | None]], bool]]) -> None:
-        expected: dict[str, tuple[str | None, int | None]] = {}
-        with connection.begin():
-            connection.execute(planned.table.delete())
-        for rows, kept in steps:
-            transaction = connection.begin()
-            bulk.write(connection, [(key, *values) for key, values in rows.items()])
-            if not kept:
-                transaction.rollback()
-                continue
-            transaction.commit()
-            for key, values in rows.items():
-                held = expected.get(key)
-                if held is None or newer_by is None or (values[1] is not None and (held[1] is None or values[1] > held[1])):
-                    expected[key] = values
-        with connection.begin():
-            read = {row[0]: (row[1], row[2]) for row in connection.execute(sa.select(planned.table))}
-        assert read == expected
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.lists(st.tuples(ROWS, st.booleans()), max_size=5))
+        def batches(steps: list[tuple[dict[str, tuple[str | None, int | None]], bool]]) -> None:
+            expected: dict[str, tuple[str | None, int | None]] = {}
+            with connection.begin():
+                connection.execute(planned.table.delete())
+            for rows, kept in steps:
+                transaction = connection.begin()
+                bulk.write(connection, [(key, *values) for key, values in rows.items()])
+                if not kept:
+                    transaction.rollback()
+                    continue
+                transaction.commit()
+                for key, values in rows.items():
+                    held = expected.get(key)
+                    if held is None or newer_by is None or (values[1] is not None and (held[1] is None or values[1] > held[1])):
+                        expected[key] = values
+            with connection.begin():
+                read = {row[0]: (row[1], row[2]) for row in connection.execute(sa.select(planned.table))}
+            assert read == expected
 
-    batches()
+        batches()
