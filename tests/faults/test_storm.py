@@ -22,7 +22,8 @@ COUNTS = Counts(kills=3, freezes=1, stalls=1, stall_s=2.0, database_restarts=1, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", DATABASES)
+# Not SQL Server: its test server takes minutes for the start of as many processes; `make storm DATABASE=sqlserver` is its storm.
+@pytest.mark.parametrize("database", [name for name in DATABASES if name != "sqlserver"])
 def test_nothing_is_lost_or_doubled_in_a_short_storm(
     database: str, kafka: Kafka, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -61,7 +61,7 @@ class ModelSession(Session):
                     raise self._fenced(stream, row)
                 alive = self._alive(row)
                 if not alive:
-                    if self._locked(stream).owner < self._generation:
+                    if not self._is_later(self._locked(stream)):
                         self._update(stream, replace(row, owner=self._generation, token=self._token))
                     self._commit()
             if not alive:
