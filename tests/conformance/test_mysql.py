@@ -146,7 +146,7 @@ def test_rows_go_in_several_statements_where_a_packet_is_too_small_and_a_larger_
         small = make_place(place.url)
         small.write(planned, rows)
         assert small.read(planned.table) == rows
-        assert small.kind_of_failure(lambda: small.write(planned, [("a", "x"), ("b", "'" * 600_000)])) == "row"
+        assert small.kind_of_failure(lambda: small.write(planned, [("a", "x"), ("b", '"' * 600_000)])) == "row"
         assert small.read(planned.table) == rows
     finally:
         place.run("SET GLOBAL max_allowed_packet = DEFAULT")

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan
-from waxwing.databases.postgresql_copy import SA_DIALECT, CopyBulk
+from waxwing.databases.postgresql_copy import CopyBulk
+from waxwing.databases.postgresql_csv import SA_DIALECT
 
 DIALECT = Dialect(
     name="postgresql",
