@@ -11,7 +11,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from waxwing.databases.base import Append, Block, Dialect, Plan, Upsert
+from sinks.merging import merger
+from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.errors import ConfigError, RowError
 from waxwing.target import Change
@@ -49,6 +50,7 @@ class Rows:
         self._key: Callable[[Row], Any] | None = None
         self._newer: int | None = None
         self._delete_key: Callable[[bytes], Any] | None = None
+        self._merged = merger(mode, self._names) if isinstance(mode, Merge) else None
         if isinstance(mode, Upsert):
             self._key = itemgetter(*(self._names.index(key) for key in mode.keys))
             self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
@@ -76,6 +78,8 @@ class Rows:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
         if isinstance(self._plan.mode, Append):
             return Written(Block(rows, columns), [], [])
+        if self._merged is not None:
+            return Written(self._fitting(self._merged(rows), len(rows)), [], [])
         if deletes:
             return self._last_with_deletes(change, rows, deletes)
         last = self._last(rows)
@@ -151,6 +155,14 @@ class Rows:
                 )
             rows.append(tuple(record.get(name) for name in self._brought))
         return rows
+
+    def _fitting(self, merged: list[Row], brought: int) -> list[Row]:
+        """The merged rows. Of those that fit alone, the sum may not: then nobody knows which of them is to blame."""
+        if len(merged) < brought:
+            for name, check, values in zip(self._names, self._checks, zip(*merged, strict=True), strict=True):
+                for reason in check(values).values():
+                    raise RowError(f"column {name}: {reason}, as a sum")
+        return merged
 
     # -- the last of each key ------------------------------------------------------------------
 
