@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, Overflow
 from operator import itemgetter
 from typing import Any
 
 from waxwing.databases.base import Merge
 from waxwing.databases.rules import DECIMAL_DIGITS_MAX
+from waxwing.errors import ConfigError
 
 Row = tuple[Any, ...]
 
@@ -42,6 +44,28 @@ def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]
             return [one[at] for at in sorted(one, key=str)]
 
     return merged
+
+
+def merge_records(mode: Merge, held: Mapping[str, Any] | None, record: Any) -> dict[str, Any]:
+    """A record merged with what is held for its key, as a dict, means included."""
+    came = dict(record) if isinstance(record, Mapping) else {name: getattr(record, name) for name in fields_of(type(record))}
+    out = came if held is None else {**held, **{name: _way(mode, name)(held.get(name), new) for name, new in came.items()}}
+    for name, (total, number) in mode.mean.items():
+        out[name] = out[total] / out[number] if out[total] is not None and out[number] else None
+    return out
+
+
+def fields_of(kind: type) -> list[str]:
+    """Names of the fields of a Struct, dataclass, named tuple or pydantic model."""
+    names = getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
+    if names is None and dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    if names is None:
+        raise ConfigError(
+            f"Records of type {kind.__name__} can't become rows.",
+            hint="Give the sink dicts, tuples, dataclasses, pydantic models or msgspec Structs.",
+        )
+    return list(names)
 
 
 def _way(mode: Merge, name: str) -> Callable[[Any, Any], Any]:

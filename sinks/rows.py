@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -11,7 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from sinks.merging import merger
+from sinks.merging import fields_of, merger
 from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.errors import ConfigError, RowError
@@ -123,7 +122,7 @@ class Rows:
                 return list(records)
 
             return tuples
-        fields = _fields(kind)
+        fields = fields_of(kind)
         lacking = [name for name in self._brought if name not in fields]
         if lacking:
             raise ConfigError(
@@ -226,19 +225,6 @@ def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list
     if len(names) == 1:  # then the getter returns the bare value
         return lambda records: [(get(record),) for record in records]
     return lambda records: list(map(get, records))
-
-
-def _fields(kind: type) -> set[str]:
-    """Names of the fields of a Struct, dataclass, named tuple or pydantic model."""
-    names = getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
-    if names is None and dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
-    if names is None:
-        raise ConfigError(
-            f"Records of type {kind.__name__} can't become rows.",
-            hint="Give the sink dicts, tuples, dataclasses, pydantic models or msgspec Structs.",
-        )
-    return set(names)
 
 
 def _greater(new: Any, old: Any) -> bool:

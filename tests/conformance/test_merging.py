@@ -168,9 +168,9 @@ def test_sums_of_decimals_stay_exact_over_many_transactions(place: Place, staged
 def test_a_sum_beyond_its_column_blames_a_row_and_nothing_is_written(place: Place, kind: Any, stored: Any, comes: Any) -> None:
     planned = pair(place, kind)
     place.write(planned, [("a", stored)])
-    if isinstance(kind, sa.Double) and place.compatible_only():
-        pytest.skip("the compatible server has no number for this error")
-    assert place.kind_of_failure(lambda: place.write(planned, [("b", comes), ("a", comes)])) == "row"
+    # SQL Server says 8115; the compatible server has no number for this error.
+    kind_wanted = "target" if place.compatible_only() and not isinstance(kind, sa.Integer) else "row"
+    assert place.kind_of_failure(lambda: place.write(planned, [("b", comes), ("a", comes)])) == kind_wanted
     assert place.read(planned.table) == [("a", stored)]
     back = 5 if isinstance(stored, int) else type(stored)("0.5")
     place.write(planned, [("a", -back if stored > 0 else back)])
@@ -356,5 +356,5 @@ def test_an_existing_table_has_to_have_the_mean(place: Place) -> None:
         sa.Column("mean", sa.Double),
     )
     place.run(f"CREATE TABLE {table.name} (id integer PRIMARY KEY, total integer, n integer)")
-    with pytest.raises(ConfigError, match="column mean .* is missing"):
+    with pytest.raises(ConfigError, match=r"column mean .* is missing"):
         place.plan(table, Merge(keys=("id",), add=("total", "n"), mean={"mean": ("total", "n")}))
