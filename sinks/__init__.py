@@ -3,6 +3,6 @@
 from sinks.memory import MemoryTarget
 from sinks.partition import sink
 from sinks.sql import SqlTarget
-from waxwing.databases.base import Append, Upsert
+from waxwing.databases.base import Append, Merge, Upsert
 
-__all__ = ["Append", "MemoryTarget", "SqlTarget", "Upsert", "sink"]
+__all__ = ["Append", "MemoryTarget", "Merge", "SqlTarget", "Upsert", "sink"]

@@ -88,7 +88,7 @@ class Admission:
         first = bisect_left(batch.messages.offsets, position.limits_from) if batch.offset_first < position.limits_from else 0
         base = position.records_seen - first  # of the block that the position stands in
         block, bad, run, previous = 0, position.records_bad, position.bad_run, first - 1
-        for at in sorted({reject.at for reject in batch.rejects if reject.at >= first}):
+        for at in sorted({at for at in _bad(batch) if at >= first}):
             if (base + at) // RATIO_BLOCK_RECORDS != block:
                 block, bad = (base + at) // RATIO_BLOCK_RECORDS, 0
             bad += 1
@@ -108,7 +108,7 @@ class Admission:
 
     def _limit(self, batch: Batch[Any], at: int, what: str) -> NoReturn:
         offset = batch.messages.offsets[at]
-        reject = next(reject for reject in batch.rejects if reject.at == at)
+        reject = next((reject for reject in batch.rejects if reject.at == at), batch.rejects[-1])
         # A database's detail may hold the whole row; that belongs into the dead letter, not into a log.
         ours = reject.stage != "sink" or reject.reason.startswith("column ")
         reason = reject.reason if ours else reject.reason.partition(": ")[0]
@@ -120,3 +120,16 @@ class Admission:
             partition=batch.stream.partition,
             offset=offset,
         )
+
+
+def _bad(batch: Batch[Any]) -> set[int]:
+    """The numbers of the messages that are bad, in full or in part.
+
+    Bad rows of a batch that is whole are of no one message: they count as that share of its messages, evenly spread.
+    """
+    bad = {reject.at for reject in batch.rejects if reject.value is None}
+    rows, size = len(batch.rejects) - sum(reject.value is None for reject in batch.rejects), len(batch.messages)
+    if rows:
+        share = -(-size * rows // (len(batch.records) + rows))
+        bad |= {n * size // share for n in range(share)}
+    return bad

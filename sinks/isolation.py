@@ -1,18 +1,27 @@
-"""Bad rows: looking for them in halves, taking them out of their batches, and turning rejects into dead letters."""
+"""Bad rows: looking for them in halves, taking them out of their batches, and turning rejects into dead letters.
+
+A batch that is whole can't be cut, since its rows stand for all its messages. Its bad rows are looked for among its rows, and a
+dead letter of one holds the row itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from waxwing.batch import Batch, Reject
 from waxwing.target import DeadLetter
 
 
-def without_rows(batches: list[Batch[Any]], bad: Mapping[int, str], *, keep_rejects: bool = False) -> list[Batch[Any]]:
+def without_rows(
+    batches: list[Batch[Any]], bad: Mapping[int, str], columns: Sequence[str] = (), *, keep_rejects: bool = False
+) -> list[Batch[Any]]:
     """The batches without these rows, which become rejects (with `keep_rejects` they are only left out).
 
-    Rows are numbered over the records of all batches first, then over their deletes, as in RowError.bad.
+    Rows are numbered over the records of all batches first, then over their deletes, as in RowError.bad. `columns` are
+    names of the values of rows that are plain tuples.
     """
     out = []
     record, delete = 0, sum(len(batch.records) for batch in batches)
@@ -20,18 +29,23 @@ def without_rows(batches: list[Batch[Any]], bad: Mapping[int, str], *, keep_reje
         records = {n - record: bad[n] for n in range(record, record + len(batch.records)) if n in bad}
         deletes = {n - delete: bad[n] for n in range(delete, delete + len(batch.deletes)) if n in bad}
         record, delete = record + len(batch.records), delete + len(batch.deletes)
-        out.append(_without(batch, records, deletes, keep_rejects) if records or deletes else batch)
+        out.append(_without(batch, records, deletes, columns, keep_rejects) if records or deletes else batch)
     return out
 
 
-def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str], keep_rejects: bool) -> Batch[Any]:
+def _without(
+    batch: Batch[Any], records: dict[int, str], deletes: dict[int, str], columns: Sequence[str], keep_rejects: bool
+) -> Batch[Any]:
     stay = [n for n in range(len(batch.records)) if n not in records]
     rejects = list(batch.rejects)
-    if not keep_rejects:
+    if not keep_rejects and batch.whole:
+        rejects += _of_whole(batch, records, columns)
+    elif not keep_rejects:
         rejects += [
             Reject(batch.at[n], "sink", reason, row)
             for (n, reason), row in zip(records.items(), _row_numbers(batch, list(records)), strict=True)
         ]
+    if not keep_rejects:
         rejects += [Reject(batch.deletes[n].at, "sink", reason) for n, reason in deletes.items()]
     return batch.with_records(
         [batch.records[n] for n in stay],
@@ -53,6 +67,27 @@ def _row_numbers(batch: Batch[Any], records: Sequence[int]) -> list[int]:
     return out
 
 
+def _of_whole(batch: Batch[Any], records: dict[int, str], columns: Sequence[str]) -> list[Reject]:
+    """Bad rows of a batch that is whole: each with its number in the batch, and itself as JSON."""
+    last = max(len(batch.messages) - 1, 0)
+    gone = {reject.row for reject in batch.rejects if reject.value is not None}
+    numbers = [row for row in range(len(batch.records) + len(gone)) if row not in gone]  # as before the first ones were taken out
+    return [Reject(last, "sink", reason, numbers[n], _as_json(batch.records[n], columns)) for n, reason in records.items()]
+
+
+def _as_json(record: Any, columns: Sequence[str]) -> bytes:
+    if type(record) is tuple and len(record) == len(columns):
+        record = dict(zip(columns, record, strict=True))
+    elif hasattr(record, "_asdict"):  # a named tuple
+        record = record._asdict()
+    elif hasattr(record, "model_dump"):  # a pydantic model
+        record = record.model_dump()
+    try:
+        return msgspec.json.encode(record, enc_hook=str)
+    except (TypeError, ValueError):  # no JSON has such keys, or such text
+        return repr(record).encode("utf-8", "backslashreplace")
+
+
 def _several(batch: Batch[Any], record: int) -> bool:
     return record > 0 and batch.at[record - 1] == batch.at[record]
 
@@ -60,12 +95,13 @@ def _several(batch: Batch[Any], record: int) -> bool:
 def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]]]:
     """Two parts with about as many messages that have rows; the second is empty when there is only one such message.
 
-    All rows of one message stay together.
+    All rows of one message stay together, and so do all of a batch that is whole.
     """
     with_rows = [
         (number, at)
         for number, batch in enumerate(batches)
-        for at in sorted({*batch.at, *(delete.at for delete in batch.deletes)})
+        for at in ([0] if batch.whole else sorted({*batch.at, *(delete.at for delete in batch.deletes)}))
+        if batch.records or batch.deletes
     ]
     if len(with_rows) < 2:
         return batches, []
@@ -77,7 +113,14 @@ def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]
 
 
 def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
-    """The rejects of a batch as dead letters. Their key is a function of the message alone."""
+    """The rejects of a batch as dead letters. Their key is a function of the message alone.
+
+    That of a bad row of a batch that is whole is not: it is the offset of the batch's last message, with the row's number, and
+    where batches end differs from run to run. So it tells where the row was met, and no more; the value is the row itself. It
+    is stored once all the same, since the transaction that stores it also moves the position behind the batch: what was rolled
+    back, with its key, never happened, and a batch of another cut that comes again begins at the stored position. Nor do two
+    of them meet in one key: batches of a stream end at different offsets. Key and headers are of no one message, and left out.
+    """
     taken: set[tuple[int, int]] = set()
     out = []
     for reject in batch.rejects:
@@ -85,6 +128,10 @@ def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
         while (at, row) in taken:
             row += 1
         taken.add((at, row))
+        if reject.value is not None:
+            last = batch.messages.offsets[-1] if len(batch.messages) else batch.offset_next - 1
+            out.append(DeadLetter(batch.stream, last, row, reject.stage, reject.reason, None, reject.value, (), -1))
+            continue
         # A part of one message: fields of all the others would be made for nothing.
         m = batch.messages.part(at, at + 1)
         place = batch.stream, m.offsets[0], row, reject.stage, reject.reason

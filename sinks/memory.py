@@ -9,8 +9,9 @@ from typing import Any
 
 from typing_extensions import override
 
+from sinks.merging import merge_records
 from waxwing.batch import Stream
-from waxwing.databases.base import Append, Mode, Upsert
+from waxwing.databases.base import Append, Keyed, Merge, Mode
 from waxwing.errors import ConfigError, Fenced, TargetError
 from waxwing.settings import SinkSettings
 from waxwing.target import Change, DeadLetter, Position, Session, Start, Target
@@ -23,11 +24,12 @@ class MemoryTarget(Target):
     """Rows, positions and dead letters held in this process.
 
     Args:
-        mode: Append() keeps a list; Upsert(keys=...) keeps the last record of each key.
+        mode: Append() keeps a list; Upsert(keys=...) keeps the last record of each key; Merge(keys=..., add=...) keeps
+            a dict of each key, for records that are dicts or have fields.
         settings: as for a database.
 
     Attributes:
-        rows: the records, in the order they were taken in (append), or one per key (upsert).
+        rows: the records, in the order they were taken in (append), or one per key (upsert, merge).
         dead_letters: the rejects.
 
     Parallelism: one writer per lane, one lock for all.
@@ -52,7 +54,7 @@ class MemoryTarget(Target):
     @property
     def rows(self) -> list[Any]:
         """What was written."""
-        return list(self._keyed.values()) if isinstance(self._mode, Upsert) else self._list
+        return list(self._keyed.values()) if isinstance(self._mode, Keyed) else self._list
 
     @override
     def prepare(self) -> None:
@@ -114,7 +116,7 @@ class MemoryTarget(Target):
             self.dead_letters += change.dead_letters
 
     def _take_in(self, batch: Any) -> None:
-        if not isinstance(self._mode, Upsert):
+        if isinstance(self._mode, Append):
             self._list += batch.records
             return
         events = [(at, 0, record) for at, record in zip(batch.at, batch.records, strict=True)]
@@ -125,12 +127,16 @@ class MemoryTarget(Target):
                 continue
             if isinstance(what, tuple) and not hasattr(what, "_fields"):
                 raise ConfigError(
-                    "MemoryTarget(Upsert(...)) finds keys by name, and these rows are plain tuples.",
+                    f"MemoryTarget({type(self._mode).__name__}(...)) finds keys by name, and these rows are plain tuples.",
                     hint="Test with MemoryTarget(), which keeps every row, or give it dicts or objects.",
                 )
             getter = itemgetter if isinstance(what, Mapping) else attrgetter
-            key, newer = getter(*self._mode.keys)(what), self._mode.newer_by
+            key = getter(*self._mode.keys)(what)
             held = self._keyed.get(key)
+            if isinstance(self._mode, Merge):
+                self._keyed[key] = merge_records(self._mode, held, what)
+                continue
+            newer = self._mode.newer_by
             if newer is None or held is None or getter(newer)(what) > getter(newer)(held):
                 self._keyed[key] = what
 

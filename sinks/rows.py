@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -11,7 +10,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from waxwing.databases.base import Append, Block, Dialect, Plan, Upsert
+from sinks.merging import fields_of, merger
+from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.errors import ConfigError, RowError
 from waxwing.target import Change
@@ -49,6 +49,7 @@ class Rows:
         self._key: Callable[[Row], Any] | None = None
         self._newer: int | None = None
         self._delete_key: Callable[[bytes], Any] | None = None
+        self._merged = merger(mode, self._names) if isinstance(mode, Merge) else None
         if isinstance(mode, Upsert):
             self._key = itemgetter(*(self._names.index(key) for key in mode.keys))
             self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
@@ -76,6 +77,8 @@ class Rows:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
         if isinstance(self._plan.mode, Append):
             return Written(Block(rows, columns), [], [])
+        if self._merged is not None:
+            return Written(self._fitting(self._merged(rows), len(rows)), [], [])
         if deletes:
             return self._last_with_deletes(change, rows, deletes)
         last = self._last(rows)
@@ -119,7 +122,7 @@ class Rows:
                 return list(records)
 
             return tuples
-        fields = _fields(kind)
+        fields = fields_of(kind)
         lacking = [name for name in self._brought if name not in fields]
         if lacking:
             raise ConfigError(
@@ -151,6 +154,14 @@ class Rows:
                 )
             rows.append(tuple(record.get(name) for name in self._brought))
         return rows
+
+    def _fitting(self, merged: list[Row], brought: int) -> list[Row]:
+        """The merged rows. Of those that fit alone, the sum may not: then nobody knows which of them is to blame."""
+        if len(merged) < brought:
+            for name, check, values in zip(self._names, self._checks, zip(*merged, strict=True), strict=True):
+                for reason in check(values).values():
+                    raise RowError(f"column {name}: {reason}, as a sum")
+        return merged
 
     # -- the last of each key ------------------------------------------------------------------
 
@@ -214,19 +225,6 @@ def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list
     if len(names) == 1:  # then the getter returns the bare value
         return lambda records: [(get(record),) for record in records]
     return lambda records: list(map(get, records))
-
-
-def _fields(kind: type) -> set[str]:
-    """Names of the fields of a Struct, dataclass, named tuple or pydantic model."""
-    names = getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
-    if names is None and dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind)]
-    if names is None:
-        raise ConfigError(
-            f"Records of type {kind.__name__} can't become rows.",
-            hint="Give the sink dicts, tuples, dataclasses, pydantic models or msgspec Structs.",
-        )
-    return set(names)
 
 
 def _greater(new: Any, old: Any) -> bool:

@@ -31,7 +31,7 @@ class SqlTarget(Target):
     Args:
         settings: where the database is (`database_url`), time limits, how batches become transactions.
         table: made when missing, else checked at the start. `database_table` overrides its name.
-        mode: Append() or Upsert(keys=...).
+        mode: Append(), Upsert(keys=...) or Merge(keys=..., add=...).
         columns: which columns records bring; by default all but those that the database keeps itself
             (server defaults, computed, identity).
 
@@ -67,6 +67,11 @@ class SqlTarget(Target):
     def name(self) -> str:
         place = self._url.host or (self._url.database or "")
         return f"{self._table.fullname} in {self._database.dialect.name} at {place}"
+
+    @property
+    @override
+    def columns(self) -> Sequence[str]:
+        return [column.name for column in self._wanted.columns]
 
     @property
     @override
@@ -209,8 +214,7 @@ class SqlTarget(Target):
         if self._plan is None:  # a sink whose source was not given this target
             self.prepare()
         assert self._plan is not None
-        brought = [column.name for column in self._wanted.columns]
-        return SqlSession(self._engine, self._database, self._plan, brought, self, token)
+        return SqlSession(self._engine, self._database, self._plan, self.columns, self, token)
 
     def _in_transaction(self, call: Callable[[sa.Connection], T]) -> T:
         for race in range(RACES_MAX):

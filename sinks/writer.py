@@ -210,7 +210,7 @@ class Writer:
     def _isolate(self, batches: list[Batch[Any]], error: RowError) -> Steps[None]:
         """Write the batches without the rows that the error blames; in halves, where it names none."""
         if error.bad:
-            yield from self._commit(without_rows(batches, error.bad))
+            yield from self._commit(without_rows(batches, error.bad, self._target.columns))
             return
         left, right = halves(batches)
         if right:
@@ -224,19 +224,25 @@ class Writer:
                 hint="Look at triggers and constraints of the waxwing_* tables, and at dead letters left by an earlier flow.",
             ) from error
         bad = yield from self._bad_rows(left, str(error))
-        yield from self._commit(without_rows(left, bad))
+        yield from self._commit(without_rows(left, bad, self._target.columns))
 
     def _bad_rows(self, batches: list[Batch[Any]], reason: str) -> Steps[dict[int, str]]:
-        """Which rows of the only message with rows are bad: each is tried together with the good ones before it."""
+        """Which rows of the only message (or whole batch) with rows are bad: in halves, each with the good ones before it."""
         bad: dict[int, str] = {}
         total = sum(len(batch.records) + len(batch.deletes) for batch in batches)
-        for number in range(total):
-            others = {n: "" for n in range(total) if n > number} | bad
+        parts = _halved(range(total))
+        while parts:
+            part = parts.pop()
+            others = dict.fromkeys(range(part.stop, total), "") | bad
             change = self._admission.change(without_rows(batches, others, keep_rejects=True))
             try:
                 yield from self._retrying("write", lambda session, change=change: session.write(change, dry_run=True), change)
             except RowError as error:
-                bad[number] = error.message
+                if len(part) > 1:
+                    parts += _halved(part)
+                    continue
+                bad[part.start] = error.message
+                self._admission.change(without_rows(batches, bad))  # beyond the limits the search ends
         # All well one by one, and not together: then the message as a whole is to blame.
         return bad or dict.fromkeys(range(total), reason)
 
@@ -303,6 +309,12 @@ class Writer:
                             raise
             finally:
                 self._called_s = 0.0
+
+
+def _halved(part: range) -> list[range]:
+    """Two halves, of which the last one is the first to be looked at; a single row stays alone."""
+    middle = len(part) // 2
+    return [part[middle:], *([part[:middle]] if middle else [])]
 
 
 class _TooLarge(Exception):

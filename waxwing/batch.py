@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from waxwing.errors import OffsetGap
+
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -33,13 +35,15 @@ class Reject(NamedTuple):
     """A record, or one row made of it, that goes to the dead letters.
 
     `at` is the message's number in the batch, `row` the row's number among those made of
-    the message, `stage` the step that refused it (parse, enrich, sink), `reason` why.
+    the message, `stage` the step that refused it (parse, enrich, sink), `reason` why. A row of a batch that is
+    taken as a whole is made of many messages: then `value` is the row itself, as JSON, and `at` the last message's.
     """
 
     at: int
     stage: str
     reason: str
     row: int = 0
+    value: bytes | None = None
 
 
 def _place(reject: Reject) -> tuple[int, int]:
@@ -108,6 +112,8 @@ class Batch(Generic[R]):
     Offsets may have holes (compaction, transaction markers). `records[i]` was made of message
     number `at[i]`; `at` never falls and is `range(len(messages))` until a step filters or
     multiplies. `rejects` and `deletes` are in message order. `lane` names the source partition it came by.
+    The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do): it is never cut,
+    and `at` says nothing of them.
     """
 
     stream: Stream
@@ -119,6 +125,7 @@ class Batch(Generic[R]):
     at: Sequence[int]
     rejects: Sequence[Reject] = ()
     deletes: Sequence[Delete] = ()
+    whole: bool = False
 
     def with_records(
         self,
@@ -138,6 +145,7 @@ class Batch(Generic[R]):
             at,
             self.rejects if rejects is None else sorted(rejects, key=_place),
             self.deletes if deletes is None else deletes,
+            self.whole,
         )
 
     def part(self, first: int, end: int) -> Batch[R]:
@@ -161,9 +169,24 @@ class Batch(Generic[R]):
         )
 
     def after(self, offset: int) -> Batch[R]:
-        """What lies at or above an offset: the replay cut. `offset_first` becomes the offset."""
+        """What lies at or above an offset: the replay cut. `offset_first` becomes the offset.
+
+        Raises:
+            OffsetGap: the batch is whole and the offset lies inside it: the source did not end a batch there.
+        """
         if offset <= self.offset_first:
             return self
+        if self.whole and offset < self.offset_next:
+            raise OffsetGap(
+                f"{self.stream}: a stored position, {offset}, lies inside a batch that stands for offsets {self.offset_first} "
+                f"to {self.offset_next} as a whole.",
+                hint="Nothing of it was written. The source must be given every target of the flow (feeds=[...]), so that it "
+                "ends a batch at each stored position.",
+                topic=self.stream.topic,
+                partition=self.stream.partition,
+                offset_first=self.offset_first,
+                expected=offset,
+            )
         first = bisect_left(self.messages.offsets, offset)
         return replace(self.part(first, len(self.messages)), offset_first=offset) if first else replace(self, offset_first=offset)
 

@@ -205,6 +205,11 @@ class Target(ABC):
         """
 
     @property
+    def columns(self) -> Sequence[str]:
+        """What the values of rows that are plain tuples are called; empty where nobody knows."""
+        return ()
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """What it is called in messages: table and server, without user and password."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -31,7 +31,44 @@ class Upsert:
     delete_on_tombstone: bool = False
 
 
-Mode = Append | Upsert
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Insert, or merge into the row of the same key: for rows that are parts of a whole, such as totals of a batch.
+
+    A null on one side gives the other side, as SQL's aggregates skip nulls. Columns that are named nowhere here are set to
+    the new value. Sums are exact for integers and decimals; floats depend on the order in which they are added. A sum that
+    its column can't hold makes a bad row.
+
+    Args:
+        keys: the key columns: a primary key or unique constraint of the table.
+        add: numbers that become stored + new.
+        least: numbers, dates or timestamps of which the smaller stays.
+        greatest: those of which the greater stays.
+        mean: column -> (sum, count), both among `add`: the database sets it to stored sum / stored count, rounded to the
+            column's decimals, half away from zero; null where nothing was counted. Rows do not bring it. (SQLite divides
+            floats, and may round what lies exactly between two values either way.)
+    """
+
+    keys: tuple[str, ...]
+    add: tuple[str, ...] = ()
+    least: tuple[str, ...] = ()
+    greatest: tuple[str, ...] = ()
+    mean: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """The columns that rows bring and that are merged."""
+        return (*self.add, *self.least, *self.greatest)
+
+
+# Modes with one row per key.
+Keyed = Upsert | Merge
+Mode = Append | Keyed
+
+
+def keys_of(mode: Mode) -> tuple[str, ...]:
+    """The key columns of a mode; none where every row is inserted."""
+    return mode.keys if isinstance(mode, Keyed) else ()
 
 LOCKED = "Another session holds the lock."
 
@@ -116,7 +153,7 @@ class Bulk(ABC):
 
     @abstractmethod
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Append or upsert rows (column order of the plan). In upsert mode no key comes twice."""
+        """Append, upsert or merge rows (column order of the plan). Where the mode has keys, none comes twice."""
 
     @abstractmethod
     def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from waxwing.databases import rules, rules_of_time
-from waxwing.databases.base import Dialect, Plan, Upsert
+from waxwing.databases.base import Dialect, Merge, Plan, Upsert, keys_of
 from waxwing.databases.rules import Kind, Rule, Values
 from waxwing.errors import ConfigError
 
@@ -76,14 +76,14 @@ def checks(plan: Plan, dialect: Dialect) -> list[Check]:
     Raises:
         ConfigError: the database can't keep a column's type exactly.
     """
-    keys = plan.mode.keys if isinstance(plan.mode, Upsert) else ()
-    newer_by = plan.mode.newer_by if isinstance(plan.mode, Upsert) else None
+    keys = keys_of(plan.mode)
+    # NaN has no order that Python and databases share; a sum that is infinite once would stay so.
+    limits = {plan.mode.newer_by: replace(dialect, float_nan=False)} if isinstance(plan.mode, Upsert) else {}
+    if isinstance(plan.mode, Merge):
+        limits = dict.fromkeys(plan.mode.merged, replace(dialect, float_nan=False, float_infinity=False))
     return [
-        # A null key equals no other, and NaN has no order that Python and databases share.
-        _check(
-            rule(column, replace(dialect, float_nan=False) if column.name == newer_by else dialect),
-            bool(column.nullable) and column.name not in keys,
-        )
+        # A null key equals no other.
+        _check(rule(column, limits.get(column.name, dialect)), bool(column.nullable) and column.name not in keys)
         for column in plan.columns
     ]
 

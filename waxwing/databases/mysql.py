@@ -11,9 +11,9 @@ from pymysql.constants import CLIENT
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Failure, Merge, Plan
 from waxwing.databases.mysql_errors import meaning
-from waxwing.databases.mysql_insert import InsertBulk
+from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
 from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
@@ -107,7 +107,7 @@ class MySQL(Database):
 
     @override
     def bulk(self, plan: Plan) -> Bulk:
-        return InsertBulk(plan)
+        return MergeBulk(plan) if isinstance(plan.mode, Merge) else InsertBulk(plan)
 
     @override
     def classify(self, error: BaseException) -> Failure:

@@ -17,8 +17,9 @@ import pymysql
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Plan, Upsert
+from waxwing.databases.base import Bulk, Keyed, Merge, Plan, Upsert, keys_of
 from waxwing.databases.columns import kind_of
+from waxwing.databases.merging import SPARE_DIGITS, Mean, becomes, quotients
 from waxwing.databases.mysql_literals import SA_DIALECT, Literals
 
 # More made it no faster, and the statement leaves the processor's cache.
@@ -36,9 +37,9 @@ class InsertBulk(Bulk):
         columns = ", ".join(names.quote(column.name) for column in plan.columns)
         self._literals = Literals(plan.columns)
         self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
-        self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Upsert) else b""
-        self._key_names = plan.mode.keys if isinstance(plan.mode, Upsert) else ()
-        if isinstance(plan.mode, Upsert):
+        self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Keyed) else b""
+        self._key_names = keys_of(plan.mode)
+        if isinstance(plan.mode, Keyed):
             key = plan.table.c[plan.mode.keys[0]]
             self._delete = f"DELETE FROM {table} WHERE {names.quote(key.name)} IN (".encode()  # noqa: S608 - quoted
             self._keys = Literals([key])
@@ -77,6 +78,20 @@ class InsertBulk(Bulk):
         self.write(connection, rows[done:])
 
 
+class MergeBulk(InsertBulk):
+    """The same, with means calculated from the other values of the row."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        means, quote = quotients(plan), SA_DIALECT.identifier_preparer.quote
+        # A value may name the columns before it.
+        own = "".join(f",{_mean(mean)}" for mean in means)
+        if means:
+            columns = ", ".join(map(quote, (*(c.name for c in plan.columns), *(mean.column.name for mean in means))))
+            self._head = f"INSERT INTO {SA_DIALECT.identifier_preparer.format_table(plan.table)} ({columns}) VALUES ".encode()  # noqa: S608
+            self._literals = Literals(plan.columns, more=own)
+
+
 def _send(connection: sa.Connection, head: bytes, literals: Literals, rows: Sequence[tuple[Any, ...]], tail: bytes) -> None:
     """One statement, or several where the server takes no packet so large."""
     driver: Any = connection.connection.driver_connection
@@ -92,20 +107,41 @@ def _send(connection: sa.Connection, head: bytes, literals: Literals, rows: Sequ
         raise pymysql.err.DataError(1153, f"a row of {len(statement):,} bytes; max_allowed_packet of the server is below that")
 
 
-def _on_duplicate(plan: Plan, mode: Upsert) -> str:
+def _on_duplicate(plan: Plan, mode: Keyed) -> str:
     quote = SA_DIALECT.identifier_preparer.quote
-    newer = _newer(plan.table.c[mode.newer_by]) if mode.newer_by is not None else ""
+    newer_by = mode.newer_by if isinstance(mode, Upsert) else None
+    newer = _newer(plan.table.c[newer_by]) if newer_by is not None else ""
     # A row that is equal in ANOTHER unique key of the table would be updated as well, and become a mixture: a null in
     # its key, which is an error, keeps it as it is.
     sets = [f"{key} = IF({key} <=> VALUES({key}), {key}, NULL)" for key in map(quote, mode.keys)]
     # The version last: assignments go from left to right, and the others ask for the stored one.
-    changed = [column.name for column in plan.columns if column.name not in (*mode.keys, mode.newer_by)]
-    values = [(quote(name), f"VALUES({quote(name)})") for name in changed]
-    values += [(quote(column.name), _set_on_update(column)) for column in plan.touched]
-    if mode.newer_by is not None:
-        values.append((quote(mode.newer_by), f"VALUES({quote(mode.newer_by)})"))
-    sets += [f"{name} = IF({newer}, {value}, {name})" if newer else f"{name} = {value}" for name, value in values]
+    changed = [column.name for column in plan.columns if column.name not in (*mode.keys, newer_by)]
+    if isinstance(mode, Merge):
+        assigned = list(becomes(mode, changed, quote, lambda name: f"VALUES({quote(name)})").items())
+        # Likewise from left to right: the sums are the new ones by now.
+        assigned += [(mean.column.name, _mean(mean)) for mean in quotients(plan)]
+    else:
+        assigned = [(name, f"VALUES({quote(name)})") for name in changed]
+    assigned += [(column.name, _set_on_update(column)) for column in plan.touched]
+    if newer_by is not None:
+        assigned.append((newer_by, f"VALUES({quote(newer_by)})"))
+    pairs = [(quote(name), value) for name, value in assigned]
+    sets += [f"{name} = IF({newer}, {value}, {name})" if newer else f"{name} = {value}" for name, value in pairs]
     return f" ON DUPLICATE KEY UPDATE {', '.join(sets)}"
+
+
+# A DECIMAL's digits in all, and behind the point in MySQL.
+_DIGITS_MAX, _DECIMALS_MAX = 65, 30
+
+
+def _mean(mean: Mean) -> str:
+    total, number = map(SA_DIALECT.identifier_preparer.quote, (mean.total.name, mean.number.name))
+    if mean.floats:
+        return f"({total} + 0e0) / nullif({number}, 0)"
+    kind = mean.total.type
+    whole = kind.precision - (kind.scale or 0) if isinstance(kind, sa.Numeric) and kind.precision else _DIGITS_MAX - _DECIMALS_MAX
+    digits = min(mean.decimals + SPARE_DIGITS, _DECIMALS_MAX, _DIGITS_MAX - whole)
+    return f"CAST({total} AS DECIMAL({_DIGITS_MAX}, {digits})) / nullif({number}, 0)"
 
 
 def _newer(column: sa.Column[Any]) -> str:

@@ -22,7 +22,8 @@ _FOREIGN = b"fu"
 class Literals:
     """Rows as literals. Which columns need what is decided once; values are looked at a column at a time."""
 
-    def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
+    def __init__(self, columns: Sequence[sa.Column[Any]], more: str = "") -> None:
+        self._end = f"{more})".encode()  # `more` follows the values of each row
         self._encoders = encoders(columns, SA_DIALECT, _own)
 
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
@@ -32,10 +33,11 @@ class Literals:
             for number, encode in self._encoders.items():
                 columns[number] = encode(columns[number])
             rows = list(zip(*columns, strict=True))
-        text = rows_as_json(rows, b"),\n(", _FOREIGN)
+        between = self._end + b",\n("
+        text = rows_as_json(rows, between, _FOREIGN)
         if text is None:
-            text = b"),\n(".join([b",".join(map(_literal, row)) for row in rows])
-        return b"(%b)" % text
+            text = between.join([b",".join(map(_literal, row)) for row in rows])
+        return b"(%b%b" % (text, self._end)
 
 
 def _literal(value: Any) -> bytes:

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from waxwing.databases.base import Plan, Upsert
+from waxwing.databases.base import Keyed, Merge, Plan, Upsert
 from waxwing.databases.columns import kind_of
+from waxwing.databases.merging import Mean, becomes, quotients
 
 # What the statement calls the table, so that the stored row can be named whatever the table's own name is.
 TARGET = "waxwing_target"
 
 
-def on_conflict(plan: Plan, mode: Upsert, dialect: sa.Dialect, *, by_code_point: str) -> str:
-    """The ON CONFLICT part. `by_code_point` names the collation that orders text as Python does."""
+# SQL of a sum as its column keeps it; SQL of a mean, out of its sum and its count.
+Total = Callable[[sa.Column[Any], str], str]
+Quotient = Callable[[Mean, str, str], str]
+
+
+def on_conflict(
+    plan: Plan, mode: Keyed, dialect: sa.Dialect, *, by_code_point: str, merged: Mapping[str, str] | None = None
+) -> str:
+    """The ON CONFLICT part.
+
+    Args:
+        plan: what is written.
+        mode: how.
+        dialect: writes names.
+        by_code_point: the collation that orders text as Python does.
+        merged: SQL of what each column becomes, where it is not just the value that comes.
+    """
     quote = dialect.identifier_preparer.quote
     keys = ", ".join(quote(key) for key in mode.keys)
-    sets = [f"{quote(column.name)} = excluded.{quote(column.name)}" for column in plan.columns if column.name not in mode.keys]
+    if merged is None:
+        merged = {column.name: f"excluded.{quote(column.name)}" for column in plan.columns if column.name not in mode.keys}
+    sets = [f"{quote(name)} = {value}" for name, value in merged.items()]
     if not sets:  # a table of key columns alone: an empty SET is no SQL
         return f"ON CONFLICT ({keys}) DO NOTHING"
     sets += [f"{quote(column.name)} = {_set_on_update(column, dialect)}" for column in plan.touched]
     update = f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(sets)}"
-    if mode.newer_by is None:
+    if not isinstance(mode, Upsert) or mode.newer_by is None:
         return update
     version = quote(mode.newer_by)
     collate = collation(plan.table.c[mode.newer_by], by_code_point)
@@ -31,6 +50,15 @@ def on_conflict(plan: Plan, mode: Upsert, dialect: sa.Dialect, *, by_code_point:
         f"{update} WHERE {TARGET}.{version} < excluded.{version}{collate} "
         f"OR ({TARGET}.{version} IS NULL AND excluded.{version} IS NOT NULL)"
     )
+
+
+def merged_values(plan: Plan, mode: Merge, dialect: sa.Dialect, total: Total, mean: Quotient) -> dict[str, str]:
+    """SQL of what each column becomes, means included."""
+    quote = dialect.identifier_preparer.quote
+    names = [column.name for column in plan.columns]
+    out = becomes(mode, names, lambda name: f"{TARGET}.{quote(name)}", lambda name: f"excluded.{quote(name)}")
+    out |= {name: total(plan.table.c[name], out[name]) for name in mode.add}
+    return out | {each.column.name: mean(each, out[each.total.name], out[each.number.name]) for each in quotients(plan)}
 
 
 def collation(column: sa.Column[Any], name: str) -> str:

@@ -9,8 +9,8 @@ import psycopg
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases.base import LOCKED, Bulk, Database, Dialect, Failure, Plan
-from waxwing.databases.postgresql_copy import CopyBulk
+from waxwing.databases.base import LOCKED, Bulk, Database, Dialect, Failure, Merge, Plan
+from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
 from waxwing.databases.postgresql_csv import SA_DIALECT
 
 DIALECT = Dialect(
@@ -155,7 +155,7 @@ class PostgreSQL(Database):
 
     @override
     def bulk(self, plan: Plan) -> Bulk:
-        return CopyBulk(plan)
+        return MergeBulk(plan) if isinstance(plan.mode, Merge) else CopyBulk(plan)
 
     @override
     def classify(self, error: BaseException) -> Failure:

@@ -16,8 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan, Upsert, columns_of
-from waxwing.databases.on_conflict import TARGET, on_conflict
+from waxwing.databases.base import Bulk, Database, Dialect, Failure, Keyed, Merge, Plan, columns_of
+from waxwing.databases.columns import kind_of
+from waxwing.databases.merging import Mean, quotients
+from waxwing.databases.on_conflict import TARGET, merged_values, on_conflict
+from waxwing.databases.rules import integer_range
 from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
@@ -121,7 +124,7 @@ class SQLite(Database):
 
     @override
     def bulk(self, plan: Plan) -> Bulk:
-        return ValuesBulk(plan)
+        return MergeBulk(plan) if isinstance(plan.mode, Merge) else ValuesBulk(plan)
 
     @override
     def classify(self, error: BaseException) -> Failure:
@@ -161,12 +164,14 @@ class ValuesBulk(Bulk):
         values = f"({', '.join('?' * width)})"
         insert = f"INSERT INTO {table} AS {TARGET} ({columns}) VALUES "  # noqa: S608 - quoted
         conflict = ""
-        if isinstance(plan.mode, Upsert):
-            conflict = f" {on_conflict(plan, plan.mode, SA_DIALECT, by_code_point='BINARY')}"
+        if isinstance(plan.mode, Keyed):
+            merged = merged_values(plan, plan.mode, SA_DIALECT, _total, _mean) if isinstance(plan.mode, Merge) else None
+            conflict = f" {on_conflict(plan, plan.mode, SA_DIALECT, by_code_point='BINARY', merged=merged)}"
+        self._conflict = conflict
         self._rows_max = max(1, min(INSERT_ROWS_MAX, DIALECT.parameters_max // width))
         self._insert_many = f"{insert}{', '.join([values] * self._rows_max)}{conflict}"
         self._insert_one = f"{insert}{values}{conflict}"
-        if isinstance(plan.mode, Upsert):
+        if isinstance(plan.mode, Keyed):
             key = plan.table.c[plan.mode.keys[0]]
             self._delete = f"DELETE FROM {table} WHERE {names.quote(key.name)} = ?"  # noqa: S608 - quoted
             self._key_processor = _processor(key)
@@ -198,6 +203,62 @@ class ValuesBulk(Bulk):
             if process is not None:
                 columns[number] = [None if value is None else process(value) for value in columns[number]]
         return list(zip(*columns, strict=True))
+
+
+class MergeBulk(ValuesBulk):
+    """The same, with sums that are as exact, and as bounded by their columns, as those of other databases."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        if not (means := quotients(plan)):
+            return
+        names = SA_DIALECT.identifier_preparer
+        at = {column.name: number for number, column in enumerate(plan.columns, 1)}
+        columns = ", ".join(names.quote(name) for name in (*at, *(mean.column.name for mean in means)))
+
+        def row(number: int) -> str:
+            # A mean is calculated from the parameters of its row, so these need numbers.
+            before = number * len(at)
+            own = [f"?{before + n}" for n in at.values()]
+            own += [_mean(mean, f"?{before + at[mean.total.name]}", f"?{before + at[mean.number.name]}") for mean in means]
+            return f"({', '.join(own)})"
+
+        head = f"INSERT INTO {names.format_table(plan.table)} AS {TARGET} ({columns}) VALUES "  # noqa: S608 - quoted
+        self._insert_many = f"{head}{', '.join(map(row, range(self._rows_max)))}{self._conflict}"
+        self._insert_one = f"{head}{row(0)}{self._conflict}"
+
+    @override
+    def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            super().write(connection, rows)
+        except sqlite3.DataError as error:
+            raise sqlite3.DataError("a sum is beyond what its column holds") from error
+
+
+# A value that SQLite refuses to make, as the one way to an error within an expression.
+_REFUSED = "zeroblob(4611686018427387904)"
+
+
+def _total(column: sa.Column[Any], total: str) -> str:
+    """A sum, in the column's own bounds, of which SQLite knows nothing; decimals are floats to it, which must not drift."""
+    kind = kind_of(column)
+    if kind == "integer":
+        low, high = integer_range(column.type)
+        # Beyond 64 bits a sum becomes a float.
+        beyond = f"typeof({total}) = 'real' OR {total} NOT BETWEEN {low} AND {high}"
+    elif kind == "decimal":
+        assert isinstance(column.type, sa.Numeric)
+        scale = column.type.scale or 0
+        total = f"round({total}, {scale})"
+        beyond = f"abs({total}) >= 1e{(column.type.precision or DIALECT.decimal_digits_max) - scale}"
+    else:
+        beyond = f"abs({total}) > 1.7976931348623157e308"
+    return f"CASE WHEN {beyond} THEN {_REFUSED} ELSE {total} END"
+
+
+def _mean(mean: Mean, total: str, number: str) -> str:
+    quotient = f"CAST({total} AS REAL) / nullif({number}, 0)"
+    return _total(mean.column, quotient)
 
 
 def _processor(column: sa.Column[Any]) -> Callable[[Any], Any] | None:

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
-from waxwing.databases.base import Append, Bulk, Plan, columns_of
+from waxwing.databases.base import Append, Bulk, Merge, Plan, columns_of
 from waxwing.databases.sqlserver_columns import BINARY, NVARCHAR_MAX, Stored, stored_columns
 from waxwing.databases.sqlserver_errors import numbers
 from waxwing.databases.sqlserver_sql import Statements
 
-What = Literal["append", "upsert", "replace"]
+What = Literal["append", "upsert", "replace", "merge"]
 _DUPLICATE = {2601, 2627}
 # Up to here pyodbc binds a text as it stands. Longer ones it would send in parts, which takes a request more.
 _BOUND_BYTES_MAX = 1 << 30
@@ -92,7 +92,8 @@ class SQLServerBulk(Bulk):
         if isinstance(self._plan.mode, Append):
             self._run(connection, "append", 0, columns_of(rows))
         else:
-            self._upsert(connection, "upsert", 1, [range(len(rows)), *columns_of(rows)])
+            what: What = "merge" if isinstance(self._plan.mode, Merge) else "upsert"
+            self._upsert(connection, what, 1, [range(len(rows)), *columns_of(rows)])
 
     @override
     def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:

@@ -46,6 +46,7 @@ NUMBERS: dict[int, Entry] = {
     1222: Entry("transient", "client", "lock time-out", LOCKED),
     51901: Entry("transient", "ours", "the lock of this session is held by another one"),
     51902: Entry("transient", "ours", "another process makes the tables and does not finish"),
+    51903: Entry("transient", "ours", "another writer inserted a key of ours meanwhile"),
     3960: Entry("transient", "engine", "snapshot isolation: somebody else updated the row"),
     3961: Entry("transient", "engine", "snapshot isolation: the table was altered meanwhile"),
     3966: Entry("transient", "engine", "snapshot isolation: ended for lack of version store"),

@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from waxwing.databases.base import Plan, Upsert
+from waxwing.databases.base import Keyed, Merge, Plan, Upsert, keys_of
 from waxwing.databases.columns import kind_of
+from waxwing.databases.merging import Mean, becomes, quotients
 from waxwing.databases.sqlserver_columns import BINARY, SA_DIALECT, Stored
 from waxwing.databases.sqlserver_dialect import KEY_COLLATION
 
@@ -26,10 +27,11 @@ class Statements:
         self._raw = through_raw
         self._plan = plan
         self._table = SA_DIALECT.identifier_preparer.format_table(plan.table)
-        self.keys = [next(c for c in columns if c.column.name == key) for key in _keys(plan)]
+        self.keys = [next(c for c in columns if c.column.name == key) for key in keys_of(plan.mode)]
         self.append = self._batch(self._identity(self._append()))
         self.upsert = self._batch(self._upsert(deletes=False)) if isinstance(plan.mode, Upsert) else None
         self.replace = self._batch(self._upsert(deletes=True)) if isinstance(plan.mode, Upsert) else None
+        self.merge = self._batch(self._merge(plan.mode)) if isinstance(plan.mode, Merge) else None
 
     @staticmethod
     def _batch(statements: Sequence[str]) -> str:
@@ -97,10 +99,41 @@ class Statements:
         )
         return [*out, *self._identity([insert]), "DROP TABLE #waxwing_stage"]
 
+    def _merge(self, mode: Merge) -> list[str]:
+        quote = SA_DIALECT.identifier_preparer.quote_identifier
+        means = quotients(self._plan)
+        names = [column.column.name for column in self.columns]
+        values = becomes(mode, names, lambda name: f"t.{quote(name)}", lambda name: f"s.{quote(name)}")
+        values |= {m.column.name: _mean(m, values[m.total.name], values[m.number.name]) for m in means}
+        sets = [f"{quote(name)} = {value}" for name, value in values.items()]
+        sets += [f"{quote(column.name)} = {_set_on_update(column)}" for column in self._plan.touched]
+        on = " AND ".join(f"t.{key.name} = s.{key.name}" for key in self.keys)
+        update = (
+            f"UPDATE t\nSET {', '.join(sets)}\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}\n{_SEEK}"
+        )
+        order = ", ".join(f"s.{key.name}" for key in self.keys)
+        firsts = [f"s.{column.name}" for column in self.columns]
+        firsts += [_mean(m, f"s.{quote(m.total.name)}", f"s.{quote(m.number.name)}") for m in means]
+        columns = ", ".join([self._names(), *(quote(m.column.name) for m in means)])
+        insert = (
+            f"INSERT INTO {self._table} ({columns})\nSELECT {', '.join(firsts)}\nFROM #waxwing_stage AS s\n"  # noqa: S608
+            f"WHERE NOT EXISTS (SELECT 1 FROM {self._table} AS t {_LOCKED} WHERE {on})\nORDER BY {order}\n{_SEEK}"
+        )
+        return [
+            *self._stage(mode, deletes=False),
+            "DECLARE @merged int",
+            update,
+            "SET @merged = @@ROWCOUNT",
+            *self._identity([insert, "SET @merged = @merged + @@ROWCOUNT"]),
+            # A key that another writer inserts between our two statements would be neither updated nor inserted.
+            "IF @merged <> (SELECT COUNT(*) FROM #waxwing_stage)\n  THROW 51903, N'Another writer inserted a key meanwhile.', 1",
+            "DROP TABLE #waxwing_stage",
+        ]
+
     def _names(self) -> str:
         return ", ".join(column.name for column in self.columns)
 
-    def _stage(self, mode: Upsert, *, deletes: bool) -> list[str]:
+    def _stage(self, mode: Keyed, *, deletes: bool) -> list[str]:
         """The rows as the target's columns would hold them, one for each key, sorted by key."""
         own = ["waxwing_n", *(["waxwing_gone"] if deletes else [])]
         declared = [f"{name} int NOT NULL" for name in own]
@@ -110,11 +143,12 @@ class Statements:
         values = ", ".join([*(f"j.{name}" for name in own), *(self._value(column) for column in self.columns)])
         source = self._source(own)
         if any(column.folds for column in self.keys):
-            # Keys that Python tells apart may be one here (capitals, trailing blanks): the last of them stands, or the newest.
-            fields = ", ".join(f"j.{name}" for name in [*own, *(column.name for column in self.columns)])
+            # Keys that Python tells apart may be one here (capitals, trailing blanks): the last of them stands, or the newest,
+            # or what they are together.
             same = ", ".join(f"j.{c.name}" if self._raw and c.kind in BINARY else c.key("j") for c in self.keys)
+            fields = ", ".join([*(f"j.{name}" for name in own), *(self._folded(column, mode, same) for column in self.columns)])
             last = "j.waxwing_n DESC"
-            if mode.newer_by is not None:
+            if isinstance(mode, Upsert) and mode.newer_by is not None:
                 version = next(c for c in self.columns if c.column.name == mode.newer_by)
                 last = f"{self._value(version)}{_by_code_point(version)} DESC, j.waxwing_n"
             numbered = f"ROW_NUMBER() OVER (PARTITION BY {same} ORDER BY {last}) AS waxwing_last"
@@ -123,6 +157,14 @@ class Statements:
             f"CREATE TABLE #waxwing_stage ({', '.join(declared)}, PRIMARY KEY ({key}))",
             f"INSERT INTO #waxwing_stage ({names})\nSELECT {values}\nFROM {source}",
         ]
+
+    def _folded(self, column: Stored, mode: Keyed, same: str) -> str:
+        """A column of one row out of several whose key is the same here."""
+        if isinstance(mode, Merge):
+            ways = {**dict.fromkeys(mode.add, "SUM"), **dict.fromkeys(mode.least, "MIN"), **dict.fromkeys(mode.greatest, "MAX")}
+            if way := ways.get(column.column.name):
+                return f"{way}({self._value(column)}) OVER (PARTITION BY {same}) AS {column.name}"
+        return f"j.{column.name}"
 
     def _sets(self, mode: Upsert) -> str:
         sets = [f"{column.name} = s.{column.name}" for column in self.columns if column.column.name not in mode.keys]
@@ -139,8 +181,12 @@ class Statements:
         return f"\nWHERE t.{name} < s.{name}{collate} OR (t.{name} IS NULL AND s.{name} IS NOT NULL)"
 
 
-def _keys(plan: Plan) -> tuple[str, ...]:
-    return plan.mode.keys if isinstance(plan.mode, Upsert) else ()
+def _mean(mean: Mean, total: str, number: str) -> str:
+    if mean.floats:
+        return f"CAST({total} AS float) / NULLIF({number}, 0)"
+    # As wide as an integer can be and no wider: what is left of 38 digits is what the quotient gets behind the point.
+    total = f"CAST({total} AS decimal(19, 0))" if kind_of(mean.total) == "integer" else total
+    return f"{total} / CAST(NULLIF({number}, 0) AS decimal(19, 0))"
 
 
 def _by_code_point(column: Stored) -> str:

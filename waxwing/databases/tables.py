@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from waxwing import log
-from waxwing.databases.base import Append, Database, Dialect, Mode, Plan, Upsert
+from waxwing.databases.base import Append, Database, Dialect, Keyed, Merge, Mode, Plan, Upsert, keys_of
 from waxwing.databases.columns import kind_of, rule
 from waxwing.databases.fit import differences, smaller
+from waxwing.databases.merging import bad_merge, means
 from waxwing.errors import ConfigError
 
 _VERSION_KINDS = {"integer", "decimal", "float", "text", "date", "datetime"}
@@ -26,9 +27,10 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
     Raises:
         ConfigError: all that is wrong, in one message.
     """
-    keys = mode.keys if isinstance(mode, Upsert) else ()
+    keys = keys_of(mode)
     newer_by = mode.newer_by if isinstance(mode, Upsert) else None
-    wanted = list(columns) if columns is not None else _brought(table, keys)
+    made = tuple(mode.mean) if isinstance(mode, Merge) else ()
+    wanted = list(columns) if columns is not None else [name for name in _brought(table, keys) if name not in made]
     problems = _bad_names(table, dialect)
     problems += [f"it has no column {name}" for name in (*wanted, *keys, *filter(None, [newer_by])) if name not in table.c]
     problems += [f"column {name} is named twice" for name in sorted({name for name in wanted if wanted.count(name) > 1})]
@@ -37,14 +39,19 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
     if not written:
         problems.append("rows bring no column")
     problems += _bad_types(written, dialect)
-    problems += _unfilled(table, written)
+    problems += _unfilled(table, (*written, *means(table, mode)))
+    if isinstance(mode, Keyed):
+        problems += _bad_keys(table, mode)
     if isinstance(mode, Upsert):
-        problems += _bad_upsert(table, mode, wanted)
+        problems += _bad_version(table, mode, wanted)
+    if isinstance(mode, Merge):
+        problems += bad_merge(table, mode, wanted)
+        problems += _bad_types(means(table, mode), dialect)
     if problems:
         raise ConfigError(
             f"Table {table.fullname} can't be written: {'; '.join(problems)}.", hint="Correct the flow's Table or mode."
         )
-    touched = () if isinstance(mode, Append) else tuple(c for c in table.c if _touched(c) and c.name not in wanted)
+    touched = () if isinstance(mode, Append) else tuple(c for c in table.c if _touched(c) and c.name not in (*wanted, *made))
     return Plan(table=table, columns=written, mode=mode, touched=touched)
 
 
@@ -100,15 +107,19 @@ def _unfilled(table: sa.Table, written: Sequence[sa.Column[Any]]) -> list[str]:
     return [f"column {column.name} {why}" for column in table.c if column.name not in filled]
 
 
-def _bad_upsert(table: sa.Table, mode: Upsert, wanted: Sequence[str]) -> list[str]:
+def _bad_keys(table: sa.Table, mode: Keyed) -> list[str]:
     if not mode.keys:
-        return ["the mode Upsert names no key columns"]
-    problems = []
+        return [f"the mode {type(mode).__name__} names no key columns"]
     unique = [constraint.columns for constraint in table.constraints if isinstance(constraint, sa.UniqueConstraint)]
     unique += [index.columns for index in table.indexes if index.unique]
     sets = [{column.name for column in columns} for columns in [table.primary_key.columns, *unique]]
     if set(mode.keys) not in sets:
-        problems.append(f"the keys ({', '.join(mode.keys)}) are neither its primary key nor a unique constraint")
+        return [f"the keys ({', '.join(mode.keys)}) are neither its primary key nor a unique constraint"]
+    return []
+
+
+def _bad_version(table: sa.Table, mode: Upsert, wanted: Sequence[str]) -> list[str]:
+    problems = []
     if mode.newer_by in mode.keys:
         problems.append(f"newer_by can't be a key ({mode.newer_by})")
     elif mode.newer_by is not None and mode.newer_by in table.c:
@@ -141,16 +152,17 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     problems = database.refusals(connection, table)
     if not problems:
         found = _Found(inspector, table, database.dialect)
-        lacking = [column for column in (*wanted.columns, *wanted.touched) if found.column(column.name) is None]
+        written = (*wanted.columns, *means(table, wanted.mode))
+        lacking = [column for column in (*written, *wanted.touched) if found.column(column.name) is None]
         left_out = [column for column in lacking if column.nullable and column.name not in _needed(wanted.mode)]
         problems += [f"column {column.name} ({column.type}) is missing" for column in lacking if column not in left_out]
-        there = [(column, have) for column in wanted.columns if (have := found.column(column.name)) is not None]
+        there = [(column, have) for column in written if (have := found.column(column.name)) is not None]
         for column, have in there:
             problems += differences(column, have, connection.dialect, database.dialect)
-        problems += found.unfilled(wanted.columns)
-        if isinstance(wanted.mode, Upsert) and not found.unique(wanted.mode.keys):
-            keys = ", ".join(wanted.mode.keys)
-            problems.append(f"no primary key, unique constraint or unique index on ({keys}), the keys of the upsert")
+        problems += found.unfilled(written)
+        if (keys := keys_of(wanted.mode)) and not found.unique(keys):
+            kind = type(wanted.mode).__name__.lower()
+            problems.append(f"no primary key, unique constraint or unique index on ({', '.join(keys)}), the keys of the {kind}")
     if problems:
         raise ConfigError(
             f"The existing table {table.fullname} does not fit: {'; '.join(problems)}.",
@@ -175,6 +187,8 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
 
 
 def _needed(mode: Mode) -> set[str | None]:
+    if isinstance(mode, Merge):
+        return {*mode.keys, *mode.merged, *mode.mean}
     return {*mode.keys, mode.newer_by} if isinstance(mode, Upsert) else set()
 
 
