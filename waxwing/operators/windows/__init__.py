@@ -1,0 +1,37 @@
+"""Windows over event time whose answer is a function of the topic alone: what a user writes, and the core that computes it."""
+
+from waxwing.operators.windows.aggregates import Aggregate, Count, First, Fold, Last, Max, Mean, Min, Sum
+from waxwing.operators.windows.bucket import Bucket, Emission
+from waxwing.operators.windows.definition import MESSAGE_TIME, Hopping, Session, Tumbling, Windows
+from waxwing.operators.windows.lane import Lane
+from waxwing.operators.windows.pieces import NEVER, Held, Late, Mark, Opening, Piece, openings
+from waxwing.operators.windows.rows import LateEntries, Rows
+
+__all__ = [
+    "MESSAGE_TIME",
+    "NEVER",
+    "Aggregate",
+    "Bucket",
+    "Count",
+    "Emission",
+    "First",
+    "Fold",
+    "Held",
+    "Hopping",
+    "Lane",
+    "Last",
+    "Late",
+    "LateEntries",
+    "Mark",
+    "Max",
+    "Mean",
+    "Min",
+    "Opening",
+    "Piece",
+    "Rows",
+    "Session",
+    "Sum",
+    "Tumbling",
+    "Windows",
+    "openings",
+]

@@ -1,0 +1,317 @@
+"""A bucket: the windows of a part of all keys, fed by every lane; a sink keeps its rows and its state in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import localcontext
+from typing import Any, NamedTuple
+
+from waxwing.batch import Stream
+from waxwing.errors import ConfigError, DataError, OffsetGap
+from waxwing.operators.windows import packing
+from waxwing.operators.windows.definition import Windows
+from waxwing.operators.windows.parts import EXACT
+from waxwing.operators.windows.pieces import NEVER, Group, Held, Late, Mark, Piece, Sessions
+from waxwing.operators.windows.rows import LateEntries, Rows, Table, Window, make_rows
+from waxwing.operators.windows.sessions import OpenSessions
+from waxwing.target import DeadLetter
+
+VERSION = 1
+
+
+class Emission(NamedTuple):
+    """What became of the pieces since the last emission: written with `Bucket.pack()`, in one transaction or not at all."""
+
+    rows: Rows
+    late: list[Late]
+    late_entries: list[LateEntries]
+    rejects: list[DeadLetter]
+    held: dict[Stream, Held]
+    messages: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether only the state has moved."""
+        return not (len(self.rows) or self.late or self.late_entries or self.rejects)
+
+
+class Bucket:
+    """Folds pieces, in the order of each stream and any interleaving of streams.
+
+    A window closes when the watermarks of all streams that are waited for have passed it.
+
+    Args:
+        definition: the windows.
+        starts: where each stream begins, at the very first opening; a stream added later is taken in from its start only.
+        streams_min: before it knows so many streams it closes nothing.
+    """
+
+    def __init__(self, definition: Windows, starts: Mapping[Stream, int], *, streams_min: int = 0) -> None:
+        self._definition, self._streams_min = definition, streams_min
+        self._held = {stream: Held(start, start, NEVER) for stream, start in starts.items()}
+        self._closed_to = NEVER
+        self._windows: dict[int, Window] = {}
+        self._sessions = OpenSessions(definition)
+        # Decided in memory only: what was not committed never happened.
+        self._idle: set[Stream] = set()
+        self._ended: set[Stream] = set()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows = make_rows(self._definition, [], [], [], [[] for _ in self._definition.parts], [])
+        self._late: list[Late] = []
+        self._late_entries: list[LateEntries] = []
+        self._rejects: list[DeadLetter] = []
+        self._messages = 0
+
+    @property
+    def held(self) -> Mapping[Stream, Held]:
+        """How far it has come in each stream."""
+        return self._held
+
+    @property
+    def closed_to(self) -> int:
+        """Windows that end here or before are closed."""
+        return self._closed_to
+
+    @property
+    def open_entries(self) -> int:
+        """How many (window, key) pairs it holds."""
+        return len(self._sessions) + sum(len(w.on_time.ids) + len(w.grace.ids) for w in self._windows.values())
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows that the next emission brings, late ones and rejects among them."""
+        return len(self._rows) + len(self._late) + len(self._late_entries) + len(self._rejects)
+
+    # -- what lanes send ----------------------------------------------------------------------------
+
+    def fold(self, piece: Piece) -> bool:
+        """Take a piece in; False when it was taken in before.
+
+        Raises:
+            OffsetGap: it does not begin where the stream's last one ended.
+        """
+        held = self._known(piece.stream, piece.offset_start, piece.offset_first)
+        if piece.offset_next <= held.offset_next:
+            return False
+        if piece.offset_first != held.offset_next:
+            raise OffsetGap(
+                f"Windows: a piece of {piece.stream} covers offsets {piece.offset_first:,} to {piece.offset_next:,}, "
+                f"the bucket stands at {held.offset_next:,}.",
+                hint="Batches must end at every position that a bucket holds, and reach it in order.",
+            )
+        self._idle.discard(piece.stream)
+        self._ended.discard(piece.stream)
+        self._late += piece.late
+        self._rejects += piece.rejects
+        self._messages += piece.messages
+        with localcontext(EXACT):
+            for group in piece.groups:
+                self._fold_group(piece.stream, group)
+            if piece.sessions is not None:
+                self._fold_sessions(piece.stream, piece.sessions)
+            self._held[piece.stream] = Held(held.offset_start, piece.offset_next, max(held.watermark, piece.watermark_next))
+            self._close()
+        return True
+
+    def mark(self, mark: Mark) -> None:
+        """A partition is idle or has ended: it is not waited for until its next batch.
+
+        Raises:
+            OffsetGap: the mark stands behind records that never came here.
+        """
+        held = self._known(mark.stream, mark.offset_start, mark.offset)
+        if mark.offset > held.offset_next:
+            raise OffsetGap(
+                f"Windows: {mark.stream} is said to end at {mark.offset:,}, the bucket stands at {held.offset_next:,}."
+            )
+        self._idle.add(mark.stream)
+        if mark.ended:
+            self._ended.add(mark.stream)
+        with localcontext(EXACT):
+            self._close()
+
+    def _known(self, stream: Stream, offset_start: int, offset: int) -> Held:
+        if stream not in self._held:
+            if offset != offset_start:
+                raise OffsetGap(
+                    f"Windows: {stream} is new here, and begins at offset {offset:,} instead of its start, {offset_start:,}.",
+                    hint="A partition that was added is read from its start by every bucket.",
+                )
+            self._held[stream] = Held(offset_start, offset_start, NEVER)
+        return self._held[stream]
+
+    def _fold_group(self, stream: Stream, group: Group) -> None:
+        end = group.end_us
+        if end <= self._closed_to - self._definition.grace_us:
+            return self._add_late(stream, [end] * len(group.keys), group)
+        window = self._windows.get(end)
+        if window is None:
+            window = self._windows[end] = Window(Table(self._definition.parts), Table(self._definition.parts))
+            if end <= self._closed_to:
+                window.close()
+        if window.size is not None:
+            window.correct(group.keys, group.states)
+        else:
+            (window.grace if group.grace else window.on_time).merge(group.keys, group.states)
+        return None
+
+    def _add_late(self, stream: Stream, ends: list[int], entries: Group | Sessions, starts: list[int] | None = None) -> None:
+        starts = [end - self._definition.length_us for end in ends] if starts is None else starts
+        rows = make_rows(self._definition, starts, ends, entries.keys, entries.states, [0] * len(ends))
+        self._late_entries.append(LateEntries(stream, rows))
+
+    def _fold_sessions(self, stream: Stream, sessions: Sessions) -> None:
+        late = [n for n, first in enumerate(sessions.firsts) if first < self._closed_to]
+        if late:  # only behind a decision of the clock; a session that begins below could touch one that is written
+            gone, rest = _divided(sessions, set(late))
+            gap = self._definition.gap_us or 0
+            self._add_late(stream, [last + gap for last in gone.lasts], gone, list(gone.firsts))
+            sessions = rest
+        self._sessions.merge(sessions)
+
+    # -- closing ------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        held = self._held
+        if len(held) < self._streams_min:
+            return
+        waited_for = [one.watermark for stream, one in held.items() if stream not in self._idle]
+        if waited_for:
+            closed_to = min(waited_for)
+        elif len(self._ended) == len(held):
+            # All there is has come. Not "for ever": the flow may go on some day, with later windows.
+            last = max(self._sessions.end_max, max(self._windows, default=NEVER) + self._definition.grace_us)
+            closed_to = max(last, *(one.watermark for one in held.values()))
+        else:
+            closed_to = max(one.watermark for one in held.values())
+        if closed_to > self._closed_to:
+            self._closed_to = closed_to
+            self._close_windows()
+            keys, starts, ends, columns = self._sessions.close(closed_to)
+            if keys:
+                self._add_rows(starts, ends, keys, columns, [0] * len(keys))
+
+    def _close_windows(self) -> None:
+        final_to = self._closed_to - self._definition.grace_us
+        for end in sorted(end for end in self._windows if end <= self._closed_to):
+            window = self._windows[end]
+            if window.size is None:
+                size = len(window.on_time.ids)
+                self._add_window(end, list(window.on_time.ids), window.on_time.columns, [0] * size)
+                window.close()
+            if end <= final_to:
+                self._correct(end, window)
+                del self._windows[end]
+
+    def _correct(self, end: int, window: Window) -> None:
+        numbers, revisions = window.corrections()
+        if numbers:
+            keys = list(window.on_time.ids)
+            columns = [[column[n] for n in numbers] for column in window.on_time.columns]
+            self._add_window(end, [keys[n] for n in numbers], columns, revisions)
+
+    def _add_window(self, end: int, keys: list[Any], columns: list[list[Any]], revisions: list[int]) -> None:
+        size = len(keys)
+        self._add_rows([end - self._definition.length_us] * size, [end] * size, keys, columns, revisions)
+
+    def _add_rows(
+        self, starts: list[int], ends: list[int], keys: list[Any], columns: list[list[Any]], revisions: list[int]
+    ) -> None:
+        self._rows.extend(make_rows(self._definition, starts, ends, keys, columns, revisions))
+
+    # -- what a sink takes --------------------------------------------------------------------------
+
+    def emission(self) -> Emission:
+        """What closed, came late or was rejected since the last one. Its state is `pack()`, called before the next piece."""
+        if self._definition.corrections == "eager":
+            with localcontext(EXACT):
+                for end, window in sorted(self._windows.items()):
+                    if window.changed:
+                        self._correct(end, window)
+        out = Emission(self._rows, self._late, self._late_entries, self._rejects, dict(self._held), self._messages)
+        self._clear()
+        return out
+
+    def pack(self) -> bytes:
+        """The state: a version, a header with positions, and the open windows, compressed where that pays.
+
+        Rows that no emission brought yet are no part of it.
+        """
+        held = [[*stream, *one] for stream, one in self._held.items()]
+        header = packing.encode([self._definition.text, self._closed_to, held])
+        body = packing.encode([[_pack_window(end, window) for end, window in self._windows.items()], self._sessions.pack()])
+        return bytes([VERSION]) + len(header).to_bytes(4) + header + packing.compress(body)
+
+    @staticmethod
+    def load(definition: Windows, state: bytes, *, streams_min: int = 0) -> Bucket:
+        """The bucket that was packed.
+
+        Raises:
+            ConfigError: it was packed under another definition.
+            DataError: these are not the bytes of a bucket, or those of a later version.
+        """
+        (text, closed_to, held), body = _opened(state)
+        if text != definition.text:
+            raise ConfigError(
+                f"The windows kept so far are of another definition: {text}; now it is {definition.text}.",
+                hint="Go back to that definition, or give the new one a step name of its own, which begins anew.",
+            )
+        bucket = Bucket(definition, {}, streams_min=streams_min)
+        bucket._held, bucket._closed_to = _held(held), closed_to
+        windows, sessions = packing.decode(packing.decompress(body))
+        interned: dict[Any, Any] = {}
+        for end, *packed in windows:
+            bucket._windows[end] = _load_window(definition, packed, interned)
+        bucket._sessions.load(sessions)
+        return bucket
+
+    @staticmethod
+    def positions(state: bytes) -> dict[Stream, Held]:
+        """How far a packed bucket has come, without loading it: for `openings`."""
+        return _held(_opened(state)[0][2])
+
+
+def _opened(state: bytes) -> tuple[Any, bytes]:
+    if state[:1] != bytes([VERSION]):
+        raise DataError(
+            f"The state of a bucket of windows has version {state[0] if state else 'none'}, this Waxwing reads {VERSION}.",
+            hint="Use the Waxwing that wrote it, or a later one.",
+        )
+    size = 5 + int.from_bytes(state[1:5])
+    return packing.decode(state[5:size]), state[size:]
+
+
+def _held(rows: Iterable[list[Any]]) -> dict[Stream, Held]:
+    return {Stream(*row[:4]): Held(*row[4:]) for row in rows}
+
+
+def _pack_window(end: int, window: Window) -> list[Any]:
+    tables = [
+        [packing.pack_column(list(table.ids)), [packing.pack_column(column) for column in table.columns]]
+        for table in (window.on_time, window.grace)
+    ]
+    return [end, *tables, window.size, sorted(window.changed), list(window.revisions.items())]
+
+
+def _load_window(definition: Windows, packed: list[Any], interned: dict[Any, Any]) -> Window:
+    tables = []
+    for keys, columns in packed[:2]:
+        # A key that stands in many windows is one object.
+        known = [interned.setdefault(key, key) for key in packing.unpack_column(keys)]
+        tables.append(Table(definition.parts, known, [packing.unpack_column(column) for column in columns]))
+    window = Window(*tables)
+    window.size, window.changed, window.revisions = packed[2], set(packed[3]), dict(packed[4])
+    return window
+
+
+def _divided(sessions: Sessions, numbers: set[int]) -> tuple[Sessions, Sessions]:
+    def part(inside: bool) -> Sessions:
+        kept = [n for n in range(len(sessions.keys)) if (n in numbers) is inside]
+        keys, firsts, lasts, *states = (
+            [column[n] for n in kept] for column in (sessions.keys, sessions.firsts, sessions.lasts, *sessions.states)
+        )
+        return Sessions(keys, firsts, lasts, states)
+
+    return part(True), part(False)

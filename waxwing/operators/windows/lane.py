@@ -1,0 +1,262 @@
+"""A lane: the batches of one partition, folded by (window, key) and cut into pieces, one for every bucket."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from decimal import localcontext
+from itertools import accumulate, count
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from waxwing.batch import Batch, Stream
+from waxwing.errors import OffsetGap
+from waxwing.operators.records import _row
+from waxwing.operators.windows.definition import SECOND_US, Windows
+from waxwing.operators.windows.parts import EXACT, Entries, FoldError
+from waxwing.operators.windows.pieces import BucketOf, Group, Late, Mark, Opening, Piece, Sessions
+from waxwing.operators.windows.reading import Read, Reader, without
+from waxwing.target import DeadLetter
+
+# A group of records that are in the same windows: the slot alone when all of these are still open to it, else with how many
+# of the slot's windows (by rising end) are gone for good, and how many are no longer on time.
+Slot = int | tuple[int, int, int]
+
+
+class _LateFor(NamedTuple):
+    """The number of a record among those read, the ends of the windows it is late for, and the watermark then."""
+
+    number: int
+    ends: list[int]
+    watermark: int
+
+
+class _Judged(NamedTuple):
+    """The verdict on a batch: what is left, the group of each record (or of all), and what is late."""
+
+    read: Read
+    slots: Sequence[Slot] | int
+    late: list[_LateFor]
+
+
+class Lane:
+    """Folds one partition's batches. Each record is judged by the watermark before it, so that batch boundaries change nothing.
+
+    It stores nothing: at a start it begins where the buckets say (see `openings`).
+
+    Args:
+        definition: the windows.
+        stream: the partition.
+        buckets: their number, fixed for the life of the state.
+        opening: where it begins; the batches that it is given end at each of the splits.
+        stage: the step's name, in what becomes of rejects.
+        clock_us: the time of day, for the limit on times in the future; None: only messages' timestamps limit.
+    """
+
+    def __init__(
+        self,
+        definition: Windows,
+        stream: Stream,
+        buckets: int,
+        opening: Opening,
+        stage: str = "windows",
+        clock_us: Callable[[], int] | None = None,
+    ) -> None:
+        self._definition, self._stream, self._buckets, self._stage = definition, stream, buckets, stage
+        self._offset_start, self._offset, self._watermark = opening.offset_start, opening.offset, opening.watermark
+        self._reader = Reader(definition, clock_us)
+        self._bucket_of = BucketOf(buckets, len(definition.by))
+
+    @property
+    def offset(self) -> int:
+        """The offset at which the next batch begins."""
+        return self._offset
+
+    @property
+    def watermark(self) -> int:
+        """The highest time so far less the lateness, in microseconds since 1970."""
+        return self._watermark
+
+    def mark(self, *, ended: bool) -> Mark:
+        """For every bucket: the partition is idle, or has ended, where the lane stands."""
+        return Mark(self._stream, self._offset_start, self._offset, ended)
+
+    def fold(self, batch: Batch[Any]) -> list[Piece]:
+        """One piece for each bucket, in their order.
+
+        Raises:
+            OffsetGap: the batch does not follow the one before.
+        """
+        if batch.offset_first != self._offset:
+            raise OffsetGap(
+                f"Windows: a batch of {batch.stream} begins at offset {batch.offset_first:,}, not at {self._offset:,}.",
+                hint="Batches must reach the windows in order, by one path.",
+            )
+        refused: dict[int, str] = {}
+        with localcontext(EXACT):
+            while True:
+                read = self._reader.read(batch, refused)
+                try:
+                    pieces, watermark = self._pieces(batch, read)
+                    break
+                except FoldError as error:
+                    refused[error.number] = error.reason
+        pieces[0].rejects.extend(self._rejects(batch, read))
+        self._offset, self._watermark = batch.offset_next, watermark
+        return pieces
+
+    # -- verdicts -----------------------------------------------------------------------------------
+
+    def _pieces(self, batch: Batch[Any], read: Read) -> tuple[list[Piece], int]:
+        watermark = max(self._watermark, max(read.times) - self._definition.lateness_us) if read.times else self._watermark
+        pieces = [
+            Piece(batch.stream, self._offset_start, batch.offset_first, batch.offset_next, watermark, len(batch.messages))
+            for _ in range(self._buckets)
+        ]
+        if read.times:
+            judged = (self._judged if self._definition.gap_us is None else self._judged_sessions)(read, watermark)
+            if judged.read.times:
+                fold = self._fold_windows if self._definition.gap_us is None else self._fold_sessions
+                fold(batch, judged, pieces)
+            self._add_late(batch, read, judged.late, pieces)
+        return pieces, watermark
+
+    def _befores(self, times: Sequence[int]) -> list[int]:
+        """For each record the highest time before it; one longer than the records."""
+        return list(accumulate(times, max, initial=self._watermark + self._definition.lateness_us))
+
+    def _judged(self, read: Read, watermark: int) -> _Judged:
+        slot, ends, times = self._definition.slot_us, self._definition.ends, read.times
+        lowest, highest = min(times), max(times)
+        lowest, highest = lowest - lowest % slot, highest - highest % slot
+        slots: list[Any] | int = highest if lowest == highest else [t - t % slot for t in times]
+        # The watermark behind the batch is the highest: what is on time by that one is on time.
+        if ends(lowest)[0] > watermark:
+            return _Judged(read, slots, [])
+        if isinstance(slots, int):
+            slots = [slots] * len(times)
+        befores, lateness, grace = self._befores(times), self._definition.lateness_us, self._definition.grace_us
+        ends_of = {one: ends(one) for one in set(slots)}
+        passed_at = {one: slot_ends[0] + lateness for one, slot_ends in ends_of.items()}
+        gone_for_all, late = set(), []
+        for number in [n for n, (before, one) in enumerate(zip(befores, slots, strict=False)) if before >= passed_at[one]]:
+            slot_ends, now = ends_of[slots[number]], befores[number] - lateness
+            gone, behind = bisect_right(slot_ends, now - grace), bisect_right(slot_ends, now)
+            if gone:
+                late.append(_LateFor(number, slot_ends[:gone], now))
+            if gone == len(slot_ends):
+                gone_for_all.add(number)
+            slots[number] = slots[number], gone, behind
+        if gone_for_all:
+            read, slots = without(read, gone_for_all), [one for n, one in enumerate(slots) if n not in gone_for_all]
+        return _Judged(read, slots, late)
+
+    def _judged_sessions(self, read: Read, watermark: int) -> _Judged:
+        """A session's record is late by its own time: any later bound would let the interleaving decide."""
+        if min(read.times) >= watermark:
+            return _Judged(read, 0, [])
+        lateness, gap = self._definition.lateness_us, self._definition.gap_us or 0
+        verdicts = zip(self._befores(read.times), read.times, strict=False)
+        late = [_LateFor(n, [t + gap], before - lateness) for n, (before, t) in enumerate(verdicts) if t < before - lateness]
+        return _Judged(without(read, {one.number for one in late}) if late else read, 0, late)
+
+    # -- folding ------------------------------------------------------------------------------------
+
+    def _fold_windows(self, batch: Batch[Any], judged: _Judged, pieces: list[Piece]) -> None:
+        read, slots = judged.read, judged.slots
+        ids: defaultdict[Any, int] = defaultdict(count().__next__)
+        keys: list[Any]
+        runs: dict[Any, list[int]] = defaultdict(list)
+        if isinstance(slots, int):
+            numbers = list(map(ids.__getitem__, read.keys))
+            keys = list(ids)
+            for n, bucket in enumerate(map(self._bucket_of.__getitem__, keys)):
+                runs[bucket].append(n)
+            runs = {(slots, bucket): run for bucket, run in runs.items()}
+        else:
+            numbers = list(map(ids.__getitem__, zip(slots, read.keys, strict=True)))
+            keys = [key for _, key in ids]
+            for n, (slot, key) in enumerate(ids):
+                runs[slot, self._bucket_of[key]].append(n)
+        states = self._states(batch, read, numbers, len(keys))
+        for (slot, bucket), run in runs.items():
+            take = _taker(run)
+            taken, columns = take(keys), [take(column) for column in states]
+            whole, gone, behind = slot if isinstance(slot, tuple) else (slot, 0, 0)
+            for n, end in enumerate(self._definition.ends(whole)):
+                if n >= gone:
+                    pieces[bucket].groups.append(Group(end, n < behind, taken, columns))
+
+    def _fold_sessions(self, batch: Batch[Any], judged: _Judged, pieces: list[Piece]) -> None:
+        """What lies close together becomes one entry; the buckets join entries."""
+        read, gap = judged.read, self._definition.gap_us or 0
+        times, numbers = read.times, [0] * len(read.times)
+        keys: list[Any] = []
+        firsts: list[int] = []
+        lasts: list[int] = []
+        newest: dict[Any, int] = {}
+        for n in sorted(range(len(times)), key=times.__getitem__):
+            t, key = times[n], read.keys[n]
+            number = newest.get(key)
+            if number is None or t - lasts[number] >= gap:
+                number = newest[key] = len(keys)
+                keys.append(key)
+                firsts.append(t)
+                lasts.append(t)
+            else:
+                lasts[number] = t
+            numbers[n] = number
+        states = self._states(batch, read, numbers, len(keys))
+        runs: dict[int, list[int]] = defaultdict(list)
+        for n, bucket in enumerate(map(self._bucket_of.__getitem__, keys)):
+            runs[bucket].append(n)
+        for bucket, run in runs.items():
+            take = _taker(run)
+            sessions = Sessions(take(keys), take(firsts), take(lasts), [take(column) for column in states])
+            pieces[bucket].sessions = sessions
+
+    def _states(self, batch: Batch[Any], read: Read, numbers: Sequence[int], size: int) -> list[list[Any]]:
+        offsets, at = batch.messages.offsets, read.at
+        if not (isinstance(at, range) and at == range(len(offsets))):
+            offsets = [offsets[n] for n in at]
+        entries = Entries(numbers, size, read.columns, read.records, read.times, offsets, self._stream.partition)
+        try:
+            return [part.fold(entries) for part in self._definition.parts]
+        except FoldError as error:
+            raise FoldError(read.numbers[error.number], error.reason) from error
+
+    # -- the side ways ------------------------------------------------------------------------------
+
+    def _add_late(self, batch: Batch[Any], read: Read, late: list[_LateFor], pieces: list[Piece]) -> None:
+        length = self._definition.gap_us or self._definition.length_us
+        for number, ends, watermark in late:
+            t, key = read.times[number], read.keys[number]
+            reason = f"late: its time is {(watermark - t) / SECOND_US:,.3f} s behind the partition's watermark"
+            letter = self._letter(batch, read.at[number], _row(batch.at, read.numbers[number]), reason)
+            pieces[self._bucket_of[key]].late.extend(Late(end - length, end, t, key, letter) for end in ends)
+
+    def _rejects(self, batch: Batch[Any], read: Read) -> list[DeadLetter]:
+        out = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
+        out += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
+        out += [(delete.at, 0, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes]
+        return [self._letter(batch, at, row, reason, stage) for at, row, stage, reason in sorted(out)]
+
+    def _letter(self, batch: Batch[Any], at: int, row: int, reason: str, stage: str = "") -> DeadLetter:
+        one = batch.messages.part(at, at + 1)
+        return DeadLetter(
+            batch.stream,
+            one.offsets[0],
+            row,
+            stage or self._stage,
+            reason,
+            one.keys[0],
+            one.values[0],
+            one.headers[0],
+            one.timestamps_ms[0],
+        )
+
+
+def _taker(numbers: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    # itemgetter is the fastest way, but for one number it returns no tuple.
+    return itemgetter(*numbers) if len(numbers) > 1 else lambda values: (values[numbers[0]],)

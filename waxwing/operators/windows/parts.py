@@ -1,0 +1,335 @@
+"""The parts of aggregates: states by column. A lane folds a batch's records into states, a bucket merges states.
+
+Both work on whole columns in one tight loop each; what is measured beside them stands in `benchmarks`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Clamped, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow, Rounded
+from fractions import Fraction
+from math import fsum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+# Numbers that sums take: DIGITS_MAX digits on either side of the point; floats up to FLOAT_MAX. So a sum of any number of them
+# (10**60) is exact in EXACT, and no sum of floats overflows.
+DIGITS_MAX = 60
+INT_MAX = 10**DIGITS_MAX - 1
+FLOAT_MAX = 1e280
+FITS = Context(prec=2 * DIGITS_MAX, Emax=DIGITS_MAX - 1, Emin=0, traps=[Inexact, Rounded, Clamped, Overflow, InvalidOperation])
+EXACT = Context(prec=400, traps=[Inexact, Overflow, InvalidOperation, DivisionByZero])
+# Wide enough that a quotient which is not exact differs from a tie long before its last digit.
+MEAN = Context(prec=300, traps=[Overflow, InvalidOperation, DivisionByZero])
+
+
+class Column(NamedTuple):
+    """The values of one field, with the types that occur."""
+
+    values: Sequence[Any]
+    kinds: frozenset[type]
+
+
+class FoldError(Exception):
+    """A user's function refused the record with this number."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(number, reason)
+        self.number, self.reason = number, reason
+
+
+class Entries:
+    """A batch's records, each with the number of its (window, key): `numbers` are 0 <= n < size.
+
+    Records stand in the order of their offsets.
+    """
+
+    __slots__ = ("_present", "columns", "numbers", "offsets", "partition", "records", "size", "times")
+
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        size: int,
+        columns: dict[str, Column],
+        records: Sequence[Any],
+        times: Sequence[int],
+        offsets: Sequence[int],
+        partition: int,
+    ) -> None:
+        self.numbers, self.size, self.columns, self.records = numbers, size, columns, records
+        self.times, self.offsets, self.partition = times, offsets, partition
+        self._present: dict[str, tuple[Sequence[int], Sequence[Any]]] = {}
+
+    def present(self, field: str) -> tuple[Sequence[int], Sequence[Any]]:
+        """Numbers and values of the records whose value is not null."""
+        values, kinds = self.columns[field]
+        if type(None) not in kinds:
+            return self.numbers, values
+        if field not in self._present:
+            pairs = [(n, value) for n, value in zip(self.numbers, values, strict=True) if value is not None]
+            self._present[field] = [n for n, _ in pairs], [value for _, value in pairs]
+        return self._present[field]
+
+
+class Part(ABC):
+    """A state per (window, key). `nothing` is the state of no records; merging it changes nothing."""
+
+    nothing: Any = None
+
+    @abstractmethod
+    def fold(self, entries: Entries) -> list[Any]:
+        """The state of each number.
+
+        Raises:
+            FoldError: a user's function refused a record.
+        """
+
+    @abstractmethod
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        """Merge states[i] into column[at[i]]."""
+
+    def results(self, column: Sequence[Any]) -> list[Any]:
+        """From states to values."""
+        return list(column)
+
+
+@dataclass(frozen=True)
+class Counted(Part):
+    """How many records, or values of a field that are not null."""
+
+    field: str | None
+    nothing = 0
+
+    def fold(self, entries: Entries) -> list[Any]:
+        counts = [0] * entries.size
+        for n in entries.numbers if self.field is None else entries.present(self.field)[0]:
+            counts[n] += 1
+        return counts
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        for i, count in zip(at, states, strict=True):
+            column[i] += count
+
+
+@dataclass(frozen=True)
+class Summed(Part):
+    """An exact sum: an int, a Decimal, or, where floats are among the values, a tuple.
+
+    The tuple begins with the sum of ints and Decimals; the floats that follow add up exactly to the sum of the floats, each
+    being what is left, rounded. So equal sums have equal states, whatever the order.
+    """
+
+    field: str
+
+    def fold(self, entries: Entries) -> list[Any]:
+        numbers, values = entries.present(self.field)
+        if float in entries.columns[self.field].kinds:
+            return _fold_floats(numbers, values, entries.size)
+        sums: list[Any] = [0] * entries.size
+        for n, value in zip(numbers, values, strict=True):
+            sums[n] += value
+        if len(values) < len(entries.numbers):
+            for n in set(range(entries.size)).difference(numbers):
+                sums[n] = None
+        return sums
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        if tuple in set(map(type, states)):
+            for i, state in zip(at, states, strict=True):
+                column[i] = state if column[i] is None else column[i] if state is None else _add(column[i], state)
+            return
+        for i, state in zip(at, states, strict=True):
+            held = column[i]
+            if held is None:
+                column[i] = state
+            elif state is not None:
+                try:
+                    column[i] = held + state
+                except TypeError:  # what is held has floats
+                    column[i] = _add(held, state)
+
+    def results(self, column: Sequence[Any]) -> list[Any]:
+        if tuple not in set(map(type, column)):
+            return list(column)
+        return [float(fraction(state)) if type(state) is tuple else state for state in column]
+
+
+def fraction(state: tuple[Any, ...]) -> Fraction:
+    """The exact value of a sum with floats."""
+    return sum(map(Fraction, state[1:]), Fraction(state[0]))
+
+
+def _fold_floats(numbers: Sequence[int], values: Sequence[Any], size: int) -> list[Any]:
+    exact: list[Any] = [None] * size
+    floats: list[list[float]] = [[] for _ in range(size)]
+    for n, value in zip(numbers, values, strict=True):
+        if type(value) is float:
+            floats[n].append(value)
+        else:
+            held = exact[n]
+            exact[n] = value + 0 if held is None else held + value
+    return [(total or 0, *_expansion(some)) if some else total for total, some in zip(exact, floats, strict=True)]
+
+
+def _add(a: Any, b: Any) -> tuple[Any, ...]:
+    a, b = (a if type(a) is tuple else (a,)), (b if type(b) is tuple else (b,))
+    return (a[0] + b[0], *_expansion([*a[1:], *b[1:]]))
+
+
+def _expansion(values: list[float]) -> list[float]:
+    """Few floats with exactly the same sum, a function of that sum alone. Empties no list, but adds to the one given."""
+    out = []
+    # fsum rounds once, and what is left over is a float or a sum of floats again: nothing rounds to 0 but 0.
+    while rounded := fsum(values):
+        out.append(rounded)
+        values.append(-rounded)
+    return out
+
+
+@dataclass(frozen=True)
+class Largest(Part):
+    """The largest value."""
+
+    field: str
+
+    def fold(self, entries: Entries) -> list[Any]:
+        best: list[Any] = [None] * entries.size
+        self.merge(best, *entries.present(self.field))
+        return best
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        try:
+            for i, state in zip(at, states, strict=True):
+                held = column[i]
+                if held is None or (state is not None and state > held):
+                    column[i] = state
+        except TypeError:  # kinds that can't be compared; doing it again from the first changes nothing
+            for i, state in zip(at, states, strict=True):
+                if state is not None and (column[i] is None or _rank(state) > _rank(column[i])):
+                    column[i] = state
+
+
+@dataclass(frozen=True)
+class Least(Part):
+    """The least value."""
+
+    field: str
+
+    def fold(self, entries: Entries) -> list[Any]:
+        best: list[Any] = [None] * entries.size
+        self.merge(best, *entries.present(self.field))
+        return best
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        try:
+            for i, state in zip(at, states, strict=True):
+                held = column[i]
+                if held is None or (state is not None and state < held):
+                    column[i] = state
+        except TypeError:
+            for i, state in zip(at, states, strict=True):
+                if state is not None and (column[i] is None or _rank(state) < _rank(column[i])):
+                    column[i] = state
+
+
+_RANKS: dict[type, int] = {
+    bool: 0,
+    int: 0,
+    float: 0,
+    Decimal: 0,
+    str: 1,
+    bytes: 2,
+    date: 3,
+    time: 4,
+    datetime: 5,  # 6 with a time zone
+    UUID: 7,
+}
+# What the field of a Min, Max, First or Last may hold: values of these types are kept and compared.
+PLAIN = frozenset(_RANKS)
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """An order over all kinds of values, so that the answer depends on nothing else."""
+    return _RANKS[type(value)] + (type(value) is datetime and value.tzinfo is not None), value
+
+
+@dataclass(frozen=True)
+class Earliest(Part):
+    """(event time, partition, offset, value) of the earliest record."""
+
+    field: str
+
+    def fold(self, entries: Entries) -> list[Any]:
+        best: list[Any] = [None] * entries.size
+        # In the order of offsets: of equal times the one that is held came first.
+        places = zip(entries.numbers, entries.times, entries.offsets, entries.columns[self.field].values, strict=True)
+        for n, t, offset, value in places:
+            held = best[n]
+            if value is not None and (held is None or t < held[0]):
+                best[n] = (t, entries.partition, offset, value)
+        return best
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        for i, state in zip(at, states, strict=True):
+            held = column[i]
+            if held is None or (state is not None and state[:3] < held[:3]):
+                column[i] = state
+
+    def results(self, column: Sequence[Any]) -> list[Any]:
+        return [None if state is None else state[3] for state in column]
+
+
+@dataclass(frozen=True)
+class Latest(Earliest):
+    """(event time, partition, offset, value) of the latest record."""
+
+    def fold(self, entries: Entries) -> list[Any]:
+        best: list[Any] = [None] * entries.size
+        places = zip(entries.numbers, entries.times, entries.offsets, entries.columns[self.field].values, strict=True)
+        for n, t, offset, value in places:
+            held = best[n]
+            if value is not None and (held is None or t >= held[0]):
+                best[n] = (t, entries.partition, offset, value)
+        return best
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        for i, state in zip(at, states, strict=True):
+            held = column[i]
+            if held is None or (state is not None and state[:3] > held[:3]):
+                column[i] = state
+
+
+@dataclass(frozen=True)
+class Folded(Part):
+    """The state of a user's fold, in a tuple of one, so that None may be a state."""
+
+    field: str | None
+    make: Callable[[], Any]
+    add: Callable[[Any, Any], Any]
+    join: Callable[[Any, Any], Any]
+
+    def fold(self, entries: Entries) -> list[Any]:
+        states: list[Any] = [None] * entries.size
+        values = entries.records if self.field is None else entries.columns[self.field].values
+        for number, (n, value) in enumerate(zip(entries.numbers, values, strict=True)):
+            if value is None:
+                continue
+            held = states[n]
+            try:
+                states[n] = (self.add(self.make() if held is None else held[0], value),)
+            except Exception as error:
+                raise FoldError(number, str(error) or type(error).__name__) from error
+        return states
+
+    def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
+        for i, state in zip(at, states, strict=True):
+            if state is not None:
+                held = column[i]
+                # Never the state itself: several windows are given the same one, and a merge may change what it holds.
+                column[i] = (self.join(self.make() if held is None else held[0], state[0]),)
+
+    def results(self, column: Sequence[Any]) -> list[Any]:
+        return [None if state is None else state[0] for state in column]

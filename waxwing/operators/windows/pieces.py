@@ -1,0 +1,151 @@
+"""What lanes send to buckets, and where a lane begins. Everything here pickles: pieces cross processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from waxwing.batch import Stream
+from waxwing.operators.exchange import bucket_of
+from waxwing.target import DeadLetter
+
+# Before all times, and within 64 bits.
+NEVER = -(2**62)
+# Keys whose bucket a lane remembers.
+CACHE_MAX = 200_000
+
+
+class Group(NamedTuple):
+    """Entries for one window: keys, and for each part of the aggregates a column of states.
+
+    `grace`: these records came after their partition's watermark had passed the window, within the grace.
+    """
+
+    end_us: int
+    grace: bool
+    keys: Sequence[Any]
+    states: Sequence[Sequence[Any]]
+
+
+class Sessions(NamedTuple):
+    """Entries of sessions: key, times of the first and the last record, and a column of states per part."""
+
+    keys: Sequence[Any]
+    firsts: Sequence[int]
+    lasts: Sequence[int]
+    states: Sequence[Sequence[Any]]
+
+
+class Late(NamedTuple):
+    """A record that came too late for a window; one in several windows may be late for some of them.
+
+    `letter` is what a dead letter about its message would be.
+    """
+
+    start_us: int
+    end_us: int
+    time_us: int
+    key: Any
+    letter: DeadLetter
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one batch holds for one bucket; often nothing but the positions.
+
+    `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch. `messages` counts the
+    batch's; `rejects` (those of earlier steps, too) travel to the first bucket.
+    """
+
+    stream: Stream
+    offset_start: int
+    offset_first: int
+    offset_next: int
+    watermark_next: int
+    messages: int
+    groups: list[Group] = field(default_factory=list)
+    sessions: Sessions | None = None
+    late: list[Late] = field(default_factory=list)
+    rejects: list[DeadLetter] = field(default_factory=list)
+
+
+class Mark(NamedTuple):
+    """A partition has no more records at this offset: for now (it is idle), or for ever (`ended`, in a bounded run)."""
+
+    stream: Stream
+    offset_start: int
+    offset: int
+    ended: bool
+
+
+class Held(NamedTuple):
+    """How far a bucket has come in a stream: where the stream began, the next offset, and the watermark there."""
+
+    offset_start: int
+    offset_next: int
+    watermark: int
+
+
+class Opening(NamedTuple):
+    """Where a lane begins to read a stream, with the watermark there; it ends a batch at each of `splits` (rising)."""
+
+    offset_start: int
+    offset: int
+    watermark: int
+    splits: tuple[int, ...] = ()
+
+
+def openings(buckets: Iterable[Mapping[Stream, Held]]) -> dict[Stream, Opening]:
+    """Where each stream begins: at the lowest position that any of the buckets holds, with the watermark held there.
+
+    A bucket that does not know a stream yet counts as at its start. A stream that none knows is not in the answer: it begins
+    at Opening(start, start, NEVER).
+    """
+    all_held = list(buckets)
+    out = {}
+    for stream in dict.fromkeys(stream for held in all_held for stream in held):
+        (start,) = {held[stream].offset_start for held in all_held if stream in held}
+        asks = [held.get(stream, Held(start, start, NEVER)) for held in all_held]
+        first = min(ask.offset_next for ask in asks)
+        watermark = max(ask.watermark for ask in asks if ask.offset_next == first)
+        out[stream] = Opening(start, first, watermark, tuple(sorted({ask.offset_next for ask in asks} - {first})))
+    return out
+
+
+class BucketOf(dict[Any, int]):
+    """The bucket of each key, remembered. Equal keys are in one bucket, in every process."""
+
+    def __init__(self, buckets: int, fields: int) -> None:
+        super().__init__()
+        self._buckets, self._fields = buckets, fields
+
+    def __missing__(self, key: Any) -> int:
+        if len(self) >= CACHE_MAX:
+            self.clear()
+        values = (key,) if self._fields == 1 else key
+        bucket = self[key] = bucket_of(b"\x1f".join(map(_encoded, values)), self._buckets)
+        return bucket
+
+
+def _encoded(value: Any) -> bytes:
+    """Equal values have equal bytes: 1, True and Decimal("1.0"), or one moment in two time zones."""
+    kind = type(value)
+    if kind is str:
+        return str(value).encode()
+    if kind is bytes:
+        return bytes(value)
+    if kind is Decimal:
+        whole = value.to_integral_value()
+        value, kind = (int(value), int) if whole == value else (value.normalize(), Decimal)
+    if kind is int or kind is bool:
+        return b"%d" % value
+    if kind is datetime:
+        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat().encode()
+    if kind is UUID:
+        return bytes(value.bytes)
+    text: str = value.isoformat() if kind is date else str(value)
+    return text.encode()  # str: of None, and of Decimals

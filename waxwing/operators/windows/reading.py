@@ -1,0 +1,288 @@
+"""Records to columns: times, keys and values, each checked in one pass; what is wrong with a record rejects that record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal, DecimalException
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from waxwing.batch import Batch
+from waxwing.errors import ConfigError
+from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
+from waxwing.operators.windows.parts import FITS, FLOAT_MAX, INT_MAX, PLAIN, Column
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Years 2 to 9997: the ends of windows, and any time zone, are datetimes too.
+TIME_MIN_US, TIME_MAX_US = -62_104_000_000 * SECOND_US, 253_350_000_000 * SECOND_US
+KEYS = frozenset({str, int, bytes, bool, Decimal, date, datetime, UUID})
+_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "missing"})()
+
+
+class Read(NamedTuple):
+    """The good records of a batch, by column: their numbers in the batch, their messages' numbers (`at`), and so on.
+
+    `bad`: number of a record in the batch to the reason.
+    """
+
+    numbers: Sequence[int]
+    records: Sequence[Any]
+    at: Sequence[int]
+    times: Sequence[int]
+    keys: Sequence[Any]
+    columns: dict[str, Column]
+    bad: dict[int, str]
+
+
+class Reader:
+    """Reads what a definition asks for; how, is decided once per type of record.
+
+    `clock_us` gives the time of day where a message has no timestamp that could be believed.
+    """
+
+    def __init__(self, definition: Windows, clock_us: Callable[[], int] | None) -> None:
+        self._definition, self._clock_us = definition, clock_us
+        self._getters: dict[type, dict[str, Callable[[Any], Any]]] = {}
+
+    def read(self, batch: Batch[Any], refused: Mapping[int, str]) -> Read:
+        """The batch's records by column, without those that are wrong and those refused already."""
+        definition = self._definition
+        bad = dict(refused)
+        raw = self._pull(batch.records, bad)
+        stamps = _chosen(batch.messages.timestamps_ms, batch.at)
+        if definition.time is MESSAGE_TIME:
+            times = [_stamp_us(stamp) for stamp in stamps]
+            name = "the message's timestamp"
+        else:
+            times, name = _times(raw[str(definition.time)]), str(definition.time)
+        if times and not TIME_MIN_US <= min(times) <= max(times) <= TIME_MAX_US:
+            _all(times, bad, name, _time_problem, raw.get(name, stamps))
+        self._check_future(times, stamps, bad)
+        for field in definition.by:
+            self._check_key(raw[field], bad, field)
+        columns = {}
+        for field, check in definition.checks.items():
+            kinds = frozenset(map(type, raw[field]))
+            if check == "number" and not _are_numbers(raw[field], kinds):
+                _all(raw[field], bad, field, _number_problem)
+            elif check == "plain" and not _are_plain(raw[field], kinds):
+                _all(raw[field], bad, field, _plain_problem)
+            columns[field] = Column(raw[field], kinds)
+        keys: Sequence[Any]
+        if len(definition.by) == 1:
+            keys = raw[definition.by[0]]
+        else:
+            keys = list(zip(*(raw[field] for field in definition.by), strict=True)) if definition.by else [()] * len(times)
+        read = Read(range(len(times)), batch.records, batch.at, times, keys, columns, bad)
+        return without(read, bad) if bad else read
+
+    # -- fields -----------------------------------------------------------------------------------
+
+    def _pull(self, records: Sequence[Any], bad: dict[int, str]) -> dict[str, list[Any]]:
+        kinds = set(map(type, records))
+        for kind in kinds - self._getters.keys():
+            self._getters[kind] = self._getters_of(kind)
+        fields = self._definition.read_fields
+        if len(kinds) == 1:
+            getters = self._getters[kinds.pop()]
+            try:
+                return {field: list(map(getters[field], records)) for field in fields}
+            except (KeyError, IndexError, AttributeError):
+                pass
+        out: dict[str, list[Any]] = {field: [] for field in fields}
+        for number, record in enumerate(records):
+            getters = self._getters[type(record)]
+            for field in fields:
+                try:
+                    out[field].append(getters[field](record))
+                except (KeyError, IndexError, AttributeError):
+                    out[field].append(None)
+                    bad.setdefault(number, f"{field} is missing")
+        return out
+
+    def _getters_of(self, kind: type) -> dict[str, Callable[[Any], Any]]:
+        fields = self._definition.read_fields
+        if issubclass(kind, Mapping):
+            return {field: itemgetter(field) for field in fields}
+        if issubclass(kind, tuple) and not hasattr(kind, "_fields"):
+            order = self._definition.fields
+            if order is None:
+                raise ConfigError("Windows: tuples have no names for their fields.", hint="Name them: Windows(fields=[...]).")
+            return {field: itemgetter(order.index(field)) for field in fields}
+        names = _fields(kind)
+        if names is not None and (lacking := [field for field in fields if field not in names]):
+            raise ConfigError(
+                f"Windows: records of type {kind.__name__} have no {', '.join(lacking)}.",
+                hint=f"They have {', '.join(sorted(names))}.",
+            )
+        return {field: attrgetter(field) for field in fields}
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def _check_key(self, values: Sequence[Any], bad: dict[int, str], field: str) -> None:
+        kinds = set(map(type, values))
+        if kinds == {int}:
+            return
+        if kinds == {str}:
+            try:
+                "".join(values).encode()
+            except UnicodeEncodeError:
+                pass
+            else:
+                return
+        group = self._definition.null_keys == "group"
+        _all(values, bad, field, lambda value: None if group and value is None else _key_problem(value))
+
+    def _check_future(self, times: Sequence[int], stamps: Sequence[int], bad: dict[int, str]) -> None:
+        """Judged by the message's timestamp, which is part of the log, so that reading again decides the same."""
+        future, now = self._definition.future_us, None if self._clock_us is None else self._clock_us()
+        if not times or (
+            (lowest := min(stamps)) >= 0
+            and max(times) <= lowest * 1000 + future
+            and (now is None or max(stamps) * 1000 <= now + future)
+        ):
+            return
+        for number, (t, stamp) in enumerate(zip(times, stamps, strict=True)):
+            believed = stamp >= 0 and (now is None or stamp * 1000 <= now + future)
+            limit = stamp * 1000 if believed else now
+            if number not in bad and limit is not None and t > limit + future:
+                ahead = (t - limit) / SECOND_US
+                bad[number] = f"its time is {ahead:,.0f} s ahead of {'its message' if believed else 'the clock'}"
+
+
+def without(read: Read, numbers: Mapping[int, Any] | set[int]) -> Read:
+    """What was read, without the records of these numbers."""
+    keep = [n for n in range(len(read.times)) if n not in numbers]
+    columns = {}
+    for field, column in read.columns.items():
+        values = [column.values[n] for n in keep]
+        columns[field] = Column(values, frozenset(map(type, values)))
+    numbers_left, records, at, times, keys = (
+        [some[n] for n in keep] for some in (read.numbers, read.records, read.at, read.times, read.keys)
+    )
+    return Read(numbers_left, records, at, times, keys, columns, read.bad)
+
+
+def _chosen(values: Sequence[int], at: Sequence[int]) -> Sequence[int]:
+    return values if isinstance(at, range) and at == range(len(values)) else [values[n] for n in at]
+
+
+def _all(
+    values: Sequence[Any],
+    bad: dict[int, str],
+    field: str,
+    problem: Callable[[Any], str | None],
+    shown: Sequence[Any] | None = None,
+) -> None:
+    for number, value in enumerate(values):
+        if number not in bad and (reason := problem(value)) is not None:
+            kind = "null" if (shown or values)[number] is None else reason
+            bad[number] = f"{field}: {kind}"
+
+
+# -- times ------------------------------------------------------------------------------------------
+
+_NO_TIME = TIME_MIN_US - 1  # stands for a time that is none
+
+
+def _stamp_us(stamp_ms: int) -> int:
+    return _NO_TIME if stamp_ms < 0 else stamp_ms * 1000
+
+
+def _times(values: Sequence[Any]) -> list[int]:
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return [value * SECOND_US for value in values]
+    if kinds == {float} and all(map(math.isfinite, values)):
+        return [round(value * SECOND_US) for value in values]
+    return list(map(_time_us, values))
+
+
+def _time_us(value: Any) -> int:
+    if type(value) is datetime:
+        since = (value if value.tzinfo is not None else value.replace(tzinfo=UTC)) - EPOCH
+        return (since.days * 86_400 + since.seconds) * SECOND_US + since.microseconds
+    if type(value) is int or (type(value) in (float, Decimal) and math.isfinite(value)):
+        return round(value * SECOND_US) if abs(value) < TIME_MAX_US else _NO_TIME
+    return _NO_TIME
+
+
+def _time_problem(time_us: int) -> str | None:
+    if TIME_MIN_US <= time_us <= TIME_MAX_US:
+        return None
+    return "no time in seconds since 1970, or out of range"
+
+
+# -- keys and values ----------------------------------------------------------------------------------
+
+
+def _key_problem(value: Any) -> str | None:
+    if type(value) not in KEYS:
+        return f"a {type(value).__name__} can't be a key"
+    return _plain_problem(value)
+
+
+def _are_plain(values: Sequence[Any], kinds: frozenset[type]) -> bool:
+    if kinds == {str}:
+        try:
+            "".join(values).encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+    return kinds <= {int, bytes, bool, date, datetime, UUID, type(None)} or _are_numbers(values, kinds)
+
+
+def _plain_problem(value: Any) -> str | None:
+    if value is None:
+        return None
+    kind = type(value)
+    if kind not in PLAIN:
+        return f"a {kind.__name__} can't be kept or compared"
+    if kind is str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "text that is no Unicode"
+    return "not finite" if kind in (float, Decimal) and not math.isfinite(value) else None
+
+
+def _are_numbers(values: Sequence[Any], kinds: frozenset[type]) -> bool:
+    """Whether all are null or numbers that sums take: the fast way, for one type at a time."""
+    if type(None) in kinds:
+        values, kinds = [value for value in values if value is not None], kinds - {type(None)}
+    if not kinds:
+        return True
+    if kinds == {int}:
+        return bool(max(values) <= INT_MAX and min(values) >= -INT_MAX)
+    if kinds == {float}:
+        return all(map(math.isfinite, values)) and bool(max(values) <= FLOAT_MAX and min(values) >= -FLOAT_MAX)
+    if kinds == {Decimal}:
+        try:
+            deque(map(FITS.plus, values), maxlen=0)
+        except DecimalException:
+            return False
+        return all(map(Decimal.is_finite, values))
+    return False
+
+
+def _number_problem(value: Any) -> str | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float, Decimal):
+        return f"a {type(value).__name__} is no number"
+    if type(value) is Decimal and not value.is_finite():
+        return "not finite"
+    return None if _are_numbers((value,), frozenset({type(value)})) else "a number of too many digits, or not finite"
+
+
+def _fields(kind: type) -> set[str] | None:
+    """Names of the fields of a Struct, pydantic model, named tuple or dataclass; None for other types."""
+    names = getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or getattr(kind, "_fields", None)
+    if names is None and dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    return None if names is None else set(names)
