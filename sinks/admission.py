@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
 
 from sinks.isolation import dead_letters
+from sinks.transaction_size import weight
 from waxwing.batch import Batch, Stream
 from waxwing.errors import BadRowsLimit, OffsetGap
 from waxwing.settings import SinkSettings
@@ -13,6 +16,36 @@ from waxwing.target import Change, Position
 
 # BAD_RATIO_MAX is judged within blocks of this many records of a partition.
 RATIO_BLOCK_RECORDS = 10_000
+
+
+class Admits(Protocol):
+    """What a writer asks about what it is given: batches (Admission), or pieces of windows."""
+
+    @property
+    def positions(self) -> Mapping[Stream, Any]:
+        """What is owned: by stream, something with an `offset_next`."""
+
+    @property
+    def due_s(self) -> float:
+        """When something that was admitted before has to be written, whether more comes or not."""
+
+    def weight(self, item: Any) -> int:
+        """Records, counted by what they hold in memory."""
+
+    def unknown(self, items: list[Any]) -> list[Stream]:
+        """Streams that have to be taken over, and then opened, before the items are admitted."""
+
+    def open(self, position: Position) -> None:
+        """The stream of this stored position is ours."""
+
+    def take(self, items: list[Any], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
+        """What to write now, and how many of the items given so far are durable then."""
+
+    def change(self, batches: list[Batch[Any]]) -> Change:
+        """The transaction for these batches."""
+
+    def moved(self, change: Change) -> None:
+        """The change is durable."""
 
 
 class Admission:
@@ -34,6 +67,13 @@ class Admission:
     def open(self, position: Position) -> None:
         """The stream of this stored position is ours; its first batch may lie below."""
         self.positions[position.stream] = position
+
+    due_s = math.inf
+    weight = staticmethod(weight)
+
+    def take(self, items: list[Batch[Any]], *, flushing: bool) -> tuple[list[Batch[Any]], int]:  # noqa: ARG002
+        """The batches to write, which are durable then."""
+        return self.admit(items), len(items)
 
     def admit(self, batches: list[Batch[Any]]) -> list[Batch[Any]]:
         """Cut off what was taken in before.

@@ -56,14 +56,14 @@ class TargetSink(FixedPartitionedSink[Batch[Any], None]):
         return TargetPartition(Writer(self._target, for_part))
 
 
-class TargetPartition(StatefulSinkPartition[Batch[Any], None]):
+class TargetPartition(StatefulSinkPartition[Any, None]):
     """Hands batches to its writer; the writer's thread does the rest."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
     @override
-    def write_batch(self, values: list[Batch[Any]]) -> None:
+    def write_batch(self, values: list[Any]) -> None:
         for batch in values:
             self._writer.put(batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 import threading
@@ -10,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from sinks.admission import Admission
+from sinks.admission import Admission, Admits
 from sinks.isolation import halves, without_rows
-from sinks.transaction_size import TransactionSize, weight
+from sinks.transaction_size import TransactionSize
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
 from waxwing.errors import RowError, StopError, TargetError, TransientError
@@ -42,14 +43,16 @@ class Writer:
     another clock (tests/simulation).
     """
 
-    def __init__(self, target: Target, part: str, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, target: Target, part: str, now_s: Callable[[], float] = time.monotonic, admission: Admits | None = None
+    ) -> None:
         self._target, self._part, self._now_s = target, part, now_s
         self._settings = target.settings
         self._token = secrets.token_hex(8)
         self._session_now: Session | None = None
-        self._admission = Admission(target.settings)
-        self._queue: deque[Batch[Any]] = deque()
-        self._waiting = 0  # records in the queue, by `weight`
+        self._admission: Admits = admission or Admission(target.settings)
+        self._queue: deque[Any] = deque()
+        self._waiting = 0  # records in the queue, by their weight
         self._size = TransactionSize(target.settings.flush_rows_max)
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
@@ -66,14 +69,14 @@ class Writer:
 
     # -- the worker's side ---------------------------------------------------------------------
 
-    def put(self, batch: Batch[Any]) -> None:
-        """Hand a batch over; waits while QUEUE_RECORDS_MAX are waiting (back-pressure)."""
+    def put(self, batch: Any) -> None:
+        """Hand a batch over (or what else the admission takes); waits while QUEUE_RECORDS_MAX are waiting (back-pressure)."""
         with self._wake:
             while self._waiting >= self._settings.queue_records_max and self._error is None:
                 self._wait()
             self._raise()
             self._queue.append(batch)
-            self._waiting += weight(batch)
+            self._waiting += self._admission.weight(batch)
             self._under_way += 1
             self._wake.notify_all()
 
@@ -131,10 +134,11 @@ class Writer:
         while (group := (yield from self._gather())) is not None:
             for stream in self._admission.unknown(group):
                 self._admission.open((yield from self._take_over(stream)))
-            if batches := self._admission.admit(group):
+            batches, durable = self._admission.take(group, flushing=self._flushing)
+            if batches:
                 yield from self._commit(batches)
             with self._wake:
-                self._under_way -= len(group)
+                self._under_way -= durable
                 self._wake.notify_all()
 
     def _stop(self, error: BaseException) -> None:
@@ -148,30 +152,32 @@ class Writer:
                 self._error = error
                 self._wake.notify_all()
 
-    def _gather(self) -> Steps[list[Batch[Any]] | None]:
+    def _gather(self) -> Steps[list[Any] | None]:
         """The batches of the next transaction; None when closing.
 
         Waits for as many records as a transaction takes, or FLUSH_INTERVAL_S from the first one, or a flush.
         """
-        group: list[Batch[Any]] = []
-        records, deadline_s = 0, 0.0
+        group: list[Any] = []
+        records, deadline_s = 0, math.inf
         while True:
             with self._wake:
                 if self._closing:
                     return None
                 while self._queue and records < self._size.rows_max:
                     batch = self._queue.popleft()
-                    self._waiting -= weight(batch)
-                    deadline_s = deadline_s or self._now_s() + self._settings.flush_interval_s
-                    records += weight(batch)
+                    weight = self._admission.weight(batch)
+                    self._waiting -= weight
+                    deadline_s = min(deadline_s, self._now_s() + self._settings.flush_interval_s)
+                    records += weight
                     group.append(batch)
                     self._wake.notify_all()
                 now_s = self._now_s()
-                if group and (records >= self._size.rows_max or now_s >= deadline_s or self._flushing):
+                due_s = min(deadline_s, self._admission.due_s)
+                if now_s >= due_s or (due_s < math.inf and (records >= self._size.rows_max or self._flushing)):
                     return group
                 heartbeat_due_s = self._heartbeat_due_s if self._admission.positions else now_s + 60
                 if now_s < heartbeat_due_s:
-                    yield max(min(deadline_s or now_s + 60, heartbeat_due_s) - now_s, 0.001)
+                    yield max(min(due_s, heartbeat_due_s) - now_s, 0.001)
                     continue
             self._heartbeat()
 
@@ -202,7 +208,7 @@ class Writer:
             return
         self._admission.moved(change)
         took_s = self._now_s() - started_s
-        self._size.learn(sum(map(weight, batches)), took_s)
+        self._size.learn(sum(map(self._admission.weight, batches)), took_s)
         metrics.transaction(self._target.step, self._part, change, took_s)
         if self._now_s() >= self._heartbeat_due_s:
             self._heartbeat()

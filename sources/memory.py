@@ -12,7 +12,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from typing_extensions import override
 
 from waxwing import runtime
-from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, raw
+from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
 from waxwing.positions import StartAt, open_feeds, prepare_feeds
 from waxwing.target import Target
 
@@ -44,6 +44,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
             one; what is left comes as one batch).
         lanes: lane i reads the partitions p with p % lanes == i.
         feeds: the targets; where they hold positions, the source goes on from there.
+        ends: mark the end of each partition, so that windows close; False, where more is to come in a later run.
 
     Parallelism: one lane per worker at most, as the Kafka source.
     Delivery: exactly once into targets in `feeds` (tests/flows/test_memory.py); a second run goes on where the first ended.
@@ -58,10 +59,11 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         batch_records: int | Mapping[int, Sequence[int]] = 100,
         lanes: int = 1,
         feeds: Sequence[Target] = (),
+        ends: bool = True,
     ) -> None:
         partitions = data if isinstance(data, Mapping) else {0: data}
         self._feeds, self._lanes, self._batch_records = feeds, lanes, batch_records
-        self._topic = topic
+        self._topic, self._ends = topic, ends
         self._flow = flow
         self._messages = {number: _columns(items) for number, items in partitions.items()}
         self._opened: dict[Stream, StartAt] | None = None
@@ -81,6 +83,8 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
             if stream.partition % self._lanes == lane
         }
         batches = [batch for stream, start in starts.items() for batch in self._batches(stream, start, for_part)]
+        if self._ends:
+            batches += [marked(stream, for_part, self._end(stream), "end") for stream in starts]
         return _Lane(batches, {stream.partition: start.offset for stream, start in starts.items()})
 
     def _resumed(self, start: StartAt, resumed: int | None) -> StartAt:
@@ -99,10 +103,13 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         prepare_feeds(self._feeds, flow)
         return open_feeds(self._feeds, self._topic, streams, lambda: streams, None)
 
+    def _end(self, stream: Stream) -> int:
+        offsets = self._messages[stream.partition].offsets
+        return offsets[-1] + 1 if offsets else 0
+
     def _batches(self, stream: Stream, start: StartAt, lane: str) -> list[Raw]:
         messages = self._messages[stream.partition]
-        end = messages.offsets[-1] + 1 if len(messages) else 0
-        whole = raw(stream, lane, 0, end, messages)
+        whole = raw(stream, lane, 0, self._end(stream), messages)
         sizes = self._batch_records
         if isinstance(sizes, int):
             cuts = list(range(sizes, len(messages), sizes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from waxwing.errors import OffsetGap
 
@@ -113,7 +113,8 @@ class Batch(Generic[R]):
     number `at[i]`; `at` never falls and is `range(len(messages))` until a step filters or
     multiplies. `rejects` and `deletes` are in message order. `lane` names the source partition it came by.
     The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do): it is never cut,
-    and `at` says nothing of them.
+    and `at` says nothing of them. A batch with a `mark` holds nothing: its partition has no more records, for now ("idle")
+    or for ever ("end" of a bounded run).
     """
 
     stream: Stream
@@ -126,6 +127,7 @@ class Batch(Generic[R]):
     rejects: Sequence[Reject] = ()
     deletes: Sequence[Delete] = ()
     whole: bool = False
+    mark: Literal["", "idle", "end"] = ""
 
     def with_records(
         self,
@@ -146,6 +148,7 @@ class Batch(Generic[R]):
             self.rejects if rejects is None else sorted(rejects, key=_place),
             self.deletes if deletes is None else deletes,
             self.whole,
+            self.mark,
         )
 
     def part(self, first: int, end: int) -> Batch[R]:
@@ -194,6 +197,11 @@ class Batch(Generic[R]):
 def raw(stream: Stream, lane: str, offset_first: int, offset_next: int, messages: Messages) -> Batch[bytes | None]:
     """A batch as a source makes it: the records are the messages' values."""
     return Batch(stream, lane, offset_first, offset_next, messages, messages.values, range(len(messages)))
+
+
+def marked(stream: Stream, lane: str, offset: int, mark: Literal["idle", "end"]) -> Batch[bytes | None]:
+    """A batch that only says that the partition has no more records at this offset."""
+    return Batch(stream, lane, offset, offset, Columns((), (), (), (), ()), (), (), mark=mark)
 
 
 def lane_name(lane: int) -> str:

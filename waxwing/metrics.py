@@ -14,6 +14,7 @@ ROWS = Counter("waxwing_rows", "Rows written (before upserts fold the same key),
 DEAD_LETTERS = Counter("waxwing_dead_letters", "Dead letters written, durable.", ["step"])
 TRANSACTIONS = Counter("waxwing_transactions", "Transactions committed.", ["step", "part"])
 TRANSACTION_SECONDS = Histogram("waxwing_transaction_seconds", "Duration of a transaction with its retries.", ["step"])
+LATE = Counter("waxwing_late_records", "Records that came too late for a window, one for each window.", ["step"])
 RETRIES = Counter("waxwing_retries", "Attempts that failed and were tried again.", ["step", "part"])
 OFFSET_NEXT = Gauge("waxwing_offset_next", "Stored position: the first offset not taken in.", ["step", "topic", "partition"])
 
@@ -36,7 +37,7 @@ tally = Tally()
 
 def transaction(step: str, part: str, change: Change, seconds: float) -> None:
     """A transaction is durable."""
-    records = sum(len(batch.messages) for batch in change.batches)
+    records = sum(len(batch.messages) for batch in change.batches) if change.messages is None else change.messages
     rows = sum(len(batch.records) + len(batch.deletes) for batch in change.batches)
     RECORDS.labels(step).inc(records)
     ROWS.labels(step).inc(rows)
@@ -51,6 +52,12 @@ def transaction(step: str, part: str, change: Change, seconds: float) -> None:
         for stream, position in change.after.items():
             OFFSET_NEXT.labels(step, stream.topic, str(stream.partition)).set(position.offset_next)
             tally.positions[f"{step}:{stream}"] = position.offset_next
+
+
+def late(step: str, records: int) -> None:
+    """Records were late, and are about to be written as such."""
+    if records:
+        LATE.labels(step).inc(records)
 
 
 def retry(step: str, part: str) -> None:

@@ -152,6 +152,27 @@ class SinkSettings(LaneSettings):
     )
 
 
+class WindowSettings(SinkSettings):
+    """How windows are kept."""
+
+    window_buckets: int = Field(
+        default=4,
+        ge=1,
+        le=1_000,
+        description="Parts that the keys are divided into, each with a writer of its own. Fixed once a flow has begun.",
+    )
+    window_snapshot_interval_s: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=600.0,
+        description="How often a bucket writes its closed rows and its open state. More seldom is cheaper, and rows come later.",
+    )
+    late_records: Literal["dead_letters", "count"] = Field(
+        default="dead_letters",
+        description="Records that are late for a window: kept as dead letters, or only counted.",
+    )
+
+
 class MySQLSettings(Group):
     """MySQL or MariaDB by parts, which `load` makes into DATABASE_URL."""
 
@@ -214,3 +235,7 @@ class DatabaseSettings(MySQLSettings, SQLServerSettings):
 
 class SqlSettings(SinkSettings, DatabaseSettings):
     """What an SQL target needs."""
+
+
+class SqlWindowSettings(SqlSettings, WindowSettings):
+    """What windows in an SQL database need."""

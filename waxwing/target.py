@@ -23,7 +23,7 @@ class Position(NamedTuple):
     `offset_end` where a bounded run ends (None: it does not).
     The counters serve the limits on bad rows: `records_seen` and `records_bad` since the limits were
     last reset, `bad_run` the bad records in a row just before offset_next, `limits_from` the offset below which
-    nothing is judged.
+    nothing is judged. `state`: what a bucket of windows keeps with its position.
     """
 
     stream: Stream
@@ -34,6 +34,7 @@ class Position(NamedTuple):
     records_bad: int = 0
     bad_run: int = 0
     limits_from: int = 0
+    state: bytes | None = None
 
 
 class Start(NamedTuple):
@@ -72,6 +73,8 @@ class Change:
     # Set while the outcome of an earlier COMMIT of this very change is unknown: then a position
     # that already stands at `after` means that it was committed, otherwise it is a conflict.
     in_doubt: bool = False
+    # Messages taken in, where the batches do not hold them (windows).
+    messages: int | None = None
 
 
 class Session(ABC):
@@ -159,6 +162,11 @@ class Target(ABC):
     @property
     def parts_max(self) -> int | None:
         """How many sink partitions may write at once: 1 for a database with one writer, None for no limit."""
+        return None
+
+    @property
+    def idle_after_s(self) -> float | None:
+        """After how many seconds at a log's end the source marks a partition as idle; None: nobody asks."""
         return None
 
     # -- what a source asks --------------------------------------------------------------------

@@ -70,6 +70,7 @@ def keys_of(mode: Mode) -> tuple[str, ...]:
     """The key columns of a mode; none where every row is inserted."""
     return mode.keys if isinstance(mode, Keyed) else ()
 
+
 LOCKED = "Another session holds the lock."
 
 

@@ -72,6 +72,36 @@ dead_letters = sa.Table(
 )
 
 
+# Windows keep their state beside their rows. A bucket is a row of waxwing_progress (its stream: `bucket`), with the number of its
+# emissions in place of an offset.
+windows = sa.Table(
+    "waxwing_windows",
+    metadata,
+    sa.Column("flow", sa.String(FLOW_CHARACTERS_MAX), primary_key=True),
+    sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
+    sa.Column("buckets", sa.Integer, nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("streams", sa.Text, nullable=False),  # JSON: [topic, topic id, partition, offset_start, offset_end] of each
+)
+
+window_state = sa.Table(
+    "waxwing_window_state",
+    metadata,
+    sa.Column("flow", sa.String(FLOW_CHARACTERS_MAX), primary_key=True),
+    sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
+    sa.Column("bucket", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.LargeBinary(2**24), nullable=False),
+)
+
+BUCKETS_TOPIC = BUCKETS_TOPIC_ID = "waxwing:windows"
+
+
+def bucket(flow: str, number: int) -> Stream:
+    """The stream that stands for a bucket of windows in waxwing_progress."""
+    return Stream(flow, BUCKETS_TOPIC, BUCKETS_TOPIC_ID, number)
+
+
 def make(connection: sa.Connection) -> None:
     """Make what is missing, and check the schema version. Two processes may do so at once: the later one may have to call again.
 

@@ -171,6 +171,11 @@ class Bucket:
             sessions = rest
         self._sessions.merge(sessions)
 
+    def jump(self, stream: Stream, offset: int) -> None:
+        """Go on from another offset: records between are gone from the log."""
+        if stream in self._held:
+            self._held[stream] = self._held[stream]._replace(offset_next=offset)
+
     # -- closing ------------------------------------------------------------------------------------
 
     def _close(self) -> None:

@@ -1,0 +1,57 @@
+"""Windows in memory: the protocol of windows in a database, for tests and embedded use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from sinks.memory import MEMORY_SETTINGS, MemoryTarget
+from sinks.window_target import Streams, WindowTarget, add_starts, check_buckets
+from waxwing.operators.windows import Bucket, Rows, Windows
+from waxwing.settings import WindowSettings
+from waxwing.target import Position, Start
+
+
+class MemoryWindows(MemoryTarget, WindowTarget):
+    """Closed windows in a list, held in this process with their open state.
+
+    Args:
+        windows: the windows.
+        settings: as for a database.
+        buckets: how many parts the keys are divided into.
+
+    Attributes:
+        rows: dicts by column name, in the order in which windows closed; corrections are rows with a higher revision.
+
+    Parallelism: one writer per bucket, one lock for all.
+    Delivery: exactly once, over any number of runs in this process.
+    """
+
+    def __init__(self, windows: Windows, settings: WindowSettings | None = None, *, buckets: int = 2) -> None:
+        check_buckets(buckets)
+        self.window_settings = settings or WindowSettings(**{**MEMORY_SETTINGS.model_dump(), "window_snapshot_interval_s": 0.0})
+        super().__init__(settings=self.window_settings)
+        self.windows, self.window_buckets = windows, buckets
+        self._streams: Streams = {}
+
+    @override
+    def rows_of(self, rows: Rows) -> list[Any]:
+        return [dict(zip(rows.names, row, strict=True)) for row in rows.tuples()]
+
+    @override
+    def positions(self) -> Sequence[Position]:
+        of_buckets = sorted(super().positions(), key=lambda position: position.stream.partition)
+        return self.opened(self._streams, [Bucket.positions(position.state or b"") for position in of_buckets])
+
+    @override
+    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+        with self._lock:
+            states = [p.state for (step, _), p in self._positions.items() if step == self.step and p.state is not None]
+            self._streams = add_starts(self._streams, [Bucket.positions(state) for state in states], starts)
+            if not states:
+                for number in range(self.window_buckets):
+                    stream = self.bucket_stream(number)
+                    self._positions[self.step, stream] = Position(stream, 0, 0, state=self.first_state(starts))
+        return [position for position in self.positions() if position.stream.topic == topic]

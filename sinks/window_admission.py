@@ -1,0 +1,152 @@
+"""What enters a bucket's transaction: pieces are folded as they come, and every so often what became of them is one emission."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from sinks.admission import RATIO_BLOCK_RECORDS
+from sinks.isolation import dead_letters
+from sinks.window_target import WindowTarget
+from waxwing import metrics
+from waxwing.batch import Batch, Columns, Stream
+from waxwing.errors import BadRowsLimit
+from waxwing.operators.windows import Bucket, Emission, Mark, Piece
+from waxwing.operators.windows.rows import instant
+from waxwing.settings import WindowSettings
+from waxwing.target import Change, DeadLetter, Position
+
+# An emission of so many rows does not wait for its time: they would fill the memory.
+ROWS_MAX = 50_000
+# A message may be rejected and late at once (a flat_map made records of it): their dead letters need numbers that differ.
+LATE_ROWS_FROM = 1_000_000
+
+
+class WindowAdmission:
+    """The bucket of one sink partition, and its emission under way.
+
+    Args:
+        target: where it is kept.
+        number: the bucket's.
+        settings: how often it is written.
+        now_s: the clock.
+    """
+
+    def __init__(self, target: WindowTarget, number: int, settings: WindowSettings, now_s: Callable[[], float]) -> None:
+        self._target, self._number, self._settings, self._now_s = target, number, settings, now_s
+        self._stream = target.bucket_stream(number)
+        self._bucket: Bucket | None = None
+        self._position = Position(self._stream, 0, 0)
+        self._pending = 0  # pieces folded and not yet written
+        self._letters: list[DeadLetter] = []
+        self._state = b""
+        self._messages = 0
+        self.due_s = math.inf
+
+    @property
+    def positions(self) -> Mapping[Stream, Any]:
+        """How far the bucket has come in each stream."""
+        return self._bucket.held if self._bucket is not None else {}
+
+    def weight(self, item: Any) -> int:
+        """Entries of a piece; rows of a batch that is written."""
+        if isinstance(item, Piece):
+            sessions = 0 if item.sessions is None else len(item.sessions.keys)
+            return 1 + sessions + sum(len(group.keys) for group in item.groups) + len(item.late) + len(item.rejects)
+        return len(item.records) if isinstance(item, Batch) else 1
+
+    def unknown(self, items: list[Any]) -> list[Stream]:  # noqa: ARG002 - the bucket is one
+        """The bucket, until it was taken over."""
+        return [self._stream] if self._bucket is None else []
+
+    def open(self, position: Position) -> None:
+        """The bucket is ours."""
+        assert position.state is not None
+        self._bucket, self._position = Bucket.load(self._target.windows, position.state), position._replace(state=None)
+
+    def take(self, items: list[Piece | Mark], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
+        """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
+        bucket = self._bucket
+        assert bucket is not None
+        for item in items:
+            if isinstance(item, Piece):
+                bucket.fold(item)
+            else:
+                bucket.mark(item)
+        if items and not self._pending:
+            self.due_s = self._now_s() + self._settings.window_snapshot_interval_s
+        self._pending += len(items)
+        if not self._pending or not (flushing or self._now_s() >= self.due_s or bucket.rows_waiting >= ROWS_MAX):
+            return [], 0
+        emission, pending = bucket.emission(), self._pending
+        self._state, self._pending, self.due_s = bucket.pack(), 0, math.inf
+        self._letters = self._letters_of(emission)
+        self._messages = emission.messages if self._number == 0 else 0
+        number = self._position.offset_next
+        # Of no message: its offset is the emission's number, which no other emission of the bucket has.
+        place = Columns([number], [None], [None], [-1], [()])
+        rows = self._target.rows_of(emission.rows)
+        return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending
+
+    def change(self, batches: list[Batch[Any]]) -> Change:
+        """The emission, with the bucket's move.
+
+        Raises:
+            BadRowsLimit: with it, too many of the messages were rejected.
+        """
+        before = self._position
+        letters = [*self._letters, *(letter for batch in batches for letter in dead_letters(batch))]
+        after = self._judged(before, sum(1 for letter in self._letters if letter.stream != self._stream))
+        return Change(batches, {self._stream: before}, {self._stream: after}, letters, messages=self._messages)
+
+    def moved(self, change: Change) -> None:
+        """The emission is durable."""
+        self._position = change.after[self._stream]._replace(state=None)
+        self._letters, self._state = [], b""
+
+    def _judged(self, before: Position, bad: int) -> Position:
+        """The position behind the emission. Bad records are counted where they travel: in the first bucket."""
+        seen, records_bad = before.records_seen + self._messages, before.records_bad + bad
+        block = RATIO_BLOCK_RECORDS
+        if records_bad > self._target.settings.bad_ratio_max * max(seen, block) and before.offset_next >= before.limits_from:
+            last = next(letter for letter in reversed(self._letters) if letter.stream != self._stream)
+            raise BadRowsLimit(
+                f"{self._target.name}: {records_bad:,} bad records among {max(seen, block):,}; the last one, {last.stream} at "
+                f"offset {last.offset}: {last.reason}.",
+                hint="Something is wrong with the definition or the producer. Mend it and start again, or accept them as dead "
+                f"letters: waxwing resume {self._stream.flow}",
+            )
+        if seen >= block:
+            seen = records_bad = 0
+        return before._replace(offset_next=before.offset_next + 1, records_seen=seen, records_bad=records_bad, state=self._state)
+
+    def _letters_of(self, emission: Emission) -> list[DeadLetter]:
+        """Rejects, late records with their windows, and late aggregates (see Windows: idle partitions)."""
+        out = list(emission.rejects)
+        numbers: dict[tuple[Stream, int], int] = {}
+        late = emission.late if self._settings.late_records == "dead_letters" else []
+        for one in late:
+            place = one.letter.stream, one.letter.offset
+            numbers[place] = numbers.get(place, LATE_ROWS_FROM - 1) + 1
+            start, end = _iso(one.start_us), _iso(one.end_us)
+            reason = f"{one.letter.reason}; it belongs to the window from {start} to {end}"
+            out.append(one.letter._replace(row=numbers[place], stage="late", reason=reason))
+        row = LATE_ROWS_FROM
+        entries = 0
+        for stream, rows in emission.late_entries:
+            for values in rows.tuples():
+                entries += 1
+                if self._settings.late_records == "dead_letters":
+                    record = msgspec.json.encode(dict(zip(rows.names, values, strict=True)), enc_hook=str)
+                    reason = f"late: {stream} was idle, and the window was closed without it; this is what it would have added"
+                    out.append(DeadLetter(self._stream, self._position.offset_next, row, "late", reason, None, record, (), -1))
+                    row += 1
+        metrics.late(self._target.step, len(emission.late) + entries)
+        return out
+
+
+def _iso(time_us: int) -> str:
+    return instant(time_us).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,108 @@
+"""What a target of windows is: closed rows, positions and open state kept together, bucket by bucket."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from typing_extensions import override
+
+from waxwing.batch import Stream
+from waxwing.databases import ledger
+from waxwing.errors import ConfigError, TransientError
+from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, openings
+from waxwing.settings import WindowSettings
+from waxwing.target import Position, Start, Target
+
+BUCKETS_MAX = 1_000
+
+
+class Known(NamedTuple):
+    """A stream that windows take in: where it began, and where a bounded run ends."""
+
+    offset_start: int
+    offset_end: int | None
+
+
+Streams = dict[Stream, Known]
+
+
+class WindowTarget(Target):
+    """A target whose sink partitions are buckets: each folds its part of the keys, and writes rows and state in one step."""
+
+    windows: Windows
+    window_buckets: int
+    window_settings: WindowSettings
+
+    @abstractmethod
+    def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:
+        """Closed rows, as the table takes them."""
+
+    @property
+    @override
+    def idle_after_s(self) -> float | None:
+        return self.windows.idle_after_s
+
+    def opening(self, stream: Stream, offset: int) -> Opening:
+        """Where a lane that begins at this offset stands.
+
+        Raises:
+            TransientError: no bucket stood there when the positions were read; another process has moved on meanwhile.
+        """
+        opening = self._openings.get(stream)
+        if opening is None or opening.offset != offset:
+            stood = "nowhere" if opening is None else f"at {opening.offset:,}"
+            raise TransientError(
+                f"{self.name}: {stream} is read from {offset:,}, and its windows stood {stood}.",
+                hint="Give the target to the source as well (feeds=[target]), and start again.",
+            )
+        return opening
+
+    _openings: Mapping[Stream, Opening] = {}
+
+    def opened(self, streams: Streams, held: Sequence[Mapping[Stream, Held]]) -> list[Position]:
+        """Remember where lanes begin; the position of each stream in each bucket."""
+        known = {s: Opening(one.offset_start, one.offset_start, NEVER) for s, one in streams.items()}
+        self._openings = known | openings(held)
+        return [
+            Position(s, bucket[s].offset_next if s in bucket else one.offset_start, one.offset_start, one.offset_end)
+            for bucket in held
+            for s, one in streams.items()
+        ]
+
+    def bucket_stream(self, number: int) -> Stream:
+        """The stream that stands for a bucket."""
+        return ledger.bucket(self.flow, number)
+
+    def first_state(self, starts: Iterable[Start]) -> bytes:
+        """What a bucket keeps before anything came."""
+        return Bucket(self.windows, {start.stream: start.offset_start for start in starts}).pack()
+
+
+def check_buckets(buckets: int) -> None:
+    """Raises ConfigError for a number that can't be."""
+    if not 1 <= buckets <= BUCKETS_MAX:
+        raise ConfigError(f"{buckets} buckets of windows.", hint=f"Take 1 to {BUCKETS_MAX:,}, a few for each process to come.")
+
+
+def add_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts: Iterable[Start]) -> Streams:
+    """The streams with those that are new, and with the ends of a bounded run; an unfinished one keeps its own."""
+    out = dict(streams)
+    for stream, offset_start, offset_end in starts:
+        known = out.get(stream, Known(offset_start, offset_end))
+        lowest = min([one[stream].offset_next for one in held if stream in one], default=known.offset_start)
+        unfinished = known.offset_end is not None and lowest < known.offset_end
+        out[stream] = known if unfinished and offset_end is not None else known._replace(offset_end=offset_end)
+    return out
+
+
+def dump_streams(streams: Streams) -> str:
+    """As kept in waxwing_windows."""
+    return json.dumps([[*stream[1:], *known] for stream, known in streams.items()])
+
+
+def load_streams(flow: str, text: str) -> Streams:
+    """As kept in waxwing_windows."""
+    return {Stream(flow, *row[:3]): Known(*row[3:]) for row in json.loads(text)}

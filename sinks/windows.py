@@ -1,0 +1,83 @@
+"""Windows into a target: pieces travel from the lanes to the buckets, and a bucket is a sink partition."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import bytewax.operators as op
+from bytewax.dataflow import Stream as Flowing
+from bytewax.outputs import FixedPartitionedSink
+from typing_extensions import override
+
+from sinks.partition import TargetPartition
+from sinks.window_admission import WindowAdmission
+from sinks.window_target import WindowTarget
+from sinks.writer import Writer
+from waxwing import progress
+from waxwing.batch import Batch, Stream, part_fn
+from waxwing.operators.exchange import bucket_name
+from waxwing.operators.windows import Lane, Mark, Piece
+
+
+def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget) -> None:
+    """Fold batches into the target's windows, and write each window when it has closed.
+
+    Parallelism: lanes fold where their batches are; Bytewax spreads the buckets over all workers.
+    Delivery: exactly once, where batches come straight from one source that was given the target (`feeds=[target]`). What a
+        window holds is a function of the topic alone, idle partitions aside (see Windows).
+
+    Raises:
+        ConfigError: the target serves another step already.
+    """
+    flow = up.flow()
+    target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_steps", set()))
+    op.output(step_id, op.flat_map(f"{step_id}_fold", up, Lanes(target, step_id)), WindowSink(target))
+
+
+class Lanes:
+    """Folds the batches of all partitions that come by here; a partition that is read anew begins where the target says."""
+
+    def __init__(self, target: WindowTarget, step_id: str) -> None:
+        self._target, self._step_id = target, step_id
+        self._names = [bucket_name(bucket) for bucket in range(target.window_buckets)]
+        self._lanes: dict[Stream, Lane] = {}
+
+    def __call__(self, batch: Batch[Any]) -> list[tuple[str, Piece | Mark]]:
+        lane = self._lanes.get(batch.stream)
+        if lane is None or lane.offset != batch.offset_first:
+            opening = self._target.opening(batch.stream, batch.offset_first)
+            lane = Lane(self._target.windows, batch.stream, len(self._names), opening, self._step_id, _clock_us)
+            self._lanes[batch.stream] = lane
+        if batch.mark:
+            mark = lane.mark(ended=batch.mark == "end")
+            return [(name, mark) for name in self._names]
+        return list(zip(self._names, lane.fold(batch), strict=True))
+
+
+def _clock_us() -> int:
+    return time.time_ns() // 1_000
+
+
+class WindowSink(FixedPartitionedSink[Piece | Mark, None]):
+    """A Bytewax sink whose partitions are buckets."""
+
+    def __init__(self, target: WindowTarget) -> None:
+        self._target = target
+        self._names = [bucket_name(bucket) for bucket in range(target.window_buckets)]
+        self._number = part_fn(self._names)
+
+    @override
+    def list_parts(self) -> list[str]:
+        progress.start(self._target.settings.progress_interval_s)
+        return self._names
+
+    @override
+    def part_fn(self, item_key: str) -> int:
+        return self._number(item_key)
+
+    @override
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
+        settings = self._target.window_settings
+        admission = WindowAdmission(self._target, self._names.index(for_part), settings, time.monotonic)
+        return TargetPartition(Writer(self._target, for_part, admission=admission))
