@@ -19,8 +19,8 @@ from sqlalchemy.dialects import mssql
 
 from waxwing.databases import database_for
 from waxwing.databases.base import Plan, Upsert, columns_of
-from waxwing.databases.mysql_insert import Literals
-from waxwing.databases.postgresql_copy import CopyText
+from waxwing.databases.mysql_literals import Literals
+from waxwing.databases.postgresql_csv import COPY_OPTIONS, CopyCsv
 from waxwing.databases.sqlite import CACHE_KIB, CHECKPOINT_PAGES, INSERT_ROWS_MAX, ValuesBulk
 
 Rows = Sequence[tuple[Any, ...]]
@@ -50,10 +50,10 @@ class PostgreSQLRaw:
 
     def __init__(self, url: str, plan: Plan) -> None:
         self._connection = psycopg.connect(url)
-        self._text = CopyText(plan.columns)
+        self._text = CopyCsv(plan.columns)
         table, columns, changed, keys = _names(plan)
-        self._copy = f"COPY {table} ({columns}) FROM STDIN (NULL 'None')".encode()
-        self._copy_stage = f"COPY stage ({columns}) FROM STDIN (NULL 'None')".encode()
+        self._copy = f"COPY {table} ({columns}) {COPY_OPTIONS}".encode()
+        self._copy_stage = f"COPY stage ({columns}) {COPY_OPTIONS}".encode()
         self._merge = (
             f"INSERT INTO {table} ({columns}) SELECT {columns} FROM stage "
             f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = EXCLUDED.{name}' for name in changed)}"
@@ -97,9 +97,8 @@ class MySQLRaw:
         self._tail = f" ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in changed)}".encode()
 
     def payload(self, rows: Rows) -> list[bytes]:
-        lines = self._literals.encode(rows)
-        step = max(1, min(5_000, MYSQL_STATEMENT_BYTES_MAX // max(map(len, lines))))
-        return [",".join(lines[first : first + step]).encode() for first in range(0, len(lines), step)]
+        step = max(1, min(5_000, MYSQL_STATEMENT_BYTES_MAX * len(rows) // len(self._literals.encode(rows))))
+        return [self._literals.encode(rows[first : first + step]) for first in range(0, len(rows), step)]
 
     def insert(self, payload: list[bytes]) -> None:
         for lines in payload:

@@ -243,8 +243,8 @@ class SqlSession(Session):
             with translated(self._database, self._name):
                 yield
         except TransientError as error:
-            error.context["committing"] = self._committing
-            if lock_hint and (blockers := self._blockers()):
+            error.committing = self._committing
+            if lock_hint and error.locked and (blockers := self._blockers()):
                 error.hint = f"Locks are held by: {blockers}."
             raise
         except sa.exc.DBAPIError as error:
@@ -269,7 +269,7 @@ def translated(database: Database, name: str) -> Iterator[None]:
         failure = database.classify(error)
         message = f"{name}: {failure.reason} ({failure.code})."
         if failure.kind == "transient":
-            raise TransientError(message, hint=failure.hint, too_large=failure.too_large) from error
+            raise TransientError(message, hint=failure.hint, too_large=failure.too_large, locked=failure.locked) from error
         if failure.kind == "config":
             raise ConfigError(message, hint=failure.hint) from error
         if failure.kind == "target":

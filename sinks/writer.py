@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from sinks.admission import Admission
 from sinks.isolation import halves, without_rows
+from sinks.transaction_size import TransactionSize, weight
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
 from waxwing.errors import RowError, StopError, TargetError, TransientError
@@ -28,13 +29,6 @@ HEARTBEATS_PER_STALE = 4
 # business, and a frozen server keeps none.
 SILENCE_S = 10.0
 CLOSE_S = 5.0
-# A transaction takes about this long: below it the round trips and the commit show, above it nothing is gained, and more rows
-# wait in memory. So many records go into the first one.
-TRANSACTION_S = 0.1
-TRANSACTION_ROWS_FIRST = 5_000
-TRANSACTION_ROWS_MIN = 1_000
-# A message above this size counts as several of those that may wait. As Python objects a record takes some five times as much.
-RECORD_BYTES = 256
 
 T = TypeVar("T")
 # What the thread does, as a generator: it yields, holding `_wake`, how many seconds to wait for that at most.
@@ -55,8 +49,8 @@ class Writer:
         self._session_now: Session | None = None
         self._admission = Admission(target.settings)
         self._queue: deque[Batch[Any]] = deque()
-        self._waiting = 0  # records in the queue, by `_weight`
-        self._rows_max = min(TRANSACTION_ROWS_FIRST, target.settings.flush_rows_max)
+        self._waiting = 0  # records in the queue, by `weight`
+        self._size = TransactionSize(target.settings.flush_rows_max)
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
         self._error: BaseException | None = None
@@ -79,7 +73,7 @@ class Writer:
                 self._wait()
             self._raise()
             self._queue.append(batch)
-            self._waiting += _weight(batch)
+            self._waiting += weight(batch)
             self._under_way += 1
             self._wake.notify_all()
 
@@ -165,15 +159,15 @@ class Writer:
             with self._wake:
                 if self._closing:
                     return None
-                while self._queue and records < self._rows_max:
+                while self._queue and records < self._size.rows_max:
                     batch = self._queue.popleft()
-                    self._waiting -= _weight(batch)
+                    self._waiting -= weight(batch)
                     deadline_s = deadline_s or self._now_s() + self._settings.flush_interval_s
-                    records += _weight(batch)
+                    records += weight(batch)
                     group.append(batch)
                     self._wake.notify_all()
                 now_s = self._now_s()
-                if group and (records >= self._rows_max or now_s >= deadline_s or self._flushing):
+                if group and (records >= self._size.rows_max or now_s >= deadline_s or self._flushing):
                     return group
                 heartbeat_due_s = self._heartbeat_due_s if self._admission.positions else now_s + 60
                 if now_s < heartbeat_due_s:
@@ -208,17 +202,10 @@ class Writer:
             return
         self._admission.moved(change)
         took_s = self._now_s() - started_s
-        self._choose_rows_max(sum(map(_weight, batches)), took_s)
+        self._size.learn(sum(map(weight, batches)), took_s)
         metrics.transaction(self._target.step, self._part, change, took_s)
         if self._now_s() >= self._heartbeat_due_s:
             self._heartbeat()
-
-    def _choose_rows_max(self, records: int, took_s: float) -> None:
-        """More records in the next transaction where a full one was quick, fewer where it was slow."""
-        if took_s > 2 * TRANSACTION_S:
-            self._rows_max = max(self._rows_max // 2, min(TRANSACTION_ROWS_MIN, self._settings.flush_rows_max))
-        elif took_s < TRANSACTION_S / 2 and records >= self._rows_max:
-            self._rows_max = min(self._rows_max * 2, self._settings.flush_rows_max)
 
     def _isolate(self, batches: list[Batch[Any]], error: RowError) -> Steps[None]:
         """Write the batches without the rows that the error blames; in halves, where it names none."""
@@ -290,15 +277,15 @@ class Writer:
                 attempt += 1
                 self._drop_session()
                 if change is not None:
-                    change.in_doubt |= bool(error.context.get("committing"))
-                    if error.context.get("too_large") and not change.in_doubt and halves(change.batches)[1]:
+                    change.in_doubt |= error.committing
+                    if error.too_large and not change.in_doubt and halves(change.batches)[1]:
                         log.warning("too_large", f"{self._target.name}: writing in halves: {error.message}", part=self._part)
                         raise _TooLarge from error
                 metrics.retry(self._target.step, self._part)
                 wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
                 until_s = self._now_s() + wait_s
                 if until_s - started_s > self._settings.retry_max_s:
-                    if error.context.get("too_large") and change is not None:
+                    if error.too_large and change is not None and not change.in_doubt:
                         places = ", ".join(f"{stream} at {position.offset_next}" for stream, position in change.before.items())
                         error.hint = (
                             f"One record alone takes too long ({places}): see DATABASE_STATEMENT_TIMEOUT_S, or a trigger."
@@ -332,10 +319,3 @@ def _halved(part: range) -> list[range]:
 
 class _TooLarge(Exception):
     """A transaction was ended for taking too long."""
-
-
-def _weight(batch: Batch[Any]) -> int:
-    """Records, counted by what they hold in memory: by the size of a few of their messages."""
-    some = batch.messages.values[:: len(batch.messages) // 8 or 1]
-    mean_bytes = sum(len(value or b"") for value in some) / (len(some) or 1)
-    return round(len(batch.records) * max(1.0, mean_bytes / RECORD_BYTES)) or 1

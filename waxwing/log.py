@@ -33,7 +33,7 @@ def error(event: str, message: str, **fields: Any) -> None:
 def failure(problem: BaseException) -> None:
     """Say why the flow stops: the error's message and hint. Only a bug of ours shows where it arose."""
     if isinstance(problem, WaxwingError):
-        fields = {name: value for name, value in problem.context.items() if value is not None and not isinstance(value, bool)}
+        fields = {name: value for name, value in problem.context.items() if value is not None}
         _say("error", type(problem).__name__, str(problem), {**fields, "exit_code": problem.exit_code})
         return
     where = traceback.extract_tb(problem.__traceback__)

@@ -99,7 +99,7 @@ class Session(ABC):
         Raises:
             RowError: rows that can't be stored; nothing was written. Its `bad` counts the records of all
                 batches first, then their deletes.
-            TransientError: `committing` in its context is True when the outcome of COMMIT is unknown.
+            TransientError: its `committing` is True when the outcome of COMMIT is unknown.
         """
 
     @abstractmethod

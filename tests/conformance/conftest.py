@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections.abc import Iterator
 from typing import cast
 
 import pytest
 import sqlalchemy as sa
 
-from tests.conformance.place import Place, make_place
+from tests.conformance.place import Place, database_on, make_place
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb", "sqlserver"])
@@ -34,21 +32,6 @@ def mariadb_place(request: pytest.FixtureRequest) -> Iterator[Place]:
         return
     with database_on(given) as url:
         yield make_place(url)
-
-
-@contextlib.contextmanager
-def database_on(server: str) -> Iterator[sa.URL]:
-    """A database of its own on somebody's MySQL server, dropped at the end."""
-    name = f"waxwing_test_{secrets.token_hex(4)}"
-    url = sa.make_url(server)
-    engine = sa.create_engine(url.set(drivername="mysql+pymysql"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-    try:
-        yield url.set(database=name)
-    finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="session")

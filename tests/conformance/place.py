@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -103,3 +105,18 @@ def make_place(url: sa.URL, *, lock_timeout_s: float = 5.0) -> Place:
             engine.pool._creator, pool_size=2, pre_ping=True, dialect=engine.dialect, _dispatch=engine.pool.dispatch
         )
     return Place(database, url, engine)
+
+
+@contextlib.contextmanager
+def database_on(server: str) -> Iterator[sa.URL]:
+    """A database of its own on somebody's MySQL server, dropped at the end."""
+    name = f"waxwing_test_{secrets.token_hex(4)}"
+    url = sa.make_url(server)
+    engine = sa.create_engine(url.set(drivername="mysql+pymysql"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    try:
+        yield url.set(database=name)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +14,7 @@ from pydantic import SecretStr
 from dataflows.orders import orders
 from sinks import SqlTarget
 from sinks.writer import Writer
-from tests.conformance.conftest import database_on
-from tests.conformance.place import Place, make_place
+from tests.conformance.place import Place, database_on, make_place
 from tests.servers import MariaDB
 from waxwing.batch import Batch, Columns, Reject, Stream
 from waxwing.databases.base import Append, Upsert
@@ -146,7 +146,7 @@ def test_rows_go_in_several_statements_where_a_packet_is_too_small_and_a_larger_
         small = make_place(place.url)
         small.write(planned, rows)
         assert small.read(planned.table) == rows
-        assert small.kind_of_failure(lambda: small.write(planned, [("a", "x"), ("b", "'" * 600_000)])) == "row"
+        assert small.kind_of_failure(lambda: small.write(planned, [("a", "x"), ("b", '"' * 600_000)])) == "row"
         assert small.read(planned.table) == rows
     finally:
         place.run("SET GLOBAL max_allowed_packet = DEFAULT")
@@ -170,7 +170,7 @@ def test_a_table_in_another_database_is_written_through_its_name(place: Place) -
 def test_a_login_that_is_refused_an_unknown_database_and_a_missing_permission_are_matters_of_configuration(place: Place) -> None:
     for url in (place.url.set(password="wrong"), place.url.set(database="nowhere")):
         other = make_place(url)
-        assert other.kind_of_failure(lambda other=other: other.plan(keyed(other), Append())) == "config"  # type: ignore[misc]
+        assert other.kind_of_failure(partial(other.plan, keyed(other), Append())) == "config"
     place.run(
         "CREATE USER IF NOT EXISTS limited@'127.0.0.1' IDENTIFIED BY 'limited'", "GRANT SELECT ON *.* TO limited@'127.0.0.1'"
     )

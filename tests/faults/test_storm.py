@@ -1,4 +1,4 @@
-"""A short storm on every database, with one of each kind of event; then equality, row by row; and what says so."""
+"""A short storm on PostgreSQL, MariaDB and SQLite, one of each kind of event; then equality, row by row; and what says so."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class UnknownIsDone(ModelSession):
         try:
             super().write(change, dry_run=dry_run)
         except TransientError as error:
-            if not error.context.get("committing"):
+            if not error.committing:
                 raise
 
 

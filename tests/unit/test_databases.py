@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from waxwing.databases import database_for
 from waxwing.databases.base import Append
 from waxwing.databases.mysql import MySQL
-from waxwing.databases.mysql_insert import Literals
+from waxwing.databases.mysql_literals import Literals
 from waxwing.databases.postgresql import PostgreSQL
-from waxwing.databases.postgresql_copy import CopyText
+from waxwing.databases.postgresql_csv import CopyCsv
 from waxwing.databases.sqlite import SQLite
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError
@@ -174,20 +174,23 @@ def test_sqlite_refuses_a_table_whose_errors_show_at_commit_only(tmp_path: Path)
             ensure(connection, plan(table, Append(), dialect=SQLite.dialect), SQLite())
 
 
-def test_copy_text_escapes_what_copy_would_read_otherwise() -> None:
+def test_csv_for_copy_escapes_what_copy_would_read_otherwise() -> None:
     columns: list[sa.Column[Any]] = [
         sa.Column("a", sa.Text),
         sa.Column("b", sa.Integer),
         sa.Column("c", sa.LargeBinary),
         sa.Column("d", sa.JSON),
     ]
-    text = CopyText(columns)
-    assert b"".join(text.encode([("plain", 1, None, None), (None, None, b"\x00\\", {"a": "\n"})])) == (
-        b'plain\t1\tNone\tNone\nNone\tNone\t\\\\x005c\t{"a":"\\\\n"}\n'
+    csv = CopyCsv(columns)
+    assert b"".join(csv.encode([("null", 1, None, None), (None, None, b"\x00\\", {"a": "\n"})])) == (
+        rb'"null",1,null,null' b"\n" rb'null,null,"\\x005c","{\"a\":\"\\n\"}"' b"\n"
     )
-    assert b"".join(text.encode([("None", 1, None, None), ("a\tb\\\r\n", 1, None, None)])) == (
-        b"\\None\t1\tNone\tNone\na\\tb\\\\\\r\\n\t1\tNone\tNone\n"
-    )
+    # Texts that hold what parts rows, control characters, and integers that JSON's encoder does not take.
+    for text in ("],[", "a\tb\\\r\n", '"], ["'):
+        assert b"".join(csv.encode([(text, 2**70, None, None)])).decode() == (
+            '"' + text.replace("\\", "\\\\").replace('"', '\\"') + f'","{2**70}",null,null\n'
+        )
+    assert csv.encode([('"\\', 1, None, None)]) == [b'"\\"\\\\",1,null,null\n']
 
 
 @pytest.mark.parametrize(
@@ -230,8 +233,11 @@ def test_literals_of_mysql() -> None:
     ]
     literals = Literals(columns)
     rows = [(1, "it's \\ 100% \x00", Decimal("1E+3"), -0.0, b"\xff'", {"a": "it's"}, True), (None,) * 7]
-    assert literals.encode(rows) == [
-        """(1,'it\\'s \\\\ 100% \\0','1E+3',-0.0e0,x'ff27','{"a":"it\\'s"}',True)""",
-        "(NULL,NULL,NULL,NULL,NULL,NULL,NULL)",
-    ]
-    assert literals.encode(rows[:1]) == literals.encode(rows)[:1]
+    assert literals.encode(rows[1:]) == b"(null,null,null,null,null,null,null)"
+    # With U+0000, for which JSON has an escape that MySQL lacks, and without.
+    first = rb"""(1,"it's \\ 100% \0","1E+3",-0.0e0,x'ff27',"{\"a\":\"it's\"}",True)"""
+    assert literals.encode(rows) == first + b",\n(null,null,null,null,null,null,null)"
+    plain = [(1, 'it"s\n', Decimal("0.10"), 2.5, None, [1], True)]
+    assert literals.encode(plain) == rb"""(1,"it\"s\n","0.10",2.5,null,"[1]",true)"""
+    between = [(2**70, "],[", None, None, None, None, False)]
+    assert literals.encode(between) == b'(1180591620717411303424,"],[",null,null,null,null,False)'

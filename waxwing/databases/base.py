@@ -71,6 +71,9 @@ def keys_of(mode: Mode) -> tuple[str, ...]:
     return mode.keys if isinstance(mode, Keyed) else ()
 
 
+LOCKED = "Another session holds the lock."
+
+
 class Failure(NamedTuple):
     """What an error of the driver means.
 
@@ -83,6 +86,11 @@ class Failure(NamedTuple):
     reason: str
     hint: str = ""
     too_large: bool = False  # a smaller transaction may do
+
+    @property
+    def locked(self) -> bool:
+        """Did it wait for another session's lock in vain?"""
+        return self.hint == LOCKED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +181,8 @@ class Database(ABC):
     """One database product."""
 
     dialect: Dialect
+    # One text a session; None where the database does not know who holds its locks.
+    blockers_sql: sa.TextClause | None = None
 
     @abstractmethod
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
@@ -193,13 +203,12 @@ class Database(ABC):
         """How large a value of a dead letter may be over this connection; None: as large as a message of Kafka."""
         return None
 
-    @abstractmethod
-    def check_deferred(self, connection: sa.Connection) -> None:
+    def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
         """Make deferred constraints speak now, before COMMIT."""
 
-    @abstractmethod
     def blockers(self, connection: sa.Connection) -> str:
         """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""
+        return "" if self.blockers_sql is None else "; ".join(connection.scalars(self.blockers_sql))
 
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:  # noqa: B027 - most end them themselves
         """End sessions that hold Waxwing's positions beyond the statement time limit, where the server itself does not."""

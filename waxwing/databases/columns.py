@@ -13,9 +13,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from waxwing.databases import rules, rules_of_time
 from waxwing.databases.base import Dialect, Merge, Plan, Upsert, keys_of
-from waxwing.databases.rules import RULES, Kind, Rule, Values
+from waxwing.databases.rules import Kind, Rule, Values
 from waxwing.errors import ConfigError
+
+RULES: dict[Kind, Callable[[sa.Column[Any], Dialect], Rule]] = {
+    "integer": rules.integer_rule,
+    "decimal": rules.decimal_rule,
+    "float": rules.float_rule,
+    "text": rules.text_rule,
+    "enum": rules.enum_rule,
+    "boolean": rules.boolean_rule,
+    "date": rules_of_time.date_rule,
+    "datetime": rules_of_time.datetime_rule,
+    "time": rules_of_time.time_rule,
+    "binary": rules.binary_rule,
+    "json": rules.json_rule,
+    "uuid": rules.uuid_rule,
+}
 
 Check = Callable[[Values], dict[int, str]]
 

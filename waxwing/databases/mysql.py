@@ -46,10 +46,21 @@ SQL_MODE = "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO"
 ENGINES = ("InnoDB", "RocksDB", "ndbcluster")
 
 
+_BLOCKERS = sa.text("""
+    SELECT concat('connection ', t.trx_mysql_thread_id,
+                  coalesce(concat(' (', p.user, ' from ', p.host, ', ', p.command, ')'), ''),
+                  ', in a transaction since ', t.trx_started)
+    FROM information_schema.innodb_trx t
+    LEFT JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
+    WHERE t.trx_mysql_thread_id <> connection_id() AND (t.trx_rows_locked > 0 OR t.trx_tables_locked > 0)
+    ORDER BY 1""")
+
+
 class MySQL(Database):
     """MySQL 8 or MariaDB 10.6, or newer: INSERT with many rows as literals."""
 
     dialect = DIALECT
+    blockers_sql = _BLOCKERS
 
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
@@ -132,14 +143,6 @@ class MySQL(Database):
         return max(packet_bytes_max // 2 - 8_192, 0)
 
     @override
-    def check_deferred(self, connection: sa.Connection) -> None:
-        """Nothing: constraints are checked at once."""
-
-    @override
-    def blockers(self, connection: sa.Connection) -> str:
-        return "; ".join(connection.scalars(_BLOCKERS))
-
-    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         where = {"schema": table.schema, "name": table.name}
         row = connection.execute(_KIND, where).one_or_none()
@@ -203,15 +206,6 @@ class _Tables(MySQLDDLCompiler):
         given = [name.partition("_")[2] for name in table.kwargs]
         return super().post_create_table(table) + "".join(f" {name}={value}" for name, value in ours.items() if name not in given)
 
-
-_BLOCKERS = sa.text("""
-    SELECT concat('connection ', t.trx_mysql_thread_id,
-                  coalesce(concat(' (', p.user, ' from ', p.host, ', ', p.command, ')'), ''),
-                  ', in a transaction since ', t.trx_started)
-    FROM information_schema.innodb_trx t
-    LEFT JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-    WHERE t.trx_mysql_thread_id <> connection_id() AND (t.trx_rows_locked > 0 OR t.trx_tables_locked > 0)
-    ORDER BY 1""")
 
 _KIND = sa.text("""
     SELECT table_type AS kind, engine AS engine FROM information_schema.tables

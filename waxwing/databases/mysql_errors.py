@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from waxwing.databases.base import Failure
+from waxwing.databases.base import LOCKED, Failure
 
 _CODES = {
     "transient": {
@@ -130,7 +130,7 @@ _HINTS = {
     1142: "Grant it: SELECT, INSERT, UPDATE, DELETE, and CREATE, INDEX where tables are missing.",
     1146: "It was there at the start: somebody dropped or renamed it.",
     1170: "Give the String column a length.",
-    1205: "Another session holds the lock.",
+    1205: LOCKED,
     1665: "Set binlog_format to ROW or MIXED: READ COMMITTED, which exactness rests on, needs it.",
     1698: _CHECK_LOGIN,
     2005: "Check the host in DATABASE_URL.",

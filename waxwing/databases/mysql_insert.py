@@ -8,34 +8,24 @@ which every version knows, and which takes the rows one after the other: keys th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
-from types import NoneType
 from typing import Any
 
-import orjson
 import pymysql
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Keyed, Merge, Plan, Upsert, columns_of, keys_of
+from waxwing.databases.base import Bulk, Keyed, Merge, Plan, Upsert, keys_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import SPARE_DIGITS, Mean, becomes, quotients
-
-# Named parameters, so that "%" in a name or an expression is not doubled.
-SA_DIALECT: sa.Dialect = mysql.dialect(paramstyle="named")
+from waxwing.databases.mysql_literals import SA_DIALECT, Literals
 
 # More made it no faster, and the statement leaves the processor's cache.
 STATEMENT_ROWS_MAX = 5_000
 # What a statement holds besides its rows, and the protocol around it.
 _PACKET_SPARE_BYTES = 1_024
-
-# Kinds that are written between quotes.
-_QUOTED = {"text", "enum", "decimal", "date", "datetime", "time", "uuid", "json"}
-# Kinds whose text may hold what a literal must escape.
-_ESCAPED = {"text", "enum", "json"}
 
 
 class InsertBulk(Bulk):
@@ -56,10 +46,9 @@ class InsertBulk(Bulk):
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        lines = self._literals.encode(rows) if rows else []
-        for first in range(0, len(lines), STATEMENT_ROWS_MAX):
+        for first in range(0, len(rows), STATEMENT_ROWS_MAX):
             try:
-                _send(connection, self._head, lines[first : first + STATEMENT_ROWS_MAX], self._tail)
+                _send(connection, self._head, self._literals, rows[first : first + STATEMENT_ROWS_MAX], self._tail)
             except pymysql.err.IntegrityError as error:
                 raise self._explained(error) from error
 
@@ -73,8 +62,8 @@ class InsertBulk(Bulk):
     @override
     def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
         for first in range(0, len(keys), STATEMENT_ROWS_MAX):
-            lines = self._keys.encode([(key,) for key in keys[first : first + STATEMENT_ROWS_MAX]])
-            _send(connection, self._delete, lines, b")")
+            rows = [(key,) for key in keys[first : first + STATEMENT_ROWS_MAX]]
+            _send(connection, self._delete, self._keys, rows, b")")
 
     @override
     def replace(
@@ -94,26 +83,25 @@ class MergeBulk(InsertBulk):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        means, quote = quotients(plan), SA_DIALECT.identifier_preparer.quote
-        # A value may name the columns before it.
-        own = "".join(f",{_mean(mean)}" for mean in means)
-        if means:
-            columns = ", ".join(map(quote, (*(c.name for c in plan.columns), *(mean.column.name for mean in means))))
-            self._head = f"INSERT INTO {SA_DIALECT.identifier_preparer.format_table(plan.table)} ({columns}) VALUES ".encode()  # noqa: S608
-            self._literals = Literals(plan.columns, more=own)
+        if means := quotients(plan):
+            names = SA_DIALECT.identifier_preparer
+            columns = ", ".join(map(names.quote, (*(c.name for c in plan.columns), *(mean.column.name for mean in means))))
+            self._head = f"INSERT INTO {names.format_table(plan.table)} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
+            # A value may name the columns before it.
+            self._literals = Literals(plan.columns, more="".join(f",{_mean(mean)}" for mean in means))
 
 
-def _send(connection: sa.Connection, head: bytes, lines: Sequence[str], tail: bytes) -> None:
+def _send(connection: sa.Connection, head: bytes, literals: Literals, rows: Sequence[tuple[Any, ...]], tail: bytes) -> None:
     """One statement, or several where the server takes no packet so large."""
     driver: Any = connection.connection.driver_connection
     most = connection.info["packet_bytes_max"] - _PACKET_SPARE_BYTES
-    statement = b"".join((head, ",".join(lines).encode(), tail))
+    statement = b"".join((head, literals.encode(rows), tail))
     if len(statement) <= most:
         driver.query(statement)
-    elif len(lines) > 1:
-        half = len(lines) // 2
-        _send(connection, head, lines[:half], tail)
-        _send(connection, head, lines[half:], tail)
+    elif len(rows) > 1:
+        half = len(rows) // 2
+        _send(connection, head, literals, rows[:half], tail)
+        _send(connection, head, literals, rows[half:], tail)
     else:
         raise pymysql.err.DataError(1153, f"a row of {len(statement):,} bytes; max_allowed_packet of the server is below that")
 
@@ -167,75 +155,3 @@ def _newer(column: sa.Column[Any]) -> str:
 def _set_on_update(column: sa.Column[Any]) -> str:
     assert isinstance(column.onupdate, sa.ColumnDefault)
     return str(column.onupdate.arg.compile(dialect=SA_DIALECT, compile_kwargs={"literal_binds": True}))
-
-
-class Literals:
-    """Rows as `(1,'a',NULL)`. Which columns need what is decided once; values are looked at a column at a time."""
-
-    def __init__(self, columns: Sequence[sa.Column[Any]], more: str = "") -> None:
-        self._more = more.replace("%", "%%")  # what follows the values of each row
-        kinds = [kind_of(column) for column in columns]
-        self._quoted = [kind in _QUOTED for kind in kinds]
-        self._nullable = [bool(column.nullable) for column in columns]
-        self._texts = {number for number, kind in enumerate(kinds) if kind in _ESCAPED}
-        self._encoders = {
-            number: encode
-            for number, (column, kind) in enumerate(zip(columns, kinds, strict=True))
-            if (encode := _encoder(column, kind)) is not None
-        }
-        self._lines: dict[tuple[int, ...], str] = {}
-
-    def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[str]:
-        """A literal per row."""
-        columns = columns_of(rows)
-        bare = []  # columns with nulls, whose quotes stand in the values
-        changed = False
-        for number, values in enumerate(columns):
-            column = values
-            # By type: `None in column` would compare each value, which a Decimal takes long for.
-            nulls = self._nullable[number] and NoneType in set(map(type, column))
-            if encode := self._encoders.get(number):
-                column = [None if value is None else encode(value) for value in column]
-            if number in self._texts and not _plain(column):
-                column = [None if value is None else _escaped(value) for value in column]
-            if nulls:
-                bare.append(number)
-                form = "'%s'" if self._quoted[number] else "%s"
-                column = ["NULL" if value is None else form % value for value in column]
-            if column is not values:
-                columns[number], changed = column, True
-        line = self._line(tuple(bare))
-        return [line % row for row in (zip(*columns, strict=True) if changed else rows)]
-
-    def _line(self, bare: tuple[int, ...]) -> str:
-        if bare not in self._lines:
-            marks = ["'%s'" if quoted and number not in bare else "%s" for number, quoted in enumerate(self._quoted)]
-            self._lines[bare] = f"({','.join(marks)}{self._more})"
-        return self._lines[bare]
-
-
-def _plain(column: Sequence[str | None]) -> bool:
-    """Needs none of the values escaping?"""
-    joined = "".join(filter(None, column))
-    return not ("\\" in joined or "'" in joined or "\x00" in joined)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'").replace("\x00", "\\0")
-
-
-def _encoder(column: sa.Column[Any], kind: str) -> Callable[[Any], Any] | None:
-    if kind == "binary":
-        return lambda value: f"x'{value.hex()}'"
-    if kind == "json":
-        return lambda value: orjson.dumps(value).decode()
-    if kind == "float":
-        # With an exponent it is read as a double, else as a decimal first (which has no -0.0).
-        return lambda value: text if "e" in (text := repr(float(value))) else f"{text}e0"
-    if kind == "uuid":
-        # 32 digits are read by MariaDB's UUID too, and are what SQLAlchemy keeps.
-        return (lambda value: value.hex) if getattr(column.type, "as_uuid", True) else (lambda value: value.replace("-", ""))
-    if kind == "enum":
-        process: Callable[[Any], Any] | None = column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)
-        return process
-    return None

@@ -9,8 +9,9 @@ import psycopg
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Merge, Plan
-from waxwing.databases.postgresql_copy import SA_DIALECT, CopyBulk, MergeBulk
+from waxwing.databases.base import LOCKED, Bulk, Database, Dialect, Failure, Merge, Plan
+from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
+from waxwing.databases.postgresql_csv import SA_DIALECT
 
 DIALECT = Dialect(
     name="postgresql",
@@ -81,7 +82,7 @@ _HINTS = {
     "SELECT, INSERT, UPDATE and DELETE on the tables.",
     "42P01": "It was there at the start: somebody dropped or renamed it.",
     "53100": "Free disk space on the database server, then start again.",
-    "55P03": "Another session holds the lock.",
+    "55P03": LOCKED,
 }
 
 # libpq hands out no SQLSTATE for a refused connection, only the server's message. It is in English unless the
@@ -101,10 +102,26 @@ _UNKNOWN_HOST = re.compile(r"failed to resolve host|could not translate host nam
 _SCHEMA_LOCK = 0x77617877696E67
 
 
+_BLOCKERS = sa.text("""
+    SELECT DISTINCT 'pid ' || a.pid || ' (' || coalesce(nullif(a.application_name, ''), 'no application name') || ', '
+           || coalesce(a.state, 'state unknown')
+           || coalesce(', in a transaction since ' || date_trunc('second', a.xact_start), '') || ')'
+    FROM pg_locks l
+    JOIN pg_class c ON c.oid = l.relation
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database()
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
+      AND (c.relname LIKE 'waxwing%' AND l.mode <> 'AccessShareLock'
+           OR l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+    ORDER BY 1""")
+
+
 class PostgreSQL(Database):
     """PostgreSQL 13 or newer: COPY straight into the table, or through a staging table."""
 
     dialect = DIALECT
+    blockers_sql = _BLOCKERS
 
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
@@ -167,10 +184,6 @@ class PostgreSQL(Database):
         connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
     @override
-    def blockers(self, connection: sa.Connection) -> str:
-        return "; ".join(connection.scalars(_BLOCKERS))
-
-    @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
         # statement_timeout does not reach a COPY that waits for its client: a process frozen there would hold its locks for ever.
         connection.execute(_OVERDUE, {"seconds": statement_timeout_s})
@@ -215,20 +228,6 @@ def _without_code(error: psycopg.Error) -> Failure:
         return Failure("config", type(error).__name__, reason, "Check the options in DATABASE_URL.")
     return Failure("target", type(error).__name__, reason)
 
-
-_BLOCKERS = sa.text("""
-    SELECT DISTINCT 'pid ' || a.pid || ' (' || coalesce(nullif(a.application_name, ''), 'no application name') || ', '
-           || coalesce(a.state, 'state unknown')
-           || coalesce(', in a transaction since ' || date_trunc('second', a.xact_start), '') || ')'
-    FROM pg_locks l
-    JOIN pg_class c ON c.oid = l.relation
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database()
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
-      AND (c.relname LIKE 'waxwing%' AND l.mode <> 'AccessShareLock'
-           OR l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
-    ORDER BY 1""")
 
 _OVERDUE = sa.text("""
     SELECT pg_terminate_backend(a.pid)

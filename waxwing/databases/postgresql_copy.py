@@ -1,4 +1,4 @@
-"""The bulk path of PostgreSQL: rows as COPY text, straight into the table or through a staging table.
+"""The bulk path of PostgreSQL: rows by COPY, straight into the table or through a staging table.
 
 Measured on an orders row: straight COPY of new keys is 1.2 to 1.6 times as fast as staging. Where 1 % of each batch
 exists, always trying the straight way halves the speed and doubles the table (dead rows); trying it ever more rarely costs 5 %.
@@ -9,39 +9,28 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
-from itertools import count, islice
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
-import orjson
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Keyed, Merge, Plan, columns_of, keys_of
+from waxwing.databases.base import Bulk, Keyed, Merge, Plan, keys_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import SPARE_DIGITS, Mean, means, quotients
 from waxwing.databases.on_conflict import TARGET, collation, merged_values, on_conflict
-
-Encode = Callable[[Sequence[Any]], list[str | None]]
+from waxwing.databases.postgresql_csv import COPY_OPTIONS, SA_DIALECT, CopyCsv
 
 # After a straight COPY met an existing key, so many writes go the staging way before the next trial; each
 # trial that fails again (it costs a wasted COPY, and dead rows) doubles the number.
 STAGING_WRITES_MIN = 16
 STAGING_WRITES_MAX = 4_096
 
-# Text of so many rows at a time: far larger pieces of memory would be mapped, and cleared by the kernel, anew for each write.
-PART_ROWS = 1_000
-
-# Named parameters, so that "%" in a name or an expression is not doubled.
-SA_DIALECT: sa.Dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-
 # Whatever the locale of the database: as Python compares, and faster than any locale.
 _BY_CODE_POINT = '"C"'
-
-# What NULL looks like in our COPY text: `"%s" % None`, so that nulls cost nothing.
-_NULL = "None"
 
 
 class CopyBulk(Bulk):
@@ -54,19 +43,17 @@ class CopyBulk(Bulk):
 
     def __init__(self, plan: Plan) -> None:
         names = SA_DIALECT.identifier_preparer
-        self._format = CopyText(plan.columns)
+        self._format = CopyCsv(plan.columns)
         self._key = plan.table.c[plan.mode.keys[0]] if isinstance(plan.mode, Keyed) else None
         table = names.format_table(plan.table)
         columns = ", ".join(names.quote(column.name) for column in plan.columns)
-        # The encoding is named here, so that no setting of the session changes what the bytes mean.
-        options = f"FROM STDIN (FORMAT text, NULL '{_NULL}', ENCODING 'UTF8')"
-        self._copy_table = f"COPY {table} ({columns}) {options}".encode()
+        self._copy_table = f"COPY {table} ({columns}) {COPY_OPTIONS}".encode()
         # COPY can't calculate: where there are means, rows are always staged.
         self._staging_left = math.inf if means(plan.table, plan.mode) else 0
         self._staging_writes = STAGING_WRITES_MIN
         if isinstance(plan.mode, Keyed):
             self._stage = stage = f"pg_temp.waxwing_stage_{zlib.crc32(f'{table}({columns})'.encode()):08x}"
-            self._copy_stage = f"COPY {stage} ({columns}) {options}".encode()
+            self._copy_stage = f"COPY {stage} ({columns}) {COPY_OPTIONS}".encode()
             # One round trip. The DELETE is for a second write in one transaction; usually there is nothing to delete.
             self._make_stage = (
                 f"CREATE TEMP TABLE IF NOT EXISTS {stage.removeprefix('pg_temp.')} ON COMMIT DELETE ROWS "  # noqa: S608 - names are quoted
@@ -186,67 +173,3 @@ def _mean(mean: Mean, total: str, number: str) -> str:
         return f"CAST({total} AS double precision) / nullif({number}, 0)"
     # The zeros say how many digits the quotient gets.
     return f"({total} + 0.{'0' * (mean.decimals + SPARE_DIGITS)}) / nullif({number}, 0)"
-
-
-class CopyText:
-    """Rows as COPY text. Which columns need what is decided once; values are looked at a column at a time.
-
-    Numbers, dates, times and booleans are what `str()` makes of them.
-    """
-
-    def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
-        kinds = [kind_of(column) for column in columns]
-        self._line = "\t".join(["%s"] * len(kinds)) + "\n"
-        self._encoders: dict[int, Encode] = {}
-        for number, (column, kind) in enumerate(zip(columns, kinds, strict=True)):
-            if encode := _encoder(column, kind):
-                self._encoders[number] = encode
-        # What may hold tabs, line ends, backslashes or the word None.
-        self._texts = [number for number, kind in enumerate(kinds) if kind in {"text", "enum"}]
-
-    def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
-        """The rows as COPY text in UTF-8, in parts."""
-        columns = columns_of(rows)
-        changed = False
-        for number, encode in self._encoders.items():
-            columns[number], changed = encode(columns[number]), True
-        for number in self._texts:
-            if not _plain(columns[number]):
-                columns[number], changed = list(map(_escaped, columns[number])), True
-        line = self._line
-        left = iter(zip(*columns, strict=True)) if changed else iter(rows)
-        parts = []
-        while part := "".join([line % row for row in islice(left, PART_ROWS)]):
-            parts.append(part.encode())
-        return parts
-
-
-def _plain(column: Sequence[str | None]) -> bool:
-    """Needs none of the values escaping?"""
-    joined = "".join(filter(None, column))
-    return not ("\\" in joined or "\t" in joined or "\n" in joined or "\r" in joined or _NULL in column)
-
-
-def _escaped(text: str | None) -> str | None:
-    if text is None:
-        return None
-    text = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    # Compared with NULL's spelling before the backslash is taken off.
-    return f"\\{text}" if text == _NULL else text
-
-
-def _encoder(column: sa.Column[Any], kind: str) -> Encode | None:
-    if kind == "binary":
-        return lambda values: [None if value is None else f"\\\\x{value.hex()}" for value in values]
-    if kind == "json":
-        return lambda values: [None if value is None else orjson.dumps(value).decode().replace("\\", "\\\\") for value in values]
-    if kind == "uuid":
-        # 32 digits are read by uuid columns and are what SQLAlchemy keeps where Uuid(native_uuid=False).
-        if getattr(column.type, "as_uuid", True):
-            return lambda values: [None if value is None else value.hex for value in values]
-        return lambda values: [None if value is None else value.replace("-", "") for value in values]
-    if kind == "enum":
-        process = column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)
-        if process is not None:
-            return lambda values: [None if value is None else process(value) for value in values]
-    return None

@@ -8,10 +8,8 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
 from itertools import chain, repeat
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -38,18 +36,18 @@ class Rule(NamedTuple):
     reason: Callable[[Any], str | None]
 
 
-def _refused(column: sa.Column[Any], why: str, hint: str) -> ConfigError:
+def refused(column: sa.Column[Any], why: str, hint: str) -> ConfigError:
     return ConfigError(f"Column {column.name} ({column.type!r}): {why}.", hint=hint)
 
 
-def _fits_each(reason: Callable[[Any], str | None]) -> Callable[[Values], bool]:
+def fits_each(reason: Callable[[Any], str | None]) -> Callable[[Values], bool]:
     return lambda values: all(reason(value) is None for value in values)
 
 
 # -- numbers ------------------------------------------------------------------------------------
 
 
-def _integer(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def integer_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     low, high = integer_range(column.type)
 
     def reason(value: int) -> str | None:
@@ -71,11 +69,11 @@ def integer_range(kind: sa.types.TypeEngine[Any]) -> tuple[int, int]:
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
-def _decimal(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.Numeric)
     precision, scale = column.type.precision, column.type.scale or 0
     if (precision or math.inf) > dialect.decimal_digits_max and dialect.decimal_digits_max < DECIMAL_DIGITS_MAX:
-        raise _refused(
+        raise refused(
             column,
             f"{dialect.name} keeps {dialect.decimal_digits_max} digits of a decimal exactly, not {precision or 'any number of'}",
             f"Declare Numeric({dialect.decimal_digits_max}, ...) or less, or store the value as an integer or as text.",
@@ -92,7 +90,7 @@ def _decimal(column: sa.Column[Any], dialect: Dialect) -> Rule:
                 return f"more than {DECIMAL_DIGITS_MAX} digits before or behind the decimal point"
             return None
 
-        return Rule(types, _fits_each(reason_any), reason_any)
+        return Rule(types, fits_each(reason_any), reason_any)
 
     quantum, zero = Decimal(1).scaleb(-scale), (Decimal(0),)
     # quantize() in this context raises where a digit would be lost, behind the point or in front of it.
@@ -120,10 +118,10 @@ def _decimal(column: sa.Column[Any], dialect: Dialect) -> Rule:
     return Rule(types, all_fit, reason)
 
 
-def _float(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def float_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.Float)
     if isinstance(column.type, sa.REAL) or (column.type.precision or 53) <= _SINGLE_PRECISION_BITS:
-        raise _refused(column, "single precision rounds nearly every value", "Declare Double, or Float without a precision.")
+        raise refused(column, "single precision rounds nearly every value", "Declare Double, or Float without a precision.")
     nan, infinity = dialect.float_nan, dialect.float_infinity
 
     def reason(value: float) -> str | None:
@@ -142,14 +140,14 @@ def _float(column: sa.Column[Any], dialect: Dialect) -> Rule:
     return Rule(frozenset({float, int}), all_fit, reason)
 
 
-def _boolean(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def boolean_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     return Rule(frozenset({bool}), lambda values: True, lambda value: None)
 
 
 # -- text, bytes, JSON --------------------------------------------------------------------------
 
 
-def _text(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def text_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.String)
     padded = isinstance(column.type, sa.CHAR | sa.NCHAR)
     length = column.type.length or (1 if padded else None)
@@ -192,7 +190,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _enum(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def enum_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.Enum)
     names = set(column.type.enums)
     members = column.type.enum_class
@@ -205,7 +203,7 @@ def _enum(column: sa.Column[Any], dialect: Dialect) -> Rule:
     return Rule(types, lambda values: set(values) <= known, reason)
 
 
-def _binary(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def binary_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     length = getattr(column.type, "length", None)
     longest = length if length is not None else math.inf
     shortest = length or 1 if isinstance(column.type, sa.BINARY) else 0
@@ -221,7 +219,7 @@ def _binary(column: sa.Column[Any], dialect: Dialect) -> Rule:
     return Rule(frozenset({bytes}), all_fit, reason)
 
 
-def _json(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def json_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 
     def all_fit(values: Values) -> bool:
@@ -245,7 +243,7 @@ def _json(column: sa.Column[Any], dialect: Dialect) -> Rule:
     return Rule(frozenset({dict, list, str, bool}), all_fit, reason)
 
 
-def _uuid(column: sa.Column[Any], dialect: Dialect) -> Rule:
+def uuid_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.Uuid)
     if column.type.as_uuid:
         return Rule(frozenset({UUID}), lambda values: True, lambda value: None)
@@ -257,82 +255,4 @@ def _uuid(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return "no UUID"
         return None if value == canonical else "a UUID, but not written in the canonical way (lower case, 8-4-4-4-12)"
 
-    return Rule(frozenset({str}), _fits_each(reason), reason)
-
-
-# -- dates and times ----------------------------------------------------------------------------
-
-_FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(days=1)
-_LAST = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
-_zone = attrgetter("tzinfo")
-
-
-def _date(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    return Rule(frozenset({date}), lambda values: True, lambda value: None)
-
-
-def _datetime(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    # Types of single databases that keep only some values bring the test with them.
-    kept: Callable[[datetime], bool] | None = getattr(column.type, "keeps", None)
-    zoned = kept is None and _zoned(column, dialect)
-
-    def reason(value: datetime) -> str | None:
-        if (value.utcoffset() is not None) != zoned:
-            return _wrong_zone(zoned)
-        if kept is not None and not kept(value):
-            return f"a time that {column.type} does not keep exactly"
-        # Within a day of the calendar's ends the same instant may lie outside of it in another zone.
-        return None if not zoned or _FIRST <= value <= _LAST else "too close to the calendar's end for a timestamp with zone"
-
-    def all_fit(values: Values) -> bool:
-        zones = set(map(_zone, values))
-        if not zoned:
-            return zones == {None}
-        return zones == {UTC} and bool(min(values) >= _FIRST and max(values) <= _LAST)
-
-    def each(values: Values) -> bool:
-        return (kept is None and all_fit(values)) or all(reason(value) is None for value in values)
-
-    return Rule(frozenset({datetime}), each if zoned or kept is not None else all_fit, reason)
-
-
-def _time(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    zoned = _zoned(column, dialect)
-
-    def reason(value: time) -> str | None:
-        return None if (value.utcoffset() is not None) == zoned else _wrong_zone(zoned)
-
-    return Rule(frozenset({time}), _fits_each(reason), reason)
-
-
-def _zoned(column: sa.Column[Any], dialect: Dialect) -> bool:
-    if (getattr(column.type, "precision", None) or 6) < 6 or getattr(column.type, "precision", None) == 0:
-        raise _refused(column, "it would round microseconds", "Declare it without a precision.")
-    zoned = bool(getattr(column.type, "timezone", False))
-    if zoned and not (dialect.time_timezone_kept if isinstance(column.type, sa.Time) else dialect.timezone_kept):
-        raise _refused(
-            column,
-            f"{dialect.name} does not keep time zones{' of times of day' if dialect.timezone_kept else ''}",
-            "Declare it without timezone=True and give it UTC without zone, or store epoch milliseconds as BigInteger.",
-        )
-    return zoned
-
-
-def _wrong_zone(zoned: bool) -> str:
-    return "without time zone, and the column has one" if zoned else "with a time zone, and the column has none"
-
-
-RULES: dict[Kind, Callable[[sa.Column[Any], Dialect], Rule]] = {
-    "integer": _integer,
-    "decimal": _decimal,
-    "float": _float,
-    "text": _text,
-    "enum": _enum,
-    "boolean": _boolean,
-    "date": _date,
-    "datetime": _datetime,
-    "time": _time,
-    "binary": _binary,
-    "json": _json,
-    "uuid": _uuid,
-}
+    return Rule(frozenset({str}), fits_each(reason), reason)

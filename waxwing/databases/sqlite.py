@@ -139,14 +139,6 @@ class SQLite(Database):
         return Failure("target", type(cause).__name__, str(cause))
 
     @override
-    def check_deferred(self, connection: sa.Connection) -> None:
-        """Nothing: tables with deferred constraints are refused, since SQLite has no way to ask for them before COMMIT."""
-
-    @override
-    def blockers(self, connection: sa.Connection) -> str:
-        return ""  # SQLite does not know who holds its locks
-
-    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         master = f"{SA_DIALECT.identifier_preparer.quote(table.schema)}." if table.schema else ""
         query = sa.text(f"SELECT type, sql FROM {master}sqlite_master WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted

@@ -50,10 +50,19 @@ _OPTIONS = {
 }
 
 
+_BLOCKERS = sa.text("""
+    SELECT CONCAT('session ', s.session_id, ' (', s.program_name, ' on ', s.host_name, ', ', s.status,
+                  ', ', s.open_transaction_count, ' open transactions)')
+    FROM sys.dm_exec_sessions s
+    WHERE s.session_id <> @@SPID AND s.is_user_process = 1 AND s.database_id = DB_ID() AND s.open_transaction_count > 0
+    ORDER BY s.session_id""")
+
+
 class SQLServer(Database):
     """SQL Server 2016 or newer, Azure SQL: rows as one JSON parameter, older ones by fast_executemany."""
 
     dialect = DIALECT
+    blockers_sql = _BLOCKERS
 
     def __init__(self) -> None:
         self._pyodbc = sqlserver_driver.load()
@@ -110,14 +119,6 @@ class SQLServer(Database):
         connection.exec_driver_sql(_LOCK_SCHEMA)
 
     @override
-    def check_deferred(self, connection: sa.Connection) -> None:
-        """Nothing: SQL Server has no deferred constraints."""
-
-    @override
-    def blockers(self, connection: sa.Connection) -> str:
-        return "; ".join(connection.scalars(_BLOCKERS))
-
-    @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
         # SQL Server ends nobody's idle transaction: a process frozen in one would hold its locks for ever.
         sessions = connection.scalars(_OVERDUE, {"milliseconds": round(statement_timeout_s * 1000)}).all()
@@ -169,12 +170,6 @@ _KINDS = {
 
 # Who stands in somebody's way, and who has an open transaction and does nothing. Needs VIEW SERVER STATE; without it only
 # one's own session shows, and nobody is named.
-_BLOCKERS = sa.text("""
-    SELECT CONCAT('session ', s.session_id, ' (', s.program_name, ' on ', s.host_name, ', ', s.status,
-                  ', ', s.open_transaction_count, ' open transactions)')
-    FROM sys.dm_exec_sessions s
-    WHERE s.session_id <> @@SPID AND s.is_user_process = 1 AND s.database_id = DB_ID() AND s.open_transaction_count > 0
-    ORDER BY s.session_id""")
 
 # Sessions of our own kind (same login, program and database) that have waited for their client inside a transaction for too long.
 _OVERDUE = sa.text("""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from waxwing.databases.base import Failure
+from waxwing.databases.base import LOCKED, Failure
 
 Kind = Literal["transient", "row", "config", "target"]
 
@@ -43,7 +43,7 @@ NUMBERS: dict[int, Entry] = {
     1204: Entry("transient", "client", "no lock resources now"),
     1205: Entry("transient", "client", "chosen as a deadlock's victim"),
     1221: Entry("transient", "engine", "the lock manager lost its way"),
-    1222: Entry("transient", "client", "lock time-out", "Another session holds the lock."),
+    1222: Entry("transient", "client", "lock time-out", LOCKED),
     51901: Entry("transient", "ours", "the lock of this session is held by another one"),
     51902: Entry("transient", "ours", "another process makes the tables and does not finish"),
     51903: Entry("transient", "ours", "another writer inserted a key of ours meanwhile"),

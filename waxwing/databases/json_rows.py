@@ -1,0 +1,63 @@
+"""Rows as JSON, on the way to what a database reads: the fastest encoder that Python has writes JSON.
+
+An array of a row's values, without its brackets, is a line of CSV to PostgreSQL and a list of literals to MySQL and MariaDB, as
+long as its texts hold no escape that the database reads otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from waxwing.databases.columns import kind_of
+
+Encode = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def rows_as_json(rows: Sequence[tuple[Any, ...]], between: bytes, foreign: bytes) -> bytes | None:
+    """The rows without brackets, with `between` between them (any but 3 bytes long); decimals are their text.
+
+    None where that can't be had: an integer beyond 64 bits, a text that holds what JSON has between rows, or one of the `foreign`
+    escapes (the letter behind the backslash). What is infinite or NaN becomes null, and has to be text before.
+    """
+    try:
+        text = orjson.dumps(rows, str)
+    except TypeError:
+        return None
+    # Counting single bytes is by far the cheapest look, and most rows hold no backslash, or those of quotes only.
+    if (backslashes := text.count(b"\\")) and backslashes != text.count(b'\\"'):
+        rest = text.replace(rb"\\", b"")
+        if any(b"\\%c" % letter in rest for letter in foreign):
+            return None
+    out = text[2:-2].replace(b"],[", between)
+    return out if len(out) == len(text) - 4 + (len(between) - 3) * (len(rows) - 1) else None
+
+
+def encoders(
+    columns: Sequence[sa.Column[Any]], dialect: sa.Dialect, own: Callable[[sa.Column[Any], str], Encode | None]
+) -> dict[int, Encode]:
+    """What values of a column become before they go into JSON, by the column's number; `own` is asked first."""
+    found = {number: own(column, kind_of(column)) or _encoder(column, dialect) for number, column in enumerate(columns)}
+    return {number: encode for number, encode in found.items() if encode is not None}
+
+
+def _encoder(column: sa.Column[Any], dialect: sa.Dialect) -> Encode | None:
+    kind = kind_of(column)
+    if kind == "time":
+        return each(str)  # orjson 3.13 drops a zero: 00:00:00.010000 becomes 00:00:00.10000
+    if kind == "json":
+        return each(lambda value: orjson.dumps(value).decode())
+    if kind == "uuid":
+        # 32 digits are read by columns of uuids too, and are what SQLAlchemy keeps where Uuid(native_uuid=False).
+        return each((lambda value: value.hex) if getattr(column.type, "as_uuid", True) else lambda value: value.replace("-", ""))
+    if kind == "enum" and (process := column.type.dialect_impl(dialect).bind_processor(dialect)) is not None:
+        return each(process)
+    return None
+
+
+def each(encode: Callable[[Any], Any]) -> Encode:
+    """The encoder of a column's values from one of a value; null stays null."""
+    return lambda values: [None if value is None else encode(value) for value in values]
