@@ -128,7 +128,7 @@ class Admission:
         first = bisect_left(batch.messages.offsets, position.limits_from) if batch.offset_first < position.limits_from else 0
         base = position.records_seen - first  # of the block that the position stands in
         block, bad, run, previous = 0, position.records_bad, position.bad_run, first - 1
-        for at in sorted({at for at in _bad(batch) if at >= first}):
+        for at in sorted(at for at in _bad(batch) if at >= first) if batch.rejects else ():
             if (base + at) // RATIO_BLOCK_RECORDS != block:
                 block, bad = (base + at) // RATIO_BLOCK_RECORDS, 0
             bad += 1

@@ -112,6 +112,12 @@ def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]
     return [*batches[:number], batch.part(0, at)], [batch.part(at, len(batch.messages)), *batches[number + 1 :]]
 
 
+def halved(rows: range) -> list[range]:
+    """Two halves, of which the last one is the first to be looked at; a single row stays alone."""
+    middle = len(rows) // 2
+    return [rows[middle:], *([rows[:middle]] if middle else [])]
+
+
 def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:
     """The rejects of a batch as dead letters. Their key is a function of the message alone.
 

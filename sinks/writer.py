@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from sinks.admission import Admission, Admits
-from sinks.isolation import halves, without_rows
+from sinks.isolation import halved, halves, without_rows
 from sinks.transaction_size import TransactionSize
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
@@ -236,7 +236,7 @@ class Writer:
         """Which rows of the only message (or whole batch) with rows are bad: in halves, each with the good ones before it."""
         bad: dict[int, str] = {}
         total = sum(len(batch.records) + len(batch.deletes) for batch in batches)
-        parts = _halved(range(total))
+        parts = halved(range(total))
         while parts:
             part = parts.pop()
             others = dict.fromkeys(range(part.stop, total), "") | bad
@@ -245,7 +245,7 @@ class Writer:
                 yield from self._retrying("write", lambda session, change=change: session.write(change, dry_run=True), change)
             except RowError as error:
                 if len(part) > 1:
-                    parts += _halved(part)
+                    parts += halved(part)
                     continue
                 bad[part.start] = error.message
                 self._admission.change(without_rows(batches, bad))  # beyond the limits the search ends
@@ -315,12 +315,6 @@ class Writer:
                             raise
             finally:
                 self._called_s = 0.0
-
-
-def _halved(part: range) -> list[range]:
-    """Two halves, of which the last one is the first to be looked at; a single row stays alone."""
-    middle = len(part) // 2
-    return [part[middle:], *([part[:middle]] if middle else [])]
 
 
 class _TooLarge(Exception):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
 from tests.conformance.place import Place, make_place
-from waxwing.databases.base import Append, Plan, Upsert
+from waxwing.databases.base import Append, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.databases.sqlserver import SQLServer
 from waxwing.databases.sqlserver_bulk import KeyRace
@@ -300,3 +300,13 @@ def test_a_transaction_that_was_ended_within_is_not_committed_as_if_it_were_whol
         with pytest.raises(BrokenTransaction):
             whole.commit()
         transaction.rollback()
+
+
+def test_a_key_that_appears_between_the_two_statements_of_a_merge_is_a_retry_and_not_lost(place: Place) -> None:
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
+    planned = place.plan(table, Merge(keys=("id",), add=("n",)))
+    place.write(planned, [(1, 1)])
+    # The other writer, at the one moment that counts: when existing keys are updated, and new ones not yet inserted.
+    place.run(f"CREATE TRIGGER {table.name}_t ON {table.name} AFTER UPDATE AS INSERT INTO {table.name} VALUES (2, 100)")
+    assert place.kind_of_failure(lambda: place.write(planned, [(1, 1), (2, 1)])) == "transient"
+    assert place.read(table) == [(1, 1)]

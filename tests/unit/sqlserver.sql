@@ -150,6 +150,58 @@ OPTION (LOOP JOIN, FORCE ORDER);
 DROP TABLE #waxwing_stage;
 SET NOCOUNT OFF;
 
+-- ---- merge
+SET NOCOUNT ON;
+CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
+INSERT INTO #waxwing_stage (waxwing_n, "id", "price", "at", "blob", "version")
+SELECT j.waxwing_n, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), CONVERT(varbinary(max), j."blob", 2), j."version"
+FROM (SELECT j.waxwing_n, j."id", SUM(j."price") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "price", MAX(CAST(j."at" AS datetimeoffset(7))) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "at", j."blob", MIN(j."version") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" nvarchar(37) '$[1]', "price" decimal(10, 2) '$[2]', "at" nvarchar(40) '$[3]', "blob" nvarchar(max) '$[4]', "version" int '$[5]') AS j) AS j
+WHERE j.waxwing_last = 1;
+DECLARE @merged int;
+UPDATE t
+SET "price" = coalesce(t."price" + s."price", t."price", s."price"), "at" = CASE WHEN s."at" IS NULL OR t."at" >= s."at" THEN t."at" ELSE s."at" END, "blob" = s."blob", "version" = CASE WHEN s."version" IS NULL OR t."version" <= s."version" THEN t."version" ELSE s."version" END, "updated_at" = CURRENT_TIMESTAMP
+FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
+OPTION (LOOP JOIN, FORCE ORDER);
+SET @merged = @@ROWCOUNT;
+INSERT INTO "my shop".orders ("id", "price", "at", "blob", "version")
+SELECT s."id", s."price", s."at", s."blob", s."version"
+FROM #waxwing_stage AS s
+WHERE NOT EXISTS (SELECT 1 FROM "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) WHERE t."id" = s."id")
+ORDER BY s."id"
+OPTION (LOOP JOIN, FORCE ORDER);
+SET @merged = @merged + @@ROWCOUNT;
+IF @merged <> (SELECT COUNT(*) FROM #waxwing_stage)
+  THROW 51903, N'Another writer inserted a key meanwhile.', 1;
+DROP TABLE #waxwing_stage;
+SET NOCOUNT OFF;
+
+-- ---- merge with a mean
+SET NOCOUNT ON;
+CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" int NOT NULL, "price" decimal(10, 2) NULL, "version" int NULL, PRIMARY KEY ("id"));
+INSERT INTO #waxwing_stage (waxwing_n, "id", "price", "version")
+SELECT j.waxwing_n, j."id", j."price", j."version"
+FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" int '$[1]', "price" decimal(10, 2) '$[2]', "version" int '$[3]') AS j;
+DECLARE @merged int;
+UPDATE t
+SET "price" = coalesce(t."price" + s."price", t."price", s."price"), "version" = coalesce(t."version" + s."version", t."version", s."version"), "mean" = coalesce(t."price" + s."price", t."price", s."price") / CAST(NULLIF(coalesce(t."version" + s."version", t."version", s."version"), 0) AS decimal(19, 0)), "updated_at" = CURRENT_TIMESTAMP
+FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
+OPTION (LOOP JOIN, FORCE ORDER);
+SET @merged = @@ROWCOUNT;
+SET IDENTITY_INSERT "my shop".orders ON;
+INSERT INTO "my shop".orders ("id", "price", "version", "mean")
+SELECT s."id", s."price", s."version", s."price" / CAST(NULLIF(s."version", 0) AS decimal(19, 0))
+FROM #waxwing_stage AS s
+WHERE NOT EXISTS (SELECT 1 FROM "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) WHERE t."id" = s."id")
+ORDER BY s."id"
+OPTION (LOOP JOIN, FORCE ORDER);
+SET @merged = @merged + @@ROWCOUNT;
+SET IDENTITY_INSERT "my shop".orders OFF;
+IF @merged <> (SELECT COUNT(*) FROM #waxwing_stage)
+  THROW 51903, N'Another writer inserted a key meanwhile.', 1;
+DROP TABLE #waxwing_stage;
+SET NOCOUNT OFF;
+
 -- ---- identity, key columns alone
 SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" int NOT NULL, PRIMARY KEY ("id"));

@@ -18,7 +18,7 @@ import sqlglot
 from waxwing.cli.drivers import show
 from waxwing.configuration import load
 from waxwing.databases import database_for, sqlserver_driver
-from waxwing.databases.base import Append, Mode, Plan, Upsert
+from waxwing.databases.base import Append, Merge, Mode, Plan, Upsert
 from waxwing.databases.sqlserver import SQLServer
 from waxwing.databases.sqlserver_bulk import KeyRace
 from waxwing.databases.sqlserver_columns import Stored
@@ -108,19 +108,22 @@ def every_kind() -> dict[str, tuple[Mode, list[Stored], bool]]:
     updated = sa.Column("updated_at", sa.DateTime, onupdate=sa.func.now())
     table = sa.Table(
         "orders", sa.MetaData(), sa.Column("id", sa.String(36), primary_key=True), sa.Column("price", sa.Numeric(10, 2)),
-        sa.Column("at", sa.DateTime(timezone=True)), sa.Column("blob", sa.LargeBinary), sa.Column("version", sa.Integer), updated,
+        sa.Column("mean", sa.Numeric(10, 4)), sa.Column("at", sa.DateTime(timezone=True)), sa.Column("blob", sa.LargeBinary), sa.Column("version", sa.Integer), updated,
         schema="my shop",
     )  # fmt: skip
     c = table.c
     wide = [stored(c.id, "nvarchar", 36), stored(c.price, "decimal", 9, 10, 2), stored(c.at, "datetimeoffset", 10, 34, 7)]
     wide += [stored(c.blob, "varbinary", -1), stored(c.version, "int", 4)]
     narrow = [stored(c.id, "varchar", 36), stored(c.version, "int", 4)]
+    counted = [stored(c.id, "int", 4, identity=True), wide[1], wide[4]]
     numbered = sa.Table('odd "name]', sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
     return {
         "append": (Append(), wide, False),
         "upsert": (Upsert(keys=("id",)), wide, False),
         "upsert when newer, a code page": (Upsert(keys=("id",), newer_by="version"), narrow, False),
         "upsert through the raw table": (Upsert(keys=("id",)), wide, True),
+        "merge": (Merge(keys=("id",), add=("price",), greatest=("at",), least=("version",)), wide, False),
+        "merge with a mean": (Merge(keys=("id",), add=("price", "version"), mean={"mean": ("price", "version")}), counted, False),
         "identity, key columns alone": (Upsert(keys=("id",)), [stored(numbered.c.id, "int", 4, identity=True)], False),
     }
 
@@ -135,6 +138,8 @@ def made() -> str:
         statements = Statements(plan, columns, through_raw=raw)
         if isinstance(mode, Append):
             out.append(f"-- ---- {name}\n{statements.append};\n")
+        elif isinstance(mode, Merge):
+            out.append(f"-- ---- {name}\n{statements.merge};\n")
         else:
             out.append(f"-- ---- {name}\n{statements.upsert};\n")
             out.append(f"-- ---- {name}: with deletes\n{statements.replace};\n")

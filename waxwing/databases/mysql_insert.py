@@ -83,13 +83,12 @@ class MergeBulk(InsertBulk):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        means, quote = quotients(plan), SA_DIALECT.identifier_preparer.quote
-        # A value may name the columns before it.
-        own = "".join(f",{_mean(mean)}" for mean in means)
-        if means:
-            columns = ", ".join(map(quote, (*(c.name for c in plan.columns), *(mean.column.name for mean in means))))
-            self._head = f"INSERT INTO {SA_DIALECT.identifier_preparer.format_table(plan.table)} ({columns}) VALUES ".encode()  # noqa: S608
-            self._literals = Literals(plan.columns, more=own)
+        if means := quotients(plan):
+            names = SA_DIALECT.identifier_preparer
+            columns = ", ".join(map(names.quote, (*(c.name for c in plan.columns), *(mean.column.name for mean in means))))
+            self._head = f"INSERT INTO {names.format_table(plan.table)} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
+            # A value may name the columns before it.
+            self._literals = Literals(plan.columns, more="".join(f",{_mean(mean)}" for mean in means))
 
 
 def _send(connection: sa.Connection, head: bytes, literals: Literals, rows: Sequence[tuple[Any, ...]], tail: bytes) -> None:

@@ -20,11 +20,17 @@ _FOREIGN = b"fu"
 
 
 class Literals:
-    """Rows as literals. Which columns need what is decided once; values are looked at a column at a time."""
+    """Rows as literals. Which columns need what is decided once; values are looked at a column at a time.
+
+    Args:
+        columns: of the rows.
+        more: SQL that follows the values of each row, a comma in front.
+    """
 
     def __init__(self, columns: Sequence[sa.Column[Any]], more: str = "") -> None:
-        self._end = f"{more})".encode()  # `more` follows the values of each row
         self._encoders = encoders(columns, SA_DIALECT, _own)
+        self._end = more.encode()
+        self._between = self._end + b"),\n("
 
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
         """The rows, a line for each."""
@@ -33,11 +39,10 @@ class Literals:
             for number, encode in self._encoders.items():
                 columns[number] = encode(columns[number])
             rows = list(zip(*columns, strict=True))
-        between = self._end + b",\n("
-        text = rows_as_json(rows, between, _FOREIGN)
+        text = rows_as_json(rows, self._between, _FOREIGN)
         if text is None:
-            text = between.join([b",".join(map(_literal, row)) for row in rows])
-        return b"(%b%b" % (text, self._end)
+            text = self._between.join([b",".join(map(_literal, row)) for row in rows])
+        return b"(%b%b)" % (text, self._end)
 
 
 def _literal(value: Any) -> bytes:
