@@ -132,6 +132,11 @@ class Bucket:
         with localcontext(EXACT):
             self._close()
 
+    def ends(self) -> tuple[Mark, ...]:
+        """The partitions that have ended: no part of the state, since a source of ours says it again at every start."""
+        held = self._held
+        return tuple(Mark(one, held[one].offset_start, held[one].offset_next, True) for one in sorted(self._ended))
+
     def _known(self, stream: Stream, offset_start: int, offset: int) -> Held:
         if stream not in self._held:
             if offset != offset_start:

@@ -15,13 +15,16 @@ from waxwing.errors import OffsetGap
 from waxwing.operators.records import _row
 from waxwing.operators.windows.definition import SECOND_US, Windows
 from waxwing.operators.windows.parts import EXACT, Entries, FoldError
-from waxwing.operators.windows.pieces import BucketOf, Group, Late, Mark, Opening, Piece, Sessions
+from waxwing.operators.windows.pieces import Group, Late, Mark, Opening, Piece, Sessions, buckets_of
 from waxwing.operators.windows.reading import Read, Reader, without
 from waxwing.target import DeadLetter
 
 # A group of records that are in the same windows: the slot alone when all of these are still open to it, else with how many
 # of the slot's windows (by rising end) are gone for good, and how many are no longer on time.
 Slot = int | tuple[int, int, int]
+
+# From this share of different keys in a batch on, it is faster to let the buckets do all the folding.
+SINGLE_FROM = 0.75
 
 
 class _LateFor(NamedTuple):
@@ -66,7 +69,6 @@ class Lane:
         self._definition, self._stream, self._buckets, self._stage = definition, stream, buckets, stage
         self._offset_start, self._offset, self._watermark = opening.offset_start, opening.offset, opening.watermark
         self._reader = Reader(definition, clock_us)
-        self._bucket_of = BucketOf(buckets, len(definition.by))
 
     @property
     def offset(self) -> int:
@@ -166,19 +168,24 @@ class Lane:
     def _fold_windows(self, batch: Batch[Any], judged: _Judged, pieces: list[Piece]) -> None:
         read, slots = judged.read, judged.slots
         ids: defaultdict[Any, int] = defaultdict(count().__next__)
-        keys: list[Any]
         runs: dict[Any, list[int]] = defaultdict(list)
+        numbers: Sequence[int] = range(len(read.keys))
+        keys: Sequence[Any] = read.keys
+        if len(set(keys)) < SINGLE_FROM * len(keys):
+            if isinstance(slots, int):
+                numbers = list(map(ids.__getitem__, keys))
+                keys = list(ids)
+            else:
+                numbers = list(map(ids.__getitem__, zip(slots, keys, strict=True)))
+                keys, slots = [key for _, key in ids], [slot for slot, _ in ids]
+        buckets = buckets_of(keys, len(self._definition.by), self._buckets)
         if isinstance(slots, int):
-            numbers = list(map(ids.__getitem__, read.keys))
-            keys = list(ids)
-            for n, bucket in enumerate(map(self._bucket_of.__getitem__, keys)):
+            for n, bucket in enumerate(buckets):
                 runs[bucket].append(n)
             runs = {(slots, bucket): run for bucket, run in runs.items()}
         else:
-            numbers = list(map(ids.__getitem__, zip(slots, read.keys, strict=True)))
-            keys = [key for _, key in ids]
-            for n, (slot, key) in enumerate(ids):
-                runs[slot, self._bucket_of[key]].append(n)
+            for n, place in enumerate(zip(slots, buckets, strict=True)):
+                runs[place].append(n)
         states = self._states(batch, read, numbers, len(keys))
         for (slot, bucket), run in runs.items():
             take = _taker(run)
@@ -209,7 +216,7 @@ class Lane:
             numbers[n] = number
         states = self._states(batch, read, numbers, len(keys))
         runs: dict[int, list[int]] = defaultdict(list)
-        for n, bucket in enumerate(map(self._bucket_of.__getitem__, keys)):
+        for n, bucket in enumerate(buckets_of(keys, len(self._definition.by), self._buckets)):
             runs[bucket].append(n)
         for bucket, run in runs.items():
             take = _taker(run)
@@ -234,7 +241,8 @@ class Lane:
             t, key = read.times[number], read.keys[number]
             reason = f"late: its time is {(watermark - t) / SECOND_US:,.3f} s behind the partition's watermark"
             letter = self._letter(batch, read.at[number], _row(batch.at, read.numbers[number]), reason)
-            pieces[self._bucket_of[key]].late.extend(Late(end - length, end, t, key, letter) for end in ends)
+            (bucket,) = buckets_of([key], len(self._definition.by), self._buckets)
+            pieces[bucket].late.extend(Late(end - length, end, t, key, letter) for end in ends)
 
     def _rejects(self, batch: Batch[Any], read: Read) -> list[DeadLetter]:
         out = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]

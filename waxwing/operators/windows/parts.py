@@ -42,9 +42,9 @@ class FoldError(Exception):
 
 
 class Entries:
-    """A batch's records, each with the number of its (window, key): `numbers` are 0 <= n < size.
+    """A batch's records, each with the number of its entry: `numbers` are 0 <= n < size.
 
-    Records stand in the order of their offsets.
+    Records stand in the order of their offsets. Where keys hardly repeat, each record is an entry of its own (`single`).
     """
 
     __slots__ = ("_present", "columns", "numbers", "offsets", "partition", "records", "size", "times")
@@ -62,6 +62,11 @@ class Entries:
         self.numbers, self.size, self.columns, self.records = numbers, size, columns, records
         self.times, self.offsets, self.partition = times, offsets, partition
         self._present: dict[str, tuple[Sequence[int], Sequence[Any]]] = {}
+
+    @property
+    def single(self) -> bool:
+        """Whether entry n is record n."""
+        return isinstance(self.numbers, range)
 
     def present(self, field: str) -> tuple[Sequence[int], Sequence[Any]]:
         """Numbers and values of the records whose value is not null."""
@@ -104,6 +109,8 @@ class Counted(Part):
     nothing = 0
 
     def fold(self, entries: Entries) -> list[Any]:
+        if entries.single and (self.field is None or type(None) not in entries.columns[self.field].kinds):
+            return [1] * entries.size
         counts = [0] * entries.size
         for n in entries.numbers if self.field is None else entries.present(self.field)[0]:
             counts[n] += 1
@@ -128,6 +135,8 @@ class Summed(Part):
         numbers, values = entries.present(self.field)
         if float in entries.columns[self.field].kinds:
             return _fold_floats(numbers, values, entries.size)
+        if entries.single:
+            return list(entries.columns[self.field].values)
         sums: list[Any] = [0] * entries.size
         for n, value in zip(numbers, values, strict=True):
             sums[n] += value
@@ -152,9 +161,12 @@ class Summed(Part):
                     column[i] = _add(held, state)
 
     def results(self, column: Sequence[Any]) -> list[Any]:
-        if tuple not in set(map(type, column)):
+        kinds = set(map(type, column))
+        if kinds == {int}:
             return list(column)
-        return [float(fraction(state)) if type(state) is tuple else state for state in column]
+        if tuple in kinds:
+            return [float(fraction(state)) if type(state) is tuple else state for state in column]
+        return [None if state is None else +state for state in column]  # -0 is 0
 
 
 def fraction(state: tuple[Any, ...]) -> Fraction:
@@ -196,6 +208,8 @@ class Largest(Part):
     field: str
 
     def fold(self, entries: Entries) -> list[Any]:
+        if entries.single:
+            return list(entries.columns[self.field].values)
         best: list[Any] = [None] * entries.size
         self.merge(best, *entries.present(self.field))
         return best
@@ -219,6 +233,8 @@ class Least(Part):
     field: str
 
     def fold(self, entries: Entries) -> list[Any]:
+        if entries.single:
+            return list(entries.columns[self.field].values)
         best: list[Any] = [None] * entries.size
         self.merge(best, *entries.present(self.field))
         return best

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
-from uuid import UUID
+from zlib import crc32
 
 from waxwing.batch import Stream
-from waxwing.operators.exchange import bucket_of
 from waxwing.target import DeadLetter
 
 # Before all times, and within 64 bits.
 NEVER = -(2**62)
-# Keys whose bucket a lane remembers.
-CACHE_MAX = 200_000
 
 
 class Group(NamedTuple):
@@ -116,36 +113,32 @@ def openings(buckets: Iterable[Mapping[Stream, Held]]) -> dict[Stream, Opening]:
     return out
 
 
-class BucketOf(dict[Any, int]):
-    """The bucket of each key, remembered. Equal keys are in one bucket, in every process."""
+def buckets_of(keys: Sequence[Any], fields: int, buckets: int) -> list[int]:
+    """The bucket of each key: equal keys are in one bucket, in every process.
 
-    def __init__(self, buckets: int, fields: int) -> None:
-        super().__init__()
-        self._buckets, self._fields = buckets, fields
-
-    def __missing__(self, key: Any) -> int:
-        if len(self) >= CACHE_MAX:
-            self.clear()
-        values = (key,) if self._fields == 1 else key
-        bucket = self[key] = bucket_of(b"\x1f".join(map(_encoded, values)), self._buckets)
-        return bucket
+    Texts and whole numbers, the usual keys, take no detour, nor a memory of keys: looking one up among 100,000 costs more.
+    """
+    kinds = set(map(type, keys)) if fields == 1 else set()
+    if kinds == {str}:
+        sums = map(crc32, map(str.encode, keys))
+    elif kinds == {int}:
+        sums = map(crc32, map(b"%d".__mod__, keys))
+    elif fields == 1:
+        sums = map(crc32, map(_encoded, keys))
+    else:
+        sums = map(crc32, [b"\x1f".join(map(_encoded, key)) for key in keys])
+    return [one % buckets for one in sums]
 
 
 def _encoded(value: Any) -> bytes:
     """Equal values have equal bytes: 1, True and Decimal("1.0"), or one moment in two time zones."""
     kind = type(value)
-    if kind is str:
-        return str(value).encode()
     if kind is bytes:
         return bytes(value)
-    if kind is Decimal:
-        whole = value.to_integral_value()
-        value, kind = (int(value), int) if whole == value else (value.normalize(), Decimal)
-    if kind is int or kind is bool:
+    if kind is int or kind is bool or (kind is Decimal and value == value.to_integral_value()):
         return b"%d" % value
-    if kind is datetime:
-        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat().encode()
-    if kind is UUID:
-        return bytes(value.bytes)
-    text: str = value.isoformat() if kind is date else str(value)
-    return text.encode()  # str: of None, and of Decimals
+    if kind is Decimal:
+        value = value.normalize()
+    elif kind is datetime and value.tzinfo is not None:
+        value = value.astimezone(UTC)
+    return str(value).encode()

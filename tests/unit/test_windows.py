@@ -1,0 +1,578 @@
+"""Windows: what can be defined, every aggregate, what is rejected, late or packed; without a target."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from waxwing.batch import Batch, Columns, Delete, Reject, Stream
+from waxwing.errors import ConfigError, DataError, OffsetGap
+from waxwing.operators.windows import (
+    MESSAGE_TIME,
+    NEVER,
+    Aggregate,
+    Bucket,
+    Count,
+    Emission,
+    First,
+    Fold,
+    Held,
+    Hopping,
+    Lane,
+    Last,
+    Max,
+    Mean,
+    Min,
+    Opening,
+    Session,
+    Sum,
+    Tumbling,
+    Windows,
+    openings,
+)
+from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
+from waxwing.operators.windows.parts import _expansion
+from waxwing.operators.windows.pieces import buckets_of
+
+STREAM = Stream("flow", "topic", "id", 0)
+SECOND = 1_000_000
+DAY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def define(**changes: Any) -> Windows:
+    plain: dict[str, Any] = {
+        "by": ("key",),
+        "time": "time",
+        "kind": Tumbling(60),
+        "aggregates": {"n": Count()},
+        "lateness_s": 5,
+        "fields": ("time", "key", "value"),
+    }
+    return Windows(**plain | changes)
+
+
+def batch(records: Sequence[Any], first: int = 0, stamps: Sequence[int] | None = None, **more: Any) -> Batch[Any]:
+    size = len(records)
+    values = [b"%d" % n for n in range(size)]
+    stamps = [-1] * size if stamps is None else stamps
+    messages = Columns(range(first, first + size), [b"k"] * size, values, stamps, [(("h", b"1"),)] * size)
+    return Batch(STREAM, "lane-000", first, first + size, messages, records, more.pop("at", range(size)), **more)
+
+
+def run(definition: Windows, *batches: Batch[Any], clock_us: Callable[[], int] | None = None) -> Emission:
+    """Everything through one lane and one bucket, to the end; the bucket is packed and loaded on the way, after each batch."""
+    lane, bucket = Lane(definition, STREAM, 1, Opening(0, 0, NEVER), clock_us=clock_us), Bucket(definition, {STREAM: 0})
+    parts: list[Emission] = []
+    for one in batches:
+        (piece,) = pickle.loads(pickle.dumps(lane.fold(one)))
+        bucket.fold(piece)
+        parts.append(bucket.emission())
+        bucket = Bucket.load(definition, bucket.pack())
+    bucket.mark(lane.mark(ended=True))
+    whole = bucket.emission()
+    for part in parts:
+        whole.rows.extend(part.rows)
+        whole.late.extend(part.late)
+        whole.rejects.extend(part.rejects)
+    return whole
+
+
+def aggregated(aggregate: Aggregate, values: Sequence[Any], cuts: Sequence[int] = ()) -> Any:
+    """One aggregate of one key, over values cut into batches."""
+    records = [(1, "a", value) for value in values]
+    bounds = [0, *sorted(cuts), len(records)]
+    batches = [batch(records[low:high], low) for low, high in pairwise(bounds)]
+    ((*_, result, revision),) = run(define(aggregates={"result": aggregate}), *batches).rows.tuples()
+    assert revision == 0
+    return result
+
+
+# -- definitions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"by": "key"}, "no tuple of field names"),
+        ({"by": ("",)}, "no tuple of field names"),
+        ({"time": ""}, "no field's name"),
+        ({"time": None}, "no field's name"),
+        ({"kind": "tumbling"}, "unknown"),
+        ({"kind": Tumbling(0)}, "too short"),
+        ({"kind": Tumbling(math.inf)}, "no span of time"),
+        ({"kind": Tumbling(-1)}, "no span of time"),
+        ({"kind": Hopping(10, 20)}, "leave gaps"),
+        ({"kind": Hopping(60, 0.001)}, "60,000 windows"),
+        ({"kind": Session(0)}, "too short"),
+        ({"kind": Session(5), "grace_s": 1}, "Sessions take no corrections"),
+        ({"aggregates": {}}, "compute nothing"),
+        ({"aggregates": {"n": Count}}, "no aggregate"),
+        ({"aggregates": {"key": Count()}}, "two columns would be called key"),
+        ({"aggregates": {"window_end": Count()}}, "two columns would be called window_end"),
+        ({"lateness_s": -1}, "no span of time"),
+        ({"lateness_s": "5"}, "no span of time"),
+        ({"idle_after_s": 0}, "too short"),
+        ({"corrections": "never"}, "unknown"),
+        ({"null_keys": "keep"}, "unknown"),
+        ({"fields": ("time", "value")}, "lacks key"),
+    ],
+)
+def test_what_can_not_be_is_refused_with_what_to_do(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        define(**changes)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [(Sum, [""]), (Max, [7]), (Mean, ["v", -1]), (Mean, ["v", 2.0]), (Fold, ["v", list, None, max])]
+)
+def test_an_aggregate_that_can_not_be_is_refused(kind: Any, arguments: list[Any]) -> None:
+    with pytest.raises(ConfigError):
+        kind(*arguments)
+
+
+def test_a_definition_does_not_change_and_pickles() -> None:
+    definition = define(aggregates={"a": Sum("value"), "b": Mean("value", 2)})
+    with pytest.raises(AttributeError):
+        definition.lateness_s = 6  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(definition)) == definition
+    assert len(definition.parts) == 2, "the mean shares the sum"
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(-500, 500))
+@settings(max_examples=200, deadline=None)
+def test_a_slot_is_in_exactly_the_windows_that_hold_its_times(length: int, every: int, time: int) -> None:
+    if every > length:
+        length, every = every, length
+    definition = define(kind=Hopping(length, every))
+    t = time * SECOND
+    held = [n * every + length for n in range(-1200, 1200) if n * every <= time < n * every + length]
+    assert definition.ends(t - t % definition.slot_us) == [end * SECOND for end in held]
+
+
+# -- aggregates -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "values", "expected"),
+    [
+        (Count(), [1, None, 3], 3),
+        (Count("value"), [1, None, 3], 2),
+        (Sum("value"), [1, None, 2**70], 2**70 + 1),
+        (Sum("value"), [Decimal("0.10")] * 3, Decimal("0.30")),
+        (Sum("value"), [Decimal("1E+30"), Decimal("1E-30"), 1], Decimal(f"1{1:030}.{1:030}")),
+        (Sum("value"), [0.1] * 10, 1.0),
+        (Sum("value"), [1e100, 1.0, -1e100], 1.0),
+        (Sum("value"), [1, 0.5, Decimal("0.25")], 1.75),
+        (Sum("value"), [None, None], None),
+        (Mean("value", 2), [Decimal("0.01"), Decimal("0.02")], Decimal("0.02")),  # 0.015 to even
+        (Mean("value", 2), [Decimal("0.02"), Decimal("0.03")], Decimal("0.02")),  # 0.025 to even
+        (Mean("value", 3), [1, 1, 2], Decimal("1.333")),
+        (Mean("value", 3), [1.0, None, 2], 1.5),
+        (Mean("value", 0), [None], None),
+        (Min("value"), [3, None, Decimal("2.5"), 2.75], Decimal("2.5")),
+        (Max("value"), ["b", "a", "c"], "c"),
+        (Max("value"), [date(2026, 1, 1), date(2026, 1, 2)], date(2026, 1, 2)),
+        (Max("value"), [1, "text", b"bytes"], b"bytes"),  # an order over all kinds, so that the answer is one
+        (Min("value"), ["text", 1, b"bytes"], 1),
+        (First("value"), [None, 7, 8], 7),
+        (Last("value"), [7, 8, None], 8),
+        (First("value"), [None], None),
+        (Fold("value", set, lambda state, v: state | {v}, lambda a, b: a | b), [1, 2, 2, None], {1, 2}),
+        (Fold(None, int, lambda state, record: state + len(record), lambda a, b: a + b), [1, None], 6),
+        (Fold("value", lambda: None, lambda _, v: v, lambda a, b: a if b is None else b), [1], 1),
+    ],
+)
+def test_an_aggregate_is_what_it_says_however_its_values_are_cut(aggregate: Aggregate, values: list[Any], expected: Any) -> None:
+    for cuts in ([], [1], range(1, len(values))):
+        result = aggregated(aggregate, values, [cut for cut in cuts if cut < len(values)])
+        assert (result, type(result)) == (expected, type(expected))
+
+
+numbers = st.one_of(
+    st.none(),
+    st.integers(-(2**80), 2**80),
+    st.decimals(-(10**20), 10**20, places=5),
+    st.floats(-1e200, 1e200, allow_nan=False),
+)
+
+
+@given(st.lists(numbers, min_size=1, max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_a_sum_is_exact_and_rounded_once_in_any_order_and_cut(values: list[Any], rng: random.Random) -> None:
+    present = [value for value in values if value is not None]
+    exact = sum(map(Fraction, present), Fraction(0))
+    for _ in range(3):
+        rng.shuffle(values)
+        got = aggregated(Sum("value"), values, rng.sample(range(len(values)), rng.randint(0, len(values) - 1)))
+        if not present:
+            assert got is None
+        elif float in set(map(type, present)):
+            assert got == float(exact)
+            assert type(got) is float
+        else:
+            assert Fraction(got) == exact
+
+
+@given(st.lists(st.floats(-1e250, 1e250), max_size=8), st.randoms(use_true_random=False))
+def test_equal_sums_of_floats_have_equal_states(values: list[float], rng: random.Random) -> None:
+    expected = _expansion(list(values))
+    rng.shuffle(values)
+    assert _expansion([*_expansion(values[:3]), *_expansion(values[3:])]) == expected
+
+
+def test_first_and_last_go_by_time_then_partition_then_offset() -> None:
+    definition = define(aggregates={"first": First("value"), "last": Last("value")})
+    bucket = Bucket(definition, {STREAM: 0, STREAM._replace(partition=1): 0})
+    lanes = {p: Lane(definition, STREAM._replace(partition=p), 1, Opening(0, 0, NEVER)) for p in (1, 0)}
+    for partition, lane in lanes.items():
+        records = [(2, "a", f"{partition} middle"), (1, "a", f"{partition} first"), (3, "a", "x"), (3, "a", f"{partition} last")]
+        one = batch(records)
+        (piece,) = lane.fold(Batch(STREAM._replace(partition=partition), "lane", 0, 4, one.messages, records, range(4)))
+        bucket.fold(piece)
+    for lane in lanes.values():
+        bucket.mark(lane.mark(ended=True))
+    ((*_, first, last, _),) = bucket.emission().rows.tuples()
+    assert (first, last) == ("0 first", "1 last")
+
+
+def test_a_merge_that_changes_its_state_leaves_overlapping_windows_apart() -> None:
+    def add(state: list[int], value: int) -> list[int]:
+        state.append(value)
+        return state
+
+    def merge(state: list[int], other: list[int]) -> list[int]:
+        state.extend(other)
+        return state
+
+    definition = define(kind=Hopping(20, 10), aggregates={"all": Fold("value", list, add, merge)})
+    emission = run(definition, batch([(5, "a", 1), (15, "a", 2)]), batch([(16, "a", 3)], 2))
+    assert {row[1] // SECOND: row[3] for row in emission.rows.tuples()} == {10: [1], 20: [1, 2, 3], 30: [2, 3]}
+
+
+# -- records, times, keys ---------------------------------------------------------------------------------
+
+
+class Struct(msgspec.Struct):
+    time: Any
+    key: Any
+    value: Any = 1
+
+
+@dataclass
+class Data:
+    time: Any
+    key: Any
+    value: Any = 1
+
+
+@pytest.mark.parametrize("make", [Struct, Data, lambda time, key: {"time": time, "key": key}, lambda time, key: (time, key, 1)])
+@pytest.mark.parametrize(
+    "time",
+    [
+        1_767_225_600,
+        1_767_225_600.0,
+        Decimal("1767225600.0"),
+        DAY,
+        DAY.replace(tzinfo=None),
+        DAY.astimezone(timezone(timedelta(hours=9))),
+    ],
+)
+def test_a_record_of_any_type_with_a_time_of_any_type_finds_its_window(make: Any, time: Any) -> None:
+    (row,) = run(define(), batch([make(time, "a")])).rows.tuples()
+    assert row == (1_767_225_600 * SECOND, 1_767_225_660 * SECOND, "a", 1, 0)
+
+
+def test_records_of_several_types_stand_in_one_batch() -> None:
+    (row,) = run(define(), batch([Struct(1, "a"), Data(1, "a"), {"time": 1, "key": "a"}, (1, "a", 0)])).rows.tuples()
+    assert row[3] == 4
+
+
+def test_times_before_1970_have_windows_too() -> None:
+    (row,) = run(define(), batch([(-1, "a", 0)])).rows.tuples()
+    assert row[:2] == (-60 * SECOND, 0)
+
+
+def test_the_message_s_timestamp_can_be_the_time() -> None:
+    emission = run(define(time=MESSAGE_TIME), batch([(0, "a", 0), (0, "b", 0)], stamps=[61_500, -1]))
+    assert [row[0] for row in emission.rows.tuples()] == [60 * SECOND]
+    assert [letter.reason for letter in emission.rejects] == [
+        "the message's timestamp: no time in seconds since 1970, or out of range"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ((None, "a", 1), "time: null"),
+        (("yesterday", "a", 1), "time: no time"),
+        ((True, "a", 1), "time: no time"),
+        ((math.nan, "a", 1), "time: no time"),
+        ((1_767_225_600_000, "a", 1), "time: no time in seconds since 1970, or out of range"),
+        ((10**400, "a", 1), "time: no time"),
+        ((1, None, 1), "key: null"),
+        ((1, 1.5, 1), "key: a float can't be a key"),
+        ((1, ["a"], 1), "key: a list can't be a key"),
+        ((1, "\ud800", 1), "key: text that is no Unicode"),
+        ((1, Decimal("NaN"), 1), "key: not finite"),
+        ((1, "a", "7"), "value: a str is no number"),
+        ((1, "a", True), "value: a bool is no number"),
+        ((1, "a", math.inf), "value: a number of too many digits, or not finite"),
+        ((1, "a", Decimal("sNaN")), "value: not finite"),
+        ((1, "a", Decimal("1E+60")), "value: a number of too many digits"),
+        ((1, "a", Decimal("1E-200")), "value: a number of too many digits"),
+        ((1, "a", 10**60), "value: a number of too many digits"),
+        ((1, "a"), "value is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_record_rejects_it_alone_wherever_it_stands(record: Any, says: str) -> None:
+    good = [(1, "a", 1), (2, "a", 2)]
+    definition = define(aggregates={"sum": Sum("value")})
+    for place in range(3):
+        emission = run(definition, batch([*good[:place], record, *good[place:]]))
+        ((*_, total, _),) = emission.rows.tuples()
+        assert total == 3
+        (letter,) = emission.rejects
+        assert letter.reason.startswith(says)
+        assert (letter.offset, letter.stage, letter.value, letter.key) == (place, "windows", b"%d" % place, b"k")
+
+
+def test_a_record_that_is_refused_does_not_move_the_watermark() -> None:
+    def refuse(state: int, value: int) -> int:
+        if value < 0:
+            raise ValueError("negative")
+        return state + value
+
+    definition = define(aggregates={"sum": Fold("value", int, refuse, int.__add__)})
+    records = [(1, "a", 1), (500, "a", -1), (2, "a", 2), (501, "b", -1), (3, "a", 4)]
+    for cut in range(1, len(records)):
+        emission = run(definition, batch(records[:cut]), batch(records[cut:], cut))
+        assert [row[3] for row in emission.rows.tuples()] == [7]
+        assert [(letter.offset, letter.reason) for letter in sorted(emission.rejects)] == [(1, "negative"), (3, "negative")]
+        assert not emission.late
+
+
+def test_rejects_of_earlier_steps_and_tombstones_come_along_in_order() -> None:
+    records = [(1, "a", 1), (None, "a", 1), (2, "a", 1)]
+    one = batch(records, at=[1, 3, 3], rejects=[Reject(2, "parse", "no JSON", 0)], deletes=[Delete(0, b"k")])
+    messages = Columns(range(4), [b"k"] * 4, [b""] * 4, [-1] * 4, [()] * 4)
+    emission = run(define(), Batch(STREAM, "lane", 0, 4, messages, one.records, one.at, one.rejects, one.deletes))
+    assert [(r.offset, r.row, r.stage) for r in emission.rejects] == [(0, 0, "windows"), (2, 0, "parse"), (3, 0, "windows")]
+    assert emission.rows.columns[3] == [2]
+
+
+def test_a_time_far_ahead_of_its_message_is_rejected_and_closes_nothing() -> None:
+    records = [(100, "a", 1), (100 + 3_601, "a", 1), (100 + 3_600, "b", 1), (101, "a", 1)]
+    emission = run(define(), batch(records, stamps=[100_000] * 4))
+    assert [(letter.offset, letter.reason) for letter in emission.rejects] == [(1, "its time is 3,601 s ahead of its message")]
+    assert [(late.key, late.letter.offset) for late in emission.late] == [("a", 3)], "a good record an hour ahead does move it"
+
+
+def test_the_clock_limits_times_where_the_message_s_timestamp_is_missing_or_as_far_ahead() -> None:
+    records = [(9_000, "a", 1), (9_000, "a", 1), (9_000, "a", 1)]
+    one = batch(records, stamps=[-1, 9_000_000, 8_000_000])
+    judged = run(define(), one, clock_us=lambda: 5_000 * SECOND)
+    assert [letter.offset for letter in judged.rejects] == [0, 1]
+    assert not run(define(), one).rejects, "without a clock, and a timestamp to believe, nothing is known to be ahead"
+
+
+def test_a_type_without_the_fields_stops_with_what_it_has() -> None:
+    with pytest.raises(ConfigError, match="records of type Struct have no customer") as caught:
+        run(define(by=("customer",), fields=None), batch([Struct(1, "a")]))
+    assert "key, time, value" in caught.value.hint
+    with pytest.raises(ConfigError, match="tuples have no names"):
+        run(define(fields=None), batch([(1, "a", 1)]))
+
+
+def test_keys_of_several_fields_none_and_nulls() -> None:
+    records = [(1, "a", 1), (1, "a", None), (1, "b", 1), (1, "a", None)]
+    rows = run(define(by=("key", "value"), null_keys="group"), batch(records)).rows
+    assert rows.names == ("window_start", "window_end", "key", "value", "n", "revision")
+    assert sorted(map(str, (row[2:] for row in rows.tuples()))) == ["('a', 1, 1, 0)", "('a', None, 2, 0)", "('b', 1, 1, 0)"]
+    assert [row[2:] for row in run(define(by=()), batch(records)).rows.tuples()] == [(4, 0)]
+    assert len(run(define(by=("key", "value")), batch(records)).rejects) == 2
+
+
+def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() -> None:
+    moment = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for equal in (
+        [1, True, Decimal("1.0"), Decimal("1.00"), Decimal("1.000")],
+        [Decimal("1.5"), Decimal("1.50")],
+        [1_000, Decimal("1E+3")],
+        [moment, moment.astimezone(timezone(timedelta(hours=5)))],
+    ):
+        assert len(set(equal)) == 1
+        alone = [buckets_of([key], 1, 997)[0] for key in equal]
+        pairs = buckets_of([(key, "x") for key in equal], 2, 997)
+        assert len(set(alone)) == len(set(pairs)) == 1
+    assert buckets_of(["ä", "b"], 1, 997) == buckets_of(["ä".encode(), b"b"], 1, 997)
+    assert buckets_of(["customer-1"], 1, 8) == [5], "pinned: state depends on it"
+    assert len(set(buckets_of([UUID(int=n) for n in range(99)], 1, 8))) == 8
+
+
+# -- lanes and buckets ------------------------------------------------------------------------------------
+
+
+def test_late_records_bring_their_window_their_message_and_how_late() -> None:
+    emission = run(define(kind=Hopping(20, 10)), batch([(100, "a", 1), (80, "a", 2), (96, "a", 3)]))
+    assert [(late.start_us // SECOND, late.end_us // SECOND, late.time_us // SECOND, late.key) for late in emission.late] == [
+        (70, 90, 80, "a")
+    ]
+    letter = emission.late[0].letter
+    assert (letter.offset, letter.stage, letter.value, letter.headers) == (1, "windows", b"1", (("h", b"1"),))
+    assert letter.reason == "late: its time is 15.000 s behind the partition's watermark"
+    assert {row[1] // SECOND: row[3] for row in emission.rows.tuples()} == {100: 2, 110: 2, 120: 1}
+
+
+def test_a_correction_is_one_row_more_when_the_grace_ends_or_at_once_if_eager() -> None:
+    records = [(10, "a", 1), (70, "b", 1), (11, "a", 1), (12, "a", 1), (200, "b", 1)]
+    for corrections, revisions in (("at_end", [(0, 1), (1, 3)]), ("eager", [(0, 1), (1, 2), (2, 3)])):
+        definition = define(grace_s=60, corrections=corrections)
+        emission = run(definition, *(batch([record], n) for n, record in enumerate(records)))
+        rows = [(row[4], row[3]) for row in emission.rows.tuples() if row[2] == "a"]
+        assert sorted(rows) == revisions
+
+
+def test_a_key_that_only_came_within_the_grace_begins_with_revision_0() -> None:
+    emission = run(define(grace_s=60), batch([(10, "a", 1), (70, "b", 1), (11, "c", 1)]))
+    assert sorted(row[2:] for row in emission.rows.tuples()) == [("a", 1, 0), ("b", 1, 0), ("c", 1, 0)]
+
+
+def test_a_lane_and_a_bucket_refuse_a_gap() -> None:
+    definition = define()
+    lane, bucket = Lane(definition, STREAM, 1, Opening(0, 0, NEVER)), Bucket(definition, {STREAM: 0})
+    with pytest.raises(OffsetGap):
+        lane.fold(batch([(1, "a", 1)], 5))
+    (first,) = lane.fold(batch([(1, "a", 1)]))
+    (second,) = lane.fold(batch([(1, "a", 1)], 1))
+    with pytest.raises(OffsetGap):
+        bucket.fold(second)
+    with pytest.raises(OffsetGap):
+        bucket.mark(lane.mark(ended=True))
+    assert bucket.fold(first)
+    assert bucket.fold(second)
+    assert not bucket.fold(first), "taken in before"
+    with pytest.raises(OffsetGap, match="new here"):
+        Bucket(definition, {}).fold(second)
+
+
+def test_every_bucket_gets_a_piece_of_every_batch() -> None:
+    lane = Lane(define(), STREAM, 4, Opening(0, 0, NEVER))
+    pieces = lane.fold(batch([(61, "a", 1)]))
+    assert [(p.offset_first, p.offset_next, p.watermark_next) for p in pieces] == [(0, 1, 56 * SECOND)] * 4
+    assert sum(len(p.groups) for p in pieces) == 1
+    assert [p.offset_next for p in lane.fold(Batch(STREAM, "lane", 1, 9, Columns((), (), (), (), ()), (), range(0)))] == [9] * 4
+
+
+def test_lanes_begin_at_the_lowest_position_with_the_watermark_there() -> None:
+    a, b, c = STREAM, STREAM._replace(partition=1), STREAM._replace(partition=2)
+    held = [{a: Held(3, 10, 7), b: Held(0, 5, 2)}, {a: Held(3, 20, 9), b: Held(0, 5, 2)}, {a: Held(3, 15, 8)}]
+    assert openings(held) == {a: Opening(3, 10, 7, (15, 20)), b: Opening(0, 0, NEVER, (5,))}
+    assert c not in openings(held)
+
+
+def test_an_idle_partition_is_not_waited_for_until_its_next_batch() -> None:
+    definition = define()
+    other = STREAM._replace(partition=1)
+    bucket = Bucket(definition, {STREAM: 0, other: 0})
+    lane, idle = Lane(definition, STREAM, 1, Opening(0, 0, NEVER)), Lane(definition, other, 1, Opening(0, 0, NEVER))
+    bucket.fold(*lane.fold(batch([(1, "a", 1), (66, "a", 1)])))
+    assert not bucket.emission().rows
+    bucket.mark(idle.mark(ended=False))
+    assert list(bucket.emission().rows.tuples()) == [(0, 60 * SECOND, "a", 1, 0)]
+    one = batch([(2, "a", 1), (3, "a", 1), (70, "b", 1)])
+    bucket.fold(*idle.fold(Batch(other, "lane", 0, 3, one.messages, one.records, one.at)))
+    emission = bucket.emission()
+    assert not emission.rows
+    assert [(entries.stream, list(entries.rows.tuples())) for entries in emission.late_entries] == [
+        (other, [(0, 60 * SECOND, "a", 2, 0)])
+    ]
+
+
+def test_a_bounded_run_that_ended_goes_on_some_day() -> None:
+    definition = define()
+    lane, bucket = Lane(definition, STREAM, 1, Opening(0, 0, NEVER)), Bucket(definition, {STREAM: 0})
+    bucket.fold(*lane.fold(batch([(1, "a", 1)])))
+    bucket.mark(lane.mark(ended=True))
+    assert len(bucket.emission().rows) == 1
+    bucket.fold(*lane.fold(batch([(100, "a", 1), (2, "b", 1)], 1)))
+    bucket.mark(lane.mark(ended=True))
+    emission = bucket.emission()
+    assert list(emission.rows.tuples()) == [(60 * SECOND, 120 * SECOND, "a", 1, 0)]
+    assert len(emission.late) + len(emission.late_entries) == 1
+
+
+# -- packing ----------------------------------------------------------------------------------------------
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.binary(),
+    st.decimals(allow_nan=False),
+    st.dates(),
+    st.datetimes().map(lambda one: one.replace(fold=0)),
+    st.datetimes(timezones=st.just(UTC)).map(lambda one: one.replace(fold=0)),
+    st.uuids(),
+)
+nested = st.recursive(
+    values,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner, inner), st.dictionaries(values, inner, max_size=3)),
+)
+
+
+@given(
+    st.one_of(
+        st.lists(nested, max_size=6),
+        st.lists(st.tuples(st.integers(), st.one_of(st.none(), st.decimals(allow_nan=False))), max_size=6),
+        st.lists(st.one_of(st.none(), st.decimals(allow_nan=False)), max_size=6),
+        st.lists(st.integers(-(2**65), 2**65), max_size=6),
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_a_column_comes_back_as_it_was(column: list[Any]) -> None:
+    again = unpack_column(decode(decompress(compress(encode(pack_column(column))))))
+    assert repr(again) == repr(column)
+
+
+def test_a_state_that_can_not_be_kept_is_named() -> None:
+    with pytest.raises(ConfigError, match="holds a Struct, which can't be kept"):
+        pack_column([Struct(1, 1)])
+
+
+def test_a_state_of_another_definition_or_version_is_refused() -> None:
+    state = Bucket(define(), {STREAM: 0}).pack()
+    with pytest.raises(ConfigError, match="another definition") as caught:
+        Bucket.load(define(kind=Tumbling(30)), state)
+    assert "length_s=60" in str(caught.value)
+    assert "length_s=30" in str(caught.value)
+    with pytest.raises(DataError, match="version 9"):
+        Bucket.load(define(), b"\x09" + state[1:])
+    with pytest.raises(DataError, match="version none"):
+        Bucket.load(define(), b"")
+    assert Bucket.positions(state) == {STREAM: Held(0, 0, NEVER)}
+
+
+def test_a_large_state_is_compressed() -> None:
+    definition = define()
+    bucket = Bucket(definition, {STREAM: 0})
+    bucket.fold(*Lane(definition, STREAM, 1, Opening(0, 0, NEVER)).fold(batch([(1, f"customer-{n}", 1) for n in range(5_000)])))
+    state = bucket.pack()
+    assert len(state) < 30_000
+    assert Bucket.load(definition, state).open_entries == 5_000
