@@ -1,5 +1,7 @@
 """Orders from Kafka into SQL, exactly once: check each order, complete it, upsert it into the table `orders`.
 
+Beside it totals per minute of processed_at, of each customer and of all, in the table `order_totals` (ORDER_TOTALS).
+
 What a shop would want decides what is an order (each refusal is a dead letter with its reason):
 
 - quantity is 1 to 2,147,483,647. None, or less, is no order: returns are bookings of their own.
@@ -18,28 +20,37 @@ What a shop would want decides what is an order (each refusal is a dead letter w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from hashlib import blake2b
+from typing import Literal
 
 import bytewax.operators as op
 import msgspec
 import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
+from pydantic import Field
 
-from sinks import SqlTarget, Upsert, sink
+from sinks import SqlLiveWindows, SqlTarget, SqlWindows, Upsert, sink, window_sink
 from sources.kafka import KafkaSource
 from waxwing import runtime
 from waxwing.batch import Batch
 from waxwing.configuration import load
 from waxwing.operators import Origin, map_batch, parse
-from waxwing.settings import KafkaSettings, SqlSettings
+from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
+from waxwing.settings import KafkaSettings, SqlWindowSettings
 from waxwing.target import Target
 
 
-class OrdersSettings(KafkaSettings, SqlSettings):
+class OrdersSettings(KafkaSettings, SqlWindowSettings):
     """What this flow is told from outside."""
+
+    order_totals: Literal["on_close", "live", "off"] = Field(
+        default="on_close",
+        description="Totals per minute in the table order_totals: once a minute has passed, with every transaction, or none.",
+    )
 
 
 class RawOrder(msgspec.Struct, frozen=True, gc=False):
@@ -69,17 +80,51 @@ orders = sa.Table(
     sa.Column("updated_at", sa.DateTime, server_default=sa.func.now(), onupdate=sa.func.now()),
 )
 
+order_totals = sa.Table(
+    "order_totals",
+    sa.MetaData(),
+    sa.Column("window_start", sa.DateTime, primary_key=True),
+    sa.Column("scope", sa.String(8), primary_key=True),  # "customer", or "all"
+    sa.Column("customer", sa.String(255), primary_key=True),  # empty: of all, or of orders without one
+    sa.Column("orders", sa.BigInteger, nullable=False),
+    sa.Column("quantity", sa.BigInteger, nullable=False),
+    sa.Column("value", sa.Numeric(15, 2), nullable=False),
+    sa.Column("mean_value", sa.Numeric(12, 2), nullable=False),
+    sa.Column("largest", sa.Numeric(12, 2), nullable=False),
+)
+
+per_customer = Windows(
+    by=("customer",),
+    time="processed_at",
+    kind=Tumbling(length_s=60),
+    aggregates={
+        "orders": Count("total_value"),
+        "quantity": Sum("quantity"),
+        "value": Sum("total_value"),
+        "mean_value": Mean("total_value", places=2),
+        "largest": Max("total_value"),
+    },
+    lateness_s=60,
+    idle_after_s=60,
+    null_keys="group",
+    fields=("id", "order_id", "customer", "quantity", "unit_price", "total_value", "processed_at"),
+)
+of_all = replace(per_customer, by=())
+
 # The columns of `orders` that the flow fills, in order. Plain tuples: the fastest for the sink.
 Row = tuple[str, str, str | None, int, Decimal, Decimal, int]
+Totals = SqlWindows | SqlLiveWindows
 
 
-def build(source: Source[Batch[bytes | None]], target: Target) -> Dataflow:
-    """The flow, over any source and any target."""
+def build(source: Source[Batch[bytes | None]], target: Target, totals: Mapping[str, Totals] | None = None) -> Dataflow:
+    """The flow, over any source and any target; `totals` are targets of windows, by the step's name."""
     flow = Dataflow("orders")
     messages = op.input("kafka", flow, source)
     raw_orders = parse("parse", messages, RawOrder)
     enriched = map_batch("enrich", raw_orders, enrich)
     sink("orders", enriched, target)
+    for step, totals_target in (totals or {}).items():
+        window_sink(step, enriched, totals_target)
     return flow
 
 
@@ -92,7 +137,17 @@ def flow() -> Dataflow:
 
             settings = embedded.start(settings, orders)
         target = SqlTarget(settings, orders, Upsert(keys=("id",)))
-        return build(KafkaSource(settings, feeds=[target], flow="orders"), target)
+        totals = totals_of(settings)
+        return build(KafkaSource(settings, feeds=[target, *totals.values()], flow="orders"), target, totals)
+
+
+def totals_of(settings: OrdersSettings) -> dict[str, Totals]:
+    """The targets of the totals, by their steps."""
+    if settings.order_totals == "off":
+        return {}
+    kind = SqlLiveWindows if settings.order_totals == "live" else SqlWindows
+    customers = kind(settings, order_totals, per_customer, fixed={"scope": "customer"}, null_keys={"customer": ""})
+    return {"customer_totals": customers, "totals": kind(settings, order_totals, of_all, fixed={"scope": "all", "customer": ""})}
 
 
 QUANTITY_MAX = 2**31 - 1

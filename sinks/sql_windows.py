@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,14 +10,13 @@ from typing_extensions import override
 
 from sinks.sql import SqlTarget
 from sinks.sql_session import SqlSession
+from sinks.window_table import WindowTable
 from sinks.window_target import Streams, WindowTarget, add_starts, dump_streams, load_streams
 from waxwing.batch import Stream
 from waxwing.databases import ledger
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Bucket, Held, Rows, Windows
-from waxwing.operators.windows.definition import END, SECOND_US, START
-from waxwing.operators.windows.rows import instant
 from waxwing.settings import SqlWindowSettings
 from waxwing.target import Change, Position, Start
 
@@ -31,15 +29,12 @@ PART_BYTES = 1_000_000
 class SqlWindows(SqlTarget, WindowTarget):
     """A table of closed windows, with their open state beside it.
 
-    The table's columns are named as those of the windows: the key's fields and the aggregates all of them; window_start,
-    window_end and revision as you like. Starts and ends are written to DateTime columns (UTC) or to integer ones (epoch seconds).
     With a primary key a corrected window replaces its row; without one the correction is one more row.
 
     Args:
-        settings: where the database is, how often buckets are written, how many there are.
-        table: made when missing, else checked at the start. `database_table` has no say in it.
+        settings: where the database is, how often buckets are written, how many there are. `database_table` has no say in it.
+        table: made when missing, else checked at the start; with fixed and null_keys: see WindowTable.
         windows: the windows.
-        fixed: columns that have one value in all rows, for several kinds of windows in one table.
 
     Parallelism: one connection and one writer per bucket; SQLite: one bucket.
     Delivery: exactly once: a bucket's rows, late records, positions and open state are one transaction, by compare-and-set.
@@ -49,45 +44,24 @@ class SqlWindows(SqlTarget, WindowTarget):
     """
 
     def __init__(
-        self, settings: SqlWindowSettings, table: sa.Table, windows: Windows, *, fixed: Mapping[str, Any] | None = None
+        self,
+        settings: SqlWindowSettings,
+        table: sa.Table,
+        windows: Windows,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        null_keys: Mapping[str, Any] | None = None,
     ) -> None:
-        self.windows, self._fixed = windows, dict(fixed or {})
-        keys = tuple(column.name for column in table.primary_key)
-        names = [*windows.names, *self._fixed]
-        demanded = [*windows.by, *windows.aggregates, *self._fixed, *keys]
-        if wrong := [name for name in demanded if name not in table.c or name not in names]:
-            raise ConfigError(
-                f"Table {table.name} and its windows differ in: {', '.join(dict.fromkeys(wrong))}.",
-                hint=f"The windows have {', '.join(names)}.",
-            )
-        self._written = [name for name in names if name in table.c]
-        mode = Upsert(keys=keys) if keys else Append()
-        super().__init__(settings.model_copy(update={"database_table": ""}), table, mode, columns=self._written)
-        self.window_settings = settings
+        self.windows, self.window_settings = windows, settings
+        self._window_table = WindowTable(table, windows, fixed, null_keys)
+        keys = self._window_table.keys
+        own = settings.model_copy(update={"database_table": ""})
+        super().__init__(own, table, Upsert(keys=keys) if keys else Append(), columns=self._window_table.names)
         self.window_buckets = 1 if self.parts_max == 1 else settings.window_buckets
-        self._times = {name: self._time_of(table.c[name]) for name in (START, END) if name in table.c}
-
-    def _time_of(self, column: sa.Column[Any]) -> Any:
-        if isinstance(column.type, sa.DateTime):
-            zone = UTC if column.type.timezone else None
-            return lambda time_us: instant(time_us).replace(tzinfo=zone)
-        lengths = (self.windows.length_us, self.windows.every_us)
-        if isinstance(column.type, sa.Integer) and not any(length % SECOND_US for length in lengths) and lengths[0]:
-            return lambda time_us: time_us // SECOND_US
-        raise ConfigError(
-            f"Column {column.name} ({column.type!r}) can't keep a window's time.",
-            hint="Declare it DateTime, or, for windows of whole seconds, BigInteger (epoch seconds).",
-        )
 
     @override
     def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:
-        columns = dict(zip(rows.names, rows.columns, strict=True))
-        for name, convert in self._times.items():
-            made = {time_us: convert(time_us) for time_us in set(columns[name])}
-            columns[name] = [made[time_us] for time_us in columns[name]]
-        columns |= {name: [value] * len(rows) for name, value in self._fixed.items()}
-        # The columns of the plan stand in the table's order.
-        return list(zip(*(columns[name] for name in self.columns), strict=True))
+        return self._window_table.tuples(rows, self.columns)
 
     # -- at the start ----------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from bytewax.dataflow import Stream as Flowing
 from bytewax.outputs import FixedPartitionedSink
 from typing_extensions import override
 
-from sinks.partition import TargetPartition
+from sinks.partition import TargetPartition, sink
+from sinks.sql_live_windows import SqlLiveWindows
 from sinks.window_admission import WindowAdmission
 from sinks.window_target import WindowTarget
 from sinks.writer import Writer
@@ -20,8 +21,8 @@ from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
 
 
-def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget) -> None:
-    """Fold batches into the target's windows, and write each window when it has closed.
+def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | SqlLiveWindows) -> None:
+    """Fold batches into the target's windows: written when they have closed (SqlWindows), or with every batch (SqlLiveWindows).
 
     Parallelism: lanes fold where their batches are; Bytewax spreads the buckets over all workers.
     Delivery: exactly once, where batches come straight from one source that was given the target (`feeds=[target]`). What a
@@ -30,6 +31,9 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget) -> 
     Raises:
         ConfigError: the target serves another step already.
     """
+    if isinstance(target, SqlLiveWindows):
+        sink(step_id, op.map(f"{step_id}_fold", up, target.fold), target)
+        return
     flow = up.flow()
     target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_steps", set()))
     op.output(step_id, op.flat_map(f"{step_id}_fold", up, Lanes(target, step_id)), WindowSink(target))

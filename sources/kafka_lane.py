@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from typing import Literal
 
 from bytewax.inputs import StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -15,7 +17,7 @@ from sources.kafka_messages import Fetched
 from sources.kafka_start import LaneState, Lost, OpenPart
 from sources.kafka_topic import TopicWatch
 from waxwing import runtime
-from waxwing.batch import Batch, Stream, lane_name, raw
+from waxwing.batch import Batch, Stream, lane_name, marked, raw
 from waxwing.errors import DataError, OffsetGap
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
 from waxwing.settings import KafkaSettings
@@ -45,6 +47,7 @@ class Reader:
     def __init__(self, lane: str, part: OpenPart) -> None:
         self.stream, self.position, self.end = part.stream, part.offset, part.offset_end
         self._lane, self._splits = lane, list(part.splits)
+        self._waiting_since_s: float | None = None  # at the log's end
 
     @property
     def done(self) -> bool:
@@ -57,6 +60,7 @@ class Reader:
             raise OffsetGap(
                 f"{self.stream}: Kafka's client gave offset {_offset(messages[0])} below the position {self.position}."
             )
+        self._waiting_since_s = None if eof is None else time.monotonic()
         offset_next = max(self.position, eof or 0, _offset(messages[-1]) + 1 if messages else 0)
         if self.end is not None and offset_next > self.end:
             offset_next = self.end
@@ -68,6 +72,17 @@ class Reader:
             batches += self._batch(split, messages[:cut])
             messages = messages[cut:]
         return batches + self._batch(offset_next, messages)
+
+    def idle(self, after_s: float) -> bool:
+        """Has it waited at the log's end for so long? Says so once."""
+        if self._waiting_since_s is None or time.monotonic() - self._waiting_since_s < after_s:
+            return False
+        self._waiting_since_s = None
+        return True
+
+    def mark(self, mark: Literal["idle", "end"]) -> Raw:
+        """Says that there are no more records."""
+        return marked(self.stream, self._lane, self.position, mark)
 
     def _batch(self, offset_next: int, messages: list[Message]) -> list[Raw]:
         offset_first, self.position = self.position, max(self.position, offset_next)
@@ -86,6 +101,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         self._durable, self._resume = durable, resume
         self._readers: dict[int, Reader] = {}
         self._known: dict[int, Reader] = {}
+        self._ended: list[Reader] = []  # at their end from the start, which is still to be said
         self._stream: Stream | None = None
         self._revision = -1
         self._awake_after_s = 0.0
@@ -112,13 +128,17 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             raise StopIteration
         if self._revision != topic.revision:
             self._assign()
+        if self._ended:
+            ended, self._ended = self._ended, []
+            return [reader.mark("end") for reader in ended]
         if topic.bounded and self._revision >= 0 and not self._readers:
             raise StopIteration
         wanted = self._wanted
         messages = self._consumer.consume(wanted, 0)
         self._awake_after_s = 0.0 if len(messages) * 2 >= wanted else REST_S if messages else IDLE_S
         if not messages:
-            return []
+            after_s = topic.idle_after_s
+            return [] if after_s is None else [r.mark("idle") for r in self._readers.values() if r.idle(after_s)]
         some = messages[:: len(messages) // 8 or 1]
         mean_bytes = sum(len(message.value() or b"") for message in some) / len(some)
         self._wanted = max(1, min(self._settings.batch_records_max, int(BATCH_BYTES_MAX / (mean_bytes + 1))))
@@ -134,6 +154,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             if reader is not None:  # else it has reached its end, and this was still in the queue
                 batches += reader.take(records, eof)
                 if reader.done:
+                    batches.append(reader.mark("end"))
                     del self._readers[partition]
                     self._consumer.incremental_unassign([TopicPartition(self._settings.source_topic, partition)])
         return batches
@@ -178,7 +199,9 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
                 continue
             self._stream = part.stream
             reader = self._known[number] = Reader(self._name, part)
-            if not reader.done:
+            if reader.done:
+                self._ended.append(reader)
+            else:
                 self._readers[number] = reader
                 fresh.append(TopicPartition(part.stream.topic, number, part.offset))
         if fresh:

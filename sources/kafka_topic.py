@@ -34,12 +34,14 @@ class TopicWatch:
     Attributes:
         error: why reading has to stop; each lane raises it.
         revision: rises when partitions were opened.
+        idle_after_s: after how long at its log's end a partition is marked as idle; None: never.
     """
 
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target], flow: str) -> None:
         self._settings, self._feeds, self._flow = settings, feeds, flow
         self._name = settings.source_topic
         self.bounded = settings.until == "end"
+        self.idle_after_s = min((feed.idle_after_s for feed in feeds if feed.idle_after_s is not None), default=None)
         self.error: BaseException | None = None
         self.revision = 0
         self._closing, self._wake = threading.Event(), threading.Event()

@@ -17,9 +17,9 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from typing_extensions import override
 
-from waxwing.batch import Batch, Columns, Stream
+from waxwing.batch import Batch, Columns, Stream, marked
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import Count, Mark, Sum, Tumbling, Windows
+from waxwing.operators.windows import Count, Sum, Tumbling, Windows
 from waxwing.operators.windows.plain import windows
 from waxwing.recovery import prepare
 
@@ -57,7 +57,7 @@ def topic(seed: int) -> tuple[list[Any], Rows, int]:
                 records.append(record)
             messages = Columns(range(first, first + 5), [None] * 5, [None] * 5, [-1] * 5, [()] * 5)
             items[partition].append(Batch(stream, "lane-000", first, first + 5, messages, records, range(5)))
-        items[partition].append(Mark(stream, 0, 60, ended=True))
+        items[partition].append(marked(stream, "lane-000", 60, "end"))
     order = [partition for partition in items for _ in items[partition]]
     rng.shuffle(order)
     return (

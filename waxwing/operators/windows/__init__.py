@@ -2,9 +2,9 @@
 
 from waxwing.operators.windows.aggregates import Aggregate, Count, First, Fold, Last, Max, Mean, Min, Sum
 from waxwing.operators.windows.bucket import Bucket, Emission
-from waxwing.operators.windows.definition import MESSAGE_TIME, Hopping, Session, Tumbling, Windows
+from waxwing.operators.windows.definition import MESSAGE_TIME, NEVER, Hopping, Session, Tumbling, Windows
 from waxwing.operators.windows.lane import Lane
-from waxwing.operators.windows.pieces import NEVER, Held, Late, Mark, Opening, Piece, openings
+from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, openings
 from waxwing.operators.windows.rows import LateEntries, Rows
 
 __all__ = [

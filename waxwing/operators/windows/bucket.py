@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError, OffsetGap
 from waxwing.operators.windows import packing
-from waxwing.operators.windows.definition import Windows
+from waxwing.operators.windows.definition import NEVER, Windows
 from waxwing.operators.windows.parts import EXACT
-from waxwing.operators.windows.pieces import NEVER, Group, Held, Late, Mark, Piece, Sessions
+from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions
 from waxwing.operators.windows.rows import LateEntries, Rows, Table, Window, make_rows
 from waxwing.operators.windows.sessions import OpenSessions
 from waxwing.target import DeadLetter

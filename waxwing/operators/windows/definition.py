@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -14,6 +14,8 @@ from waxwing.operators.windows.aggregates import Aggregate, Fold
 from waxwing.operators.windows.parts import Part
 
 SECOND_US = 1_000_000
+# Before all times, and within 64 bits.
+NEVER = -(2**62)
 LENGTH_MAX_S = 400 * 86_400
 # As many windows as one record may belong to.
 WINDOWS_MAX = 1_000
@@ -194,6 +196,12 @@ class Windows:
     @cached_property
     def lateness_us(self) -> int:
         return round(self.lateness_s * SECOND_US)
+
+    def never_late(self) -> Windows:
+        """The same windows, for which no record is late."""
+        out = replace(self, lateness_s=0)
+        vars(out)["lateness_us"] = -NEVER  # more than a definition may say
+        return out
 
     @cached_property
     def grace_us(self) -> int:

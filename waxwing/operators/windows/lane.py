@@ -26,6 +26,8 @@ Slot = int | tuple[int, int, int]
 # From this share of different keys in a batch on, it is faster to let the buckets do all the folding.
 SINGLE_FROM = 0.75
 
+NO_DELETES = "a tombstone (null value), and windows take no deletes"
+
 
 class _LateFor(NamedTuple):
     """The number of a record among those read, the ends of the windows it is late for, and the watermark then."""
@@ -90,6 +92,12 @@ class Lane:
         Raises:
             OffsetGap: the batch does not follow the one before.
         """
+        pieces, read = self.pieces(batch)
+        pieces[0].rejects.extend(self._rejects(batch, read))
+        return pieces
+
+    def pieces(self, batch: Batch[Any]) -> tuple[list[Piece], Read]:
+        """The pieces without the rejects, and what was read, with what was wrong with the rest."""
         if batch.offset_first != self._offset:
             raise OffsetGap(
                 f"Windows: a batch of {batch.stream} begins at offset {batch.offset_first:,}, not at {self._offset:,}.",
@@ -104,9 +112,8 @@ class Lane:
                     break
                 except FoldError as error:
                     refused[error.number] = error.reason
-        pieces[0].rejects.extend(self._rejects(batch, read))
         self._offset, self._watermark = batch.offset_next, watermark
-        return pieces
+        return pieces, read
 
     # -- verdicts -----------------------------------------------------------------------------------
 
@@ -247,7 +254,7 @@ class Lane:
     def _rejects(self, batch: Batch[Any], read: Read) -> list[DeadLetter]:
         out = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
         out += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
-        out += [(delete.at, 0, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes]
+        out += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
         return [self._letter(batch, at, row, reason, stage) for at, row, stage, reason in sorted(out)]
 
     def _letter(self, batch: Batch[Any], at: int, row: int, reason: str, stage: str = "") -> DeadLetter:

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from waxwing.batch import Stream
+from waxwing.operators.windows.definition import NEVER
 from waxwing.target import DeadLetter
-
-# Before all times, and within 64 bits.
-NEVER = -(2**62)
 
 
 class Group(NamedTuple):

@@ -16,9 +16,9 @@ from waxwing.batch import Batch, Stream
 from waxwing.errors import ConfigError
 from waxwing.operators.exchange import BUCKETS_MAX, bucket_name
 from waxwing.operators.windows.bucket import Bucket, Emission
-from waxwing.operators.windows.definition import END, START, Windows
+from waxwing.operators.windows.definition import END, NEVER, START, Windows
 from waxwing.operators.windows.lane import Lane
-from waxwing.operators.windows.pieces import NEVER, Late, Mark, Opening, Piece
+from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece
 from waxwing.operators.windows.rows import LateEntries, instant
 from waxwing.target import DeadLetter
 
@@ -44,7 +44,7 @@ class WindowsOut:
 @operator
 def windows(
     step_id: str,
-    up: Flowing[Batch[Any] | Mark],
+    up: Flowing[Batch[Any]],
     definition: Windows,
     *,
     partitions: int,
@@ -53,8 +53,8 @@ def windows(
 ) -> WindowsOut:
     """Aggregate batches over windows of event time, for steps and sinks of Bytewax's own.
 
-    `partitions` is how many Kafka partitions come: before each has shown itself nothing closes. A `Mark` in the stream says
-    that a partition is idle or, in a bounded run, has ended; the engine's end of input closes nothing, for a stop is one too.
+    `partitions` is how many Kafka partitions come: before each has shown itself nothing closes. The source marks a
+    partition as idle or, in a bounded run, as ended; the engine's end of input closes nothing, for a stop is one too.
 
     Parallelism: Bytewax spreads the partitions, then the buckets, over all workers. The number of buckets is part of the state.
     Delivery: at least once with Bytewax's recovery (`-r`): what follows the last finished epoch is emitted again after a
@@ -81,7 +81,7 @@ def windows(
     )
 
 
-class _LaneLogic(StatefulBatchLogic[Batch[Any] | Mark, tuple[str, Piece | Mark], LaneState]):
+class _LaneLogic(StatefulBatchLogic[Batch[Any], tuple[str, Piece | Mark], LaneState]):
     """The lane of one partition; what it holds is where it stands, and the watermark there."""
 
     def __init__(
@@ -95,17 +95,16 @@ class _LaneLogic(StatefulBatchLogic[Batch[Any] | Mark, tuple[str, Piece | Mark],
         self._lane: Lane | None = None
 
     @override
-    def on_batch(self, values: list[Batch[Any] | Mark]) -> tuple[Iterable[tuple[str, Piece | Mark]], bool]:
+    def on_batch(self, values: list[Batch[Any]]) -> tuple[Iterable[tuple[str, Piece | Mark]], bool]:
         return [one for value in values for one in self._folded(value)], StatefulBatchLogic.RETAIN
 
-    def _folded(self, value: Batch[Any] | Mark) -> Iterator[tuple[str, Piece | Mark]]:
+    def _folded(self, value: Batch[Any]) -> Iterator[tuple[str, Piece | Mark]]:
         if self._opening is None:
-            start = value.offset if isinstance(value, Mark) else value.offset_first
-            self._opening = Opening(start, start, NEVER)
+            self._opening = Opening(value.offset_first, value.offset_first, NEVER)
         if self._lane is None:
             self._lane = self._make(value.stream, self._opening)
-        if isinstance(value, Mark):
-            mark = self._lane.mark(ended=value.ended)
+        if value.mark:
+            mark = self._lane.mark(ended=value.mark == "end")
             return ((name, mark) for name in self._names)
         return zip(self._names, self._lane.fold(value), strict=True)
 

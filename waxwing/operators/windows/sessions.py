@@ -7,8 +7,8 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from waxwing.operators.windows import packing
-from waxwing.operators.windows.definition import Windows
-from waxwing.operators.windows.pieces import NEVER, Sessions
+from waxwing.operators.windows.definition import NEVER, Windows
+from waxwing.operators.windows.pieces import Sessions
 
 # A session: the time of its first record, its end (the last record's and the gap), and a list per part with its state.
 Open = tuple[int, int, list[list[Any]]]

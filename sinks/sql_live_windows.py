@@ -1,0 +1,56 @@
+"""Live windows in an SQL database: a batch adds to the stored rows in the very transaction that moves its position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from sinks.sql import SqlTarget
+from sinks.window_table import WindowTable
+from waxwing.batch import Batch
+from waxwing.operators.windows import Windows
+from waxwing.operators.windows.live import Live
+from waxwing.settings import SqlSettings
+
+
+class SqlLiveWindows(SqlTarget):
+    """A table of totals that are up to date with every transaction. It keeps no state beside its rows.
+
+    A record is never late, however late it comes; idle partitions don't matter, and nothing closes. Sums of floats depend on the
+    order in which they are added: take Decimals.
+
+    Args:
+        settings: where the database is. `database_table` has no say in it.
+        table: made when missing, else checked at the start; with fixed and null_keys: see WindowTable. It needs a primary key.
+        windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
+
+    Parallelism: one connection and one writer per lane; SQLite: one for all.
+    Delivery: exactly once: totals and positions are one transaction, by compare-and-set.
+
+    Raises:
+        ConfigError: windows that can't be merged row by row, a table that does not fit them.
+    """
+
+    def __init__(
+        self,
+        settings: SqlSettings,
+        table: sa.Table,
+        windows: Windows,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        null_keys: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._live = Live(windows)
+        self._window_table = WindowTable(table, windows, fixed, null_keys)
+        merge = self._live.merge(self._window_table.keys)
+        brought = [name for name in self._window_table.names if name not in merge.mean]
+        super().__init__(settings.model_copy(update={"database_table": ""}), table, merge, columns=brought)
+
+    def fold(self, batch: Batch[Any]) -> Batch[Any]:
+        """The batch with what it adds to each window in place of its records."""
+        if batch.mark:
+            return batch
+        rows, rejects = self._live.fold(batch)
+        return self._live.whole(batch, self._window_table.tuples(rows, self.columns), rejects)

@@ -1,0 +1,73 @@
+"""How rows of windows become rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
+from typing import Any
+
+import sqlalchemy as sa
+
+from waxwing.errors import ConfigError
+from waxwing.operators.windows import Rows, Windows
+from waxwing.operators.windows.definition import END, SECOND_US, START
+from waxwing.operators.windows.rows import instant
+
+
+class WindowTable:
+    """Which columns of the table windows fill, and with what.
+
+    Args:
+        table: its columns are named as those of the windows: the key's fields and the aggregates all of them; window_start,
+            window_end and revision as you like. Starts and ends go into DateTime columns (UTC) or integers (epoch seconds).
+        windows: the windows.
+        fixed: columns that have one value in all rows, for several kinds of windows in one table.
+        null_keys: by the name of a key's field, what stands for a null there (Windows(null_keys="group")).
+
+    Raises:
+        ConfigError: the table does not fit the windows.
+    """
+
+    def __init__(
+        self,
+        table: sa.Table,
+        windows: Windows,
+        fixed: Mapping[str, Any] | None = None,
+        null_keys: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._windows, self._fixed, self._null_keys = windows, dict(fixed or {}), dict(null_keys or {})
+        self.keys = tuple(column.name for column in table.primary_key)
+        names = [*windows.names, *self._fixed]
+        demanded = [*windows.by, *windows.aggregates, *self._fixed, *self.keys]
+        if wrong := [name for name in demanded if name not in table.c or name not in names]:
+            raise ConfigError(
+                f"Table {table.name} and its windows differ in: {', '.join(dict.fromkeys(wrong))}.",
+                hint=f"The windows have {', '.join(names)}.",
+            )
+        if strange := sorted(self._null_keys.keys() - set(windows.by)):
+            raise ConfigError(f"null_keys: {', '.join(strange)} is no field of the key, which is {windows.by!r}.")
+        self.names = [name for name in names if name in table.c]
+        self._times = {name: self._time_of(table.c[name]) for name in (START, END) if name in table.c}
+
+    def _time_of(self, column: sa.Column[Any]) -> Callable[[int], Any]:
+        if isinstance(column.type, sa.DateTime):
+            zone = UTC if column.type.timezone else None
+            return lambda time_us: instant(time_us).replace(tzinfo=zone)
+        length, every = self._windows.length_us, self._windows.every_us
+        if isinstance(column.type, sa.Integer) and length and not length % SECOND_US and not every % SECOND_US:
+            return lambda time_us: time_us // SECOND_US
+        raise ConfigError(
+            f"Column {column.name} ({column.type!r}) can't keep a window's time.",
+            hint="Declare it DateTime, or, for windows of whole seconds, BigInteger (epoch seconds).",
+        )
+
+    def tuples(self, rows: Rows, order: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows, with the columns in this order."""
+        columns = dict(zip(rows.names, rows.columns, strict=True))
+        for name, convert in self._times.items():
+            made = {time_us: convert(time_us) for time_us in set(columns[name])}
+            columns[name] = [made[time_us] for time_us in columns[name]]
+        for name, stand_in in self._null_keys.items():
+            columns[name] = [stand_in if value is None else value for value in columns[name]]
+        columns |= {name: [value] * len(rows) for name, value in self._fixed.items()}
+        return list(zip(*(columns[name] for name in order), strict=True))

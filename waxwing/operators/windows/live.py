@@ -1,0 +1,84 @@
+"""Windows without state: what each batch adds to each window, for a database that adds it up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from waxwing.batch import Batch, Reject
+from waxwing.databases.base import Merge
+from waxwing.errors import ConfigError
+from waxwing.operators.records import _row
+from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
+from waxwing.operators.windows.definition import NEVER, Session, Windows
+from waxwing.operators.windows.lane import Lane
+from waxwing.operators.windows.pieces import Opening
+from waxwing.operators.windows.rows import Rows, make_rows
+
+
+class Live:
+    """Pre-aggregates batches. No record is late, since nothing closes.
+
+    Args:
+        windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean. A mean needs the sum and the count of its field
+            beside it, for the database keeps those and divides.
+        stage: the step's name, in what becomes of rejects.
+
+    Raises:
+        ConfigError: windows that can't be merged row by row.
+    """
+
+    def __init__(self, windows: Windows, stage: str = "windows") -> None:
+        if isinstance(windows.kind, Session):
+            raise ConfigError("Sessions can't be live: a record may join two of them.", hint="Write them when they close.")
+        if other := [name for name, a in windows.aggregates.items() if not isinstance(a, Count | Sum | Min | Max | Mean)]:
+            raise ConfigError(
+                f"Live windows can't compute {', '.join(other)}.",
+                hint="They take Count, Sum, Min, Max and Mean; the others are for windows that are written when they close.",
+            )
+        self.windows, self._stage = windows, stage
+        self._definition = windows.never_late()
+
+    def merge(self, keys: tuple[str, ...]) -> Merge:
+        """How rows of these key columns are merged."""
+        of = self.windows.aggregates
+        means = {
+            name: (self._beside(name, a, Sum), self._beside(name, a, Count)) for name, a in of.items() if isinstance(a, Mean)
+        }
+        return Merge(
+            keys=keys,
+            add=tuple(name for name, a in of.items() if isinstance(a, Count | Sum)),
+            least=tuple(name for name, a in of.items() if isinstance(a, Min)),
+            greatest=tuple(name for name, a in of.items() if isinstance(a, Max)),
+            mean=means,
+        )
+
+    def _beside(self, name: str, mean: Mean, kind: type[Count | Sum]) -> str:
+        for other, aggregate in self.windows.aggregates.items():
+            if isinstance(aggregate, kind) and aggregate.field == mean.field:
+                return other
+        raise ConfigError(
+            f"The live mean {name!r} needs {kind.__name__}({mean.field!r}) beside it.",
+            hint=f'Such as aggregates={{..., "{mean.field}_{kind.__name__.lower()}": {kind.__name__}("{mean.field}")}}.',
+        )
+
+    def fold(self, batch: Batch[Any]) -> tuple[Rows, list[Reject]]:
+        """What the batch adds, one row per window and key; and all its rejects."""
+        start = batch.offset_first
+        lane = Lane(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage)
+        [piece], read = lane.pieces(batch)
+        length = self.windows.length_us
+        rows = make_rows(self.windows, [], [], [], [[] for _ in self.windows.parts], [])
+        for group in piece.groups:
+            size = len(group.keys)
+            ends = [group.end_us] * size
+            rows.extend(make_rows(self.windows, [group.end_us - length] * size, ends, group.keys, group.states, [0] * size))
+        bad = [Reject(batch.at[n], self._stage, reason, _row(batch.at, n)) for n, reason in read.bad.items()]
+        gone = [
+            Reject(delete.at, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes
+        ]
+        return rows, [*batch.rejects, *bad, *gone]
+
+    def whole(self, batch: Batch[Any], rows: list[Any], rejects: list[Reject]) -> Batch[Any]:
+        """The batch, with these rows in place of its records."""
+        return replace(batch, whole=True).with_records(rows, [0] * len(rows), rejects, ())
