@@ -1,6 +1,6 @@
 """Orders from Kafka into SQL, exactly once: check each order, complete it, upsert it into the table `orders`.
 
-Beside it totals per minute of processed_at, of each customer and of all, in the table `order_totals` (ORDER_TOTALS).
+Beside it totals per minute (by the timestamps of the messages), of each customer and of all, in the table `order_totals`.
 
 What a shop would want decides what is an order (each refusal is a dead letter with its reason):
 
@@ -38,8 +38,8 @@ from sources.kafka import KafkaSource
 from waxwing import runtime
 from waxwing.batch import Batch
 from waxwing.configuration import load
-from waxwing.operators import Origin, map_batch, parse
-from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
+from waxwing.operators import Origin, map_batch, parse, without_rejects
+from waxwing.operators.windows import MESSAGE_TIME, Count, Max, Mean, Sum, Tumbling, Windows
 from waxwing.settings import KafkaSettings, SqlWindowSettings
 from waxwing.target import Target
 
@@ -95,7 +95,7 @@ order_totals = sa.Table(
 
 per_customer = Windows(
     by=("customer",),
-    time="processed_at",
+    time=MESSAGE_TIME,
     kind=Tumbling(length_s=60),
     aggregates={
         "orders": Count("total_value"),
@@ -123,8 +123,10 @@ def build(source: Source[Batch[bytes | None]], target: Target, totals: Mapping[s
     raw_orders = parse("parse", messages, RawOrder)
     enriched = map_batch("enrich", raw_orders, enrich)
     sink("orders", enriched, target)
-    for step, totals_target in (totals or {}).items():
-        window_sink(step, enriched, totals_target)
+    if totals:
+        accepted = without_rejects("accepted", enriched)
+        for step, totals_target in totals.items():
+            window_sink(step, accepted, totals_target)
     return flow
 
 

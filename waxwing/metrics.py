@@ -23,12 +23,17 @@ OFFSET_NEXT = Gauge("waxwing_offset_next", "Stored position: the first offset no
 class Tally:
     """Sums over this process since its start, for the progress line and the summary."""
 
-    records: int = 0
+    records_of: dict[str, int] = field(default_factory=dict)  # by step
     rows: int = 0
     dead_letters: int = 0
     transactions: int = 0
     retries: int = 0
     positions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def records(self) -> int:
+        """Records taken in. Each step of a flow takes in all of them: this is how far the first of them is."""
+        return max(self.records_of.values(), default=0)
 
 
 _lock = threading.Lock()
@@ -45,11 +50,13 @@ def transaction(step: str, part: str, change: Change, seconds: float) -> None:
     TRANSACTIONS.labels(step, part).inc()
     TRANSACTION_SECONDS.labels(step).observe(seconds)
     with _lock:
-        tally.records += records
+        tally.records_of[step] = tally.records_of.get(step, 0) + records
         tally.rows += rows
         tally.dead_letters += len(change.dead_letters)
         tally.transactions += 1
         for stream, position in change.after.items():
+            if position.state is not None:  # a bucket of windows counts its emissions
+                continue
             OFFSET_NEXT.labels(step, stream.topic, str(stream.partition)).set(position.offset_next)
             tally.positions[f"{step}:{stream}"] = position.offset_next
 

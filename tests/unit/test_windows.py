@@ -566,6 +566,9 @@ def test_a_state_of_another_definition_or_version_is_refused() -> None:
         Bucket.load(define(), b"\x09" + state[1:])
     with pytest.raises(DataError, match="version none"):
         Bucket.load(define(), b"")
+    for damaged in (state[:20], state[:-3], state[:1] + b"\xff" * 50):
+        with pytest.raises(DataError, match="damaged"):
+            Bucket.load(define(), damaged)
     assert Bucket.positions(state) == {STREAM: Held(0, 0, NEVER)}
 
 

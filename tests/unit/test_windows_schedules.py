@@ -38,7 +38,7 @@ from waxwing.operators.windows import (
     openings,
 )
 
-CASES = 3_000
+CASES = 2_000
 SECOND = 1_000_000
 Record = tuple[int, int, int, int]  # offset, time in seconds, key, value
 AGGREGATES = {

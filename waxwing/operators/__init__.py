@@ -2,6 +2,6 @@
 
 from waxwing.operators.exchange import bucket_of, key_by
 from waxwing.operators.parse import parse
-from waxwing.operators.records import Origin, filter, flat_map, map, map_batch, unbatch
+from waxwing.operators.records import Origin, filter, flat_map, map, map_batch, unbatch, without_rejects
 
-__all__ = ["Origin", "bucket_of", "filter", "flat_map", "key_by", "map", "map_batch", "parse", "unbatch"]
+__all__ = ["Origin", "bucket_of", "filter", "flat_map", "key_by", "map", "map_batch", "parse", "unbatch", "without_rejects"]

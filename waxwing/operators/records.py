@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
@@ -95,6 +96,15 @@ def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]
         return lists.with_records(list(chain.from_iterable(lists.records)), at)
 
     return op.map(step_id, up, flat)
+
+
+def without_rejects(step_id: str, up: Flowing[Batch[R]]) -> Flowing[Batch[R]]:
+    """The batches without what was rejected so far: for further sinks of a flow, where the first one keeps the dead letters.
+
+    Parallelism: where the batch is.
+    Delivery: as `map`.
+    """
+    return op.map(step_id, up, lambda batch: replace(batch, rejects=()) if batch.rejects else batch)
 
 
 def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:

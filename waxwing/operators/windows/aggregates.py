@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import parts
+from waxwing.operators.windows import extremes, parts
 from waxwing.operators.windows.parts import Part
 
 Check = Literal["number", "plain", "any"]
@@ -123,7 +123,7 @@ class Min(_OfField):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (parts.Least(self.field),)
+        return (extremes.Least(self.field),)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Max(_OfField):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (parts.Largest(self.field),)
+        return (extremes.Largest(self.field),)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class First(_OfField):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (parts.Earliest(self.field),)
+        return (extremes.Earliest(self.field),)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Last(_OfField):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (parts.Latest(self.field),)
+        return (extremes.Latest(self.field),)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import localcontext
 from typing import Any, NamedTuple
 
 from waxwing.batch import Stream
-from waxwing.errors import ConfigError, DataError, OffsetGap
-from waxwing.operators.windows import packing
+from waxwing.errors import OffsetGap
+from waxwing.operators.windows import state
 from waxwing.operators.windows.definition import NEVER, Windows
 from waxwing.operators.windows.parts import EXACT
 from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions
 from waxwing.operators.windows.rows import LateEntries, Rows, Table, Window, make_rows
 from waxwing.operators.windows.sessions import OpenSessions
 from waxwing.target import DeadLetter
-
-VERSION = 1
 
 
 class Emission(NamedTuple):
@@ -245,75 +243,28 @@ class Bucket:
         return out
 
     def pack(self) -> bytes:
-        """The state: a version, a header with positions, and the open windows, compressed where that pays.
-
-        Rows that no emission brought yet are no part of it.
-        """
-        held = [[*stream, *one] for stream, one in self._held.items()]
-        header = packing.encode([self._definition.text, self._closed_to, held])
-        body = packing.encode([[_pack_window(end, window) for end, window in self._windows.items()], self._sessions.pack()])
-        return bytes([VERSION]) + len(header).to_bytes(4) + header + packing.compress(body)
+        """The state. Rows that no emission brought yet are no part of it."""
+        header = state.Header(self._definition.text, self._closed_to, self._held)
+        return state.pack(header, self._windows, self._sessions.pack())
 
     @staticmethod
-    def load(definition: Windows, state: bytes, *, streams_min: int = 0) -> Bucket:
+    def load(definition: Windows, packed: bytes, *, streams_min: int = 0) -> Bucket:
         """The bucket that was packed.
 
         Raises:
             ConfigError: it was packed under another definition.
             DataError: these are not the bytes of a bucket, or those of a later version.
         """
-        (text, closed_to, held), body = _opened(state)
-        if text != definition.text:
-            raise ConfigError(
-                f"The windows kept so far are of another definition: {text}; now it is {definition.text}.",
-                hint="Go back to that definition, or give the new one a step name of its own, which begins anew.",
-            )
         bucket = Bucket(definition, {}, streams_min=streams_min)
-        bucket._held, bucket._closed_to = _held(held), closed_to
-        windows, sessions = packing.decode(packing.decompress(body))
-        interned: dict[Any, Any] = {}
-        for end, *packed in windows:
-            bucket._windows[end] = _load_window(definition, packed, interned)
+        header, bucket._windows, sessions = state.unpack(definition, packed)
+        bucket._held, bucket._closed_to = header.held, header.closed_to
         bucket._sessions.load(sessions)
         return bucket
 
     @staticmethod
-    def positions(state: bytes) -> dict[Stream, Held]:
+    def positions(packed: bytes) -> dict[Stream, Held]:
         """How far a packed bucket has come, without loading it: for `openings`."""
-        return _held(_opened(state)[0][2])
-
-
-def _opened(state: bytes) -> tuple[Any, bytes]:
-    if state[:1] != bytes([VERSION]):
-        raise DataError(
-            f"The state of a bucket of windows has version {state[0] if state else 'none'}, this Waxwing reads {VERSION}.",
-            hint="Use the Waxwing that wrote it, or a later one.",
-        )
-    size = 5 + int.from_bytes(state[1:5])
-    return packing.decode(state[5:size]), state[size:]
-
-
-def _held(rows: Iterable[list[Any]]) -> dict[Stream, Held]:
-    return {Stream(*row[:4]): Held(*row[4:]) for row in rows}
-
-
-def _pack_window(end: int, window: Window) -> list[Any]:
-    tables = [
-        [packing.pack_column(list(table.ids)), [packing.pack_column(column) for column in table.columns]]
-        for table in (window.on_time, window.grace)
-    ]
-    return [end, *tables, window.size, sorted(window.changed), list(window.revisions.items())]
-
-
-def _load_window(definition: Windows, packed: list[Any], interned: dict[Any, Any]) -> Window:
-    tables = []
-    for keys, columns in packed[:2]:
-        # A key that stands in many windows is one object.
-        known = [interned.setdefault(key, key) for key in packing.unpack_column(keys)]
-        tables.append(Table(definition.parts, known, [packing.unpack_column(column) for column in columns]))
-    window = Window(*tables)
-    window.size, window.changed, window.revisions = packed[2], set(packed[3]), dict(packed[4])
-    return window
+        return state.read_header(packed).held
 
 
 def _divided(sessions: Sessions, numbers: set[int]) -> tuple[Sessions, Sessions]:

@@ -15,7 +15,8 @@ from uuid import UUID
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
-from waxwing.operators.windows.parts import FITS, FLOAT_MAX, INT_MAX, PLAIN, Column
+from waxwing.operators.windows.extremes import PLAIN
+from waxwing.operators.windows.parts import FITS, FLOAT_MAX, INT_MAX, Column
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Years 2 to 9997: the ends of windows, and any time zone, are datetimes too.
