@@ -10,21 +10,28 @@ from waxwing.operators.windows import packing
 from waxwing.operators.windows.definition import NEVER, Windows
 from waxwing.operators.windows.pieces import Sessions
 
-# A session: the time of its first record, its end (the last record's and the gap), and a list per part with its state.
-Open = tuple[int, int, list[list[Any]]]
+# A session: the time of its first record, its end (the last record's and the gap), and its place in the columns of states.
+Open = tuple[int, int, int]
 
 
 class OpenSessions:
-    """Sessions by key, with a heap of (end, key's number): an end in it may since have moved up, never down."""
+    """Sessions by key, and a heap of (end, a number, key) with the first end of each key.
+
+    An end in the heap may since have moved up, never down; `_first` says which entry of a key counts.
+    """
 
     def __init__(self, definition: Windows) -> None:
         self._definition = definition
         self._open: dict[Any, list[Open]] = {}
+        self._columns: list[list[Any]] = [[] for _ in definition.parts]
+        self._free: list[int] = []
+        self._places = 0
         self._ends: list[tuple[int, int, Any]] = []
+        self._first: dict[Any, int] = {}
         self._pushed = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._open.values()))
+        return self._places - len(self._free)
 
     @property
     def end_max(self) -> int:
@@ -34,26 +41,49 @@ class OpenSessions:
     def merge(self, sessions: Sessions) -> None:
         """Join entries with what lies closer to them than the gap."""
         gap = self._definition.gap_us or 0
-        parts = self._definition.parts
-        for key, first, last, *states in zip(sessions.keys, sessions.firsts, sessions.lasts, *sessions.states, strict=True):
-            start, end = first, last + gap
-            # The states of an entry are another's too: they are merged into new ones, not kept.
-            columns = [[part.nothing] for part in parts]
-            for part, column, state in zip(parts, columns, states, strict=True):
-                part.merge(column, (0,), (state,))
+        at: list[int] = []
+        moved: dict[int, int] = {}
+        for key, first, last in zip(sessions.keys, sessions.firsts, sessions.lasts, strict=True):
+            start, end, place = first, last + gap, -1
             apart = []
             for one in self._open.get(key, ()):
-                if one[0] < end and start < one[1]:
-                    start, end = min(start, one[0]), max(end, one[1])
-                    for part, column, state in zip(parts, columns, one[2], strict=True):
-                        part.merge(column, (0,), state)
-                else:
+                if one[0] >= end or start >= one[1]:
                     apart.append(one)
-            if len(apart) == len(self._open.get(key, ())):
-                self._push(end, key)
-            self._open[key] = [*apart, (start, end, columns)]
+                    continue
+                start, end = min(start, one[0]), max(end, one[1])
+                if place < 0:
+                    place = one[2]
+                else:
+                    self._join(place, one[2])
+                    moved[one[2]] = place
+            if place < 0:
+                place = self._place()
+                if end < self._first.get(key, end + 1):
+                    self._push(end, key)
+            apart.append((start, end, place))
+            self._open[key] = apart
+            at.append(place)
+        if moved:  # an entry's session may have been joined to another by a later entry
+            at = [_resolved(place, moved) for place in at]
+        for part, column, states in zip(self._definition.parts, self._columns, sessions.states, strict=True):
+            part.merge(column, at, states)
+        self._free += moved
+
+    def _place(self) -> int:
+        if self._free:
+            return self._free.pop()
+        for part, column in zip(self._definition.parts, self._columns, strict=True):
+            column.append(part.nothing)
+        self._places += 1
+        return self._places - 1
+
+    def _join(self, place: int, other: int) -> None:
+        for part, column in zip(self._definition.parts, self._columns, strict=True):
+            part.merge(column, (place,), (column[other],))
+            column[other] = part.nothing
 
     def _push(self, end: int, key: Any) -> None:
+        self._first[key] = end
         self._pushed += 1  # so that keys are never compared
         heappush(self._ends, (end, self._pushed, key))
 
@@ -62,7 +92,10 @@ class OpenSessions:
         keys: list[Any] = []
         ended: list[Open] = []
         while self._ends and self._ends[0][0] <= closed_to:
-            _, _, key = heappop(self._ends)
+            first, _, key = heappop(self._ends)
+            if self._first.get(key) != first:
+                continue
+            del self._first[key]
             left = []
             for one in self._open.pop(key, ()):
                 if one[1] <= closed_to:
@@ -72,9 +105,12 @@ class OpenSessions:
                     left.append(one)
             if left:
                 self._open[key] = left
-                # The one that this end was pushed for has grown, or it closed under another's: one too many does no harm.
                 self._push(min(end for _, end, _ in left), key)
-        columns = [[one[2][n][0] for one in ended] for n in range(len(self._definition.parts))]
+        columns = [[column[place] for _, _, place in ended] for column in self._columns]
+        for part, column in zip(self._definition.parts, self._columns, strict=True):
+            for _, _, place in ended:
+                column[place] = part.nothing
+        self._free += [place for _, _, place in ended]
         return keys, [one[0] for one in ended], [one[1] for one in ended], columns
 
     # -- packing ------------------------------------------------------------------------------------
@@ -83,14 +119,21 @@ class OpenSessions:
         """For msgpack."""
         keys = [key for key, held in self._open.items() for _ in held]
         every = [one for held in self._open.values() for one in held]
-        columns = [[one[2][n][0] for one in every] for n in range(len(self._definition.parts))]
+        columns = [[column[place] for _, _, place in every] for column in self._columns]
         return [packing.pack_column(some) for some in (keys, [one[0] for one in every], [one[1] for one in every], *columns)]
 
     def load(self, packed: Sequence[Any]) -> None:
         """What was packed."""
-        keys, starts, ends, *columns = map(packing.unpack_column, packed)
-        for key, start, end, *states in zip(keys, starts, ends, *columns, strict=True):
-            self._open.setdefault(key, []).append((start, end, [[state] for state in states]))
-        self._ends = [(end, n, key) for n, (key, end) in enumerate(zip(keys, ends, strict=True), 1)]
-        self._pushed = len(keys)
+        keys, starts, ends, *self._columns = map(packing.unpack_column, packed)
+        for place, (key, start, end) in enumerate(zip(keys, starts, ends, strict=True)):
+            self._open.setdefault(key, []).append((start, end, place))
+        self._first = {key: min(end for _, end, _ in held) for key, held in self._open.items()}
+        self._ends = [(end, n, key) for n, (key, end) in enumerate(self._first.items(), 1)]
+        self._pushed = self._places = len(keys)
         heapify(self._ends)
+
+
+def _resolved(place: int, moved: dict[int, int]) -> int:
+    while place in moved:
+        place = moved[place]
+    return place
