@@ -73,6 +73,11 @@ class SqlTarget(Target):
     def parts_max(self) -> int | None:
         return self._database.dialect.writers_max
 
+    @property
+    @override
+    def transaction_s(self) -> float:
+        return self._database.dialect.transaction_s
+
     # -- at the start ----------------------------------------------------------------------------
 
     @override

@@ -50,7 +50,7 @@ class Writer:
         self._admission = Admission(target.settings)
         self._queue: deque[Batch[Any]] = deque()
         self._waiting = 0  # records in the queue, by `weight`
-        self._size = TransactionSize(target.settings.flush_rows_max)
+        self._size = TransactionSize(target.settings.flush_rows_max, target.transaction_s)
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
         self._error: BaseException | None = None

@@ -161,6 +161,12 @@ class Target(ABC):
         """How many sink partitions may write at once: 1 for a database with one writer, None for no limit."""
         return None
 
+    @property
+    def transaction_s(self) -> float:
+        """About how long a transaction should take: below it round trips and the commit show, above it nothing is gained, and
+        more rows wait in memory."""
+        return 0.1
+
     # -- what a source asks --------------------------------------------------------------------
 
     @abstractmethod
