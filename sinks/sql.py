@@ -78,6 +78,11 @@ class SqlTarget(Target):
     def parts_max(self) -> int | None:
         return self._database.dialect.writers_max
 
+    @property
+    @override
+    def transaction_s(self) -> float:
+        return self._database.dialect.transaction_s
+
     # -- at the start ----------------------------------------------------------------------------
 
     @override
@@ -116,7 +121,8 @@ class SqlTarget(Target):
 
     def _positions(self, connection: sa.Connection) -> list[Position]:
         query = sa.select(ledger.progress).where(ledger.of_step(ledger.progress, self.flow, self.step))
-        return [ledger.position(row) for row in connection.execute(query)]
+        found = [ledger.position(row) for row in connection.execute(query)]
+        return [one for one in found if one.stream.topic_id != ledger.BUCKETS_TOPIC_ID]
 
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
@@ -182,13 +188,19 @@ class SqlTarget(Target):
 
     def rename_step(self, old: str, new: str) -> int:
         """Give the positions of a step to another name. Returns their number."""
-        return self._change_step(old, step=new)
+
+        def rename(connection: sa.Connection) -> int:
+            for table in (ledger.windows, ledger.window_state, ledger.progress):
+                renamed = connection.execute(table.update().where(ledger.of_step(table, self.flow, old)).values(step=new))
+            return renamed.rowcount
+
+        return self._in_transaction(rename)
 
     def drop_step(self, step: str) -> int:
         """Forget the positions of a step, and its dead letters, which would come again. Returns the number of positions."""
 
         def drop(connection: sa.Connection) -> int:
-            for table in (ledger.dead_letters, ledger.progress):
+            for table in (ledger.dead_letters, ledger.windows, ledger.window_state, ledger.progress):
                 gone = connection.execute(table.delete().where(ledger.of_step(table, self.flow, step))).rowcount
             return gone
 

@@ -8,22 +8,20 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import override
 
+from sinks import window_store
 from sinks.sql import SqlTarget
 from sinks.sql_session import SqlSession
 from sinks.window_table import WindowTable
-from sinks.window_target import Streams, WindowTarget, add_starts, dump_streams, load_streams
+from sinks.window_target import Streams, WindowTarget, add_starts
 from waxwing.batch import Stream
 from waxwing.databases import ledger
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import Bucket, Held, Rows, Windows
+from waxwing.operators.windows import Bucket, Rows, Windows
 from waxwing.settings import SqlWindowSettings
 from waxwing.target import Change, Position, Start
 
-progress, windows, window_state = ledger.progress, ledger.windows, ledger.window_state
-
-# The state is kept in parts: no server takes statements of any size.
-PART_BYTES = 1_000_000
+progress, windows = ledger.progress, ledger.windows
 
 
 class SqlWindows(SqlTarget, WindowTarget):
@@ -68,18 +66,21 @@ class SqlWindows(SqlTarget, WindowTarget):
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
-            row = connection.execute(self._row().with_for_update()).one_or_none()
+            row = connection.execute(
+                self._row().with_for_update().with_hint(windows, "WITH (UPDLOCK, ROWLOCK)", "mssql")
+            ).one_or_none()
             if row is None:
                 streams = add_starts({}, [], starts)
-                self._insert(connection, streams, self.first_state(starts))
-                held = self._held(connection)
+                state = self.first_state(starts)
+                self._insert(connection, streams, state)
+                held = [Bucket.positions(state)] * self.window_buckets
             else:
                 self._check(row)
-                streams, held = load_streams(self.flow, row.streams), self._held(connection)
+                streams, held = self._kept(connection, row)
                 if (more := add_starts(streams, held, starts)) != streams:
                     streams = more
                     changed = windows.update().where(ledger.of_step(windows, self.flow, self.step))
-                    connection.execute(changed.values(streams=dump_streams(streams)))
+                    connection.execute(changed.values(streams=window_store.dump_streams(streams)))
             return [position for position in self.opened(streams, held) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
@@ -100,34 +101,29 @@ class SqlWindows(SqlTarget, WindowTarget):
             )
 
     def _insert(self, connection: sa.Connection, streams: Streams, state: bytes) -> None:
-        of = {"flow": self.flow, "step": self.step}
         # First of all, so that of two processes that begin at once one is refused here.
-        first = {"buckets": self.window_buckets, "definition": self.windows.text, "streams": dump_streams(streams)}
-        connection.execute(windows.insert().values(**of, **first))
+        first = {"buckets": self.window_buckets, "definition": self.windows.text, "streams": window_store.dump_streams(streams)}
+        connection.execute(windows.insert().values(flow=self.flow, step=self.step, **first))
         for number in range(self.window_buckets):
             connection.execute(progress.insert().values(**self._first(Start(self.bucket_stream(number), 0, None))))
-            save(connection, of, number, state)
-
-    def _held(self, connection: sa.Connection) -> list[dict[Stream, Held]]:
-        """How far each bucket has come: the head of its state says so."""
-        t = window_state
-        query = sa.select(t.c.state).where(ledger.of_step(t, self.flow, self.step), t.c.part == 0).order_by(t.c.bucket)
-        return [Bucket.positions(state) for state in connection.scalars(query)]
+            window_store.save(connection, self.flow, self.step, number, state)
 
     @override
     def _positions(self, connection: sa.Connection) -> list[Position]:
         row = connection.execute(self._row()).one_or_none()
-        return [] if row is None else self.opened(load_streams(self.flow, row.streams), self._held(connection))
+        return [] if row is None else self.opened(*self._kept(connection, row))
+
+    def _kept(self, connection: sa.Connection, row: Any) -> tuple[Streams, list[dict[Stream, Held]]]:
+        return window_store.load_streams(self.flow, row.streams), window_store.held(connection, self.flow, self.step)
 
     @override
     def jump(self, stream: Stream, offset: int) -> None:
         def jump(connection: sa.Connection) -> None:
-            of = {"flow": self.flow, "step": self.step}
             for number in range(self.window_buckets):
-                bucket = Bucket.load(self.windows, load(connection, of, number))
+                bucket = Bucket.load(self.windows, window_store.load(connection, self.flow, self.step, number))
                 bucket.jump(stream, offset)
                 self._update(connection, self.bucket_stream(number), offset_next=progress.c.offset_next + 1)
-                save(connection, of, number, bucket.pack())
+                window_store.save(connection, self.flow, self.step, number, bucket.pack())
 
         self._in_transaction(jump)
 
@@ -147,7 +143,7 @@ class WindowSession(SqlSession):
         position = super().take_over(stream)
         # The bucket is ours now, so nobody else can change what is read here.
         with self._errors(), self._connection.begin():
-            return position._replace(state=load(self._connection, self._of, stream.partition))
+            return position._replace(state=window_store.load(self._connection, self._flow, self._step, stream.partition))
 
     @override
     def _move(self, change: Change) -> bool:
@@ -155,24 +151,5 @@ class WindowSession(SqlSession):
         if not done:
             for stream, after in change.after.items():
                 assert after.state is not None
-                save(self._connection, self._of, stream.partition, after.state)
+                window_store.save(self._connection, self._flow, self._step, stream.partition, after.state)
         return done
-
-    @property
-    def _of(self) -> dict[str, Any]:
-        return {"flow": self._flow, "step": self._step}
-
-
-def save(connection: sa.Connection, of: Mapping[str, Any], bucket: int, state: bytes) -> None:
-    """Write a bucket's state, in parts."""
-    parts = [state[first : first + PART_BYTES] for first in range(0, len(state), PART_BYTES)]
-    where = sa.and_(ledger.of_step(window_state, of["flow"], of["step"]), window_state.c.bucket == bucket)
-    connection.execute(window_state.delete().where(where))
-    for number, part in enumerate(parts):
-        connection.execute(window_state.insert().values(**of, bucket=bucket, part=number, state=part))
-
-
-def load(connection: sa.Connection, of: Mapping[str, Any], bucket: int) -> bytes:
-    """A bucket's state."""
-    where = sa.and_(ledger.of_step(window_state, of["flow"], of["step"]), window_state.c.bucket == bucket)
-    return b"".join(connection.scalars(sa.select(window_state.c.state).where(where).order_by(window_state.c.part)))

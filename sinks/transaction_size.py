@@ -6,9 +6,7 @@ from typing import Any
 
 from waxwing.batch import Batch
 
-# A transaction takes about this long: below it the round trips and the commit show, above it nothing is gained, and more rows
-# wait in memory. So many records go into the first one.
-TRANSACTION_S = 0.1
+# So many records go into the first transaction.
 TRANSACTION_ROWS_FIRST = 5_000
 TRANSACTION_ROWS_MIN = 1_000
 # A message above this size counts as several of those that may wait. As Python objects a record takes some five times as much.
@@ -16,17 +14,22 @@ RECORD_BYTES = 256
 
 
 class TransactionSize:
-    """How many records the next transaction takes; `most` is FLUSH_ROWS_MAX."""
+    """How many records the next transaction takes.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    Args:
+        most: FLUSH_ROWS_MAX.
+        aim_s: about how long a transaction should take (Target.transaction_s).
+    """
+
+    def __init__(self, most: int, aim_s: float) -> None:
+        self._most, self._aim_s = most, aim_s
         self.rows_max = min(TRANSACTION_ROWS_FIRST, most)
 
     def learn(self, records: int, took_s: float) -> None:
         """More records in the next transaction where a full one was quick, fewer where it was slow."""
-        if took_s > 2 * TRANSACTION_S:
+        if took_s > 2 * self._aim_s:
             self.rows_max = max(self.rows_max // 2, min(TRANSACTION_ROWS_MIN, self._most))
-        elif took_s < TRANSACTION_S / 2 and records >= self.rows_max:
+        elif took_s < self._aim_s / 2 and records >= self.rows_max:
             self.rows_max = min(self.rows_max * 2, self._most)
 
 

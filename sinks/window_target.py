@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -96,13 +95,3 @@ def add_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts: 
         unfinished = known.offset_end is not None and lowest < known.offset_end
         out[stream] = known if unfinished and offset_end is not None else known._replace(offset_end=offset_end)
     return out
-
-
-def dump_streams(streams: Streams) -> str:
-    """As kept in waxwing_windows."""
-    return json.dumps([[*stream[1:], *known] for stream, known in streams.items()])
-
-
-def load_streams(flow: str, text: str) -> Streams:
-    """As kept in waxwing_windows."""
-    return {Stream(flow, *row[:3]): Known(*row[3:]) for row in json.loads(text)}

@@ -53,7 +53,7 @@ class Writer:
         self._admission: Admits = admission or Admission(target.settings)
         self._queue: deque[Any] = deque()
         self._waiting = 0  # records in the queue, by their weight
-        self._size = TransactionSize(target.settings.flush_rows_max)
+        self._size = TransactionSize(target.settings.flush_rows_max, target.transaction_s)
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
         self._error: BaseException | None = None

@@ -101,6 +101,7 @@ class Dialect:
     drivername: str  # of the SQLAlchemy URL, such as "postgresql+psycopg"
     backends: tuple[str, ...]  # the URL schemes (before any "+") that mean this database
     writers_max: int | None  # how many connections may write at once
+    transaction_s: float  # about how long a transaction should take
     identifier_bytes_max: int
     identifier_refused: str  # characters that names can't have
     parameters_max: int  # bound parameters of one statement

@@ -24,6 +24,7 @@ DIALECT = Dialect(
     drivername="mysql+pymysql",
     backends=("mysql", "mariadb"),
     writers_max=None,
+    transaction_s=0.1,
     identifier_bytes_max=64,  # characters, to the server; names are ASCII nearly always
     identifier_refused="`",  # SQLAlchemy can't read such names back
     parameters_max=65_535,  # of a prepared statement; ours are written into the text

@@ -18,6 +18,7 @@ DIALECT = Dialect(
     drivername="postgresql+psycopg",
     backends=("postgresql", "postgres"),
     writers_max=None,
+    transaction_s=0.1,
     identifier_bytes_max=63,  # NAMEDATALEN - 1; longer names would be cut without an error
     identifier_refused="",
     parameters_max=65_535,  # a 16-bit count in the protocol's Bind message

@@ -28,6 +28,7 @@ DIALECT = Dialect(
     drivername="sqlite",
     backends=("sqlite",),
     writers_max=1,
+    transaction_s=0.1,
     identifier_bytes_max=1_000,  # SQLite has no limit of its own but that of a statement
     identifier_refused="",
     parameters_max=32_766,  # SQLITE_MAX_VARIABLE_NUMBER since 3.32

@@ -19,6 +19,7 @@ DIALECT = Dialect(
     drivername="mssql+pyodbc",
     backends=("mssql",),
     writers_max=None,
+    transaction_s=0.5,  # six requests each, and they are what it costs
     identifier_bytes_max=128,  # characters, in fact: longer ones of other alphabets are refused with them
     identifier_refused="",
     parameters_max=2_100,

@@ -1,0 +1,67 @@
+"""What windows keep in an SQL database, read and written: streams, and each bucket's state in parts."""
+
+from __future__ import annotations
+
+import json
+
+import sqlalchemy as sa
+
+from sinks.window_target import Known, Streams
+from waxwing.batch import Stream
+from waxwing.databases import ledger
+from waxwing.operators.windows import Bucket, Held
+from waxwing.target import Position
+
+windows, window_state = ledger.windows, ledger.window_state
+
+# No server takes statements of any size.
+PART_BYTES = 1_000_000
+
+
+def save(connection: sa.Connection, flow: str, step: str, bucket: int, state: bytes) -> None:
+    """Write a bucket's state."""
+    connection.execute(window_state.delete().where(_of_bucket(flow, step, bucket)))
+    for number, first in enumerate(range(0, len(state), PART_BYTES)):
+        part = state[first : first + PART_BYTES]
+        connection.execute(window_state.insert().values(flow=flow, step=step, bucket=bucket, part=number, state=part))
+
+
+def load(connection: sa.Connection, flow: str, step: str, bucket: int) -> bytes:
+    """Read a bucket's state."""
+    parts = sa.select(window_state.c.state).where(_of_bucket(flow, step, bucket)).order_by(window_state.c.part)
+    return b"".join(connection.scalars(parts))
+
+
+def held(connection: sa.Connection, flow: str, step: str) -> list[dict[Stream, Held]]:
+    """How far each bucket has come: the head of its state says so."""
+    first = sa.and_(ledger.of_step(window_state, flow, step), window_state.c.part == 0)
+    return [
+        Bucket.positions(state)
+        for state in connection.scalars(sa.select(window_state.c.state).where(first).order_by(window_state.c.bucket))
+    ]
+
+
+def positions(connection: sa.Connection, flow: str, step: str) -> list[Position]:
+    """The lowest position of each stream: for people."""
+    row = connection.execute(sa.select(windows).where(ledger.of_step(windows, flow, step))).one_or_none()
+    if row is None:
+        return []
+    buckets = held(connection, flow, step)
+    return [
+        Position(stream, min(b[stream].offset_next if stream in b else known.offset_start for b in buckets), *known)
+        for stream, known in load_streams(flow, row.streams).items()
+    ]
+
+
+def dump_streams(streams: Streams) -> str:
+    """As kept in waxwing_windows."""
+    return json.dumps([[*stream[1:], *known] for stream, known in streams.items()])
+
+
+def load_streams(flow: str, text: str) -> Streams:
+    """As kept in waxwing_windows."""
+    return {Stream(flow, *row[:3]): Known(*row[3:]) for row in json.loads(text)}
+
+
+def _of_bucket(flow: str, step: str, bucket: int) -> sa.ColumnElement[bool]:
+    return sa.and_(ledger.of_step(window_state, flow, step), window_state.c.bucket == bucket)
