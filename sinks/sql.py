@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
+from sinks import window_store
 from sinks.sql_session import SqlSession, translated
 from waxwing.batch import Stream
 from waxwing.databases import database_for, ledger
@@ -122,7 +123,8 @@ class SqlTarget(Target):
     def _positions(self, connection: sa.Connection) -> list[Position]:
         query = sa.select(ledger.progress).where(ledger.of_step(ledger.progress, self.flow, self.step))
         found = [ledger.position(row) for row in connection.execute(query)]
-        return [one for one in found if one.stream.topic_id != ledger.BUCKETS_TOPIC_ID]
+        own = [one for one in found if one.stream.topic_id != ledger.BUCKETS_TOPIC_ID]
+        return own if len(own) == len(found) else window_store.positions(connection, self.flow, self.step)
 
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:

@@ -17,7 +17,7 @@ from waxwing.batch import Stream
 from waxwing.databases import ledger
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import Bucket, Rows, Windows
+from waxwing.operators.windows import Bucket, Held, Rows, Windows
 from waxwing.settings import SqlWindowSettings
 from waxwing.target import Change, Position, Start
 

@@ -169,6 +169,7 @@ class Target(ABC):
         """After how many seconds at a log's end the source marks a partition as idle; None: nobody asks."""
         return None
 
+    @property
     def transaction_s(self) -> float:
         """About how long a transaction should take: below it round trips and the commit show, above it nothing is gained, and
         more rows wait in memory."""
