@@ -22,6 +22,7 @@ from statistics import median
 from benchmarks.backlog import own_cpu_s, tenths
 from benchmarks.databases import DATABASES, Place
 from benchmarks.measure import START_RECORDS, Topic, against_raw, first_row, in_memory, warm_up
+from benchmarks.peers import COLUMNS, against_peers
 from benchmarks.report import Report
 from benchmarks.shapes import SHAPES, fill
 from benchmarks.stages import STAGES, profile
@@ -119,6 +120,8 @@ def database(
         us = profile(place, topic.shape, topic.bootstrap, topic.name, min(topic.records, PROFILE_RECORDS), rows)
         own = sum(us.values()) - us["wait for the database"]
         profiles.append([shape, *(f"{us[stage]:.2f}" for stage in STAGES), f"{own:.2f}"])
+        if shape == "orders" and place.kind.peers:
+            report.table(f"{title}, the sink and its peers, one connection each", COLUMNS, against_peers(place, topic, repeats))
     report.table(f"{title}, stages, us/record in one thread", ["records", *STAGES, "CPU together"], profiles)
     return True
 

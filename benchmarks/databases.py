@@ -13,22 +13,24 @@ import sqlalchemy as sa
 from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
 from tests.faults.recompute import plain_engine
 from tests.faults.storm_databases import DATABASES as SERVERS
+from tests.servers import SQLServer
 from waxwing.databases.base import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseKind:
-    """One kind of database; its server is the one that storms go over."""
+    """One kind of database; its server is the one that storms go over. `peers`: are there any to measure (peers.py)?"""
 
     title: str
     raw: Callable[[str, Plan], Raw]
+    peers: bool = False
 
 
 DATABASES: Mapping[str, DatabaseKind] = {
     "postgresql": DatabaseKind(title="PostgreSQL", raw=PostgreSQLRaw),
     "mariadb": DatabaseKind(title="MariaDB", raw=MySQLRaw),
     "sqlite": DatabaseKind(title="SQLite", raw=SQLiteRaw),
-    "sqlserver": DatabaseKind(title="SQL Server", raw=SQLServerRaw),
+    "sqlserver": DatabaseKind(title="SQL Server", raw=SQLServerRaw, peers=True),
 }
 
 
@@ -66,3 +68,10 @@ class Place:
                 connection.execute(sa.text(f"DROP TABLE {table}"))
         engine.dispose()
         return self._urls[name]
+
+    def direct(self, url: str) -> str:
+        """The same database past the relay that stands before a SQL Server."""
+        if not isinstance(self._server, SQLServer):
+            return url
+        host, port = self._server.address
+        return sa.make_url(url).set(host=host, port=port).render_as_string(hide_password=False)

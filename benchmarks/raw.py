@@ -25,7 +25,7 @@ from waxwing.databases.sqlite import CACHE_KIB, CHECKPOINT_PAGES, INSERT_ROWS_MA
 
 Rows = Sequence[tuple[Any, ...]]
 MYSQL_STATEMENT_BYTES_MAX = 8_000_000
-_MSSQL: sa.Dialect = mssql.dialect()  # type: ignore[no-untyped-call]
+_MSSQL: sa.Dialect = mssql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are not annotated
 
 
 class Raw(Protocol):

@@ -68,8 +68,6 @@ def first_row_s(shape: Shape, env: Mapping[str, str], folder: Path) -> float:
     if url.startswith("mssql"):
         query = sa.text(f"SELECT count(*) FROM (SELECT TOP 1 1 AS one FROM {shape.table.name}) AS seen")
     engine = plain_engine(url)
-    if file is None:
-        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(engine.connect()) if file is None else None
         began_s = time.perf_counter()
@@ -80,6 +78,8 @@ def first_row_s(shape: Shape, env: Mapping[str, str], folder: Path) -> float:
                     connection = stack.enter_context(engine.connect())
                 if connection is not None and connection.scalar(query):
                     return time.perf_counter() - began_s
+            if connection is not None:
+                connection.rollback()  # each look begins anew
             time.sleep(0.005)
         raise SystemExit(f"{shape.flow} wrote no row: {cluster.output()[-3_000:]}")
 

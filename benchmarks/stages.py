@@ -88,21 +88,27 @@ def fetched(bootstrap: str, topic: str, clock: Clock, records: int) -> list[Batc
     return batches
 
 
-def rows_of(
-    shape: Shape, url: str, batches: Sequence[Batch[bytes | None]], clock: Clock, transaction_rows: int
-) -> Iterator[RowTuples]:
-    """The rows of transactions of that size, by the flow's own steps."""
-    database, planned = plan_of(shape, url)
+def records_of(shape: Shape, batches: Sequence[Batch[bytes | None]], clock: Clock) -> Iterator[Batch[Any]]:
+    """What the flow's steps hand to the sink."""
     parser = Parser(shape.record, "parse", False, 1_000_000)
-    reader = Rows(planned, [column.name for column in planned.columns], database.dialect)
-    group: list[Batch[Any]] = []
-    for number, batch in enumerate(batches, 1):
+    for batch in batches:
         with clock("decode"):
             made = parser.parsed(batch)
         if shape.enrich is not None:
             with clock("enrich"):
                 fn = shape.enrich(Origin(made.stream, made))
                 made = _applied("enrich", made, builtins.map(fn, iter(made.records), iter(made.at)))
+        yield made
+
+
+def rows_of(
+    shape: Shape, url: str, batches: Sequence[Batch[bytes | None]], clock: Clock, transaction_rows: int
+) -> Iterator[RowTuples]:
+    """The rows of transactions of that size, by the flow's own steps."""
+    database, planned = plan_of(shape, url)
+    reader = Rows(planned, [column.name for column in planned.columns], database.dialect)
+    group: list[Batch[Any]] = []
+    for number, made in enumerate(records_of(shape, batches, clock), 1):
         group.append(made)
         if sum(len(each.records) for each in group) >= transaction_rows or number == len(batches):
             with clock("rows and checks"):

@@ -16,7 +16,8 @@ FIRST_TS_MS = 1_767_225_600_000  # 2026-01-01; an order a millisecond
 TAILS = 4_096
 # The part of an order's 32 random bits that its tail does not use decides whether it is bad.
 BAD_STEPS = 2**32 // TAILS
-FLUSH_TIMEOUT_S = 60.0
+# Longer than librdkafka's message.timeout.ms (300 s): by then each message is acknowledged or refused with a reason.
+FLUSH_TIMEOUT_S = 330.0
 
 # For fast delivery that is complete: acknowledged by all replicas, and without doubles when a request is sent again.
 PRODUCER_CONFIG = {

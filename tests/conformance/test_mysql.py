@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -192,6 +193,15 @@ def test_a_password_that_is_not_ascii_is_sent_as_the_server_reads_it(place: Plac
     other = make_place(place.url.set(username="keyed", password="schlüssel-пароль"))
     with other.engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
+def test_a_smaller_column_without_sign_is_named_as_the_server_names_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    table = keyed(place, sa.Column("v", sa.Integer))
+    place.run(f"CREATE TABLE {table.name} (id varchar(20) PRIMARY KEY, v smallint unsigned)")
+    planned = place.plan(table, Upsert(keys=("id",)))
+    # MariaDB tells a width as well.
+    assert re.search(r"takes less than the flow's Table in v \(SMALLINT(\(5\))? UNSIGNED\): ", capsys.readouterr().err)
+    assert place.accepted(planned, [("a", 65_535), ("b", 65_536), ("c", -1)]) == [("a", 65_535)]
 
 
 def test_a_tls_file_that_is_missing_is_a_matter_of_configuration(place: Place) -> None:

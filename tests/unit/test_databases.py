@@ -65,6 +65,27 @@ def test_a_url_finds_mysql(scheme: str) -> None:
     assert isinstance(database_for(sa.make_url(f"{scheme}://u:p@h/d")), MySQL)
 
 
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("nonsense", r"Leave it out\. There are: .*bind_address, .*ssl_ca, "),
+        ("ssl_cert_file", r"Did you mean ssl_cert\?"),
+        ("ssl", r"Did you mean ssl_ca\?"),  # a dict in PyMySQL, which no URL can give
+    ],
+)
+def test_an_option_that_pymysql_does_not_know_is_named(option: str, hint: str) -> None:
+    url = sa.make_url(f"mysql://u:secret@h/d?charset=utf8mb4&ssl_ca=ca.pem&{option}=hidden")
+    with pytest.raises(ConfigError, match=rf"the option {option}, which PyMySQL does not take from a URL\. {hint}") as refused:
+        MySQL().engine(url, connect_timeout_s=1, lock_timeout_s=1, statement_timeout_s=1)
+    assert "secret" not in str(refused.value)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["charset", "ssl_ca", "ssl_check_hostname", "unix_socket", "local_infile"])
+def test_an_option_that_pymysql_knows_is_taken(option: str) -> None:
+    MySQL().engine(sa.make_url(f"mysql://u@h/d?{option}=1"), connect_timeout_s=1, lock_timeout_s=1, statement_timeout_s=1)
+
+
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&cache=shared&uri=true"])
 def test_sqlite_in_memory_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="each connection would have one of its own"):

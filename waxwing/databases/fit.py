@@ -67,6 +67,8 @@ def _changes(kind: str, have: Any, column: sa.Column[Any]) -> bool:
         return length is not None and not isinstance(have, sa.Enum) and length < (32 if kind == "uuid" else want.length)
     if kind == "decimal":
         return have.precision is not None and (want.precision is None or (have.scale or 0) < (want.scale or 0))
+    if hasattr(have, "keeps"):
+        return False  # value by value
     if kind == "float":
         return isinstance(have, sa.REAL) or (have.__visit_name__ == "FLOAT" and (have.precision or 0) <= 24)
     return kind in {"datetime", "time"} and _microseconds_lost(have)
@@ -75,8 +77,6 @@ def _changes(kind: str, have: Any, column: sa.Column[Any]) -> bool:
 def _microseconds_lost(have: Any) -> bool:
     if hasattr(have, "fsp"):  # MySQL's types; its TIMESTAMP ends in 2038
         return have.__visit_name__ == "TIMESTAMP" or (have.fsp or 0) < 6
-    if hasattr(have, "keeps"):
-        return False  # value by value
     digits = getattr(have, "precision", None)
     return digits is not None and digits < 6
 
@@ -96,7 +96,7 @@ def _smaller_decimal(have: Any, want: Any) -> Any:
     return sa.Numeric(have.precision - (have.scale or 0) + (want.scale or 0), want.scale)
 
 
-def _smaller_datetime(have: Any, want: Any) -> Any:
+def _keeps_some(have: Any, want: Any) -> Any:
     return have if hasattr(have, "keeps") and not hasattr(want, "keeps") else None
 
 
@@ -104,5 +104,6 @@ _SMALLER: dict[str, Callable[[Any, Any], Any]] = {
     "text": _smaller_text,
     "integer": _smaller_integer,
     "decimal": _smaller_decimal,
-    "datetime": _smaller_datetime,
+    "datetime": _keeps_some,
+    "float": _keeps_some,
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, Literal
 
 import pymysql
@@ -77,6 +80,7 @@ class MySQL(Database):
             "read_timeout": round(statement_timeout_s + lock_timeout_s) + 30,
             "write_timeout": round(statement_timeout_s) + 30,
         }
+        _check_options(url, ours)
         engine = sa.create_engine(
             url.set(drivername=DIALECT.drivername),
             poolclass=sa.NullPool,
@@ -160,6 +164,22 @@ class MySQL(Database):
             if column.name in table.c
         ]
         return why
+
+
+def _check_options(url: sa.URL, ours: Mapping[str, Any]) -> None:
+    """Options of the URL: what PyMySQL takes as text, and what SQLAlchemy makes its TLS settings of."""
+    known = {*signature(pymysql.connections.Connection).parameters, "ssl_capath", "ssl_cipher", "ssl_check_hostname"} - _NO_TEXT
+    for name in url.query.keys() - known:
+        told = sorted(known - _PLACE - ours.keys())
+        near = get_close_matches(name, told, 1)
+        raise ConfigError(
+            f"DATABASE_URL has the option {name}, which PyMySQL does not take from a URL.",
+            hint=f"Did you mean {near[0]}?" if near else f"Leave it out. There are: {', '.join(told)}.",
+        )
+
+
+_NO_TEXT = {"ssl", "conv", "cursorclass", "auth_plugin_map", "defer_connect"}
+_PLACE = {"user", "password", "passwd", "host", "port", "database", "db"}  # what the URL says elsewhere
 
 
 class _Types(MySQLTypeCompiler):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from ctypes import c_float
 from datetime import datetime
 from typing import Any
 
@@ -111,13 +112,23 @@ class _SmallDatetime(mssql.SMALLDATETIME):
         return not value.second and not value.microsecond and _SMALL_FIRST <= value <= _SMALL_LAST
 
 
+class _Real(sa.REAL[float]):
+    """REAL, which FLOAT(1) to FLOAT(24) are too: four bytes."""
+
+    @staticmethod
+    def keeps(value: float) -> bool:
+        """Does it come back as it was? Numbers closer to zero than _REAL_LEAST are outside of its range."""
+        return c_float(value).value == value and (value == 0 or abs(value) >= _REAL_LEAST)
+
+
+_REAL_LEAST = 2.0**-126
 _TICKS = {0, 3_000, 7_000}
 _DATETIME_YEAR_FIRST = 1753
 _SMALL_FIRST, _SMALL_LAST = datetime(1900, 1, 1), datetime(2079, 6, 6, 23, 59)  # noqa: DTZ001 - it has no zone
 
 
 def _general(kind: Any) -> Any:
-    """What a type of SQL Server's own is among the general ones; rough times say which values they keep."""
+    """What a type of SQL Server's own is among the general ones; rough times and floats say which values they keep."""
     if isinstance(kind, mssql.MONEY):
         return sa.NUMERIC(19, 4)
     if isinstance(kind, mssql.SMALLMONEY):
@@ -128,6 +139,8 @@ def _general(kind: Any) -> Any:
         return _SmallDatetime()
     elif type(kind) is sa.DATETIME:
         return _Datetime()
+    elif isinstance(kind, sa.REAL):
+        return _Real()
     return kind
 
 

@@ -173,7 +173,10 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
         log.warning("columns_left_out", f"The existing table {table.fullname} lacks the columns {names}: they are not written.")
     narrow = {column.name: less for column, have in there if (less := smaller(column, have, database.dialect)) is not None}
     if narrow:
-        names = ", ".join(f"{name} ({less.type}{'' if less.nullable else ' NOT NULL'})" for name, less in narrow.items())
+        sql = connection.dialect  # the database's own names: SMALLINT UNSIGNED
+        names = ", ".join(
+            f"{name} ({less.type.compile(dialect=sql)}{'' if less.nullable else ' NOT NULL'})" for name, less in narrow.items()
+        )
         log.warning(
             "columns_smaller",
             f"The existing table {table.fullname} takes less than the flow's Table in {names}: "
