@@ -6,6 +6,7 @@ The code path is the one of production; only the addresses differ.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,10 +40,10 @@ _held: list[Producer] = []  # the cluster lives as long as the client that it wa
 S = TypeVar("S", bound=KafkaSettings)
 
 
-def start(settings: S, table: sa.Table) -> S:
+def start(settings: S, table: sa.Table, *more: sa.Table) -> S:
     """Start the demonstration's Kafka and fill it; return the settings with its addresses.
 
-    At the end of the run it says what was done.
+    At the end of the run it says what was done: in the flow's table, and in those that it fills beside it.
 
     Raises:
         ConfigError: with several processes, which could not reach a Kafka inside one of them.
@@ -62,7 +63,7 @@ def start(settings: S, table: sa.Table) -> S:
         f"{ORDERS:,} generated orders lie in topic {settings.source_topic} of a Kafka inside this process.",
     )
     started_s = time.monotonic()
-    runtime.at_end(lambda: _report(url, table, time.monotonic() - started_s))
+    runtime.at_end(lambda: _report(url, table, more, time.monotonic() - started_s))
     return settings.model_copy(
         update={"kafka_bootstrap_servers": servers, "database_url": SecretStr(url.render_as_string()), "until": "end"}
     )
@@ -93,13 +94,16 @@ def _fill(topic: str) -> str:
     return ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
 
 
-def _report(url: sa.URL, table: sa.Table, seconds: float) -> None:
+def _report(url: sa.URL, table: sa.Table, more: Sequence[sa.Table], seconds: float) -> None:
     """What the run did, read from the database file itself."""
     letters = ledger.dead_letters.c
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(table))
-        some = [row._asdict() for row in connection.execute(sa.select(*_shown(table)).limit(ROWS_SHOWN))]
+        some = {
+            one.name: [row._asdict() for row in connection.execute(sa.select(*_shown(one)).limit(ROWS_SHOWN))]
+            for one in (table, *more)
+        }
         number = sa.func.count().label("number")
         reasons = connection.execute(
             sa.select(letters.reason, number).group_by(letters.reason).order_by(number.desc(), letters.reason)
@@ -109,9 +113,9 @@ def _report(url: sa.URL, table: sa.Table, seconds: float) -> None:
     summary += f", in {seconds:.1f} s ({read / seconds:,.0f} orders/s)"
     if not log.terminal:
         found = {row.reason: row.number for row in reasons}
-        log.info("demonstration_done", f"{summary}. The rows lie in {FILE}.", rows=some, dead_letters=found)
+        log.info("demonstration_done", f"{summary}. The rows lie in {FILE}.", rows=some[table.name], dead_letters=found)
         return
-    _show(summary, table, some, [(row.reason, row.number) for row in reasons])
+    _show(summary, (table, *more), some, [(row.reason, row.number) for row in reasons])
 
 
 def _shown(table: sa.Table) -> list[sa.Column[Any]]:
@@ -119,8 +123,20 @@ def _shown(table: sa.Table) -> list[sa.Column[Any]]:
     return [column for column in table.columns if column.server_default is None]
 
 
-def _show(summary: str, table: sa.Table, rows: list[dict[str, Any]], reasons: list[tuple[str, int]]) -> None:
+def _show(
+    summary: str, tables: Sequence[sa.Table], rows: Mapping[str, list[dict[str, Any]]], reasons: list[tuple[str, int]]
+) -> None:
     console = Console(stderr=True)
+    for table in tables:
+        console.print(_rows_of(table, rows[table.name]), highlight=False, markup=False)
+    refused = Table("dead letters", "reason", title="waxwing_dead_letters: what was refused, and why", title_justify="left")
+    for reason, number in reasons:
+        refused.add_row(str(number), reason)
+    for part in (refused, f"\n{summary}.\nThe rows lie in {FILE}.\n\n{REAL_SERVERS}"):
+        console.print(part, highlight=False, markup=False)
+
+
+def _rows_of(table: sa.Table, rows: list[dict[str, Any]]) -> Table:
     shown = Table(title=f"{table.name}: the first {len(rows)} rows", title_justify="left")
     for column in _shown(table):
         shown.add_column(
@@ -128,8 +144,4 @@ def _show(summary: str, table: sa.Table, rows: list[dict[str, Any]], reasons: li
         )
     for row in rows:
         shown.add_row(*(str(value) for value in row.values()))
-    refused = Table("dead letters", "reason", title="waxwing_dead_letters: what was refused, and why", title_justify="left")
-    for reason, number in reasons:
-        refused.add_row(str(number), reason)
-    for part in (shown, refused, f"\n{summary}.\nThe rows lie in {FILE}.\n\n{REAL_SERVERS}"):
-        console.print(part, highlight=False, markup=False)
+    return shown

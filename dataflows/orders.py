@@ -137,7 +137,7 @@ def flow() -> Dataflow:
         if not settings.kafka_bootstrap_servers:
             from dataflows import embedded  # noqa: PLC0415 - a flow on real servers starts a tenth of a second sooner without
 
-            settings = embedded.start(settings, orders)
+            settings = embedded.start(settings, orders, *([order_totals] if settings.order_totals != "off" else []))
         target = SqlTarget(settings, orders, Upsert(keys=("id",)))
         totals = totals_of(settings)
         return build(KafkaSource(settings, feeds=[target, *totals.values()], flow="orders"), target, totals)
