@@ -18,10 +18,11 @@ from waxwing.databases import ledger
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Bucket, Held, Rows, Windows
+from waxwing.operators.windows.rebucket import rebucket as rebucket_states
 from waxwing.settings import SqlWindowSettings
 from waxwing.target import Change, Position, Start
 
-progress, windows = ledger.progress, ledger.windows
+progress, windows, window_state = ledger.progress, ledger.windows, ledger.window_state
 
 
 class SqlWindows(SqlTarget, WindowTarget):
@@ -97,7 +98,7 @@ class SqlWindows(SqlTarget, WindowTarget):
         if row.buckets != self.window_buckets:
             raise ConfigError(
                 f"The windows kept in {self.name} are in {row.buckets} buckets, not {self.window_buckets}.",
-                hint=f"Set WINDOW_BUCKETS={row.buckets}; the number is fixed once a flow has begun.",
+                hint=f"Set WINDOW_BUCKETS={row.buckets}, or divide them anew: waxwing rebucket {self.flow}",
             )
 
     def _insert(self, connection: sa.Connection, streams: Streams, state: bytes) -> None:
@@ -126,6 +127,35 @@ class SqlWindows(SqlTarget, WindowTarget):
                 window_store.save(connection, self.flow, self.step, number, bucket.pack())
 
         self._in_transaction(jump)
+
+    def rebucket(self) -> int:
+        """Divide what is kept into WINDOW_BUCKETS buckets, while the flow does not run. Returns how many there were.
+
+        Raises:
+            ConfigError: the buckets do not stand at the same positions, or somebody is writing them.
+        """
+
+        def rebucket(connection: sa.Connection) -> int:
+            row = connection.execute(self._row()).one_or_none()
+            if row is None or row.buckets == self.window_buckets:
+                return self.window_buckets
+            old = [window_store.load(connection, self.flow, self.step, number) for number in range(row.buckets)]
+            states = rebucket_states(self.windows, old, self.window_buckets)
+            where = ledger.of_step(progress, self.flow, self.step)
+            emissions = connection.scalar(sa.select(sa.func.max(progress.c.offset_next)).where(where))
+            owner = connection.scalar(sa.select(sa.func.max(progress.c.owner)).where(where))
+            for table in (progress, window_state):
+                connection.execute(table.delete().where(ledger.of_step(table, self.flow, self.step)))
+            for number, state in enumerate(states):
+                # Emissions and owners are counted on, so that no dead letter's key comes twice, and no earlier owner comes back.
+                first = self._first(Start(self.bucket_stream(number), emissions, None)) | {"owner": owner}
+                connection.execute(progress.insert().values(**first))
+                window_store.save(connection, self.flow, self.step, number, state)
+            changed = windows.update().where(ledger.of_step(windows, self.flow, self.step))
+            connection.execute(changed.values(buckets=self.window_buckets))
+            return int(row.buckets)
+
+        return self._in_transaction(rebucket)
 
     @override
     def connect(self, part: str, token: str) -> SqlSession:

@@ -35,6 +35,7 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
         sink(step_id, op.map(f"{step_id}_fold", up, target.fold), target)
         return
     flow = up.flow()
+    vars(flow).setdefault("_waxwing_windows", []).append(target)  # for `waxwing rebucket`
     target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_steps", set()))
     op.output(step_id, op.flat_map(f"{step_id}_fold", up, Lanes(target, step_id)), WindowSink(target))
 

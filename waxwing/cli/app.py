@@ -107,6 +107,17 @@ def step_drop(
 
 
 @app.command()
+def rebucket(flow: FlowName) -> None:
+    """Divide the state of the flow's windows into WINDOW_BUCKETS buckets. Stop the flow cleanly before.
+
+    With more buckets more processes can share the work; fewer cost less.
+    """
+    from waxwing.cli.positions import rebucket
+
+    rebucket(flow)
+
+
+@app.command()
 def status(flow: FlowName) -> None:
     """Show how far a flow is: its positions, how far they are behind Kafka, and its dead letters by reason.
 

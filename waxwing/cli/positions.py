@@ -13,8 +13,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from rich.console import Console
 from rich.table import Table
 
-from sinks import Append, SqlTarget
+from sinks import Append, SqlTarget, SqlWindows
 from waxwing import log
+from waxwing.cli.flows import module
 from waxwing.configuration import load
 from waxwing.databases import database_for
 from waxwing.errors import ConfigError
@@ -67,6 +68,19 @@ def drop(flow: str, step: str, *, yes: bool) -> None:
         )
     positions = _target(settings, flow, step).drop_step(step)
     log.info("step_dropped", f"{flow}: {positions} positions of step {step} are forgotten.")
+
+
+def rebucket(flow: str) -> None:
+    """Divide the state of a flow's windows anew."""
+    _settings()
+    targets = [one for one in vars(module(flow).flow()).get("_waxwing_windows", ()) if isinstance(one, SqlWindows)]
+    if not targets:
+        raise ConfigError(f"Flow {flow!r} keeps no state of windows.")
+    for target in targets:
+        buckets = target.rebucket()
+        log.info(
+            "rebucketed", f"{flow}, step {target.step}: {buckets} buckets are {target.window_buckets} now.", step=target.step
+        )
 
 
 def status(flow: str) -> None:
