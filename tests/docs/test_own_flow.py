@@ -1,4 +1,4 @@
-"""The page docs/your-own-flow.md, done as it says: its files in an empty repository, its tests run there."""
+"""The pages your-own-flow.md and windows.md, done as they say: files in an empty repository, their tests run there."""
 
 from __future__ import annotations
 
@@ -8,20 +8,39 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FILE = re.compile(r"[Ff]ile `([^`]+)`:\n\n```python\n(.*?)```", re.DOTALL)
 
 
-def test_the_page_s_flows_and_tests_run_in_a_repository_of_their_own(tmp_path: Path) -> None:
-    files = dict(FILE.findall((ROOT / "docs/your-own-flow.md").read_text()))
-    first = {"dataflows/payments.py", "test_payments.py"}
-    assert set(files) == first | {"dataflows/totals.py", "test_totals.py"}
+def files_of(page: str) -> dict[str, str]:
+    return dict(FILE.findall((ROOT / "docs" / page).read_text()))
+
+
+def test_a_first_flow_and_its_test_are_short() -> None:
+    files = files_of("your-own-flow.md")
+    first = ("dataflows/payments.py", "test_payments.py")
     assert sum(1 for name in first for line in files[name].splitlines() if line.strip()) <= 75
+
+
+@pytest.mark.parametrize(("page", "flows"), [("your-own-flow.md", ["payments", "totals"]), ("windows.md", ["minutes"])])
+def test_a_page_s_flows_and_tests_run_in_a_repository_of_their_own(page: str, flows: list[str], tmp_path: Path) -> None:
+    files = files_of(page)
+    tests = [f"test_{flow}.py" for flow in flows]
+    assert set(files) == {f"dataflows/{flow}.py" for flow in flows} | set(tests)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_payments.py", "test_totals.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "2 passed" in run.stdout
+    assert f"{len(tests)} passed" in run.stdout
+
+
+def test_the_drawing_of_the_orders_flow_is_what_visualize_draws() -> None:
+    env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "DATABASE_URL": "sqlite:///never-made.sqlite"}
+    command = [sys.executable, "-m", "bytewax.visualize", "dataflows.orders", "-o", "mermaid"]
+    drawn = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert f"```mermaid\n{drawn.strip()}\n```" in (ROOT / "docs/windows.md").read_text()
