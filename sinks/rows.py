@@ -231,13 +231,19 @@ def _greater(new: Any, old: Any) -> bool:
     return new is not None and (old is None or new > old)
 
 
+def _integer(key: bytes) -> int:
+    if not key.removeprefix(b"-").isdigit():  # int() would take "1_0" and " 7 " as well
+        raise ValueError(key)
+    return int(key)
+
+
 def _key_reader(column: sa.Column[Any]) -> Callable[[bytes], Any]:
     """From a message's key to a value of the key column. Raises ValueError (UnicodeDecodeError is one)."""
     kind = column.type.python_type
     if kind is str:
         return lambda key: key.decode()
     if kind is int:
-        return lambda key: int(key.decode())
+        return _integer
     if kind is UUID:
         return lambda key: UUID(key.decode())
     if kind is bytes:

@@ -159,6 +159,9 @@ class SqlSession(Session):
     def write(self, change: Change, *, dry_run: bool = False) -> None:
         rows, deletes, before = self._rows.of(change)
         with self._errors():
+            if getattr(self._connection.connection, "dbapi_connection", None) is None:
+                # A rollback of an earlier attempt found the transaction ended by the server (a trigger may), and closed it.
+                raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
             transaction = self._connection.begin()
             try:
                 # Set now and released right before COMMIT: proof that the transaction is still the same one

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from tests.conformance.place import Place, make_place
+from tests.servers import PostgreSQL
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
 
@@ -245,3 +246,19 @@ def test_what_keeps_a_connection_from_being_made(place: Place, change: dict[str,
     assert (failure.kind, failure.code) == (kind, code), failure
     assert "wrong" not in failure.reason
     assert "postgres-secret" not in str(failure)
+
+
+def test_a_database_of_another_encoding_and_of_old_string_rules_is_written(postgresql: PostgreSQL) -> None:
+    url = sa.make_url(postgresql.new_database())
+    with make_place(url).engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        connection.rollback()
+        driver.autocommit = True
+        driver.execute("CREATE DATABASE ascii_of_old TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+        driver.execute("ALTER DATABASE ascii_of_old SET standard_conforming_strings = off")
+    place = make_place(url.set(database="ascii_of_old"))
+    table = place.table(sa.Column("id", sa.String(20), primary_key=True), sa.Column("v", sa.Text))
+    rows = [("a", 'back\\slash "quoted"'), ("b", "ключ"), ("c", None)]
+    place.write(place.plan(table, Upsert(keys=("id",))), rows, rows)
+    assert place.read(table) == rows

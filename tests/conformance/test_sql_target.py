@@ -120,6 +120,20 @@ def test_append_sends_a_duplicate_key_to_the_dead_letters(url: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("body", ["ROLLBACK TRANSACTION; RAISERROR('no nines', 16, 1)", "RAISERROR('no nines', 16, 1); ROLLBACK"])
+@pytest.mark.parametrize("url", ["sqlserver"], indirect=True)
+def test_a_trigger_that_ends_the_transaction_itself_costs_its_row_only(url: str, body: str) -> None:
+    to = target(url, Append())
+    _KEPT[url].run(
+        f"CREATE TRIGGER things_t ON things AFTER INSERT AS IF EXISTS (SELECT 1 FROM inserted WHERE n = 9) BEGIN {body} END"
+    )
+    write(to, batch(0, [("a", 1), ("b", 9), ("c", 3)]))
+    assert rows(url) == [("a", 1), ("c", 3)]
+    [(offset, reason)] = rows(url, "waxwing_dead_letters", "topic_offset, reason")
+    assert offset == 1
+    assert "no nines" in reason
+
+
 def test_upsert_keeps_the_last_of_a_key_and_applies_an_update_to_null(url: str) -> None:
     to = target(url, Upsert(keys=("id",)))
     write(to, batch(0, [("a", 1), ("b", 1), ("a", 2)]), batch(3, [("b", None), ("c", 3)]))

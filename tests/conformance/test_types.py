@@ -70,7 +70,7 @@ CASES = {
     "double": Case(
         sa.Double,
         st.floats() | st.integers(),
-        [0.1, -0.0, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, 2**53, 1e22, 123456789.123456789],
+        [2**300, 0.1, -0.0, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, 2**53, 1e22, 123456789.123456789],
         [2**53 + 1, "1", Decimal(1), True, 10**400],
     ),
     "float": Case(sa.Float, st.floats(), [0.30000000000000004], ["x"]),

@@ -77,8 +77,7 @@ class MySQL(Database):
             "sql_mode": SQL_MODE,  # given at once: SQLAlchemy asks for it before anything of ours is run
             "password": (url.password or "").encode(),  # PyMySQL would take a text for Latin-1
             "connect_timeout": max(1, round(connect_timeout_s)),
-            # A server that vanished without a word; above its own limits, which speak first.
-            "read_timeout": round(statement_timeout_s + lock_timeout_s) + 30,
+            "read_timeout": max(1, round(connect_timeout_s)),  # while connecting; then as below
             "write_timeout": round(statement_timeout_s) + 30,
         }
         _check_options(url, ours)
@@ -101,6 +100,8 @@ class MySQL(Database):
                 if "mariadb" in connection.get_server_info().lower()
                 else f"wait_timeout = {statement_s}"
             )
+            # A server that vanished without a word; above its own limits, which speak first. (There is no other way to set it.)
+            connection._read_timeout = round(statement_timeout_s + lock_timeout_s) + 30
             with connection.cursor() as cursor:
                 locks = f"innodb_lock_wait_timeout = {lock_s}, lock_wait_timeout = {lock_s}"
                 cursor.execute(f"SET SESSION time_zone = '+00:00', {locks}, {limits}")
@@ -174,12 +175,13 @@ def _check_options(url: sa.URL, ours: Mapping[str, Any]) -> None:
         told = sorted(known - _PLACE - ours.keys())
         near = get_close_matches(name, told, 1)
         raise ConfigError(
-            f"DATABASE_URL has the option {name}, which PyMySQL does not take from a URL.",
+            f"DATABASE_URL has the option {name}, which is not taken from a URL.",
             hint=f"Did you mean {near[0]}?" if near else f"Leave it out. There are: {', '.join(told)}.",
         )
 
 
-_NO_TEXT = {"ssl", "conv", "cursorclass", "auth_plugin_map", "defer_connect"}
+# (init_command could undo what the session is set to.)
+_NO_TEXT = {"ssl", "conv", "cursorclass", "auth_plugin_map", "defer_connect", "init_command"}
 _PLACE = {"user", "password", "passwd", "host", "port", "database", "db"}  # what the URL says elsewhere
 
 

@@ -56,7 +56,7 @@ def _literal(value: Any) -> bytes:
 
 def _own(column: sa.Column[Any], kind: str) -> Encode | None:  # noqa: ARG001 - one signature for both databases
     if kind == "float":
-        # Without an exponent it is read as a decimal, which has no -0.0.
-        exponents = each(lambda value: orjson.Fragment(f"{value!r}e0") if value == 0 else value)
-        return lambda values: exponents(values) if 0.0 in values else values
+        # A whole number of more than 65 digits would be read as a decimal, and cut. (An integer here is one that a float holds.)
+        floats = each(float)
+        return lambda values: floats(values) if int in set(map(type, values)) else values
     return each(lambda value: orjson.Fragment(b"x'%b'" % value.hex().encode())) if kind == "binary" else None

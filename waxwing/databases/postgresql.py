@@ -128,6 +128,7 @@ class PostgreSQL(Database):
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
         ours = {
             "application_name": "waxwing",
+            "client_encoding": "UTF8",  # whatever the database's own is
             "connect_timeout": max(2, round(connect_timeout_s)),  # libpq takes 1 for 2
             # A server that vanished without a word is noticed, also while we wait for its answer.
             "keepalives_idle": 30,

@@ -20,8 +20,8 @@ from sqlalchemy.dialects import postgresql
 from waxwing.databases.base import columns_of
 from waxwing.databases.json_rows import Encode, each, encoders, rows_as_json
 
-# The encoding is named here, so that no setting of the session changes what the bytes mean.
-COPY_OPTIONS = r"FROM STDIN (FORMAT csv, NULL 'null', ESCAPE '\', ENCODING 'UTF8')"
+# The encoding is named here, so that no setting of the session changes what the bytes mean. (E: a lone backslash may escape.)
+COPY_OPTIONS = r"FROM STDIN (FORMAT csv, NULL 'null', ESCAPE E'\\', ENCODING 'UTF8')"
 
 # COPY takes off JSON's escapes of quotes and of backslashes, and reads those of control characters as they stand.
 _FOREIGN = b"bfnrtu"

@@ -204,13 +204,14 @@ _USER = range(50_000, 2_147_483_648)
 _XML = range(9_400, 9_470)
 
 # Errors of the driver itself have no number, only an ODBC state.
+_DRIVERS_HINT = "`waxwing drivers` shows which ODBC drivers there are."
 _STATES: dict[str, tuple[Kind, str]] = {
     "08": ("transient", "Check the host in DATABASE_URL."),
     "HYT00": ("transient", ""),  # login or query time-out
     "HYT01": ("transient", ""),
     "HY000": ("target", ""),
     "HY008": ("transient", ""),  # cancelled
-    "IM": ("config", "`waxwing drivers` shows which ODBC drivers there are."),  # no such driver
+    "IM": ("config", _DRIVERS_HINT),  # no such driver
     "28": ("config", _LOGIN),
     "22": ("row", ""),  # a value that the driver could not convert
     "HY104": ("row", ""),  # a precision that the driver refuses
@@ -241,12 +242,14 @@ def numbers(message: str) -> list[tuple[int, str]]:
 def failure(state: str, message: str) -> Failure:
     """What an error of the driver means, by the server's number or else by the ODBC state."""
     told = [(number, text) for number, text in numbers(message) if number not in _BESIDE]
-    for number, text in told:
-        if (entry := entry_of(number)) is not None:
-            return Failure(entry.kind, str(number), text or entry.says, entry.hint, entry.too_large)
     reason = _HEAD.sub("", " ".join(_TAIL.sub("", message).split()))
     if _TLS.search(message):
         return Failure("config", state, reason, _TLS_HINT)
+    if "Can't open lib" in message:  # unixODBC, of a driver that is no file
+        return Failure("config", state, reason, _DRIVERS_HINT)
+    for number, text in told:
+        if (entry := entry_of(number)) is not None:
+            return Failure(entry.kind, str(number), text or entry.says, entry.hint, entry.too_large)
     known = _STATES.get(state) or _STATES.get(state[:2])
     by_driver = not any(number > 0 for number, _ in told)
     if known is not None and (by_driver or state[:2] == "08"):
