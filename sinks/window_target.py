@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import override
 
-from waxwing.batch import Stream
+from waxwing.batch import Batch, Stream
 from waxwing.databases import ledger
 from waxwing.errors import ConfigError, TransientError
 from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, openings
@@ -44,17 +44,19 @@ class WindowTarget(Target):
     def idle_after_s(self) -> float | None:
         return self.windows.idle_after_s
 
-    def opening(self, stream: Stream, offset: int) -> Opening:
-        """Where a lane that begins at this offset stands.
+    def opening(self, batch: Batch[Any]) -> Opening | None:
+        """Where a lane that begins with this batch stands; None: the batch is for other steps, this one is further.
 
         Raises:
             TransientError: no bucket stood there when the positions were read; another process has moved on meanwhile.
         """
-        opening = self._openings.get(stream)
-        if opening is None or opening.offset != offset:
+        opening = self._openings.get(batch.stream)
+        if opening is not None and batch.offset_first < opening.offset and batch.offset_next <= opening.offset:
+            return None
+        if opening is None or opening.offset != batch.offset_first:
             stood = "nowhere" if opening is None else f"at {opening.offset:,}"
             raise TransientError(
-                f"{self.name}: {stream} is read from {offset:,}, and its windows stood {stood}.",
+                f"{self.name}: {batch.stream} is read from {batch.offset_first:,}, and its windows stood {stood}.",
                 hint="Give the target to the source as well (feeds=[target]), and start again.",
             )
         return opening

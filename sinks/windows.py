@@ -51,7 +51,9 @@ class Lanes:
     def __call__(self, batch: Batch[Any]) -> list[tuple[str, Piece | Mark]]:
         lane = self._lanes.get(batch.stream)
         if lane is None or lane.offset != batch.offset_first:
-            opening = self._target.opening(batch.stream, batch.offset_first)
+            opening = self._target.opening(batch)
+            if opening is None:
+                return []
             lane = Lane(self._target.windows, batch.stream, len(self._names), opening, self._step_id, _clock_us)
             self._lanes[batch.stream] = lane
         if batch.mark:

@@ -2,6 +2,9 @@
 
     python -m tests.faults.storm --database postgresql --orders 1000000 --kills 50 --seed 1
 
+With `--totals on_close` or `--totals live` it is the flow's totals per minute that are compared, over orders that come out of
+order, some of them very late, in partitions of unequal sizes.
+
 The schedule is made of the seed and the counts before anything starts (`--schedule` only prints it); what is under way
 when an event strikes differs from one time to the next. It starts the servers that it needs, and ends them. When
 something is wrong it prints the schedule and the command to do it again, and keeps all that there is to look at.
@@ -16,7 +19,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -28,11 +31,18 @@ from tests.faults.storm_run import Storm
 from tests.faults.storm_schedule import Counts, schedule
 from tests.faults.storm_told import Places, StormError, Told
 from tests.faults.watch import await_progress, produce, taken_in
+from tests.faults.window_load import TimedLoad
+from tests.faults.window_storm import Live, OnClose
 from tests.servers import Kafka, Unavailable
 
 __all__ = ["await_progress", "produce", "storm", "taken_in"]
 
 PARTITIONS = 4
+STORMS: Mapping[str, tuple[type[Storm], type[Load]]] = {
+    "off": (Storm, Load),
+    "on_close": (OnClose, TimedLoad),
+    "live": (Live, TimedLoad),
+}
 
 
 def storm(
@@ -41,6 +51,7 @@ def storm(
     orders: int,
     counts: Counts,
     seed: int,
+    totals: str = "off",
     bad: float = 0.001,
     lock_s: float = 20.0,
     say: Callable[[str], None] = print,
@@ -52,15 +63,16 @@ def storm(
             again; the topic and the database are dumped into the storm's folder, beside the processes' logs.
     """
     events = schedule(seed, counts)
-    load = Load(places.kafka.bootstrap(), places.topic, orders, bad=bad, seed=seed)
+    kind, of_load = STORMS[totals]
+    load = of_load(places.kafka.bootstrap(), places.topic, orders, bad=bad, seed=seed)
     try:
-        return Storm(places, events, load, lock_s, say).run()
+        return kind(places, events, load, lock_s, say).run()
     except Exception as error:
         command = (
             f"python -m tests.faults.storm --database {places.database} --orders {orders} --bad {bad} --kills {counts.kills} "
             f"--freezes {counts.freezes} --stalls {counts.stalls} --stall {counts.stall_s} "
             f"--database-restarts {counts.database_restarts} --lock-s {lock_s} --broker-restarts {counts.broker_restarts} "
-            f"--partitions-added {counts.partitions_added} --seed {seed}"
+            f"--partitions-added {counts.partitions_added} --totals {totals} --seed {seed}"
         )
         lines = [
             f"{type(error).__name__}: {error}",
@@ -103,6 +115,7 @@ def main() -> None:
     """Servers, orders, a storm for each database, the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.storm", description=__doc__.splitlines()[0])
     parser.add_argument("--database", choices=[*DATABASES, "all"], default="all", help="all: every one that can be had here")
+    parser.add_argument("--totals", choices=STORMS, default="off", help="compare the totals per minute, in one form or the other")
     parser.add_argument("--orders", type=int, default=200_000)
     parser.add_argument("--bad", type=float, default=0.001, help="share of bad orders")
     parser.add_argument("--kills", type=int, default=10, help="kill -9 of one or all processes")
@@ -153,7 +166,7 @@ def on_own_servers(database: str, args: argparse.Namespace, counts: Counts) -> T
             stack.callback(server.close)
             server.start()
         kafka = stack.enter_context(Kafka())
-        topic = kafka.new_topic(PARTITIONS)
+        topic = kafka.new_topic(PARTITIONS, retention_ms="-1")  # for orders have times long past
         folder = Path(tempfile.mkdtemp(prefix=f"waxwing-storm-{database}-"))
         url = server.new_database() if server else f"sqlite:///{folder}/orders.sqlite"
         places = Places(database=database, url=url, server=server, kafka=kafka, topic=topic, folder=folder)
@@ -161,7 +174,16 @@ def on_own_servers(database: str, args: argparse.Namespace, counts: Counts) -> T
         def say(line: str) -> None:
             print(line, flush=True)
 
-        told = storm(places, orders=args.orders, counts=counts, seed=args.seed, bad=args.bad, lock_s=args.lock_s, say=say)
+        told = storm(
+            places,
+            orders=args.orders,
+            counts=counts,
+            seed=args.seed,
+            totals=args.totals,
+            bad=args.bad,
+            lock_s=args.lock_s,
+            say=say,
+        )
         shutil.rmtree(folder)
         return told
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from confluent_kafka import Producer
 
@@ -24,11 +26,13 @@ class Load:
         total: how many records that makes.
     """
 
+    sender: type[Sender] = Sender
+
     def __init__(self, bootstrap: str, topic: str, count: int, *, bad: float, seed: int) -> None:
         self._count, self._bad, self._seed = count, bad, seed
         self._topic = topic
         self._producer = Producer({**CONFIG, "bootstrap.servers": bootstrap})
-        self._sender = Sender(self._producer, topic)
+        self._sender = self.sender(self._producer, topic)
         sizes = [min(CHUNK_ORDERS, count - first) for first in range(0, count, CHUNK_ORDERS)]
         self.total = sum(size * times(number) for number, size in enumerate(sizes))
         self._allowed = 0.0
@@ -70,15 +74,20 @@ class Load:
 
     def _run(self) -> None:
         try:
-            for number, chunk in enumerate(orders(self._count, bad_ratio=self._bad, seed=self._seed)):
-                for _ in range(times(number)):
-                    for first in range(0, len(chunk), PART_ORDERS):
-                        part = chunk[first : first + PART_ORDERS]
-                        if not self._may_send(len(part)):
-                            return
-                        self._sender.send(part)
+            for chunk in self._chunks():
+                for first in range(0, len(chunk), PART_ORDERS):
+                    part = chunk[first : first + PART_ORDERS]
+                    if not self._may_send(len(part)):
+                        return
+                    self._sender.send(part)
         except BaseException as error:
             self._error = error
+
+    def _chunks(self) -> Iterator[Sequence[Any]]:
+        """What the sender is given."""
+        for number, chunk in enumerate(orders(self._count, bad_ratio=self._bad, seed=self._seed)):
+            for _ in range(times(number)):
+                yield chunk
 
     def _may_send(self, records: int) -> bool:
         """Wait for leave to send so many; False when nothing more is to be sent."""

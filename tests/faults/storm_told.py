@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from tests.faults.recompute import Difference
 from tests.faults.storm_databases import DatabaseServer
 from tests.faults.storm_schedule import Kind, Shape
 from tests.servers import Kafka
@@ -14,6 +14,13 @@ from tests.servers import Kafka
 
 class StormError(AssertionError):
     """The flow did what it must not do."""
+
+
+class Verdict(Protocol):
+    """What the comparison says; as text for people."""
+
+    @property
+    def equal(self) -> bool: ...
 
 
 @dataclass
@@ -29,7 +36,7 @@ class Told:
     ended_75: int = 0
     records: int = 0
     seconds: float = 0.0
-    difference: Difference | None = None
+    difference: Verdict | None = None
 
     def __str__(self) -> str:
         count = self.done

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
@@ -12,7 +14,8 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.faults.cluster import ROOT, Cluster
 from tests.faults.recompute import plain_engine
 
-POSITIONS = sa.text("SELECT topic_partition, offset_next, owner FROM waxwing_progress")
+POSITIONS = sa.text("SELECT step, topic, topic_partition, offset_next, owner FROM waxwing_progress")
+BUCKETS = "waxwing:windows"
 
 
 def produce(bootstrap: str, topic: str, count: int, *, bad: float, seed: int, partitions: int = 4, rate: float = 0) -> None:
@@ -51,21 +54,22 @@ class Positions:
 
     Attributes:
         taken_in: records behind the positions when they were seen last.
-        owners: the generations that owned them then.
+        owners: by step, the generations that owned them then.
     """
 
     def __init__(self, url: str) -> None:
         self._engine = plain_engine(url).execution_options(isolation_level="AUTOCOMMIT")  # each look sees what is there now
         self._connection: sa.Connection | None = None
         self.taken_in = 0
-        self.owners: set[int] = set()
+        self.owners: dict[str, set[int]] = {}
 
     def look(self) -> int:
         """Look now; what was seen last while the database is away, or has no positions yet."""
         try:
             self._connection = self._connection or self._engine.connect()
             rows = self._connection.execute(POSITIONS).all()
-            self.taken_in, self.owners = sum(row.offset_next for row in rows), {row.owner for row in rows}
+            self.taken_in = sum(_lowest(rows).values())
+            self.owners = {step: {row.owner for row in rows if row.step == step} for step in {row.step for row in rows}}
         except sa.exc.DBAPIError:
             self.close()
         return self.taken_in
@@ -79,9 +83,17 @@ class Positions:
 
 
 def positions(url: str) -> dict[int, int]:
-    """The stored position of every partition."""
+    """The stored position of every partition: the lowest of all steps, but for buckets of windows, which keep theirs inside."""
     with plain_engine(url).connect() as connection:
-        return {row.topic_partition: row.offset_next for row in connection.execute(POSITIONS)}
+        return _lowest(connection.execute(POSITIONS).all())
+
+
+def _lowest(rows: Sequence[sa.Row[Any]]) -> dict[int, int]:
+    out: dict[int, int] = {}
+    for row in rows:
+        if row.topic != BUCKETS:
+            out[row.topic_partition] = min(row.offset_next, out.get(row.topic_partition, row.offset_next))
+    return out
 
 
 def taken_in(url: str) -> int:
