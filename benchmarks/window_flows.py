@@ -25,16 +25,7 @@ from tests.servers import Kafka
 FLOW = "benchmarks.flows.windows"
 PARTITIONS = 4
 QUEUE_MAX = 200_000
-COLUMNS = (
-    "windows",
-    "rows",
-    "orders/s",
-    "(repeats)",
-    "running: orders/s",
-    "own CPU, s",
-    "running: orders/s of CPU",
-    "peak memory, MB",
-)
+COLUMNS = ("windows", "rows", "orders/s", "(repeats)", "running", "own CPU, s", "running: orders/s of CPU", "peak memory, MB")
 
 Totals = dict[tuple[datetime, str], tuple[int, int, int, int]]  # orders, quantity, value and largest, in cents
 

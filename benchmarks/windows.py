@@ -1,4 +1,4 @@
-"""Windows over parsed records in memory: ours, Bytewax's own, and polars over ready columns as the limit; and a million open pairs.
+"""Windows over parsed records in memory: ours, Bytewax's own, and polars as the limit; and a million open pairs.
 
 All on the same data in the same run, in one thread's worth of CPU, so that what else the machine does counts little: rates are
 records a second of CPU. Ours are lanes and buckets as a sink runs them, with an emission and packed state every second.
@@ -69,9 +69,9 @@ class Folded:
 def measure(report: Report, repeats: int) -> None:
     """Rates side by side, then a million pairs."""
     rows = []
-    for keys in OWN_RECORDS:
+    for keys, own_records in OWN_RECORDS.items():
         for kind in (Decimal, int):
-            rows += _compared(f"{keys:,} keys, {kind.__name__}", readings(RECORDS, keys, kind), OWN_RECORDS[keys], repeats)
+            rows += _compared(f"{keys:,} keys, {kind.__name__}", readings(RECORDS, keys, kind), own_records, repeats)
     columns = ["data", "windows", "records", "records/s of CPU", "of the limit", "ours are faster, times", "late or lost"]
     report.table(f"Windows of {LENGTH_S} s, a record a millisecond: count, sum and largest by key", columns, rows)
     columns = ["bytes of memory a pair", "pack, s", "MB packed", "load, s"]
@@ -187,7 +187,9 @@ def _bytewax(records: list[Reading], first_us: int) -> tuple[float, int]:
     out: list[Any] = []
     flow = Dataflow("own")
     keyed = op.input("readings", flow, TestingSource(items, batch_size=1_000))
-    clock = EventClock(ts_getter=lambda item: item[0], wait_for_system_duration=timedelta(seconds=1))
+    clock: EventClock[tuple[datetime, Value]] = EventClock(
+        ts_getter=lambda item: item[0], wait_for_system_duration=timedelta(seconds=1)
+    )
     windower = TumblingWindower(align_to=zero, length=timedelta(seconds=LENGTH_S))
     windows = fold_window("windows", keyed, clock, windower, lambda: None, _add, _merge)
     op.output("out", windows.down, TestingSink(out))
@@ -222,12 +224,12 @@ def _million() -> list[str]:
     pack_s, load_s = (after - before for before, after in pairwise(times))
     if [bucket.pack() for bucket in loaded] != packed or sum(bucket.open_entries for bucket in loaded) != PAIRS:
         raise SystemExit("the buckets that were loaded differ from those that were packed")
-    del buckets, loaded
     tracemalloc.start()
-    buckets = _open_pairs()
+    held = _open_pairs()
     gc.collect()
     memory = tracemalloc.get_traced_memory()[0] / PAIRS
     tracemalloc.stop()
+    del held
     return [f"{memory:.0f}", f"{pack_s:.2f}", f"{sum(map(len, packed)) / 1e6:.1f}", f"{load_s:.2f}"]
 
 

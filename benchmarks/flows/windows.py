@@ -67,15 +67,12 @@ def orders(count: int, customers: int) -> Iterator[list[tuple[str, int, int, byt
     for first in range(0, count, CHUNK_ORDERS):
         chunk = []
         for n in range(first, min(first + CHUNK_ORDERS, count)):
-            customer, quantity, cents = (
-                f"customer-{chance.randrange(customers):05}",
-                chance.randint(1, 20),
-                chance.randint(50, 20_000),
-            )
-            total = cents * quantity
+            customer = f"customer-{chance.randrange(customers):05}"
+            quantity, cents = chance.randint(1, 20), chance.randint(50, 20_000)
+            total, price = cents * quantity, f"{cents // 100}.{cents % 100:02}"
             value = (
-                f'{{"order_id":"ORD-{n:09}","customer":"{customer}","quantity":{quantity},"unit_price":{cents // 100}.{cents % 100:02},'
-                f'"total_value":{total // 100}.{total % 100:02},"ts":{FIRST_TS_MS + n}}}'
+                f'{{"order_id":"ORD-{n:09}","customer":"{customer}","quantity":{quantity},'
+                f'"unit_price":{price},"total_value":{total // 100}.{total % 100:02},"ts":{FIRST_TS_MS + n}}}'
             )
             chunk.append((customer, quantity, total, value.encode(), FIRST_TS_MS + n))
         yield chunk
