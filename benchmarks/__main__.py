@@ -3,6 +3,8 @@
     python -m benchmarks                                    # everything, some ten minutes
     python -m benchmarks --orders 100000 --databases memory sqlite --shapes orders
     python -m benchmarks --memory narrow --databases postgresql --orders 10000000
+    python -m benchmarks --windows                          # only windows: in memory, then from the broker into PostgreSQL
+    python -m benchmarks --nexmark                          # only Nexmark's queries 5 and 7, in memory
 
 The raw limit is the bare driver over one connection, given the same rows in a form made ready beforehand, in transactions as
 large as the flow's were in a run before. The flow is timed as a user would: the whole process; "running" is without a run over
@@ -19,6 +21,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from benchmarks import nexmark, window_flows, windows
 from benchmarks.backlog import own_cpu_s, tenths
 from benchmarks.databases import DATABASES, Place
 from benchmarks.measure import START_RECORDS, Topic, against_raw, first_row, in_memory, warm_up
@@ -44,14 +47,26 @@ def main() -> None:
     parser.add_argument("--databases", nargs="*", default=[MEMORY, *DATABASES], choices=[MEMORY, *DATABASES])
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--memory", choices=SHAPES, help="only this: a backlog of --orders such records, and the memory it takes")
+    parser.add_argument("--windows", action="store_true", help="only this: windows in memory, and as whole flows of --orders")
+    parser.add_argument("--nexmark", action="store_true", help="only this: Nexmark's queries of windows")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md, each in its section")
     args = parser.parse_args()
     # As in a run (waxwing/runtime.py): the stages are measured in this process.
     gc.set_threshold(100_000, 50, 100)
     report = Report()
+    if args.nexmark:
+        nexmark.measure(report, args.repeats)
+        into_page(report, args.write, "nexmark")
+        return
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+        if args.windows:
+            windows.measure(report, args.repeats)
         kafka = stack.enter_context(Kafka())
+        if args.windows:
+            window_flows.measure(report, kafka, folder, args.orders, args.repeats)
+            into_page(report, args.write, "windows")
+            return
         databases = [name for name in args.databases if name != MEMORY]
         if args.memory:
             topic = filled(kafka, args.memory, args.orders)

@@ -90,6 +90,10 @@ class Part(ABC):
             FoldError: a user's function refused a record.
         """
 
+    def begin(self, column: list[Any], states: Sequence[Any]) -> None:
+        """Add states of new entries, as if merged into `nothing`."""
+        column.extend(states)
+
     @abstractmethod
     def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
         """Merge states[i] into column[at[i]]."""
@@ -220,6 +224,11 @@ class Folded(Part):
             except Exception as error:
                 raise FoldError(number, str(error) or type(error).__name__) from error
         return states
+
+    def begin(self, column: list[Any], states: Sequence[Any]) -> None:
+        first = len(column)
+        column.extend([None] * len(states))
+        self.merge(column, range(first, len(column)), states)
 
     def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
         for i, state in zip(at, states, strict=True):

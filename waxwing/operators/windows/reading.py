@@ -57,7 +57,7 @@ class Reader:
         raw = self._pull(batch.records, bad)
         stamps = _chosen(batch.messages.timestamps_ms, batch.at)
         if definition.time is MESSAGE_TIME:
-            times = [_stamp_us(stamp) for stamp in stamps]
+            times = [stamp * 1000 for stamp in stamps] if min(stamps, default=0) >= 0 else list(map(_stamp_us, stamps))
             name = "the message's timestamp"
         else:
             times, name = _times(raw[str(definition.time)]), str(definition.time)

@@ -76,8 +76,13 @@ class Table:
 
     def merge(self, keys: Sequence[Any], states: Sequence[Sequence[Any]]) -> list[int]:
         """Merge the states into those of the keys; return the keys' numbers."""
+        known = len(self.ids)
         at = list(map(self.ids.__getitem__, keys))
         size = len(self.ids)
+        if size == known + len(keys):  # all are new, as where a window's keys come by one partition only
+            for part, column, more in zip(self.parts, self.columns, states, strict=True):
+                part.begin(column, more)
+            return at
         for part, column, more in zip(self.parts, self.columns, states, strict=True):
             if len(column) < size:
                 column.extend([part.nothing] * (size - len(column)))
