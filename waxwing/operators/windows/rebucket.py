@@ -21,11 +21,13 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
     """
     old = [state.unpack(definition, one) for one in packed]
     headers = [header for header, _, _ in old]
-    if any(header != headers[0] for header in headers):
+    if any(header.held != headers[0].held for header in headers):
         raise ConfigError(
             "The buckets of windows stand at different positions.",
             hint="Start the flow once more and stop it cleanly (SIGTERM, exit 0), then try again.",
         )
+    # At the end of a bounded run each bucket has closed what it had.
+    header = headers[0]._replace(closed_to=max(one.closed_to for one in headers))
     windows: list[dict[int, list[tuple[Window, list[int], list[int]]]]] = [{} for _ in range(buckets)]
     for _, held, _ in old:
         for end, window in held.items():
@@ -34,7 +36,7 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
                 windows[bucket].setdefault(end, []).append((window, on_time[bucket], grace[bucket]))
     sessions = _sessions(definition, [kept for _, _, kept in old], buckets)
     return [
-        state.pack(headers[0], {end: _joined(definition, parts) for end, parts in kept.items()}, of_bucket)
+        state.pack(header, {end: _joined(definition, parts) for end, parts in kept.items()}, of_bucket)
         for kept, of_bucket in zip(windows, sessions, strict=True)
     ]
 
