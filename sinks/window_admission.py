@@ -42,6 +42,7 @@ class WindowAdmission:
         self._position = Position(self._stream, 0, 0)
         self._pending = 0  # pieces folded and not yet written
         self._letters: list[DeadLetter] = []
+        self._rejects: list[DeadLetter] = []  # those among them that count as bad records
         self._state = b""
         self._messages = 0
         self.due_s = math.inf
@@ -83,7 +84,7 @@ class WindowAdmission:
             return [], 0
         emission, pending = bucket.emission(), self._pending
         self._state, self._pending, self.due_s = bucket.pack(), 0, math.inf
-        self._letters = self._letters_of(emission)
+        self._letters, self._rejects = self._letters_of(emission), emission.rejects
         self._messages = emission.messages if self._number == 0 else 0
         number = self._position.offset_next
         # Of no message: its offset is the emission's number, which no other emission of the bucket has.
@@ -99,20 +100,20 @@ class WindowAdmission:
         """
         before = self._position
         letters = [*self._letters, *(letter for batch in batches for letter in dead_letters(batch))]
-        after = self._judged(before, sum(1 for letter in self._letters if letter.stream != self._stream))
+        after = self._judged(before, self._rejects)
         return Change(batches, {self._stream: before}, {self._stream: after}, letters, messages=self._messages)
 
     def moved(self, change: Change) -> None:
         """The emission is durable."""
         self._position = change.after[self._stream]._replace(state=None)
-        self._letters, self._state = [], b""
+        self._letters, self._rejects, self._state = [], [], b""
 
-    def _judged(self, before: Position, bad: int) -> Position:
-        """The position behind the emission. Bad records are counted where they travel: in the first bucket."""
-        seen, records_bad = before.records_seen + self._messages, before.records_bad + bad
+    def _judged(self, before: Position, rejects: list[DeadLetter]) -> Position:
+        """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""
+        seen, records_bad = before.records_seen + self._messages, before.records_bad + len(rejects)
         block = RATIO_BLOCK_RECORDS
         if records_bad > self._target.settings.bad_ratio_max * max(seen, block) and before.offset_next >= before.limits_from:
-            last = next(letter for letter in reversed(self._letters) if letter.stream != self._stream)
+            last = rejects[-1]
             raise BadRowsLimit(
                 f"{self._target.name}: {records_bad:,} bad records among {max(seen, block):,}; the last one, {last.stream} at "
                 f"offset {last.offset}: {last.reason}.",

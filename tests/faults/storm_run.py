@@ -164,10 +164,11 @@ class Storm:
         self._positions.look()
         self._owners_gone = {step: max(owners) for step, owners in self._positions.owners.items()}
         # All that waits may be in transactions whose COMMIT was on its way: the successor needs something to do.
-        self._load.allow(self._portion)
+        self._load.allow(self._portion / 2)
         successor = self._events[event.number].shape  # numbers begin at 1: this is the next one
         self._run_flow(successor)
         self._await(self._took_over, successor)
+        self._load.allow(self._portion / 2)
         goal = self._positions.taken_in + 1
         self._await(lambda: self._positions.taken_in >= goal, successor)
         time.sleep(event.seconds)

@@ -1,0 +1,419 @@
+"""Windows on every database: rows, late records, restarts, faults in every transaction, zombies, live totals."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import count, cycle
+from typing import Any
+
+import bytewax.operators as op
+import msgspec
+import pytest
+import sqlalchemy as sa
+from bytewax.dataflow import Dataflow
+from bytewax.testing import run_main
+from pydantic import SecretStr
+
+from sinks import SqlLiveWindows, SqlWindows, window_admission, window_sink
+from sources.memory import MemorySource
+from tests.conformance.place import Place
+from waxwing.databases import ledger
+from waxwing.errors import Fenced, TransientError
+from waxwing.operators import parse
+from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
+from waxwing.settings import SqlWindowSettings
+from waxwing.target import Change
+
+LENGTH_S, LATENESS_S, GRACE_S, FIRST_S = 10, 3, 6, 1_700_000_000
+KEYS = ("a", "b", "c", None)
+
+
+class Sale(msgspec.Struct, frozen=True):
+    time: int
+    key: str | None
+    value: Decimal
+
+
+DEFINITION = Windows(
+    by=("key",),
+    time="time",
+    kind=Tumbling(LENGTH_S),
+    aggregates={"n": Count("value"), "total": Sum("value"), "largest": Max("value"), "mean": Mean("value", places=2)},
+    lateness_s=LATENESS_S,
+    grace_s=GRACE_S,
+    null_keys="group",
+)
+LIVE = replace(DEFINITION, grace_s=0)
+Data = dict[int, list[dict[str, Any]]]
+# Key (None: empty) and window's start -> n, total, largest, mean.
+Totals = dict[tuple[str, int], tuple[Any, ...]]
+
+
+def sales(seed: int, size: int = 40, first_s: int = FIRST_S, partitions: int = 3, most: int = 999) -> Data:
+    """Records of each partition, out of order, some late within the grace, some for good."""
+    rng = random.Random(seed)
+    data: Data = {}
+    for partition in range(partitions):
+        data[partition], clock = [], first_s
+        for _ in range(size):
+            clock += rng.randint(0, 3)
+            time = clock - rng.choice((0, 0, 0, 1, 2, 3, 8, 14, 30))
+            data[partition].append({"time": time, "key": rng.choice(KEYS), "value": f"{rng.randint(1, most)}.25"})
+    return data
+
+
+def recomputed(
+    data: Mapping[int, list[dict[str, Any]]], *, grace_s: int = GRACE_S, live: bool = False
+) -> tuple[Totals, list[tuple[int, int]]]:
+    """Totals, and the places of late records: plain loops."""
+    values: dict[tuple[str, int], list[Decimal]] = defaultdict(list)
+    late = []
+    for partition, records in data.items():
+        highest = -1 << 60
+        for offset, record in enumerate(records):
+            start = record["time"] // LENGTH_S * LENGTH_S
+            if not live and highest - LATENESS_S - grace_s >= start + LENGTH_S:
+                late.append((partition, offset))
+            else:
+                values[record["key"] or "", start].append(Decimal(record["value"]))
+            highest = max(highest, record["time"])
+    return {at: (len(some), sum(some), max(some), mean(some, live=live)) for at, some in values.items()}, late
+
+
+def mean(values: list[Decimal], *, live: bool) -> Decimal:
+    """A database rounds half up, a core half to even."""
+    return (sum(values, Decimal(0)) / len(values)).quantize(Decimal("0.01"), "ROUND_HALF_UP" if live else "ROUND_HALF_EVEN")
+
+
+_numbers = count(1)
+
+
+class Case:
+    """A table and a step of their own on a place."""
+
+    def __init__(self, place: Place, *, start: Any = sa.DateTime, largest: Any = None, live: bool = False) -> None:
+        self.place, self.live, number = place, live, next(_numbers)
+        self.flow = f"windows-{number}"
+        self.table = sa.Table(
+            f"totals_{number}",
+            sa.MetaData(),
+            sa.Column("window_start", start, primary_key=True, autoincrement=False),
+            sa.Column("scope", sa.String(8), primary_key=True),
+            sa.Column("key", sa.String(70), primary_key=True),
+            sa.Column("n", sa.BigInteger),
+            sa.Column("total", sa.Numeric(12, 2)),
+            sa.Column("largest", largest or sa.Numeric(12, 2)),
+            sa.Column("mean", sa.Numeric(12, 2)),
+        )
+
+    def target(self, definition: Windows | None = None, **settings: Any) -> SqlWindows | SqlLiveWindows:
+        url = SecretStr(self.place.url.render_as_string(hide_password=False))
+        # A transaction for each batch.
+        some = {"flush_interval_s": 0.0, "window_snapshot_interval_s": 0.0, "flush_rows_max": 1, "window_buckets": 2, "lanes": 3}
+        made = SqlWindowSettings(database_url=url, owner_stale_s=1.0, **(some | settings))
+        kind, windows = (SqlLiveWindows, LIVE) if self.live else (SqlWindows, DEFINITION)
+        target = kind(made, self.table, definition or windows, fixed={"scope": "key"}, null_keys={"key": ""})
+        target._database, target._engine = self.place.database, self.place.engine
+        return target
+
+    def run(self, data: Data, target: SqlWindows | SqlLiveWindows | None = None, *, ends: bool = True, size: int = 7) -> None:
+        """The flow over what there is."""
+        target = target or self.target()
+        flow = Dataflow(self.flow)
+        source = MemorySource(data, feeds=[target], batch_records=size, lanes=3, ends=ends)
+        window_sink("totals", parse("parse", op.input("in", flow, source), Sale), target)
+        run_main(flow)
+
+    def totals(self) -> Totals:
+        out = {}
+        for row in self.place.read(self.table):
+            start, scope, key, n, *money = row
+            assert scope == "key"
+            start_s = start if isinstance(start, int) else round(start.replace(tzinfo=UTC).timestamp())
+            assert (key, start_s) not in out
+            out[key, start_s] = (n, *(Decimal(str(one)).quantize(Decimal("0.01")) for one in money))
+        return out
+
+    def letters(self, stage: str = "late") -> list[Any]:
+        t = ledger.dead_letters
+        query = sa.select(t).where(t.c.flow == self.flow, t.c.stage == stage).order_by(t.c.topic_partition, t.c.topic_offset)
+        with self.place.engine.connect() as connection:
+            return list(connection.execute(query))
+
+    def late(self) -> list[tuple[int, int]]:
+        return [(letter.topic_partition, letter.topic_offset) for letter in self.letters()]
+
+    def state_parts(self) -> int:
+        t = ledger.window_state
+        with self.place.engine.connect() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(t.c.part)).where(t.c.flow == self.flow)) or 0) + 1
+
+    def check(self, data: Data) -> None:
+        """Everything is there, once."""
+        totals, late = recomputed(data, live=self.live)
+        found = self.totals()
+        if self.live and self.place.database.dialect.name == "sqlite":  # it divides floats
+            assert all(abs(found[at][3] - row[3]) <= Decimal("0.01") for at, row in totals.items())
+            found, totals = {at: row[:3] for at, row in found.items()}, {at: row[:3] for at, row in totals.items()}
+        assert found == totals
+        assert self.late() == late
+
+
+@pytest.mark.parametrize("start", [sa.DateTime, sa.BigInteger])
+def test_closed_rows_are_those_of_a_plain_recomputation(place: Place, start: Any) -> None:
+    case, data = Case(place, start=start), sales(1)
+    case.run(data)
+    case.check(data)
+    letters = case.letters()
+    assert len(letters) > 3
+    one = letters[0]
+    record = data[one.topic_partition][one.topic_offset]
+    assert msgspec.json.decode(one.message_value) == record
+    start_s = record["time"] // LENGTH_S * LENGTH_S
+    begins, ends = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (start_s, start_s + LENGTH_S))
+    assert f"from {begins} to {ends}" in one.reason
+
+
+def test_late_records_can_be_counted_only(place: Place) -> None:
+    case, data = Case(place), sales(1)
+    case.run(data, case.target(late_records="count"))
+    assert case.totals() == recomputed(data)[0]
+    assert case.letters() == []
+
+
+def test_a_window_is_corrected_within_the_grace(place: Place) -> None:
+    case = Case(place)
+    on_time = [{"time": FIRST_S + at, "key": "a", "value": "1.00"} for at in (0, 1, 13)]
+    case.run({0: on_time}, ends=False)
+    assert case.totals() == {("a", FIRST_S): (2, Decimal(2), Decimal(1), Decimal(1))}
+    late = [{"time": FIRST_S + at, "key": "a", "value": "4.00"} for at in (2, 19)]  # the last one ends the grace
+    case.run({0: on_time + late}, ends=False)
+    assert case.totals() == {("a", FIRST_S): (3, Decimal(6), Decimal(4), Decimal(2))}
+    assert case.letters() == []
+
+
+def test_a_row_that_does_not_fit_is_a_dead_letter_and_the_others_are_written(place: Place) -> None:
+    case, data = Case(place, largest=sa.Numeric(4, 2)), sales(2, most=130)
+    case.run(data, case.target(replace(DEFINITION, grace_s=0)))
+    totals, late = recomputed(data, grace_s=0)
+    fits = {at: row for at, row in totals.items() if row[2] < 100}
+    assert case.totals() == fits
+    letters = case.letters("sink")
+    assert len(letters) == len(totals) - len(fits) > 3
+    gone = {(row["key"], Decimal(row["total"])) for row in (msgspec.json.decode(letter.message_value) for letter in letters)}
+    assert gone == {(key, row[1]) for (key, _), row in totals.items() if row[2] >= 100}
+    assert case.late() == late
+
+
+def test_no_number_of_late_records_stops_the_flow(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
+    case = Case(place)
+    late = [{"time": FIRST_S, "key": key, "value": "1.00"} for key in ("a", "b", "c") for _ in range(40)]
+    case.run({0: [{"time": FIRST_S + 1_000, "key": "a", "value": "1.00"}, *late]})
+    assert len(case.late()) == 120
+    assert len(case.totals()) == 1
+
+
+def test_too_many_rejected_records_stop_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
+    case = Case(place)
+    future = [{"time": FIRST_S * 10, "key": "a", "value": "1.00"} for _ in range(40)]
+    with pytest.raises(BaseException, match=r"bad records|error") as caught:
+        case.run({0: future})
+    assert "waxwing resume" in _story(caught.value)
+    assert 0 < len(case.letters("totals")) <= 10
+
+
+class Faults:
+    """Something happens in the n-th COMMIT: a crash or a lost connection, before it or behind it."""
+
+    def __init__(self, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._real = engine.dialect.do_commit
+        self._at, self._kind, self.commits = 0, "", 0
+        monkeypatch.setattr(engine.dialect, "do_commit", self._commit)
+
+    def plan(self, at: int, kind: str) -> None:
+        self._at, self._kind, self.commits = at, kind, 0
+
+    def _commit(self, connection: Any) -> None:
+        self.commits += 1
+        strikes = self.commits == self._at
+        if not strikes or "behind" in self._kind:
+            self._real(connection)
+        if strikes:
+            raise TransientError("lost") if "lost" in self._kind else RuntimeError("crash")
+
+
+KINDS = ("crash before", "lost behind", "crash behind", "lost before")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("live", [False, True], ids=["on_close", "live"])
+def test_a_fault_in_any_transaction_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    data, faults, restarts = sales(3, size=20), Faults(place.engine, monkeypatch), 0
+    half = {partition: records[:10] for partition, records in data.items()}
+    stride = 9 if place.database.dialect.name == "sqlserver" else 3  # not in step with the kinds
+    for at, kind in zip(range(1, 40, stride), cycle(KINDS), strict=False):
+        case = Case(place, live=live)
+        faults.plan(at, kind)
+        for some, ends in ((half, False), (data, True)):
+            for _ in range(3):
+                try:
+                    case.run(some, ends=ends, size=4)
+                    break
+                except BaseException as error:
+                    if not isinstance(error, Exception) and "Panic" not in type(error).__name__:
+                        raise
+                    restarts += 1
+        assert faults.commits >= at, "nothing happened"
+        case.check(data)
+    assert restarts > 1
+
+
+def test_a_run_goes_on_from_the_stored_state_however_it_was_cut(place: Place) -> None:
+    case, data = Case(place), sales(4)
+    for size, until in ((3, 9), (7, 10), (5, 25), (40, 31), (1, 40)):
+        case.run({partition: records[:until] for partition, records in data.items()}, ends=until == 40, size=size)
+    case.check(data)
+    case.run(data)  # and there is nothing more to do
+    case.check(data)
+
+
+def test_bounded_runs_follow_each_other(place: Place) -> None:
+    case, first, second = Case(place), sales(5, 20), sales(6, 20, FIRST_S + 100_000)
+    case.run(first)
+    case.check(first)
+    both = {partition: first[partition] + second[partition] for partition in first}
+    case.run(both)
+    assert case.totals().keys() >= recomputed(first)[0].keys()
+    case.check(both)
+
+
+def test_a_partition_that_was_added_is_taken_in_from_its_start(place: Place) -> None:
+    case, data = Case(place), sales(7)
+    case.run({0: data[0][:20], 1: data[1][:20]}, ends=False)
+    case.run({0: data[0], 1: data[1], 2: data[2]})
+    totals, late = recomputed(data)
+    found = case.totals()
+    # What it brings for windows that were closed without it comes as late aggregates: nothing is lost, nothing twice.
+    for letter in case.letters():
+        if letter.topic == ledger.BUCKETS_TOPIC:
+            row = msgspec.json.decode(letter.message_value)
+            at = row["key"] or "", row["window_start"] // 1_000_000
+            n, total, *_ = found.get(at, (0, Decimal(0)))
+            found[at] = (n + row["n"], total + Decimal(row["total"]))
+    assert {at: row[:2] for at, row in found.items()} == {at: row[:2] for at, row in totals.items()}
+    assert [(letter.topic_partition, letter.topic_offset) for letter in case.letters() if letter.topic == "memory"] == late
+
+
+def test_records_that_the_log_lost_are_passed_over(place: Place) -> None:
+    case, data = Case(place), sales(8, partitions=1)
+    case.run({0: data[0][:14]}, ends=False)
+    target = case.target()
+    target.bind(case.flow, f"{case.flow}.none")  # the step's own name is set below
+    target._step = "totals"
+    (stream,) = {position.stream for position in target.positions()}
+    target.jump(stream, 21)
+    assert {position.offset_next for position in target.positions()} == {21}
+    case.run(data)
+    kept = {0: data[0][:14] + data[0][21:]}
+    assert case.totals() == recomputed(kept)[0]
+
+
+def test_another_definition_is_refused_with_what_to_do(place: Place) -> None:
+    case, data = Case(place), sales(9, 10)
+    case.run(data, ends=False)
+    with pytest.raises(BaseException, match=r"another definition|error") as caught:
+        case.run(data, case.target(replace(DEFINITION, lateness_s=4)))
+    assert "step name of its own" in _story(caught.value)
+
+
+def test_another_number_of_buckets_is_refused(place: Place) -> None:
+    case, data = Case(place), sales(9, 10)
+    case.run(data, ends=False)
+    if case.target().parts_max == 1:  # one bucket, whatever the setting says
+        case.run(data, case.target(window_buckets=5))
+        case.check(data)
+        return
+    with pytest.raises(BaseException, match=r"buckets|error") as caught:
+        case.run(data, case.target(window_buckets=5))
+    assert "WINDOW_BUCKETS=2" in _story(caught.value)
+
+
+def _story(error: BaseException | None) -> str:
+    said = []
+    while error is not None:
+        said.append(str(error))
+        error = error.__cause__ or error.__context__
+    return " ".join(said)
+
+
+def test_a_state_of_megabytes_is_kept_in_parts(place: Place) -> None:
+    case, rng = Case(place), random.Random(11)
+    letters = string.ascii_letters + string.digits
+    many = [{"time": FIRST_S, "key": "".join(rng.choices(letters, k=64)), "value": "1.00"} for _ in range(25_000)]
+
+    def target() -> SqlWindows | SqlLiveWindows:
+        return case.target(flush_rows_max=100_000, window_buckets=1)
+
+    case.run({0: many}, target(), ends=False, size=10_000)
+    assert case.totals() == {}
+    assert case.state_parts() > 1
+    case.run({0: many}, target(), size=10_000)
+    assert len(case.totals()) == 25_000
+
+
+def test_of_two_writers_of_a_bucket_the_older_is_fenced(place: Place) -> None:
+    case, data = Case(place), sales(12, 10)
+    case.run(data, ends=False)
+    target = case.target()
+    assert isinstance(target, SqlWindows)
+    target.bind(case.flow, "totals")
+    bucket = target.bucket_stream(0)
+    older, newer = target.connect("bucket-000", "older"), target.connect("bucket-000", "newer")
+    before = older.take_over(bucket)
+    older.release()  # as if its heartbeat were old
+    taken = newer.take_over(bucket)
+    assert taken.state == before.state
+    after = before._replace(offset_next=before.offset_next + 1, state=b"nonsense")
+    with pytest.raises(Fenced):
+        older.write(Change([], {bucket: before}, {bucket: after}))
+    assert newer.take_over(bucket) == taken
+    for session in (older, newer):
+        session.release()
+        session.close()
+    case.run(data)
+    case.check(data)
+
+
+def test_windows_of_two_kinds_share_a_table(place: Place) -> None:
+    case, data = Case(place), sales(13, 20)
+    of_all = replace(DEFINITION, by=())
+    all_target = case.target()
+    second = SqlWindows(all_target.settings, case.table, of_all, fixed={"scope": "all", "key": ""})  # type: ignore[arg-type]
+    second._database, second._engine = place.database, place.engine
+    flow = Dataflow(case.flow)
+    source = MemorySource(data, feeds=[all_target, second], batch_records=5, lanes=3)
+    parsed = parse("parse", op.input("in", flow, source), Sale)
+    window_sink("totals", parsed, all_target)
+    window_sink("all", parsed, second)
+    run_main(flow)
+    n: dict[str, int] = defaultdict(int)
+    for _, scope, _, orders, *_ in case.place.read(case.table):
+        n[scope] += orders
+    totals, late = recomputed(data)
+    assert n == {"key": sum(row[0] for row in totals.values()), "all": sum(row[0] for row in totals.values())}
+    assert sorted(case.late()) == sorted(late * 2)
+
+
+def test_live_totals_are_exact_and_nothing_is_late(place: Place) -> None:
+    case, data = Case(place, live=True), sales(14)
+    case.run({partition: records[:11] for partition, records in data.items()}, ends=False)
+    case.run(data, ends=False)
+    case.check(data)
