@@ -31,7 +31,7 @@ from waxwing.operators.windows import MESSAGE_TIME, NEVER, Bucket, Count, Lane, 
 
 RECORDS = 2_000_000
 # Bytewax's own are slow: they get so many of the same records, by the number of keys.
-OWN_RECORDS = {1_000: 100_000, 100_000: 50_000}
+OWN_RECORDS = {1_000: 100_000, 100_000: 20_000}
 PARTITIONS, BUCKETS, BATCH_RECORDS = 4, 4, 5_000
 SNAPSHOT_INTERVAL_S = 1.0
 LENGTH_S = 60
