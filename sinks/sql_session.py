@@ -247,7 +247,8 @@ class SqlSession(Session):
                 yield
         except TransientError as error:
             error.committing = self._committing
-            if lock_hint and error.locked and (blockers := self._blockers()):
+            # Its one row is no large transaction: it was cut off while it waited, before the lock's own time limit told.
+            if lock_hint and (error.locked or error.too_large) and (blockers := self._blockers()):
                 error.hint = f"Locks are held by: {blockers}."
             raise
         except sa.exc.DBAPIError as error:

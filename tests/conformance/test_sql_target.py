@@ -356,3 +356,27 @@ def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postg
             write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
             assert rows(url) == [("a", 1), ("b", 2)]
     assert frozen.broken
+
+
+@pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(1.0, 5.0), (5.0, 1.0)], ids=["lock", "statement"])
+def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_time_limit_tells(
+    sqlserver_place: Place, lock_timeout_s: float, statement_timeout_s: float
+) -> None:
+    """SQL Server ends nobody's idle transaction; a statement may be cut off before the lock's own time limit tells of the lock."""
+    url = sqlserver_place.url.render_as_string(hide_password=False)
+    for table in ("things", *ledger.metadata.tables):
+        sqlserver_place.run(f"DROP TABLE IF EXISTS {table}")
+    settings: dict[str, Any] = {
+        "database_lock_timeout_s": lock_timeout_s,
+        "database_statement_timeout_s": statement_timeout_s,
+        "retry_max_s": 30.0,
+    }
+    to = target(url, Append(), None, **settings)
+    write(to, batch(0, [("a", 1)]))
+    with to._engine.connect() as frozen:
+        frozen.execute(sa.text("UPDATE waxwing_progress SET bad_run = bad_run"))
+        write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
+        with pytest.raises(sa.exc.DBAPIError):
+            frozen.execute(sa.text("SELECT 1"))
+        frozen.invalidate()
+    assert rows(url) == [("a", 1), ("b", 2)]
