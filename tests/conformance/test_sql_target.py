@@ -362,7 +362,7 @@ def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postg
 def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_time_limit_tells(
     sqlserver_place: Place, lock_timeout_s: float, statement_timeout_s: float
 ) -> None:
-    """SQL Server ends nobody's idle transaction; a statement may be cut off before the lock's own time limit tells of the lock."""
+    """SQL Server ends nobody's idle transaction; a statement may be cut off before the lock's time limit tells of it."""
     url = sqlserver_place.url.render_as_string(hide_password=False)
     for table in ("things", *ledger.metadata.tables):
         sqlserver_place.run(f"DROP TABLE IF EXISTS {table}")

@@ -9,9 +9,7 @@ from typing import Any
 from dataflows.orders_generator import FIRST_TS_MS, Sender
 from tests.faults.storm_load import Load
 
-STEP_MS = 5  # from one order to the next: 2,000,000 orders are nearly three hours
 DISORDER_MS = 30_000
-VERY_LATE = 0.01
 VERY_LATE_MS = (61_000, 1_800_000)
 # By partition, how many of every ten orders it gets. One that is added gets as many as the last.
 SHARES = (4, 3, 2, 1)
@@ -42,6 +40,8 @@ class TimedLoad(Load):
     """The orders of a storm over windows."""
 
     sender = TimedSender
+    step_ms = 5  # from one order to the next: 2,000,000 orders are nearly three hours
+    very_late = 0.01
     _shares: tuple[int, ...] = SHARES
 
     def learn_partitions(self) -> None:
@@ -55,7 +55,7 @@ class TimedLoad(Load):
             timed: list[Timed] = []
             shares = self._shares
             for (key, value), partition in zip(chunk, chance.choices(range(len(shares)), shares, k=len(chunk)), strict=True):
-                now_ms += STEP_MS
-                late_ms = chance.randint(*VERY_LATE_MS) if chance.random() < VERY_LATE else chance.randrange(DISORDER_MS)
+                now_ms += self.step_ms
+                late_ms = chance.randint(*VERY_LATE_MS) if chance.random() < self.very_late else chance.randrange(DISORDER_MS)
                 timed.append((partition, max(now_ms - partition * BEHIND_MS - late_ms, FIRST_TS_MS), key, value))
             yield timed

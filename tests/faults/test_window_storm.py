@@ -1,0 +1,102 @@
+"""Totals per minute through a short storm, in both forms, held against polars; a backlog after a pause; and what says so."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import Cluster
+from tests.faults.storm import PARTITIONS, storm
+from tests.faults.storm_databases import DATABASES
+from tests.faults.storm_schedule import Counts
+from tests.faults.storm_told import Places
+from tests.faults.watch import await_progress
+from tests.faults.window_load import TimedLoad
+from tests.faults.window_totals import WindowDifference, accepted, compare_totals
+from tests.servers import Kafka
+from tests.servers.process import until
+
+COUNTS = Counts(kills=3, freezes=1, stalls=0, stall_s=2.0, database_restarts=1, broker_restarts=1, partitions_added=0)
+
+
+@pytest.mark.slow
+# Not SQL Server: its test server takes minutes for the start of as many processes; `make storm DATABASE=sqlserver` is its storm.
+@pytest.mark.parametrize(("database", "totals"), [("postgresql", "on_close"), ("mariadb", "live"), ("sqlite", "on_close")])
+def test_totals_come_out_the_same_in_a_short_storm(
+    database: str, totals: str, kafka: Kafka, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(database) if DATABASES[database].server else None
+    url = server.new_database() if server else f"sqlite:///{tmp_path}/orders.sqlite"
+    topic = kafka.new_topic(PARTITIONS, retention_ms="-1")
+    places = Places(database=database, url=url, server=server, kafka=kafka, topic=topic, folder=tmp_path)
+    told = storm(places, orders=150_000, counts=COUNTS, seed=7, lock_s=3.0, totals=totals)
+    assert isinstance(told.difference, WindowDifference)
+    assert told.difference.equal, told
+    assert (told.difference.late > 100) == (totals == "on_close")
+    assert told.kills_at_work >= 1, told  # how many is a matter of the machine's timing
+
+
+class Punctual(TimedLoad):
+    """Out of order, but nothing late; an order every 60 ms."""
+
+    step_ms = 60
+    very_late = 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_backlog_of_an_hour_makes_nothing_late(kafka: Kafka, tmp_path: Path, seed: int) -> None:
+    url, topic = f"sqlite:///{tmp_path}/orders.sqlite", kafka.new_topic(PARTITIONS, retention_ms="-1")
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "DATABASE_URL": url, "SOURCE_TOPIC": topic, "ORDER_TOTALS": "on_close"}
+    load = Punctual(kafka.bootstrap(), topic, 70_000, bad=0.0, seed=seed)
+    with closing(load):
+        before = load.allow(10_000)
+        until(lambda: load.acknowledged >= before, timeout_s=30, what="the first ten minutes")
+        with Cluster("dataflows.orders", env, tmp_path, name="before", args=("-w", "2")) as run:
+            await_progress(url, run, before)
+            run.signal(signal.SIGTERM)
+            assert run.wait(30) == [0], run.output()
+        load.finish()
+        with Cluster("dataflows.orders", {**env, "UNTIL": "end"}, tmp_path, name="after") as run:
+            assert run.wait(60) == [0], run.output()
+    difference = compare_totals(url, accepted(kafka.bootstrap(), topic), "on_close")
+    assert difference.equal, difference
+    assert (difference.records, difference.late, difference.by_clock) == (load.total, 0, 0)
+
+
+DAMAGES = {
+    "a total is gone": "DELETE FROM order_totals WHERE rowid = (SELECT min(rowid) FROM order_totals)",
+    "a cent more": "UPDATE order_totals SET value = value + 0.01 WHERE rowid = (SELECT min(rowid) FROM order_totals)",
+    "another mean": "UPDATE order_totals SET mean_value = mean_value + 1 WHERE rowid = (SELECT max(rowid) FROM order_totals)",
+    "an order more": "UPDATE order_totals SET orders = orders + 1 WHERE rowid = (SELECT max(rowid) FROM order_totals)",
+    "a late one is gone": (
+        "DELETE FROM waxwing_dead_letters WHERE rowid = (SELECT min(rowid) FROM waxwing_dead_letters WHERE stage = 'late')"
+    ),
+    "a late one that is not": "UPDATE waxwing_dead_letters SET topic_offset = topic_offset + 100000",
+    "a late one of another window": "UPDATE waxwing_dead_letters SET reason = replace(reason, ':00+', ':01+')",
+}
+
+
+def test_the_comparison_sees_every_kind_of_damage(kafka: Kafka, tmp_path: Path) -> None:
+    file, topic = tmp_path / "orders.sqlite", kafka.new_topic(PARTITIONS, retention_ms="-1")
+    url = f"sqlite:///{file}"
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "DATABASE_URL": url, "SOURCE_TOPIC": topic, "UNTIL": "end"}
+    load = TimedLoad(kafka.bootstrap(), topic, 100_000, bad=0.001, seed=1)
+    with closing(load):
+        load.finish()
+    with Cluster("dataflows.orders", env, tmp_path) as run:
+        assert run.wait(60) == [0], run.output()
+    want = accepted(kafka.bootstrap(), topic)
+    found = compare_totals(url, want, "on_close")
+    assert found.equal, found
+    assert found.late > 100
+    for what, damage in DAMAGES.items():
+        copy = tmp_path / "damaged.sqlite"
+        shutil.copy(file, copy)
+        with closing(sqlite3.connect(copy)) as connection, connection:
+            assert connection.execute(damage).rowcount > 0, what
+        assert not compare_totals(f"sqlite:///{copy}", want, "on_close").equal, what
