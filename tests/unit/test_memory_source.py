@@ -24,12 +24,13 @@ from sources.memory import MemorySource, Message
 from waxwing.batch import Batch
 
 
-def read(source: MemorySource, lane: str = "lane-000") -> list[Batch[bytes | None]]:
+def read(source: MemorySource, lane: str = "lane-000", *, marks: bool = False) -> list[Batch[bytes | None]]:
+    """The batches of a lane: those with records, or the marks of the partitions' ends."""
     part = source.build_part("flow.in", lane, None)
     out: list[Batch[bytes | None]] = []
     while True:
         try:
-            out.extend(part.next_batch())
+            out.extend(batch for batch in part.next_batch() if bool(batch.mark) == marks)
         except StopIteration:
             return out
 
@@ -54,6 +55,16 @@ def test_batches_join_without_gap_and_have_the_chosen_sizes(steps: list[int], si
     got = [len(batch.messages) for batch in batches]
     expected = [sizes] * len(got) if isinstance(sizes, int) else list(sizes)
     assert got[:-1] == expected[: len(got) - 1]
+
+
+def test_each_partition_ends_with_a_mark_behind_its_last_record_unless_more_is_to_come() -> None:
+    data: dict[int, list[Message | bytes]] = {0: [b"a", Message(b"b", offset=7)], 1: []}
+    (first, second) = read(MemorySource(data, batch_records=1), marks=True)
+    assert [(str(end.stream), end.offset_first, end.offset_next, end.mark) for end in (first, second)] == [
+        ("memory[0]", 8, 8, "end"),
+        ("memory[1]", 0, 0, "end"),
+    ]
+    assert read(MemorySource(data, ends=False), marks=True) == []
 
 
 def test_lane_i_reads_the_partitions_whose_number_leaves_i() -> None:
