@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from waxwing import log
-from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, ConfigError, WaxwingError
+from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, ConfigError, TransientError, WaxwingError
 
 # A stop takes this long at most: container runtimes kill after 10 s.
 STOP_MAX_S = 8.0
@@ -168,6 +168,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
             "The recovery store (-r) was made with more lanes than there are now.",
             hint="With -r, LANES may only rise; set it as it was, or start without -r: the targets remember.",
         )
+    if _NETWORKING in (text := str(error)):
+        error = _address_error(text.rpartition(_NETWORKING)[2])
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))
@@ -183,6 +185,22 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         _exit(EXIT_CONFIG)
     log.failure(error)
     _exit(EXIT_BUG)
+
+
+_NETWORKING = "failed to initialize networking: "
+
+
+def _address_error(reason: str) -> WaxwingError:
+    """What keeps Bytewax from listening at this process's own address (-a)."""
+    if "already in use" in reason:  # by an earlier run that is about to end, perhaps
+        return TransientError(
+            "Another process listens at this process's address (-a).",
+            hint="Does this process of the flow run already? Otherwise give it another port.",
+        )
+    return ConfigError(
+        f"This process can't listen at its address (-a): {reason}.",
+        hint="-a takes host:port of every process, with semicolons between; -i says which of them this one is, from 0.",
+    )
 
 
 def peer_is_gone(error: BaseException) -> bool:

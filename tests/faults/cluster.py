@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,18 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.servers.process import until
+from tests.servers.process import free_ports, until
 
 ROOT = Path(__file__).parents[2]
 # The kernel kills them with us.
 LAUNCH = [sys.executable, str(ROOT / "tests/servers/launch.py"), str(os.getpid()), str(int(signal.SIGKILL)), "-"]
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cluster:
@@ -44,7 +36,7 @@ class Cluster:
         args: tuple[str, ...] = (),
         name: str = "run",
     ) -> None:
-        addresses = ";".join(f"127.0.0.1:{free_port()}" for _ in range(processes))
+        addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(processes))
         self.logs = [folder / f"{name}-{number}.log" for number in range(processes)]
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("KAFKA_", "DATABASE_", "BYTEWAX_"))}
         self._all = []

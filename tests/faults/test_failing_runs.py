@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster, free_port
+from tests.faults.cluster import Cluster
+from tests.servers.process import free_ports
 
 MODES = {"one process": (1, ()), "two workers": (1, ("-w", "2")), "two processes": (2, ())}
 
@@ -71,10 +73,20 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, mode: str, number: signa
 
 
 def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> None:
-    lonely = ("-i", "1", "-a", f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}")
+    lonely = ("-i", "1", "-a", ";".join(f"127.0.0.1:{port}" for port in free_ports(2)))
     with Cluster("tests.fixtures.failing", {}, tmp_path, args=lonely) as cluster:
         deadline_s = time.monotonic() + 20
         while "error connecting" not in cluster.output() and time.monotonic() < deadline_s:
             time.sleep(0.05)
         cluster.signal(signal.SIGTERM)
         assert cluster.wait(5) == [0]
+
+
+def test_an_address_that_is_taken_or_none_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        for address, code, words in [(taken, 75, "Another process listens"), ("here", 78, "invalid socket address")]:
+            with Cluster("tests.fixtures.failing", {}, tmp_path, args=("-i", "0", "-a", f"{address};127.0.0.1:1")) as cluster:
+                assert cluster.wait(20) == [code], cluster.output()
+                assert words in cluster.output()
+                assert "bug" not in cluster.output()

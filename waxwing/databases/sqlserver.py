@@ -93,6 +93,14 @@ class SQLServer(Database):
             if not self._abilities.known:
                 self._abilities.probe(connection)
 
+        @sa.event.listens_for(engine, "do_setinputsizes")
+        def declare(sizes: dict[Any, Any], *unused: object) -> None:  # noqa: ARG001
+            # Else pyodbc declares each by its length, up to what the server says a varbinary(n) can have; and where the server
+            # was too busy to say so when the connection was made, beyond (HY104).
+            for parameter in sizes:
+                if isinstance(parameter.type, sa.LargeBinary):
+                    sizes[parameter] = (self._pyodbc.SQL_VARBINARY, 0, 0)  # varbinary(max)
+
         return engine
 
     @override
