@@ -129,6 +129,7 @@ class SqlTarget(Target):
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
+            self._check_kept(connection)
             held = {position.stream: position for position in self._positions(connection)}
             missing = [start for start in starts if start.stream not in held]
             if missing:
@@ -139,6 +140,19 @@ class SqlTarget(Target):
             return [position for position in self._positions(connection) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
+
+    def _check_kept(self, connection: sa.Connection) -> None:
+        """Raises ConfigError for a step that did something else so far."""
+        kept = window_store.kept(connection, self.flow, self.step)
+        if kept is not None and kept.buckets:
+            raise self._anew(f"So far step {self.step} wrote windows into {self.name} when they had closed.")
+
+    def _anew(self, message: str) -> ConfigError:
+        return ConfigError(
+            message,
+            hint=f"Go back to that; or begin anew: empty the table, forget the step (waxwing step drop {self.flow} {self.step}), "
+            "and start.",
+        )
 
     def _first(self, start: Start) -> dict[str, Any]:
         stream = start.stream
@@ -214,11 +228,12 @@ class SqlTarget(Target):
         return self._in_transaction(lambda connection: connection.execute(changed).rowcount)
 
     def dead_letter_reasons(self) -> Sequence[tuple[str, str, int]]:
-        """Stage, reason and number of this step's dead letters, the most frequent first."""
+        """Stage, reason and number of this step's dead letters, the most frequent first. Late records are one reason."""
         t = ledger.dead_letters
         count = sa.func.count().label("count")
-        query = sa.select(t.c.stage, t.c.reason, count).where(ledger.of_step(t, self.flow, self.step))
-        query = query.group_by(t.c.stage, t.c.reason).order_by(count.desc())
+        reason = sa.case((t.c.stage == "late", sa.literal_column("'too late for a window'")), else_=t.c.reason).label("why")
+        inner = sa.select(t.c.stage, reason).where(ledger.of_step(t, self.flow, self.step)).subquery()
+        query = sa.select(inner.c.stage, inner.c.why, count).group_by(inner.c.stage, inner.c.why).order_by(count.desc())
         return self._in_transaction(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
 
     # -- for the sink partition ------------------------------------------------------------------

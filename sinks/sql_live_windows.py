@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from typing_extensions import override
 
+from sinks import window_store
 from sinks.sql import SqlTarget
 from sinks.window_table import WindowTable
 from waxwing.batch import Batch
+from waxwing.databases import ledger
 from waxwing.operators.windows import Windows
 from waxwing.operators.windows.live import Live
 from waxwing.settings import SqlSettings
@@ -47,6 +50,18 @@ class SqlLiveWindows(SqlTarget):
         merge = self._live.merge(self._window_table.keys)
         brought = [name for name in self._window_table.names if name not in merge.mean]
         super().__init__(settings.model_copy(update={"database_table": ""}), table, merge, columns=brought)
+
+    @override
+    def _check_kept(self, connection: sa.Connection) -> None:
+        super()._check_kept(connection)
+        kept = window_store.kept(connection, self.flow, self.step)
+        definition = self._live.windows.text
+        if kept is None:
+            connection.execute(
+                ledger.windows.insert().values(flow=self.flow, step=self.step, buckets=0, definition=definition, streams="[]")
+            )
+        elif kept.definition != definition:
+            raise self._anew(f"The windows in {self.name} are of another definition: {kept.definition}; now it is {definition}.")
 
     def fold(self, batch: Batch[Any]) -> Batch[Any]:
         """The batch with what it adds to each window in place of its records."""

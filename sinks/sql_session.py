@@ -122,10 +122,9 @@ class SqlSession(Session):
         return str(self._connection.scalar(sa.select(owners.c.place).where(where, fresh)) or "")
 
     def _locked(self, stream: Stream) -> Any:
-        """The stream's row, by a locking read: a plain one may show the past."""
-        query = sa.select(progress).where(ledger.of_stream(self._step, stream)).with_for_update()
-        query = query.with_hint(progress, "WITH (UPDLOCK, ROWLOCK)", "mssql")  # which has no FOR UPDATE, and says nothing
-        row = self._connection.execute(query).one_or_none()
+        row = self._connection.execute(
+            ledger.locking(sa.select(progress).where(ledger.of_stream(self._step, stream)))
+        ).one_or_none()
         if row is None:
             raise ConfigError(
                 f"Step {self._step} has no position for {stream}.",

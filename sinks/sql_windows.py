@@ -16,6 +16,7 @@ from sinks.window_target import Streams, WindowTarget, add_starts
 from waxwing.batch import Stream
 from waxwing.databases import ledger
 from waxwing.databases.base import Append, Upsert
+from waxwing.databases.folding import folding
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Bucket, Held, Rows, Windows
 from waxwing.operators.windows.rebucket import rebucket as rebucket_states
@@ -51,6 +52,11 @@ class SqlWindows(SqlTarget, WindowTarget):
         fixed: Mapping[str, Any] | None = None,
         null_keys: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(settings, SqlWindowSettings):
+            raise ConfigError(
+                f"{type(settings).__name__} lacks the settings of windows.",
+                hint="Let it inherit KafkaSettings, SqlWindowSettings.",
+            )
         self.windows, self.window_settings = windows, settings
         self._window_table = WindowTable(table, windows, fixed, null_keys)
         keys = self._window_table.keys
@@ -65,11 +71,21 @@ class SqlWindows(SqlTarget, WindowTarget):
     # -- at the start ----------------------------------------------------------------------------
 
     @override
+    def prepare(self) -> None:
+        super().prepare()
+        keys = [name for name in self.windows.by if name in self._window_table.keys]
+        if folded := self._in_transaction(lambda connection: folding(connection, self._table, keys)):
+            raise ConfigError(
+                f"{self.name} takes keys for equal that differ ({', '.join(folded)}), so that one window would replace another.",
+                hint="Give the columns a binary collation, or take SqlLiveWindows, which adds such keys up.",
+            )
+
+    @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
-            row = connection.execute(
-                self._row().with_for_update().with_hint(windows, "WITH (UPDLOCK, ROWLOCK)", "mssql")
-            ).one_or_none()
+            row = window_store.kept(connection, self.flow, self.step, lock=True)
+            if not row.buckets if row else ledger.positions_of(connection, self.flow, self.step):
+                raise self._anew(f"So far step {self.step} wrote {self.name} as records came, not when windows had closed.")
             if row is None:
                 streams = add_starts({}, [], starts)
                 state = self.first_state(starts)
@@ -82,23 +98,20 @@ class SqlWindows(SqlTarget, WindowTarget):
                     streams = more
                     changed = windows.update().where(ledger.of_step(windows, self.flow, self.step))
                     connection.execute(changed.values(streams=window_store.dump_streams(streams)))
+            self.read_streams = (self.read_streams or frozenset()) | {start.stream for start in starts}
             return [position for position in self.opened(streams, held) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
 
-    def _row(self) -> sa.Select[Any]:
-        return sa.select(windows).where(ledger.of_step(windows, self.flow, self.step))
-
     def _check(self, row: Any) -> None:
         if row.definition != self.windows.text:
-            raise ConfigError(
-                f"The windows kept in {self.name} are of another definition: {row.definition}; now it is {self.windows.text}.",
-                hint="Go back to that definition, or give the new one a step name of its own, which begins anew.",
+            raise self._anew(
+                f"The windows kept in {self.name} are of another definition: {row.definition}; now it is {self.windows.text}."
             )
         if row.buckets != self.window_buckets:
             raise ConfigError(
                 f"The windows kept in {self.name} are in {row.buckets} buckets, not {self.window_buckets}.",
-                hint=f"Set WINDOW_BUCKETS={row.buckets}, or divide them anew: waxwing rebucket {self.flow}",
+                hint=f"Set WINDOW_BUCKETS={row.buckets}, or divide them anew: waxwing rebucket MODULE (of the flow).",
             )
 
     def _insert(self, connection: sa.Connection, streams: Streams, state: bytes) -> None:
@@ -107,11 +120,14 @@ class SqlWindows(SqlTarget, WindowTarget):
         connection.execute(windows.insert().values(flow=self.flow, step=self.step, **first))
         for number in range(self.window_buckets):
             connection.execute(progress.insert().values(**self._first(Start(self.bucket_stream(number), 0, None))))
-            window_store.save(connection, self.flow, self.step, number, state)
+            window_store.save(connection, self.flow, self.step, number, state, self._part_bytes(connection))
+
+    def _part_bytes(self, connection: sa.Connection) -> int:
+        return window_store.part_bytes(self._database.value_bytes_max(connection))
 
     @override
     def _positions(self, connection: sa.Connection) -> list[Position]:
-        row = connection.execute(self._row()).one_or_none()
+        row = window_store.kept(connection, self.flow, self.step)
         return [] if row is None else self.opened(*self._kept(connection, row))
 
     def _kept(self, connection: sa.Connection, row: Any) -> tuple[Streams, list[dict[Stream, Held]]]:
@@ -124,33 +140,45 @@ class SqlWindows(SqlTarget, WindowTarget):
                 bucket = Bucket.load(self.windows, window_store.load(connection, self.flow, self.step, number))
                 bucket.jump(stream, offset)
                 self._update(connection, self.bucket_stream(number), offset_next=progress.c.offset_next + 1)
-                window_store.save(connection, self.flow, self.step, number, bucket.pack())
+                window_store.save(connection, self.flow, self.step, number, bucket.pack(), self._part_bytes(connection))
 
         self._in_transaction(jump)
+        self.positions()  # lanes begin where it stands now
 
     def rebucket(self) -> int:
         """Divide what is kept into WINDOW_BUCKETS buckets, while the flow does not run. Returns how many there were.
 
         Raises:
-            ConfigError: the buckets do not stand at the same positions, or somebody is writing them.
+            ConfigError: the buckets do not stand at the same positions, or the flow runs.
         """
 
         def rebucket(connection: sa.Connection) -> int:
-            row = connection.execute(self._row()).one_or_none()
+            row = window_store.kept(connection, self.flow, self.step)
             if row is None or row.buckets == self.window_buckets:
                 return self.window_buckets
+            of_step = ledger.of_step(progress, self.flow, self.step)
+            buckets = connection.execute(ledger.locking(sa.select(progress).where(of_step))).all()
+            now_ms: sa.ColumnElement[int] = sa.literal_column(self._database.dialect.now_ms_sql, sa.BigInteger)
+            if alive := ledger.alive(connection, self.flow, self.step, now_ms, self.settings.owner_stale_s):
+                raise ConfigError(
+                    f"Flow {self.flow} runs ({alive}).",
+                    hint=f"Stop it first; after a kill, wait {self.settings.owner_stale_s:.0f} s.",
+                )
             old = [window_store.load(connection, self.flow, self.step, number) for number in range(row.buckets)]
             states = rebucket_states(self.windows, old, self.window_buckets)
-            where = ledger.of_step(progress, self.flow, self.step)
-            emissions = connection.scalar(sa.select(sa.func.max(progress.c.offset_next)).where(where))
-            owner = connection.scalar(sa.select(sa.func.max(progress.c.owner)).where(where))
-            for table in (progress, window_state):
-                connection.execute(table.delete().where(ledger.of_step(table, self.flow, self.step)))
+            gone = 0
+            for bucket in buckets:  # as they were read: whoever moved one meanwhile wins
+                at = sa.and_(progress.c.topic_partition == bucket.topic_partition, progress.c.version == bucket.version)
+                gone += connection.execute(progress.delete().where(of_step, at)).rowcount
+            if gone != row.buckets:
+                raise ConfigError(f"Flow {self.flow} runs.", hint="Stop it first.")
+            connection.execute(window_state.delete().where(ledger.of_step(window_state, self.flow, self.step)))
+            # Emissions and owners are counted on, so that no dead letter's key comes twice, and no earlier owner comes back.
+            emissions, owner = max(one.offset_next for one in buckets), max(one.owner for one in buckets)
             for number, state in enumerate(states):
-                # Emissions and owners are counted on, so that no dead letter's key comes twice, and no earlier owner comes back.
                 first = self._first(Start(self.bucket_stream(number), emissions, None)) | {"owner": owner}
                 connection.execute(progress.insert().values(**first))
-                window_store.save(connection, self.flow, self.step, number, state)
+                window_store.save(connection, self.flow, self.step, number, state, self._part_bytes(connection))
             changed = windows.update().where(ledger.of_step(windows, self.flow, self.step))
             connection.execute(changed.values(buckets=self.window_buckets))
             return int(row.buckets)
@@ -181,5 +209,6 @@ class WindowSession(SqlSession):
         if not done:
             for stream, after in change.after.items():
                 assert after.state is not None
-                window_store.save(self._connection, self._flow, self._step, stream.partition, after.state)
+                most = window_store.part_bytes(self._database.value_bytes_max(self._connection))
+                window_store.save(self._connection, self._flow, self._step, stream.partition, after.state, most)
         return done

@@ -66,7 +66,8 @@ class WindowAdmission:
     def open(self, position: Position) -> None:
         """The bucket is ours."""
         assert position.state is not None
-        self._bucket, self._position = Bucket.load(self._target.windows, position.state), position._replace(state=None)
+        self._bucket = Bucket.load(self._target.windows, position.state, live=self._target.read_streams)
+        self._position = position._replace(state=None)
 
     def take(self, items: list[Piece | Mark], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
@@ -96,11 +97,12 @@ class WindowAdmission:
         """The emission, with the bucket's move.
 
         Raises:
-            BadRowsLimit: with it, too many of the messages were rejected.
+            BadRowsLimit: with it, too many messages were rejected, or rows refused.
         """
         before = self._position
-        letters = [*self._letters, *(letter for batch in batches for letter in dead_letters(batch))]
-        after = self._judged(before, self._rejects)
+        refused = [letter for batch in batches for letter in dead_letters(batch)]
+        after = self._judged(before, [*self._rejects, *refused], sum(len(batch.records) for batch in batches))
+        letters = [*self._letters, *refused]
         return Change(batches, {self._stream: before}, {self._stream: after}, letters, messages=self._messages)
 
     def moved(self, change: Change) -> None:
@@ -108,15 +110,15 @@ class WindowAdmission:
         self._position = change.after[self._stream]._replace(state=None)
         self._letters, self._rejects, self._state = [], [], b""
 
-    def _judged(self, before: Position, rejects: list[DeadLetter]) -> Position:
+    def _judged(self, before: Position, bad: list[DeadLetter], rows: int) -> Position:
         """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""
-        seen, records_bad = before.records_seen + self._messages, before.records_bad + len(rejects)
+        seen, records_bad = before.records_seen + self._messages + rows + len(bad), before.records_bad + len(bad)
         block = RATIO_BLOCK_RECORDS
         if records_bad > self._target.settings.bad_ratio_max * max(seen, block) and before.offset_next >= before.limits_from:
-            last = rejects[-1]
+            last = bad[-1]
             raise BadRowsLimit(
-                f"{self._target.name}: {records_bad:,} bad records among {max(seen, block):,}; the last one, {last.stream} at "
-                f"offset {last.offset}: {last.reason}.",
+                f"{self._target.name}: {records_bad:,} bad records or rows among {max(seen, block):,}; the last one, "
+                f"{last.stream} at offset {last.offset}: {last.reason}.",
                 hint="Something is wrong with the definition or the producer. Mend it and start again, or accept them as dead "
                 f"letters: waxwing resume {self._stream.flow}",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,11 +19,22 @@ windows, window_state = ledger.windows, ledger.window_state
 PART_BYTES = 1_000_000
 
 
-def save(connection: sa.Connection, flow: str, step: str, bucket: int, state: bytes) -> None:
+def kept(connection: sa.Connection, flow: str, step: str, *, lock: bool = False) -> Any:
+    """What is remembered of a step's windows: its row of waxwing_windows, or None. Live ones have no buckets."""
+    query = sa.select(windows).where(ledger.of_step(windows, flow, step))
+    return connection.execute(ledger.locking(query) if lock else query).one_or_none()
+
+
+def part_bytes(value_bytes_max: int | None) -> int:
+    """The size of a part, where a server takes values up to this size."""
+    return PART_BYTES if value_bytes_max is None else max(1, min(PART_BYTES, value_bytes_max))
+
+
+def save(connection: sa.Connection, flow: str, step: str, bucket: int, state: bytes, part_size: int = PART_BYTES) -> None:
     """Write a bucket's state."""
     connection.execute(window_state.delete().where(_of_bucket(flow, step, bucket)))
-    for number, first in enumerate(range(0, len(state), PART_BYTES)):
-        part = state[first : first + PART_BYTES]
+    for number, first in enumerate(range(0, len(state), part_size)):
+        part = state[first : first + part_size]
         connection.execute(window_state.insert().values(flow=flow, step=step, bucket=bucket, part=number, state=part))
 
 
@@ -43,8 +55,8 @@ def held(connection: sa.Connection, flow: str, step: str) -> list[dict[Stream, H
 
 def positions(connection: sa.Connection, flow: str, step: str) -> list[Position]:
     """The lowest position of each stream: for people."""
-    row = connection.execute(sa.select(windows).where(ledger.of_step(windows, flow, step))).one_or_none()
-    if row is None:
+    row = kept(connection, flow, step)
+    if row is None or not row.buckets:
         return []
     buckets = held(connection, flow, step)
     return [

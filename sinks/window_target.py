@@ -34,6 +34,8 @@ class WindowTarget(Target):
     windows: Windows
     window_buckets: int
     window_settings: WindowSettings
+    # The streams of this run: others, of a topic that is gone, are not waited for. None: all known ones.
+    read_streams: frozenset[Stream] | None = None
 
     @abstractmethod
     def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:

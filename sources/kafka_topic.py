@@ -122,7 +122,7 @@ class TopicWatch:
 
     def _what(self) -> str:
         """What the flow does, for people."""
-        targets = ", ".join(feed.name for feed in self._feeds) or "a plain Bytewax sink"
+        targets = ", ".join(dict.fromkeys(feed.name for feed in self._feeds)) or "a plain Bytewax sink"
         assert self._topic is not None
         partitions = f"{len(self._topic.partitions)} partitions in {self._settings.lanes} lanes"
         bounded = ", to the log's end" if self.bounded else ""

@@ -26,6 +26,7 @@ class Tally:
     records_of: dict[str, int] = field(default_factory=dict)  # by step
     rows: int = 0
     dead_letters: int = 0
+    late: int = 0
     transactions: int = 0
     retries: int = 0
     positions: dict[str, int] = field(default_factory=dict)
@@ -65,6 +66,8 @@ def late(step: str, records: int) -> None:
     """Records were late, and are about to be written as such."""
     if records:
         LATE.labels(step).inc(records)
+        with _lock:
+            tally.late += records
 
 
 def retry(step: str, part: str) -> None:

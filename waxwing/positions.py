@@ -33,12 +33,14 @@ def prepare_feeds(feeds: Sequence[Target], flow: str) -> None:
         if not target.step:
             raise ConfigError("A target in feeds=[...] serves no step.", hint='Write to it: sink("step", batches, target).')
         target.prepare()
-        if left := sorted(step for step in target.steps() if step not in steps):
+        held = target.steps()
+        if left := sorted(step for step in held if step not in steps):
+            drops = "; ".join(f"waxwing step drop {flow} {step}" for step in left)
+            renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
             raise ConfigError(
                 f"{target.name} holds positions of flow {flow} under steps that it no longer has: {', '.join(left)}; "
                 f"it has {', '.join(sorted(steps))}.",
-                hint=f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}; "
-                f"one that was dropped: waxwing step drop {flow} {left[0]}",
+                hint=f"{'' if target.step in held else renamed}Steps that were taken out: {drops}",
             )
 
 

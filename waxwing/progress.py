@@ -59,6 +59,7 @@ class _Reporter:
             "records": tally.records,
             "rows": tally.rows,
             "dead_letters": tally.dead_letters,
+            "late": tally.late,
             "transactions": tally.transactions,
             "retries": tally.retries,
         }
@@ -69,8 +70,9 @@ class _Reporter:
         tally = metrics.tally
         if self._terminal and self._records:
             sys.stderr.write("\r\x1b[2K")
+        late = f"{tally.late:,} times too late for a window, " if tally.late else ""
         text = (
-            f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, {tally.dead_letters:,} dead letters, "
+            f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, {tally.dead_letters:,} dead letters, {late}"
             f"{tally.transactions:,} transactions, {tally.retries:,} retries; it ran for {seconds:.1f} s."
         )
         log.info("summary", text, **self._counts(), seconds=round(seconds, 1), positions=tally.positions)

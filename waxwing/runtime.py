@@ -267,3 +267,9 @@ class _PanicFilter(threading.Thread):
             return
         os.dup2(cls._active._out, 2)  # closes the pipe's last writer: the thread reads to its end
         cls._active.join(timeout=1.0)
+
+
+_main = getattr(sys.modules["__main__"], "__spec__", None)
+if _main is not None and _main.name == "bytewax.run":
+    # What a flow's module defines outside its flow() may be wrong as well.
+    sys.excepthook = _excepthook

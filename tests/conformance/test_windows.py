@@ -24,7 +24,7 @@ from sinks import SqlLiveWindows, SqlWindows, window_admission, window_sink
 from sources.memory import MemorySource
 from tests.conformance.place import Place
 from waxwing.databases import ledger
-from waxwing.errors import Fenced, TransientError
+from waxwing.errors import ConfigError, Fenced, TransientError
 from waxwing.operators import parse
 from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
 from waxwing.settings import SqlWindowSettings
@@ -331,7 +331,7 @@ def test_another_definition_is_refused_with_what_to_do(place: Place) -> None:
     case.run(data, ends=False)
     with pytest.raises(BaseException, match=r"another definition|error") as caught:
         case.run(data, case.target(replace(DEFINITION, lateness_s=4)))
-    assert "step name of its own" in _story(caught.value)
+    assert f"waxwing step drop {case.flow} totals" in _story(caught.value)
 
 
 def test_another_number_of_buckets_is_refused(place: Place) -> None:
@@ -354,7 +354,7 @@ def _story(error: BaseException | None) -> str:
     return " ".join(said)
 
 
-def test_a_state_of_megabytes_is_kept_in_parts(place: Place) -> None:
+def test_a_state_of_megabytes_is_kept_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     case, rng = Case(place), random.Random(11)
     letters = string.ascii_letters + string.digits
     many = [{"time": FIRST_S, "key": "".join(rng.choices(letters, k=64)), "value": "1.00"} for _ in range(25_000)]
@@ -364,8 +364,13 @@ def test_a_state_of_megabytes_is_kept_in_parts(place: Place) -> None:
 
     case.run({0: many}, target(), ends=False, size=10_000)
     assert case.totals() == {}
-    assert case.state_parts() > 1
-    case.run({0: many}, target(), size=10_000)
+    parts = case.state_parts()
+    assert parts > 1
+    # A server that takes less.
+    monkeypatch.setattr(place.database, "value_bytes_max", lambda connection: 300_000)  # noqa: ARG005
+    case.run({0: [*many, many[0]]}, target(), ends=False, size=10_000)
+    assert case.state_parts() > 2 * parts
+    case.run({0: [*many, many[0]]}, target(), size=10_000)
     assert len(case.totals()) == 25_000
 
 
@@ -417,3 +422,78 @@ def test_live_totals_are_exact_and_nothing_is_late(place: Place) -> None:
     case.run({partition: records[:11] for partition, records in data.items()}, ends=False)
     case.run(data, ends=False)
     case.check(data)
+
+
+def test_live_windows_of_another_definition_are_refused(place: Place) -> None:
+    case, data = Case(place, live=True), sales(15, 10)
+    case.run(data, ends=False)
+    with pytest.raises(BaseException, match=r"another definition|error") as caught:
+        case.run(data, case.target(replace(LIVE, kind=Tumbling(3_600))))
+    assert f"waxwing step drop {case.flow} totals" in _story(caught.value)
+
+
+@pytest.mark.parametrize("live_first", [True, False])
+def test_a_step_that_was_written_the_other_way_is_refused(place: Place, live_first: bool) -> None:
+    case, data = Case(place, live=live_first), sales(16, 10)
+    case.run(data, ends=False)
+    before = case.totals()
+    case.live = not live_first
+    with pytest.raises(BaseException, match=r"So far step|error") as caught:
+        case.run(data)
+    assert f"empty the table, forget the step (waxwing step drop {case.flow} totals)" in _story(caught.value)
+    assert case.totals() == before
+
+
+def test_keys_that_the_table_takes_for_equal_are_refused(place: Place) -> None:
+    case = Case(place)
+    kind = place.database.dialect.name
+    columns = {
+        "sqlite": "VARCHAR(70) COLLATE NOCASE",
+        "postgresql": "VARCHAR(70) COLLATE ci_test",
+        "mysql": "VARCHAR(70) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
+        "mariadb": "VARCHAR(70) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
+        "sqlserver": "NVARCHAR(70)",
+    }
+    if kind == "postgresql":
+        place.run("CREATE COLLATION IF NOT EXISTS ci_test (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    when = {"sqlite": "TIMESTAMP", "postgresql": "TIMESTAMP", "sqlserver": "DATETIME2"}.get(kind, "DATETIME")
+    place.run(
+        f"CREATE TABLE {case.table.name} (window_start {when} NOT NULL, scope VARCHAR(8) NOT NULL, {_KEY[kind]} {columns[kind]} "
+        f"NOT NULL, n BIGINT, total NUMERIC(12,2), largest NUMERIC(12,2), mean NUMERIC(12,2), "
+        f"PRIMARY KEY (window_start, scope, {_KEY[kind]}))"
+    )
+    with pytest.raises(BaseException, match=r"takes keys for equal|error") as caught:
+        case.run(sales(17, 5))
+    assert "takes keys for equal that differ (key)" in _story(caught.value)
+
+
+_KEY = {"sqlite": '"key"', "postgresql": '"key"', "mysql": "`key`", "mariadb": "`key`", "sqlserver": "[key]"}
+
+
+def test_a_running_flow_is_not_divided_anew(place: Place) -> None:
+    case, data = Case(place), sales(18, 10)
+    case.run(data, ends=False)
+    target, divided = case.target(), case.target(window_buckets=3)
+    if target.parts_max == 1:
+        return  # it has one bucket for ever
+    assert isinstance(target, SqlWindows)
+    assert isinstance(divided, SqlWindows)
+    for one in (target, divided):
+        one.bind(case.flow, "totals")
+    running = target.connect("bucket-000", "running")
+    with pytest.raises(ConfigError, match=r"Flow .* runs"):
+        divided.rebucket()
+    running.release()
+    running.close()
+    assert divided.rebucket() == 2
+    case.run(data, case.target(window_buckets=3))
+    case.check(data)
+
+
+def test_refused_rows_stop_it_like_bad_records(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
+    case = Case(place, largest=sa.Numeric(4, 2))
+    data = {0: [{"time": FIRST_S + at, "key": "a", "value": "100.00"} for at in range(0, 2_000, LENGTH_S)]}
+    with pytest.raises(BaseException, match=r"bad records or rows|error") as caught:
+        case.run(data)
+    assert "waxwing resume" in _story(caught.value)

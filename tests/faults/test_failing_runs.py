@@ -82,6 +82,17 @@ def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> 
         assert cluster.wait(5) == [0]
 
 
+def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
+    (tmp_path / "mistaken.py").write_text(
+        "from waxwing import runtime\nfrom waxwing.operators.windows import Count, Tumbling, Windows\n"
+        'w = Windows(by=(), time="t", kind=Tumbling(length_s=-1), aggregates={"n": Count()})\n'
+    )
+    with Cluster(str(tmp_path / "mistaken.py"), {}, tmp_path) as cluster:
+        assert cluster.wait(20) == [78], cluster.output()
+        assert "length_s=-1" in cluster.output()
+        assert "Traceback" not in cluster.output()
+
+
 def test_an_address_that_is_taken_or_none_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"

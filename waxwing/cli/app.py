@@ -107,7 +107,9 @@ def step_drop(
 
 
 @app.command()
-def rebucket(flow: FlowName) -> None:
+def rebucket(
+    flow: Annotated[str, typer.Argument(help="`orders` (short for dataflows.orders), or your own flow's module.")],
+) -> None:
     """Divide the state of the flow's windows into WINDOW_BUCKETS buckets. Stop the flow cleanly before.
 
     With more buckets more processes can share the work; fewer cost less.

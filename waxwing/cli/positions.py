@@ -64,7 +64,9 @@ def drop(flow: str, step: str, *, yes: bool) -> None:
     _demand(flow, step, _steps(settings, flow))
     if not yes:
         typer.confirm(
-            f"Forget the positions of step {step} of flow {flow}? A step of that name would write everything again.", abort=True
+            f"Forget the positions of step {step} of flow {flow}? A step of that name would write everything again, "
+            "beside or into the rows that its table has.",
+            abort=True,
         )
     positions = _target(settings, flow, step).drop_step(step)
     log.info("step_dropped", f"{flow}: {positions} positions of step {step} are forgotten.")

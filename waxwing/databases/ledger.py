@@ -7,6 +7,7 @@ Lengths keep each key within 900 bytes, the smallest limit (SQL Server's cluster
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -146,6 +147,25 @@ def position(row: sa.Row[tuple[object, ...]]) -> Position:
         r["bad_run"],
         r["limits_from"],
     )
+
+
+def positions_of(connection: sa.Connection, flow: str, step: str) -> int:
+    """How many positions a step has."""
+    return int(connection.scalar(sa.select(sa.func.count()).select_from(progress).where(of_step(progress, flow, step))) or 0)
+
+
+def alive(connection: sa.Connection, flow: str, step: str, now_ms: sa.ColumnElement[int], stale_s: float) -> str:
+    """Where an owner of the step runs whose heartbeat is fresh; else empty."""
+    fresh = owners.c.heartbeat_ms > now_ms - int(stale_s * 1000)
+    return connection.scalars(sa.select(owners.c.place).where(of_step(owners, flow, step), fresh)).first() or ""
+
+
+def locking(query: sa.Select[Any]) -> sa.Select[Any]:
+    """A locking read: a plain one may show the past."""
+    table = query.get_final_froms()[0]
+    return query.with_for_update().with_hint(
+        table, "WITH (UPDLOCK, ROWLOCK)", "mssql"
+    )  # which has no FOR UPDATE, and says nothing
 
 
 def dead_letter_row(step: str, letter: DeadLetter, value_bytes_max: int | None = None) -> dict[str, object]:

@@ -166,7 +166,7 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     if problems:
         raise ConfigError(
             f"The existing table {table.fullname} does not fit: {'; '.join(problems)}.",
-            hint="Alter the table, name another one (DATABASE_TABLE), or correct the flow's Table.",
+            hint="Alter the table, take another one (DATABASE_TABLE, or the Table's name), or correct the flow's Table.",
         )
     if left_out:
         names = ", ".join(column.name for column in left_out)
