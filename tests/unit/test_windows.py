@@ -516,6 +516,51 @@ def test_a_bounded_run_that_ended_goes_on_some_day() -> None:
     assert len(emission.late) + len(emission.late_entries) == 1
 
 
+def fed(bucket: Bucket, definition: Windows, stream: Stream, records: Sequence[Any]) -> Lane:
+    """Records of a stream from its start, taken in by the bucket; the lane that read them."""
+    lane, one = Lane(definition, stream, 1, Opening(0, 0, NEVER)), batch(records)
+    bucket.fold(*lane.fold(Batch(stream, "lane", 0, len(records), one.messages, records, one.at)))
+    return lane
+
+
+def test_streams_that_are_no_longer_read_hold_no_window_open() -> None:
+    definition, new = define(), STREAM._replace(topic_id="made anew")
+    before = Bucket(definition, {STREAM: 0})
+    fed(before, definition, STREAM, [(1, "a", 1)])
+    bucket = Bucket.load(definition, before.pack(), [new])
+    lane = fed(bucket, definition, new, [(61, "b", 1), (130, "b", 1)])
+    assert [row[2:4] for row in bucket.emission().rows.tuples()] == [("a", 1), ("b", 1)]
+    bucket.mark(lane.mark(ended=True))
+    assert [row[2:4] for row in bucket.emission().rows.tuples()] == [("b", 1)], (
+        "the end of a bounded run, too, is that of what is read"
+    )
+    assert bucket.held[STREAM].offset_next == 1, "its position stays"
+
+
+def test_of_a_topic_that_is_new_every_partition_is_waited_for_over_restarts() -> None:
+    definition = define()
+    first, second = (Stream("flow", "another", "id", number) for number in (0, 1))
+    bucket = Bucket.load(definition, Bucket(definition, {STREAM: 0}).pack(), [first, second])
+    fed(bucket, definition, first, [(1, "a", 1), (100, "a", 1)])
+    assert not bucket.emission().rows
+    bucket = Bucket.load(definition, bucket.pack(), [first, second])
+    other = fed(bucket, definition, second, [(2, "a", 1)])
+    assert not bucket.emission().rows
+    bucket.mark(other.mark(ended=False))
+    assert [row[2:4] for row in bucket.emission().rows.tuples()] == [("a", 2)]
+
+
+def test_a_partition_added_to_a_known_topic_counts_from_its_first_record_on() -> None:
+    definition, added = define(), STREAM._replace(partition=1)
+    bucket = Bucket.load(definition, Bucket(definition, {STREAM: 0}).pack(), [STREAM, added])
+    fed(bucket, definition, STREAM, [(1, "a", 1), (66, "a", 1)])
+    assert len(bucket.emission().rows) == 1
+    fed(bucket, definition, added, [(70, "a", 1)])
+    (piece,) = Lane(definition, STREAM, 1, Opening(0, 2, 61 * SECOND)).fold(batch([(200, "a", 1)], 2))
+    bucket.fold(piece)
+    assert not bucket.emission().rows
+
+
 # -- packing ----------------------------------------------------------------------------------------------
 
 values = st.one_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import localcontext
 from typing import Any, NamedTuple
 
@@ -36,7 +36,8 @@ class Emission(NamedTuple):
 class Bucket:
     """Folds pieces, in the order of each stream and any interleaving of streams.
 
-    A window closes when the watermarks of all streams that are waited for have passed it.
+    A window closes when the watermarks of all streams that are waited for have passed it. Streams that are no longer read (of
+    another topic, or of one that was made anew) are history: nobody waits for them.
 
     Args:
         definition: the windows.
@@ -50,6 +51,8 @@ class Bucket:
         self._closed_to = NEVER
         self._windows: dict[int, Window] = {}
         self._sessions = OpenSessions(definition)
+        self._gone: set[Stream] = set()  # not read in this run
+        self._awaited: set[Stream] = set()  # of a topic that is new here, and not heard of yet: nothing closes without them
         # Decided in memory only: what was not committed never happened.
         self._idle: set[Stream] = set()
         self._ended: set[Stream] = set()
@@ -136,6 +139,7 @@ class Bucket:
         return tuple(Mark(one, held[one].offset_start, held[one].offset_next, True) for one in sorted(self._ended))
 
     def _known(self, stream: Stream, offset_start: int, offset: int) -> Held:
+        self._gone.discard(stream)
         if stream not in self._held:
             if offset != offset_start:
                 raise OffsetGap(
@@ -143,6 +147,7 @@ class Bucket:
                     hint="A partition that was added is read from its start by every bucket.",
                 )
             self._held[stream] = Held(offset_start, offset_start, NEVER)
+            self._awaited.discard(stream)
         return self._held[stream]
 
     def _fold_group(self, stream: Stream, group: Group) -> None:
@@ -182,18 +187,18 @@ class Bucket:
     # -- closing ------------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        held = self._held
-        if len(held) < self._streams_min:
+        if self._awaited or len(self._held) < self._streams_min:
             return
-        waited_for = [one.watermark for stream, one in held.items() if stream not in self._idle]
+        read = {stream: one.watermark for stream, one in self._held.items() if stream not in self._gone}
+        waited_for = [watermark for stream, watermark in read.items() if stream not in self._idle]
         if waited_for:
             closed_to = min(waited_for)
-        elif len(self._ended) == len(held):
+        elif len(self._ended) == len(read):
             # All there is has come. Not "for ever": the flow may go on some day, with later windows.
             last = max(self._sessions.end_max, max(self._windows, default=NEVER) + self._definition.grace_us)
-            closed_to = max(last, *(one.watermark for one in held.values()))
+            closed_to = max(last, *read.values())
         else:
-            closed_to = max(one.watermark for one in held.values())
+            closed_to = max(read.values())
         if closed_to > self._closed_to:
             self._closed_to = closed_to
             self._close_windows()
@@ -244,12 +249,15 @@ class Bucket:
 
     def pack(self) -> bytes:
         """The state. Rows that no emission brought yet are no part of it."""
-        header = state.Header(self._definition.text, self._closed_to, self._held)
+        header = state.Header(self._definition.text, self._closed_to, self._held, sorted(self._awaited))
         return state.pack(header, self._windows, self._sessions.pack())
 
     @staticmethod
-    def load(definition: Windows, packed: bytes, *, streams_min: int = 0) -> Bucket:
+    def load(definition: Windows, packed: bytes, live: Collection[Stream] | None = None, *, streams_min: int = 0) -> Bucket:
         """The bucket that was packed.
+
+        `live` are the streams that this run reads (None: all that it knows). Those of a topic that is new here are all waited
+        for, as at the first opening; a partition that was added to a known topic counts from its first piece or mark on.
 
         Raises:
             ConfigError: it was packed under another definition.
@@ -259,6 +267,11 @@ class Bucket:
         header, bucket._windows, sessions = state.unpack(definition, packed)
         bucket._held, bucket._closed_to = header.held, header.closed_to
         bucket._sessions.load(sessions)
+        bucket._awaited = set(header.awaited)
+        if live is not None:
+            topics = {stream[:3] for stream in header.held}
+            new = {stream for stream in live if stream not in header.held and stream[:3] not in topics}
+            bucket._gone, bucket._awaited = header.held.keys() - set(live), bucket._awaited.intersection(live) | new
         return bucket
 
     @staticmethod

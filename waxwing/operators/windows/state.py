@@ -19,17 +19,18 @@ VERSION = 1
 
 
 class Header(NamedTuple):
-    """The definition's text, up to where windows are closed, and how far the bucket has come."""
+    """The definition's text, up to where windows are closed, how far the bucket has come, and what it waits to hear of."""
 
     text: str
     closed_to: int
     held: dict[Stream, Held]
+    awaited: list[Stream]
 
 
 def pack(header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> bytes:
     """All of it as bytes."""
     held = [[*stream, *one] for stream, one in header.held.items()]
-    head = packing.encode([header.text, header.closed_to, held])
+    head = packing.encode([header.text, header.closed_to, held, header.awaited])
     body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
     return bytes([VERSION]) + len(head).to_bytes(4) + head + packing.compress(body)
 
@@ -46,10 +47,10 @@ def read_header(state: bytes) -> Header:
             hint="Use the Waxwing that wrote it, or a later one.",
         )
     try:
-        text, closed_to, held = packing.decode(state[5 : 5 + int.from_bytes(state[1:5])])
+        text, closed_to, held, awaited = packing.decode(state[5 : 5 + int.from_bytes(state[1:5])])
     except (msgspec.DecodeError, ValueError) as error:
         raise _damaged(error) from error
-    return Header(text, closed_to, {Stream(*row[:4]): Held(*row[4:]) for row in held})
+    return Header(text, closed_to, {Stream(*row[:4]): Held(*row[4:]) for row in held}, [Stream(*row) for row in awaited])
 
 
 def unpack(definition: Windows, state: bytes) -> tuple[Header, dict[int, Window], list[Any]]:
