@@ -96,6 +96,8 @@ def _fill(topic: str) -> str:
 
 def _report(url: sa.URL, table: sa.Table, more: Sequence[sa.Table], seconds: float) -> None:
     """What the run did, read from the database file itself."""
+    if not metrics.tally.transactions:  # only drawn, or stopped before it began
+        return
     letters = ledger.dead_letters.c
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
@@ -109,7 +111,7 @@ def _report(url: sa.URL, table: sa.Table, more: Sequence[sa.Table], seconds: flo
             sa.select(letters.reason, number).group_by(letters.reason).order_by(number.desc(), letters.reason)
         ).all()
     read = metrics.tally.records
-    summary = f"{read:,} orders read, {rows:,} rows written, {sum(row.number for row in reasons):,} dead letters"
+    summary = f"{read:,} orders read, {rows:,} rows in {table.name}, {sum(row.number for row in reasons):,} dead letters"
     summary += f", in {seconds:.1f} s ({read / seconds:,.0f} orders/s)"
     if not log.terminal:
         found = {row.reason: row.number for row in reasons}

@@ -101,7 +101,8 @@ class WindowAdmission:
         """
         before = self._position
         refused = [letter for batch in batches for letter in dead_letters(batch)]
-        after = self._judged(before, [*self._rejects, *refused], sum(len(batch.records) for batch in batches))
+        rows = sum(len(batch.records) for batch in batches)
+        after = self._judged(before, [*self._rejects, *refused], max(self._messages, rows + len(refused)))
         letters = [*self._letters, *refused]
         return Change(batches, {self._stream: before}, {self._stream: after}, letters, messages=self._messages)
 
@@ -110,9 +111,9 @@ class WindowAdmission:
         self._position = change.after[self._stream]._replace(state=None)
         self._letters, self._rejects, self._state = [], [], b""
 
-    def _judged(self, before: Position, bad: list[DeadLetter], rows: int) -> Position:
+    def _judged(self, before: Position, bad: list[DeadLetter], judged: int) -> Position:
         """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""
-        seen, records_bad = before.records_seen + self._messages + rows + len(bad), before.records_bad + len(bad)
+        seen, records_bad = before.records_seen + judged, before.records_bad + len(bad)
         block = RATIO_BLOCK_RECORDS
         if records_bad > self._target.settings.bad_ratio_max * max(seen, block) and before.offset_next >= before.limits_from:
             last = bad[-1]
