@@ -159,7 +159,7 @@ class WindowSettings(SinkSettings):
         default=4,
         ge=1,
         le=1_000,
-        description="Parts that the keys are divided into, each with a writer of its own. Once a flow has begun: `waxwing rebucket`.",
+        description="Parts that the keys are divided into, each with a writer of its own. Changed by `waxwing rebucket`.",
     )
     window_snapshot_interval_s: float = Field(
         default=1.0,

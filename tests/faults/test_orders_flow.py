@@ -117,7 +117,7 @@ def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(kafka: Ka
             time.sleep(0.003)
         else:
             pytest.fail("it was never met inside a transaction")
-        ended(env, tmp_path, 0, name="successor", timeout_s=60)
+        ended(env, tmp_path, 0, name="successor", timeout_s=120)
         zombie.signal(signal.SIGCONT)
         assert zombie.wait(30) == [76], zombie.output()
         assert "taken over" in zombie.output()
