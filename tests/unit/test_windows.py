@@ -561,6 +561,18 @@ def test_a_partition_added_to_a_known_topic_counts_from_its_first_record_on() ->
     assert not bucket.emission().rows
 
 
+@pytest.mark.parametrize(("kind", "grace_s"), [(Tumbling(60), 0), (Tumbling(60), 40), (Hopping(60, 20), 0), (Session(30), 0)])
+def test_at_the_end_of_a_bounded_run_each_bucket_closes_to_the_end_of_the_topic(kind: Any, grace_s: float) -> None:
+    definition = define(kind=kind, grace_s=grace_s)
+    lane, buckets = Lane(definition, STREAM, 8, Opening(0, 0, NEVER)), [Bucket(definition, {STREAM: 0}) for _ in range(8)]
+    for bucket, piece in zip(buckets, lane.fold(batch([(1, "a", 1), (2, "b", 1), (61, "a", 1)])), strict=True):
+        bucket.fold(piece)
+        bucket.mark(lane.mark(ended=True))
+        assert not bucket.open_entries
+    (closed_to,) = {bucket.closed_to for bucket in buckets}
+    assert closed_to == (91 if isinstance(kind, Session) else 120 + grace_s) * SECOND
+
+
 # -- packing ----------------------------------------------------------------------------------------------
 
 values = st.one_of(

@@ -194,9 +194,7 @@ class Bucket:
         if waited_for:
             closed_to = min(waited_for)
         elif len(self._ended) == len(read):
-            # All there is has come. Not "for ever": the flow may go on some day, with later windows.
-            last = max(self._sessions.end_max, max(self._windows, default=NEVER) + self._definition.grace_us)
-            closed_to = max(last, *read.values())
+            closed_to = self._end_of_all()
         else:
             closed_to = max(read.values())
         if closed_to > self._closed_to:
@@ -205,6 +203,19 @@ class Bucket:
             keys, starts, ends, columns = self._sessions.close(closed_to)
             if keys:
                 self._add_rows(starts, ends, keys, columns, [0] * len(keys))
+
+    def _end_of_all(self) -> int:
+        """Behind every window that a record so far may be in, its grace too: the same for all buckets, whatever keys they have.
+
+        Not "for ever": the flow may go on some day, with later windows.
+        """
+        definition, watermark = self._definition, max(one.watermark for one in self._held.values())
+        if watermark == NEVER:
+            return NEVER
+        highest = watermark + definition.lateness_us
+        if definition.gap_us is not None:
+            return highest + definition.gap_us
+        return definition.ends(highest - highest % definition.slot_us)[-1] + definition.grace_us
 
     def _close_windows(self) -> None:
         final_to = self._closed_to - self._definition.grace_us

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from waxwing.operators.windows import packing
-from waxwing.operators.windows.definition import NEVER, Windows
+from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Sessions
 
 # A session: the time of its first record, its end (the last record's and the gap), and its place in the columns of states.
@@ -32,11 +32,6 @@ class OpenSessions:
 
     def __len__(self) -> int:
         return self._places - len(self._free)
-
-    @property
-    def end_max(self) -> int:
-        """The latest end."""
-        return max((end for held in self._open.values() for _, end, _ in held), default=NEVER)
 
     def merge(self, sessions: Sessions) -> None:
         """Join entries with what lies closer to them than the gap."""
