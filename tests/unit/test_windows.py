@@ -573,6 +573,30 @@ def test_at_the_end_of_a_bounded_run_each_bucket_closes_to_the_end_of_the_topic(
     assert closed_to == (91 if isinstance(kind, Session) else 120 + grace_s) * SECOND
 
 
+def test_an_added_partition_of_which_nothing_was_taken_in_may_begin_behind_what_the_log_lost() -> None:
+    definition, added = define(), STREAM._replace(partition=1)
+    bucket = Bucket(definition, {STREAM: 0})
+    bucket.jump(added, 50)
+    bucket = Bucket.load(definition, bucket.pack(), [STREAM, added])
+    assert openings([bucket.held])[added] == Opening(50, 50, NEVER)
+    one = batch([(1, "a", 1)], 50)
+    (piece,) = Lane(definition, added, 1, Opening(50, 50, NEVER)).fold(
+        Batch(added, "lane", 50, 51, one.messages, one.records, one.at)
+    )
+    assert bucket.fold(piece)
+
+
+def test_a_bucket_whose_place_is_in_the_log_does_not_jump() -> None:
+    definition, added = define(), STREAM._replace(partition=1)
+    ahead, behind, new = Bucket(definition, {STREAM: 0}), Bucket(definition, {STREAM: 0}), Bucket(definition, {})
+    ahead.jump(STREAM, 120)
+    for bucket in (ahead, behind, new):  # the log begins at 100
+        bucket.jump(STREAM, 100, offset_start=0, stood_at=0)
+        bucket.jump(added, 7, offset_start=5, stood_at=5)
+    assert [bucket.held[STREAM] for bucket in (ahead, behind, new)] == [Held(0, at, NEVER) for at in (120, 100, 100)]
+    assert [bucket.held[added] for bucket in (ahead, behind, new)] == [Held(5, 7, NEVER)] * 3
+
+
 # -- packing ----------------------------------------------------------------------------------------------
 
 values = st.one_of(

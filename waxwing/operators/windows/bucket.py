@@ -179,10 +179,21 @@ class Bucket:
             sessions = rest
         self._sessions.merge(sessions)
 
-    def jump(self, stream: Stream, offset: int) -> None:
-        """Go on from another offset: records between are gone from the log."""
-        if stream in self._held:
-            self._held[stream] = self._held[stream]._replace(offset_next=offset)
+    def jump(self, stream: Stream, offset: int, *, offset_start: int | None = None, stood_at: int | None = None) -> None:
+        """Go on from another offset: records between are gone from the log.
+
+        Args:
+            stream: it may be one of which nothing was taken in yet.
+            offset: the nearest one that the log has.
+            offset_start: where the stream begins, for a bucket that does not know it; None: at that offset.
+            stood_at: only a bucket that stands here jumps. Another one's place may be in the log: it would take records in
+                twice, or not at all. None: it jumps wherever it stands.
+        """
+        start = offset if offset_start is None else offset_start
+        held = self._held.get(stream, Held(start, start, NEVER))
+        if stood_at is None or held.offset_next == stood_at:
+            self._held[stream] = held._replace(offset_next=offset)
+            self._awaited.discard(stream)
 
     # -- closing ------------------------------------------------------------------------------------
 
