@@ -633,8 +633,25 @@ def test_a_column_comes_back_as_it_was(column: list[Any]) -> None:
 
 
 def test_a_state_that_can_not_be_kept_is_named() -> None:
-    with pytest.raises(ConfigError, match="holds a Struct, which can't be kept"):
-        pack_column([Struct(1, 1)])
+    for kind in (Tumbling(60), Session(60)):
+        for value, says in ((1j, "a fold's state holds a complex"), ("\ud800", "UnicodeEncodeError"), (10**5_000, "ValueError")):
+            fold = Fold("value", lambda: None, lambda _, value: value, lambda _, value: value)
+            with pytest.raises(ConfigError, match=f"aggregate odd can't be kept: {says}") as caught:
+                run(define(kind=kind, aggregates={"n": Count(), "odd": fold}), batch([(1, "a", value)]))
+            assert "lone surrogates" in caught.value.hint
+
+
+def test_a_merge_that_raises_is_named() -> None:
+    def merge(a: list[Any], b: list[Any]) -> list[Any]:
+        if len(a) + len(b) > 1:
+            raise ValueError("too many")
+        return a + b
+
+    for kind in (Tumbling(60), Session(60)):
+        aggregates = {"n": Count(), "all": Fold("value", list, lambda state, value: [*state, value], merge)}
+        with pytest.raises(ConfigError, match="the merge of aggregate all raised ValueError: too many") as caught:
+            run(define(kind=kind, aggregates=aggregates), batch([(1, "a", 1)]), batch([(1, "a", 1)], 1))
+        assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_a_state_of_another_definition_or_version_is_refused() -> None:
