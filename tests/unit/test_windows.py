@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sinks import MemoryWindows
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.errors import ConfigError, DataError, OffsetGap
 from waxwing.operators.windows import (
@@ -47,6 +48,7 @@ from waxwing.operators.windows import (
 from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
 from waxwing.operators.windows.parts import _expansion
 from waxwing.operators.windows.pieces import buckets_of
+from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "id", 0)
 SECOND = 1_000_000
@@ -595,6 +597,16 @@ def test_a_bucket_whose_place_is_in_the_log_does_not_jump() -> None:
         bucket.jump(added, 7, offset_start=5, stood_at=5)
     assert [bucket.held[STREAM] for bucket in (ahead, behind, new)] == [Held(0, at, NEVER) for at in (120, 100, 100)]
     assert [bucket.held[added] for bucket in (ahead, behind, new)] == [Held(5, 7, NEVER)] * 3
+
+
+def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:
+    old, new, other = STREAM, STREAM._replace(topic_id="made anew"), Stream("flow", "other", "id", 0)
+    target = MemoryWindows(define())
+    target.bind("flow", "totals")
+    for stream in (old, other, new):
+        target.begin(stream.topic, [Start(stream, 0, None)])
+    assert target.read_streams == frozenset({new, other})
+    assert {position.stream for position in target.positions()} == {old, new, other}, "positions stay"
 
 
 # -- packing ----------------------------------------------------------------------------------------------
