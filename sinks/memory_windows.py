@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from sinks.memory import MEMORY_SETTINGS, MemoryTarget
 from sinks.window_target import Streams, WindowTarget, add_starts, check_buckets
+from waxwing.batch import Stream
 from waxwing.operators.windows import Bucket, Rows, Windows
 from waxwing.settings import WindowSettings
 from waxwing.target import Position, Start
@@ -35,6 +36,7 @@ class MemoryWindows(MemoryTarget, WindowTarget):
         super().__init__(settings=self.window_settings)
         self.windows, self.window_buckets = windows, buckets
         self._streams: Streams = {}
+        self.read_streams: frozenset[Stream] | None = None
 
     @override
     def rows_of(self, rows: Rows) -> list[Any]:
@@ -48,6 +50,9 @@ class MemoryWindows(MemoryTarget, WindowTarget):
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         with self._lock:
+            # This object outlives runs: what an earlier one read of the topic says nothing about this one.
+            others = {stream for stream in self.read_streams or () if stream.topic != topic}
+            self.read_streams = frozenset(others | {start.stream for start in starts})
             states = [p.state for (step, _), p in self._positions.items() if step == self.step and p.state is not None]
             self._streams = add_starts(self._streams, [Bucket.positions(state) for state in states], starts)
             if not states:

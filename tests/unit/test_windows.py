@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sinks import MemoryWindows
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.errors import ConfigError, DataError, OffsetGap
 from waxwing.operators.windows import (
@@ -47,6 +48,7 @@ from waxwing.operators.windows import (
 from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
 from waxwing.operators.windows.parts import _expansion
 from waxwing.operators.windows.pieces import buckets_of
+from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "id", 0)
 SECOND = 1_000_000
@@ -561,6 +563,52 @@ def test_a_partition_added_to_a_known_topic_counts_from_its_first_record_on() ->
     assert not bucket.emission().rows
 
 
+@pytest.mark.parametrize(("kind", "grace_s"), [(Tumbling(60), 0), (Tumbling(60), 40), (Hopping(60, 20), 0), (Session(30), 0)])
+def test_at_the_end_of_a_bounded_run_each_bucket_closes_to_the_end_of_the_topic(kind: Any, grace_s: float) -> None:
+    definition = define(kind=kind, grace_s=grace_s)
+    lane, buckets = Lane(definition, STREAM, 8, Opening(0, 0, NEVER)), [Bucket(definition, {STREAM: 0}) for _ in range(8)]
+    for bucket, piece in zip(buckets, lane.fold(batch([(1, "a", 1), (2, "b", 1), (61, "a", 1)])), strict=True):
+        bucket.fold(piece)
+        bucket.mark(lane.mark(ended=True))
+        assert not bucket.open_entries
+    (closed_to,) = {bucket.closed_to for bucket in buckets}
+    assert closed_to == (91 if isinstance(kind, Session) else 120 + grace_s) * SECOND
+
+
+def test_an_added_partition_of_which_nothing_was_taken_in_may_begin_behind_what_the_log_lost() -> None:
+    definition, added = define(), STREAM._replace(partition=1)
+    bucket = Bucket(definition, {STREAM: 0})
+    bucket.jump(added, 50)
+    bucket = Bucket.load(definition, bucket.pack(), [STREAM, added])
+    assert openings([bucket.held])[added] == Opening(50, 50, NEVER)
+    one = batch([(1, "a", 1)], 50)
+    (piece,) = Lane(definition, added, 1, Opening(50, 50, NEVER)).fold(
+        Batch(added, "lane", 50, 51, one.messages, one.records, one.at)
+    )
+    assert bucket.fold(piece)
+
+
+def test_a_bucket_whose_place_is_in_the_log_does_not_jump() -> None:
+    definition, added = define(), STREAM._replace(partition=1)
+    ahead, behind, new = Bucket(definition, {STREAM: 0}), Bucket(definition, {STREAM: 0}), Bucket(definition, {})
+    ahead.jump(STREAM, 120)
+    for bucket in (ahead, behind, new):  # the log begins at 100
+        bucket.jump(STREAM, 100, offset_start=0, stood_at=0)
+        bucket.jump(added, 7, offset_start=5, stood_at=5)
+    assert [bucket.held[STREAM] for bucket in (ahead, behind, new)] == [Held(0, at, NEVER) for at in (120, 100, 100)]
+    assert [bucket.held[added] for bucket in (ahead, behind, new)] == [Held(5, 7, NEVER)] * 3
+
+
+def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:
+    old, new, other = STREAM, STREAM._replace(topic_id="made anew"), Stream("flow", "other", "id", 0)
+    target = MemoryWindows(define())
+    target.bind("flow", "totals")
+    for stream in (old, other, new):
+        target.begin(stream.topic, [Start(stream, 0, None)])
+    assert target.read_streams == frozenset({new, other})
+    assert {position.stream for position in target.positions()} == {old, new, other}, "positions stay"
+
+
 # -- packing ----------------------------------------------------------------------------------------------
 
 values = st.one_of(
@@ -597,8 +645,25 @@ def test_a_column_comes_back_as_it_was(column: list[Any]) -> None:
 
 
 def test_a_state_that_can_not_be_kept_is_named() -> None:
-    with pytest.raises(ConfigError, match="holds a Struct, which can't be kept"):
-        pack_column([Struct(1, 1)])
+    for kind in (Tumbling(60), Session(60)):
+        for value, says in ((1j, "a fold's state holds a complex"), ("\ud800", "UnicodeEncodeError"), (10**5_000, "ValueError")):
+            fold = Fold("value", lambda: None, lambda _, value: value, lambda _, value: value)
+            with pytest.raises(ConfigError, match=f"aggregate odd can't be kept: {says}") as caught:
+                run(define(kind=kind, aggregates={"n": Count(), "odd": fold}), batch([(1, "a", value)]))
+            assert "lone surrogates" in caught.value.hint
+
+
+def test_a_merge_that_raises_is_named() -> None:
+    def merge(a: list[Any], b: list[Any]) -> list[Any]:
+        if len(a) + len(b) > 1:
+            raise ValueError("too many")
+        return a + b
+
+    for kind in (Tumbling(60), Session(60)):
+        aggregates = {"n": Count(), "all": Fold("value", list, lambda state, value: [*state, value], merge)}
+        with pytest.raises(ConfigError, match="the merge of aggregate all raised ValueError: too many") as caught:
+            run(define(kind=kind, aggregates=aggregates), batch([(1, "a", 1)]), batch([(1, "a", 1)], 1))
+        assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_a_state_of_another_definition_or_version_is_refused() -> None:
@@ -609,12 +674,27 @@ def test_a_state_of_another_definition_or_version_is_refused() -> None:
     assert "length_s=30" in str(caught.value)
     with pytest.raises(DataError, match="version 9"):
         Bucket.load(define(), b"\x09" + state[1:])
-    with pytest.raises(DataError, match="version none"):
+    with pytest.raises(DataError, match="is missing") as missing:
         Bucket.load(define(), b"")
-    for damaged in (state[:20], state[:-3], state[:1] + b"\xff" * 50):
-        with pytest.raises(DataError, match="damaged"):
-            Bucket.load(define(), damaged)
+    assert "waxwing step drop" in missing.value.hint
     assert Bucket.positions(state) == {STREAM: Held(0, 0, NEVER)}
+
+
+@pytest.mark.parametrize("size", [5, 2_000])
+def test_a_damaged_state_is_refused_whatever_its_size(size: int) -> None:
+    rng, definition = random.Random(size), define(aggregates={"sum": Sum("value"), "first": First("value")})
+    bucket = Bucket(definition, {STREAM: 0})
+    fed(bucket, definition, STREAM, [(n % 50, f"key-{n}", n) for n in range(size)])
+    state = bucket.pack()
+    assert Bucket.load(definition, state).open_entries == size
+    cuts = {0, 1, 4, 8, 9, len(state) - 1, *(rng.randrange(len(state)) for _ in range(100))}
+    damaged = [state[:cut] for cut in cuts]
+    for at in {*range(20), *(rng.randrange(len(state)) for _ in range(500))}:
+        damaged.append(state[:at] + bytes([state[at] ^ 1 << rng.randrange(8)]) + state[at + 1 :])
+        damaged.append(state[:at] + bytes(8) + state[at + 8 :])
+    for one in damaged:
+        with pytest.raises(DataError, match=r"is damaged|version|is missing"):
+            Bucket.load(definition, one)
 
 
 def test_a_large_state_is_compressed() -> None:

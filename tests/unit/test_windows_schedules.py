@@ -422,3 +422,33 @@ def test_without_idleness_nothing_depends_on_the_number_of_buckets_or_the_order(
         assert sorted(map(normal, first.rows)) == sorted(map(normal, second.rows)), f"seed {seed}"
         compared += 1
     assert compared > 50
+
+
+def in_bounded_runs(seed: int, buckets: int, chance: int) -> tuple[list[Any], list[Any]] | None:
+    """Rows and late records of a topic read in three runs, each to the end of that time.
+
+    Not of sessions: a batch's records that are close together are one entry, which is late as a whole behind such an end.
+    """
+    world = World(seed)
+    if world.added is not None or world.definition.corrections == "eager" or isinstance(world.definition.kind, Session):
+        return None
+    world.clock, world.rng = False, random.Random(chance)
+    world.states = [Bucket(world.definition, dict.fromkeys(world.streams.values(), 0)).pack() for _ in range(buckets)]
+    whole = world.topic
+    for part in (1, 2, 3):
+        world.topic = whole._replace(ends={p: end * part // 3 for p, end in whole.ends.items()})
+        world.start()
+        for _ in range(30):
+            world.act()
+        world.finish()
+    late = {(end, bit) for end, total in world.late_sums for bit in range(total.bit_length()) if total >> bit & 1}
+    return sorted((*row[:-2], sorted(row[-2]), row[-1]) for row in world.rows), [*sorted(world.late), *sorted(late)]
+
+
+def test_the_ends_of_bounded_runs_are_the_same_for_any_number_of_buckets() -> None:
+    compared = 0
+    for seed in range(150):
+        if (one := in_bounded_runs(seed, 1, 7)) is not None:
+            assert in_bounded_runs(seed, 4, 8) == one, f"seed {seed}"
+            compared += len(one[1]) > 0
+    assert compared > 30

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import localcontext
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 from waxwing.batch import Stream
-from waxwing.errors import OffsetGap
-from waxwing.operators.windows import state
+from waxwing.errors import ConfigError, OffsetGap
+from waxwing.operators.windows import packing, state
 from waxwing.operators.windows.definition import NEVER, Windows
-from waxwing.operators.windows.parts import EXACT
+from waxwing.operators.windows.parts import EXACT, Folded, Part
 from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions
 from waxwing.operators.windows.rows import LateEntries, Rows, Table, Window, make_rows
 from waxwing.operators.windows.sessions import OpenSessions
@@ -92,6 +94,7 @@ class Bucket:
 
         Raises:
             OffsetGap: it does not begin where the stream's last one ended.
+            ConfigError: a fold's function failed.
         """
         held = self._known(piece.stream, piece.offset_start, piece.offset_first)
         if piece.offset_next <= held.offset_next:
@@ -107,7 +110,7 @@ class Bucket:
         self._late += piece.late
         self._rejects += piece.rejects
         self._messages += piece.messages
-        with localcontext(EXACT):
+        with self._computing():
             for group in piece.groups:
                 self._fold_group(piece.stream, group)
             if piece.sessions is not None:
@@ -130,13 +133,32 @@ class Bucket:
         self._idle.add(mark.stream)
         if mark.ended:
             self._ended.add(mark.stream)
-        with localcontext(EXACT):
+        with self._computing():
             self._close()
 
     def ends(self) -> tuple[Mark, ...]:
         """The partitions that have ended: no part of the state, since a source of ours says it again at every start."""
         held = self._held
         return tuple(Mark(one, held[one].offset_start, held[one].offset_next, True) for one in sorted(self._ended))
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Exact decimals, and a name for what a user's function raises."""
+        try:
+            with localcontext(EXACT):
+                yield
+        except Exception as error:
+            for frame, _ in walk_tb(error.__traceback__):
+                if frame.f_code is Folded.merge.__code__:
+                    raise ConfigError(
+                        f"Windows: the merge of aggregate {self._name_of(frame.f_locals['self'])} raised "
+                        f"{type(error).__name__}: {error}.",
+                        hint="A Fold's make and merge must take whatever add made: none can be refused later.",
+                    ) from error
+            raise
+
+    def _name_of(self, part: Part) -> str:
+        return next(name for name, aggregate in self._definition.aggregates.items() if part in aggregate.parts)
 
     def _known(self, stream: Stream, offset_start: int, offset: int) -> Held:
         self._gone.discard(stream)
@@ -179,10 +201,21 @@ class Bucket:
             sessions = rest
         self._sessions.merge(sessions)
 
-    def jump(self, stream: Stream, offset: int) -> None:
-        """Go on from another offset: records between are gone from the log."""
-        if stream in self._held:
-            self._held[stream] = self._held[stream]._replace(offset_next=offset)
+    def jump(self, stream: Stream, offset: int, *, offset_start: int | None = None, stood_at: int | None = None) -> None:
+        """Go on from another offset: records between are gone from the log.
+
+        Args:
+            stream: it may be one of which nothing was taken in yet.
+            offset: the nearest one that the log has.
+            offset_start: where the stream begins, for a bucket that does not know it; None: at that offset.
+            stood_at: only a bucket that stands here jumps. Another one's place may be in the log: it would take records in
+                twice, or not at all. None: it jumps wherever it stands.
+        """
+        start = offset if offset_start is None else offset_start
+        held = self._held.get(stream, Held(start, start, NEVER))
+        if stood_at is None or held.offset_next == stood_at:
+            self._held[stream] = held._replace(offset_next=offset)
+            self._awaited.discard(stream)
 
     # -- closing ------------------------------------------------------------------------------------
 
@@ -194,9 +227,7 @@ class Bucket:
         if waited_for:
             closed_to = min(waited_for)
         elif len(self._ended) == len(read):
-            # All there is has come. Not "for ever": the flow may go on some day, with later windows.
-            last = max(self._sessions.end_max, max(self._windows, default=NEVER) + self._definition.grace_us)
-            closed_to = max(last, *read.values())
+            closed_to = self._end_of_all()
         else:
             closed_to = max(read.values())
         if closed_to > self._closed_to:
@@ -205,6 +236,19 @@ class Bucket:
             keys, starts, ends, columns = self._sessions.close(closed_to)
             if keys:
                 self._add_rows(starts, ends, keys, columns, [0] * len(keys))
+
+    def _end_of_all(self) -> int:
+        """Behind every window that a record so far may be in, its grace too: the same for all buckets, whatever keys they have.
+
+        Not "for ever": the flow may go on some day, with later windows.
+        """
+        definition, watermark = self._definition, max(one.watermark for one in self._held.values())
+        if watermark == NEVER:
+            return NEVER
+        highest = watermark + definition.lateness_us
+        if definition.gap_us is not None:
+            return highest + definition.gap_us
+        return definition.ends(highest - highest % definition.slot_us)[-1] + definition.grace_us
 
     def _close_windows(self) -> None:
         final_to = self._closed_to - self._definition.grace_us
@@ -248,9 +292,30 @@ class Bucket:
         return out
 
     def pack(self) -> bytes:
-        """The state. Rows that no emission brought yet are no part of it."""
+        """The state. Rows that no emission brought yet are no part of it.
+
+        Raises:
+            ConfigError: a fold's state can't be kept.
+        """
         header = state.Header(self._definition.text, self._closed_to, self._held, sorted(self._awaited))
-        return state.pack(header, self._windows, self._sessions.pack())
+        try:
+            return state.pack(header, self._windows, self._sessions.pack())
+        except Exception:
+            self._check_columns()
+            raise
+
+    def _check_columns(self) -> None:
+        """Find what can't be packed."""
+        tables = [table.columns for window in self._windows.values() for table in (window.on_time, window.grace)]
+        for columns in (*tables, self._sessions.columns):
+            for part, column in zip(self._definition.parts, columns, strict=True):
+                try:
+                    packing.encode(packing.pack_column(column))
+                except Exception as error:
+                    reason = error.message if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}."
+                    raise ConfigError(
+                        f"Windows: the state of aggregate {self._name_of(part)} can't be kept: {reason}", hint=packing.KEPT
+                    ) from error
 
     @staticmethod
     def load(definition: Windows, packed: bytes, live: Collection[Stream] | None = None, *, streams_min: int = 0) -> Bucket:

@@ -28,6 +28,10 @@ _AS_TEXT: dict[type, tuple[str, Any]] = {
 }
 _FROM_TEXT = dict(_AS_TEXT.values())
 _SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+KEPT = (
+    "Make a Fold's states of None, bool, int, float, str (without lone surrogates), bytes, Decimal, date, datetime, UUID, list, "
+    "tuple, set and dict; or let its add refuse such a value, which rejects the record."
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
@@ -89,10 +93,7 @@ def _pack(value: Any) -> Any:
         return [kind.__name__, [_pack(one) for one in value]]
     if kind is dict:
         return ["dict", [[_pack(key), _pack(one)] for key, one in value.items()]]
-    raise ConfigError(
-        f"Windows: a fold's state holds a {kind.__name__}, which can't be kept.",
-        hint="Make states of None, bool, int, float, str, bytes, Decimal, date, datetime, UUID, list, tuple, set and dict.",
-    )
+    raise ConfigError(f"a fold's state holds a {kind.__name__}.", hint=KEPT)
 
 
 def _unpack(packed: Any) -> Any:

@@ -26,7 +26,7 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
             "The buckets of windows stand at different positions.",
             hint="Start the flow once more and stop it cleanly (SIGTERM, exit 0), then try again.",
         )
-    # At the end of a bounded run each bucket has closed what it had.
+    # A decision of the clock may have reached one bucket and not another: what one has written is never opened again.
     header = headers[0]._replace(closed_to=max(one.closed_to for one in headers))
     windows: list[dict[int, list[tuple[Window, list[int], list[int]]]]] = [{} for _ in range(buckets)]
     for _, held, _ in old:

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from waxwing.operators.windows import packing
-from waxwing.operators.windows.definition import NEVER, Windows
+from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Sessions
 
 # A session: the time of its first record, its end (the last record's and the gap), and its place in the columns of states.
@@ -23,7 +23,7 @@ class OpenSessions:
     def __init__(self, definition: Windows) -> None:
         self._definition = definition
         self._open: dict[Any, list[Open]] = {}
-        self._columns: list[list[Any]] = [[] for _ in definition.parts]
+        self.columns: list[list[Any]] = [[] for _ in definition.parts]  # of states; what is open points into them
         self._free: list[int] = []
         self._places = 0
         self._ends: list[tuple[int, int, Any]] = []
@@ -32,11 +32,6 @@ class OpenSessions:
 
     def __len__(self) -> int:
         return self._places - len(self._free)
-
-    @property
-    def end_max(self) -> int:
-        """The latest end."""
-        return max((end for held in self._open.values() for _, end, _ in held), default=NEVER)
 
     def merge(self, sessions: Sessions) -> None:
         """Join entries with what lies closer to them than the gap."""
@@ -65,20 +60,20 @@ class OpenSessions:
             at.append(place)
         if moved:  # an entry's session may have been joined to another by a later entry
             at = [_resolved(place, moved) for place in at]
-        for part, column, states in zip(self._definition.parts, self._columns, sessions.states, strict=True):
+        for part, column, states in zip(self._definition.parts, self.columns, sessions.states, strict=True):
             part.merge(column, at, states)
         self._free += moved
 
     def _place(self) -> int:
         if self._free:
             return self._free.pop()
-        for part, column in zip(self._definition.parts, self._columns, strict=True):
+        for part, column in zip(self._definition.parts, self.columns, strict=True):
             column.append(part.nothing)
         self._places += 1
         return self._places - 1
 
     def _join(self, place: int, other: int) -> None:
-        for part, column in zip(self._definition.parts, self._columns, strict=True):
+        for part, column in zip(self._definition.parts, self.columns, strict=True):
             part.merge(column, (place,), (column[other],))
             column[other] = part.nothing
 
@@ -106,8 +101,8 @@ class OpenSessions:
             if left:
                 self._open[key] = left
                 self._push(min(end for _, end, _ in left), key)
-        columns = [[column[place] for _, _, place in ended] for column in self._columns]
-        for part, column in zip(self._definition.parts, self._columns, strict=True):
+        columns = [[column[place] for _, _, place in ended] for column in self.columns]
+        for part, column in zip(self._definition.parts, self.columns, strict=True):
             for _, _, place in ended:
                 column[place] = part.nothing
         self._free += [place for _, _, place in ended]
@@ -119,12 +114,12 @@ class OpenSessions:
         """For msgpack."""
         keys = [key for key, held in self._open.items() for _ in held]
         every = [one for held in self._open.values() for one in held]
-        columns = [[column[place] for _, _, place in every] for column in self._columns]
+        columns = [[column[place] for _, _, place in every] for column in self.columns]
         return [packing.pack_column(some) for some in (keys, [one[0] for one in every], [one[1] for one in every], *columns)]
 
     def load(self, packed: Sequence[Any]) -> None:
         """What was packed."""
-        keys, starts, ends, *self._columns = map(packing.unpack_column, packed)
+        keys, starts, ends, *self.columns = map(packing.unpack_column, packed)
         for place, (key, start, end) in enumerate(zip(keys, starts, ends, strict=True)):
             self._open.setdefault(key, []).append((start, end, place))
         self._first = {key: min(end for _, end, _ in held) for key, held in self._open.items()}

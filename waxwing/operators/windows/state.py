@@ -1,12 +1,13 @@
-"""The bytes of a bucket: a version, a header with the positions, and the open windows, compressed where that pays."""
+"""The bytes of a bucket: a version, a head with the positions, and the open windows, compressed where that pays.
+
+Head and body have a checksum in front, so that the head can be read alone, and what is damaged is never taken for a state.
+"""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import msgspec
 
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError
@@ -15,7 +16,13 @@ from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Held
 from waxwing.operators.windows.rows import Table, Window
 
-VERSION = 1
+VERSION = 2
+# The version, the head's checksum, the head's size; behind the head the body's checksum, and the body.
+_CRC_BYTES = 4
+_HEAD_FROM = 9
+RESTORE = (
+    "Restore the database from its backup; or forget the windows (waxwing step drop FLOW STEP), empty their table and start anew."
+)
 
 
 class Header(NamedTuple):
@@ -32,25 +39,19 @@ def pack(header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> 
     held = [[*stream, *one] for stream, one in header.held.items()]
     head = packing.encode([header.text, header.closed_to, held, header.awaited])
     body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
-    return bytes([VERSION]) + len(head).to_bytes(4) + head + packing.compress(body)
+    body = packing.compress(body)
+    head_crc = _head_crc(head)
+    front = bytes([VERSION]) + head_crc.to_bytes(_CRC_BYTES) + len(head).to_bytes(4)
+    return front + head + zlib.crc32(body, head_crc).to_bytes(_CRC_BYTES) + body
 
 
 def read_header(state: bytes) -> Header:
     """The header alone.
 
     Raises:
-        DataError: these are not the bytes of a bucket, or those of a later version.
+        DataError: these are not the bytes of a bucket, or those of another version.
     """
-    if state[:1] != bytes([VERSION]):
-        raise DataError(
-            f"The state of a bucket of windows has version {state[0] if state else 'none'}, this Waxwing reads {VERSION}.",
-            hint="Use the Waxwing that wrote it, or a later one.",
-        )
-    try:
-        text, closed_to, held, awaited = packing.decode(state[5 : 5 + int.from_bytes(state[1:5])])
-    except (msgspec.DecodeError, ValueError) as error:
-        raise _damaged(error) from error
-    return Header(text, closed_to, {Stream(*row[:4]): Held(*row[4:]) for row in held}, [Stream(*row) for row in awaited])
+    return _read(state)[0]
 
 
 def unpack(definition: Windows, state: bytes) -> tuple[Header, dict[int, Window], list[Any]]:
@@ -58,24 +59,46 @@ def unpack(definition: Windows, state: bytes) -> tuple[Header, dict[int, Window]
 
     Raises:
         ConfigError: it was packed under another definition.
-        DataError: these are not the bytes of a bucket, or those of a later version.
+        DataError: these are not the bytes of a bucket, or those of another version.
     """
-    header = read_header(state)
+    header, head_crc, rest = _read(state)
     if header.text != definition.text:
         raise ConfigError(
             f"The windows kept so far are of another definition: {header.text}; now it is {definition.text}.",
             hint="Go back to that definition, or give the new one a step name of its own, which begins anew.",
         )
-    try:
-        windows, sessions = packing.decode(packing.decompress(state[5 + int.from_bytes(state[1:5]) :]))
-    except (msgspec.DecodeError, zlib.error, ValueError) as error:
-        raise _damaged(error) from error
+    body = rest[_CRC_BYTES:]
+    _check(rest[:_CRC_BYTES], zlib.crc32(body, head_crc))
+    windows, sessions = packing.decode(packing.decompress(body))
     interned: dict[Any, Any] = {}
     return header, {end: _load_window(definition, packed, interned) for end, *packed in windows}, sessions
 
 
-def _damaged(error: Exception) -> DataError:
-    return DataError(f"The state of a bucket of windows is damaged: {error}.", hint="Restore the target from its backup.")
+def _read(state: bytes) -> tuple[Header, int, bytes]:
+    """The header, its checksum, and what follows it."""
+    if not state:
+        raise DataError("The state of a bucket of windows is missing.", hint=RESTORE)
+    if state[0] != VERSION:
+        raise DataError(
+            f"The state of a bucket of windows has version {state[0]}, this Waxwing reads {VERSION}.",
+            hint=f"Use the Waxwing that wrote it. If that is this one, the state is damaged. {RESTORE}",
+        )
+    behind = _HEAD_FROM + int.from_bytes(state[1 + _CRC_BYTES : _HEAD_FROM])
+    head = state[_HEAD_FROM:behind]
+    head_crc = _head_crc(head)
+    _check(state[1 : 1 + _CRC_BYTES], head_crc)
+    text, closed_to, held, awaited = packing.decode(head)
+    streams = {Stream(*row[:4]): Held(*row[4:]) for row in held}
+    return Header(text, closed_to, streams, [Stream(*row) for row in awaited]), head_crc, state[behind:]
+
+
+def _head_crc(head: bytes) -> int:
+    return zlib.crc32(head, VERSION)  # so that of nothing it is not 0: a row of zeros is no state
+
+
+def _check(kept: bytes, crc: int) -> None:
+    if kept != crc.to_bytes(_CRC_BYTES):
+        raise DataError("The state of a bucket of windows is damaged: its checksum is wrong.", hint=RESTORE)
 
 
 def _pack_window(end: int, window: Window) -> list[Any]:
