@@ -22,7 +22,6 @@ class WindowTable:
             window_end and revision as you like. Starts and ends go into DateTime columns (UTC) or integers (epoch seconds).
         windows: the windows.
         fixed: columns that have one value in all rows, for several kinds of windows in one table.
-        null_keys: by the name of a key's field, what stands for a null there (Windows(null_keys="group")).
 
     Raises:
         ConfigError: the table does not fit the windows.
@@ -33,9 +32,8 @@ class WindowTable:
         table: sa.Table,
         windows: Windows,
         fixed: Mapping[str, Any] | None = None,
-        null_keys: Mapping[str, Any] | None = None,
     ) -> None:
-        self._windows, self._fixed, self._null_keys = windows, dict(fixed or {}), dict(null_keys or {})
+        self._windows, self._fixed = windows, dict(fixed or {})
         self.keys = tuple(column.name for column in table.primary_key)
         names = [*windows.names, *self._fixed]
         demanded = [*windows.by, *windows.aggregates, *self._fixed, *self.keys]
@@ -44,8 +42,12 @@ class WindowTable:
                 f"Table {table.name} and its windows differ in: {', '.join(dict.fromkeys(wrong))}.",
                 hint=f"The windows have {', '.join(names)}.",
             )
-        if strange := sorted(self._null_keys.keys() - set(windows.by)):
-            raise ConfigError(f"null_keys: {', '.join(strange)} is no field of the key, which is {windows.by!r}.")
+        no_nulls = [name for name in windows.by if table.c[name].primary_key or not table.c[name].nullable]
+        if windows.null_keys == "group" and no_nulls:
+            raise ConfigError(
+                f"Table {table.name}: {', '.join(no_nulls)} can't be null, and the windows group nulls.",
+                hint=f'Say what stands for a null: Windows(null_keys={{"{no_nulls[0]}": ""}}), or take null_keys="reject".',
+            )
         self.names = [name for name in names if name in table.c]
         self._times = {name: self._time_of(table.c[name]) for name in (START, END) if name in table.c}
 
@@ -67,7 +69,5 @@ class WindowTable:
         for name, convert in self._times.items():
             made = {time_us: convert(time_us) for time_us in set(columns[name])}
             columns[name] = [made[time_us] for time_us in columns[name]]
-        for name, stand_in in self._null_keys.items():
-            columns[name] = [stand_in if value is None else value for value in columns[name]]
         columns |= {name: [value] * len(rows) for name, value in self._fixed.items()}
         return list(zip(*(columns[name] for name in order), strict=True))

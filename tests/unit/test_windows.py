@@ -128,6 +128,8 @@ def aggregated(aggregate: Aggregate, values: Sequence[Any], cuts: Sequence[int] 
         ({"idle_after_s": 0}, "too short"),
         ({"corrections": "never"}, "unknown"),
         ({"null_keys": "keep"}, "unknown"),
+        ({"null_keys": {"customer": ""}}, "customer is no field of the key"),
+        ({"null_keys": {"key": None}}, "None can't stand for a null in key"),
         ({"fields": ("time", "value")}, "lacks key"),
     ],
 )
@@ -405,6 +407,20 @@ def test_keys_of_several_fields_none_and_nulls() -> None:
     assert sorted(map(str, (row[2:] for row in rows.tuples()))) == ["('a', 1, 1, 0)", "('a', None, 2, 0)", "('b', 1, 1, 0)"]
     assert [row[2:] for row in run(define(by=()), batch(records)).rows.tuples()] == [(4, 0)]
     assert len(run(define(by=("key", "value")), batch(records)).rejects) == 2
+
+
+def test_what_stands_for_a_null_is_the_key_of_the_record() -> None:
+    stands = define(null_keys={"key": ""}, aggregates={"n": Count(), "named": Count("key")})
+    records = [(1, None, 1), (1, "", 1), (1, "a", 1), (1, None, 1)]
+    emission = run(stands, batch(records[:2]), batch(records[2:], 2))
+    assert sorted(row[2:] for row in emission.rows.tuples()) == [("", 3, 1, 0), ("a", 1, 1, 0)], "the field itself is null"
+    assert not emission.rejects
+    pairs = define(by=("key", "value"), null_keys={"value": 0})
+    emission = run(pairs, batch([(1, "a", None), (1, "a", 0), (1, None, 1)]))
+    assert [row[2:] for row in emission.rows.tuples()] == [("a", 0, 2, 0)]
+    assert [letter.reason for letter in emission.rejects] == ["key: null"]
+    assert pairs.text.endswith("null_keys={'value': 0}")
+    assert "null_keys" not in define(null_keys="group").text
 
 
 def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() -> None:

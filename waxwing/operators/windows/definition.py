@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.aggregates import Aggregate, Fold
 from waxwing.operators.windows.parts import Part
+from waxwing.operators.windows.values import key_problem
 
 SECOND_US = 1_000_000
 # Before all times, and within 64 bits.
@@ -74,7 +75,9 @@ class Windows:
         future_s: a record this far ahead of its message's timestamp (of the clock, where the message has none, or one as far
             ahead itself) is rejected: one bad clock must not close everything.
         fields: the fields' names, where records are plain tuples.
-        null_keys: what becomes of a record with a null in its key: "reject", or "group" as in SQL's GROUP BY.
+        null_keys: what becomes of a record with a null in its key: "reject"; "group", as in SQL's GROUP BY; or by the names of
+            fields what stands for a null there ({"customer": ""}), as if the record had it: then other nulls are rejected. A
+            table's primary key takes no nulls, so that it needs the last.
 
     Raises:
         ConfigError: a definition that can't be.
@@ -90,7 +93,7 @@ class Windows:
     idle_after_s: float | None = None
     future_s: float = 3_600
     fields: Sequence[str] | None = None
-    null_keys: Literal["reject", "group"] = "reject"
+    null_keys: Literal["reject", "group"] | Mapping[str, Any] = "reject"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregates", dict(self.aggregates))
@@ -98,8 +101,7 @@ class Windows:
         self._check_times()
         if self.corrections not in ("at_end", "eager"):
             raise ConfigError(f"corrections={self.corrections!r} is unknown.", hint='Take "at_end" or "eager".')
-        if self.null_keys not in ("reject", "group"):
-            raise ConfigError(f"null_keys={self.null_keys!r} is unknown.", hint='Take "reject" or "group".')
+        self._check_null_keys()
 
     def _check_names(self) -> None:
         by: Any = self.by  # whatever the caller wrote
@@ -130,6 +132,24 @@ class Windows:
                 raise ConfigError(
                     f"fields={list(self.fields)!r} lacks {', '.join(lacking)}.", hint="Name the tuples' fields in their order."
                 )
+
+    def _check_null_keys(self) -> None:
+        given = self.null_keys
+        if not isinstance(given, Mapping):
+            if given not in ("reject", "group"):
+                raise ConfigError(f"null_keys={given!r} is unknown.", hint='Take "reject", "group", or such as {"customer": ""}.')
+            return
+        if strange := [name for name in given if name not in self.by]:
+            raise ConfigError(
+                f"null_keys: {', '.join(map(str, strange))} is no field of the key, which is {self.by!r}.",
+                hint="Name fields of by, with what stands for a null there.",
+            )
+        for name, value in given.items():
+            if (reason := key_problem(value)) is not None:
+                raise ConfigError(
+                    f"null_keys: {value!r} can't stand for a null in {name}: {reason}.", hint="Take a value of the field's type."
+                )
+        object.__setattr__(self, "null_keys", {name: given[name] for name in self.by if name in given})
 
     def _check_times(self) -> None:
         spans: dict[str, Any] = {"lateness_s": self.lateness_s, "grace_s": self.grace_s, "future_s": self.future_s}
@@ -258,4 +278,5 @@ class Windows:
         return (
             f"by={self.by!r} time={time} kind={self.kind!r} aggregates=({aggregates}) "
             f"lateness_s={self.lateness_us / SECOND_US!r} grace_s={self.grace_us / SECOND_US!r}"
+            f"{f' null_keys={self.null_keys!r}' if isinstance(self.null_keys, dict) else ''}"
         )
