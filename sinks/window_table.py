@@ -36,12 +36,7 @@ class WindowTable:
         self._windows, self._fixed = windows, dict(fixed or {})
         self.keys = tuple(column.name for column in table.primary_key)
         names = [*windows.names, *self._fixed]
-        demanded = [*windows.by, *windows.aggregates, *self._fixed, *self.keys]
-        if wrong := [name for name in demanded if name not in table.c or name not in names]:
-            raise ConfigError(
-                f"Table {table.name} and its windows differ in: {', '.join(dict.fromkeys(wrong))}.",
-                hint=f"The windows have {', '.join(names)}.",
-            )
+        self._check_names(table, [*windows.by, *windows.aggregates, *self._fixed], names)
         no_nulls = [name for name in windows.by if table.c[name].primary_key or not table.c[name].nullable]
         if windows.null_keys == "group" and no_nulls:
             raise ConfigError(
@@ -50,6 +45,28 @@ class WindowTable:
             )
         self.names = [name for name in names if name in table.c]
         self._times = {name: self._time_of(table.c[name]) for name in (START, END) if name in table.c}
+
+    def _check_names(self, table: sa.Table, demanded: Sequence[str], names: Sequence[str]) -> None:
+        if lacking := [name for name in demanded if name not in table.c]:
+            raise ConfigError(
+                f"Table {table.name} lacks columns that its windows fill: {', '.join(lacking)}.",
+                hint=f"The windows have {', '.join(names)}.",
+            )
+        if strange := [name for name in self.keys if name not in names]:
+            raise ConfigError(
+                f"The windows of table {table.name} do not fill all of its primary key: they lack {', '.join(strange)}.",
+                hint=f"They have {', '.join(names)}; fixed={{...}} gives a column one value in all rows.",
+            )
+        if not self.keys:
+            return
+        missing = [name for name in self._windows.by if name not in self.keys]
+        if START not in self.keys and (END not in self.keys or self._windows.gap_us is not None):
+            missing.insert(0, START)
+        if missing:
+            raise ConfigError(
+                f"The primary key of table {table.name} lacks {', '.join(missing)}: rows would overwrite each other.",
+                hint=f"Let it be {START} with all of the windows' key: {', '.join([START, *self._windows.by])}.",
+            )
 
     def _time_of(self, column: sa.Column[Any]) -> Callable[[int], Any]:
         if isinstance(column.type, sa.DateTime):
