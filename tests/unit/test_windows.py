@@ -443,6 +443,23 @@ def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() 
 # -- lanes and buckets ------------------------------------------------------------------------------------
 
 
+def test_late_records_of_one_message_have_letters_of_their_own_in_all_buckets_and_windows() -> None:
+    lane = Lane(define(kind=Hopping(20, 10), lateness_s=0), STREAM, 4, Opening(0, 0, NEVER))
+    records = [(100, "a", 1), *((1, key, 1) for key in "abcdefgh"), (2, "a", 1)]
+    pieces = lane.fold(batch(records, at=[0, *[1] * 8, 2]))
+    assert all(piece.late for piece in pieces)
+    letters = [late.letter for piece in pieces for late in piece.late]
+    assert len(letters) == len({(letter.offset, letter.row) for letter in letters}) == 18
+    assert sorted(letter.row for letter in letters if letter.offset == 1) == [1_000_000 + n for n in range(16)]
+
+
+def test_rows_rejected_by_an_earlier_step_and_by_the_windows_have_letters_of_their_own() -> None:
+    # Of three rows of a message an earlier step refused the first, so that here the second looks like the first.
+    one = batch([(1, None, 1), (1, "a", 1)], at=[0, 0], rejects=[Reject(0, "check", "bad item", 0)])
+    letters = run(define(), one).rejects
+    assert [(letter.offset, letter.row, letter.stage) for letter in letters] == [(0, 0, "check"), (0, 1, "windows")]
+
+
 def test_late_records_bring_their_window_their_message_and_how_late() -> None:
     emission = run(define(kind=Hopping(20, 10)), batch([(100, "a", 1), (80, "a", 2), (96, "a", 3)]))
     assert [(late.start_us // SECOND, late.end_us // SECOND, late.time_us // SECOND, late.key) for late in emission.late] == [

@@ -38,7 +38,7 @@ class Sessions(NamedTuple):
 class Late(NamedTuple):
     """A record that came too late for a window; one in several windows may be late for some of them.
 
-    `letter` is what a dead letter about its message would be.
+    `letter` is what a dead letter about it would be; its row is that of no other letter about the message.
     """
 
     start_us: int
