@@ -13,6 +13,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -398,6 +399,63 @@ def test_a_type_without_the_fields_stops_with_what_it_has() -> None:
     assert "key, time, value" in caught.value.hint
     with pytest.raises(ConfigError, match="tuples have no names"):
         run(define(fields=None), batch([(1, "a", 1)]))
+
+
+NOT_A_TIME, DIGITS, INFINITE = "time: no time in seconds since 1970, or out of range", "a number of too many digits", "not finite"
+LONG = Decimal("1." + "1" * 500)
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        ((1e305, "b", 1), NOT_A_TIME),
+        ((math.nan, "b", 1), NOT_A_TIME),
+        ((LONG, "b", 1), NOT_A_TIME),
+        ((Decimal("1e-1000500"), "b", 1), NOT_A_TIME),
+        ((Decimal("1e1000"), "b", 1), NOT_A_TIME),
+        ((Decimal("sNaN"), "b", 1), NOT_A_TIME),
+        ((10**5_000, "b", 1), NOT_A_TIME),
+        ((1, Decimal("sNaN"), 1), f"key: {INFINITE}"),
+        ((1, LONG, 1), f"key: {DIGITS}"),
+        ((1, Decimal("1e-1000500"), 1), f"key: {DIGITS}"),
+        ((1, Decimal("1e400"), 1), f"key: {DIGITS}"),
+        ((1, 10**5_000, 1), f"key: {DIGITS}"),
+        ((1, -(10**309), 1), f"key: {DIGITS}"),
+        ((1, datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), 1), "key: out of range in UTC"),
+        ((1, "b", Decimal("sNaN")), f"value: {INFINITE}"),
+        ((1, "b", math.nan), f"value: {INFINITE}"),
+        ((1, "b", -math.inf), f"value: {INFINITE}"),
+        ((1, "b", LONG), f"value: {DIGITS}"),
+        ((1, "b", 10**5_000), f"value: {DIGITS}"),
+        ((1, "b", datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))), "value: out of range in UTC"),
+    ],
+)
+def test_a_poisonous_value_rejects_its_record_whatever_stands_beside_it(poison: tuple[Any, ...], reason: str) -> None:
+    definition = define(aggregates={"n": Count(), "largest": Max("value")})
+    number = int, float, Decimal
+    # Beside a record of other types, and beside one of the same.
+    alike = tuple(type(one)(1) if isinstance(one, number) else 1 if isinstance(one, datetime) else one for one in poison)
+    for records in ([poison], [(1, "a", 1), poison], [poison, alike]):
+        emission = run(definition, batch(records))
+        assert [letter.reason for letter in emission.rejects] == [reason]
+        assert sum(row[3] for row in emission.rows.tuples()) == len(records) - 1
+
+
+@pytest.mark.parametrize("least", [-(2**70), 10**300, Decimal("1e300"), Decimal("1e-300"), Decimal("1." + "1" * 300)])
+def test_long_numbers_are_kept_and_compared(least: Any) -> None:
+    assert run(define(by=("value",)), batch([(1, "a", least)])).rows.columns[2] == [least]
+    assert aggregated(Max("value"), [least, None]) == least
+
+
+def test_moments_in_a_zone_are_moments_in_utc_as_keys_and_as_values() -> None:
+    earlier, later = (datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold) for fold in (0, 1))
+    utc = [moment.astimezone(UTC) for moment in (earlier, later)]
+    definition = define(by=("value",), aggregates={"n": Count(), "last": Max("value")})
+    records = [(1, "a", earlier), (1, "a", later), (1, "a", later), (1, "a", utc[0])]
+    for batches in ([batch(records)], [batch([record], n) for n, record in enumerate(records)]):
+        rows = run(definition, *batches).rows
+        assert sorted(row[2:5] for row in rows.tuples()) == [(utc[0], 2, utc[0]), (utc[1], 2, utc[1])]
+    assert aggregated(Max("value"), [later, earlier]) == aggregated(Max("value"), [earlier, later], [1]) == utc[1]
 
 
 def test_keys_of_several_fields_none_and_nulls() -> None:

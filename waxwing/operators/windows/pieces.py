@@ -11,6 +11,7 @@ from zlib import crc32
 
 from waxwing.batch import Stream
 from waxwing.operators.windows.definition import NEVER
+from waxwing.operators.windows.parts import EXACT
 from waxwing.target import DeadLetter
 
 
@@ -136,7 +137,7 @@ def _encoded(value: Any) -> bytes:
     if kind is int or kind is bool or (kind is Decimal and value == value.to_integral_value()):
         return b"%d" % value
     if kind is Decimal:
-        value = value.normalize()
+        value = value.normalize(EXACT)  # whatever context the caller has
     elif kind is datetime and value.tzinfo is not None:
         value = value.astimezone(UTC)
     return str(value).encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +13,16 @@ from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
 from waxwing.operators.windows.parts import Column
-from waxwing.operators.windows.values import are_numbers, are_plain, key_problem, number_problem, plain_problem
+from waxwing.operators.windows.values import (
+    are_numbers,
+    are_plain,
+    are_small,
+    are_texts,
+    is_kept,
+    key_problem,
+    number_problem,
+    plain_problem,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Years 2 to 9997: the ends of windows, and any time zone, are datetimes too.
@@ -68,7 +76,8 @@ class Reader:
                 _all(raw[field], bad, field, number_problem)
             elif check == "plain" and not are_plain(raw[field], kinds):
                 _all(raw[field], bad, field, plain_problem)
-            columns[field] = Column(raw[field], kinds)
+            values = _in_utc(raw[field], bad, field) if check == "plain" and datetime in kinds else raw[field]
+            columns[field] = Column(values, kinds)
         keys = by[0] if len(by) == 1 else list(zip(*by, strict=True)) if by else [()] * len(times)
         read = Read(range(len(times)), batch.records, batch.at, times, keys, columns, bad)
         return without(read, bad) if bad else read
@@ -119,22 +128,15 @@ class Reader:
     def _keys(self, values: Sequence[Any], bad: dict[int, str], field: str) -> Sequence[Any]:
         """A field of the key, with what stands for nulls."""
         kinds = set(map(type, values))
-        if kinds == {int}:
+        if (kinds == {str} and are_texts(values)) or (kinds == {int} and are_small(values)):
             return values
-        if kinds == {str}:
-            try:
-                "".join(values).encode()
-            except UnicodeEncodeError:
-                pass
-            else:
-                return values
         null_keys = self._definition.null_keys
         if not isinstance(null_keys, str) and field in null_keys and type(None) in kinds:
             stand_in = null_keys[field]
             return self._keys([stand_in if value is None else value for value in values], bad, field)
         group = null_keys == "group"
         _all(values, bad, field, lambda value: None if group and value is None else key_problem(value))
-        return values
+        return _in_utc(values, bad, field) if datetime in kinds else values
 
     def _check_future(self, times: Sequence[int], stamps: Sequence[int], bad: dict[int, str]) -> None:
         """Judged by the message's timestamp, which is part of the log, so that reading again decides the same."""
@@ -170,6 +172,20 @@ def _chosen(values: Sequence[int], at: Sequence[int]) -> Sequence[int]:
     return values if isinstance(at, range) and at == range(len(values)) else [values[n] for n in at]
 
 
+def _in_utc(values: Sequence[Any], bad: dict[int, str], field: str) -> Sequence[Any]:
+    """Moments of other zones in UTC: equal ones are equal there, and those of an hour that comes twice are not."""
+    if not any(type(value) is datetime and value.tzinfo not in (None, UTC) for value in values):
+        return values
+    out = list(values)
+    for number, value in enumerate(values):
+        if type(value) is datetime and value.tzinfo is not None:
+            try:
+                out[number] = value.astimezone(UTC)
+            except OverflowError:
+                bad.setdefault(number, f"{field}: out of range in UTC")
+    return out
+
+
 def _all(
     values: Sequence[Any],
     bad: dict[int, str],
@@ -196,8 +212,11 @@ def _times(values: Sequence[Any]) -> list[int]:
     kinds = set(map(type, values))
     if kinds == {int}:
         return [value * SECOND_US for value in values]
-    if kinds == {float} and all(map(math.isfinite, values)):
-        return [round(value * SECOND_US) for value in values]
+    if kinds == {float}:
+        try:
+            return [round(value * SECOND_US) for value in values]
+        except (OverflowError, ValueError):  # one is too large, or no number
+            pass
     return list(map(_time_us, values))
 
 
@@ -205,9 +224,11 @@ def _time_us(value: Any) -> int:
     if type(value) is datetime:
         since = (value if value.tzinfo is not None else value.replace(tzinfo=UTC)) - EPOCH
         return (since.days * 86_400 + since.seconds) * SECOND_US + since.microseconds
-    if type(value) is int or (type(value) in (float, Decimal) and math.isfinite(value)):
-        return round(value * SECOND_US) if abs(value) < TIME_MAX_US else _NO_TIME
-    return _NO_TIME
+    if type(value) not in (int, float, Decimal) or (type(value) is Decimal and not is_kept(value)):
+        return _NO_TIME
+    # Judged before it is multiplied; not a number is not less either.
+    time_us: int = round(value * SECOND_US) if abs(value) < TIME_MAX_US else _NO_TIME
+    return time_us
 
 
 def _time_problem(time_us: int) -> str | None:
