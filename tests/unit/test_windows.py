@@ -393,6 +393,15 @@ def test_the_clock_limits_times_where_the_message_s_timestamp_is_missing_or_as_f
     assert not run(define(), one).rejects, "without a clock, and a timestamp to believe, nothing is known to be ahead"
 
 
+def test_a_sum_s_type_and_digits_are_those_of_its_own_values_whatever_other_keys_have() -> None:
+    records = [(1, "a", 2**53 + 1), (1, "b", 2), (1, "a", 2), (1, "b", 0.5), (1, "c", Decimal("-0.0"))]
+    for size in (1, 2, 3, 5):
+        batches = [batch(records[first : first + size], first) for first in range(0, len(records), size)]
+        rows = run(define(aggregates={"sum": Sum("value")}), *batches).rows
+        sums = {row[2]: row[3] for row in rows.tuples()}
+        assert {key: repr(total) for key, total in sums.items()} == {"a": repr(2**53 + 3), "b": "2.5", "c": "Decimal('0.0')"}
+
+
 def test_a_type_without_the_fields_stops_with_what_it_has() -> None:
     with pytest.raises(ConfigError, match="records of type Struct have no customer") as caught:
         run(define(by=("customer",), fields=None), batch([Struct(1, "a")]))

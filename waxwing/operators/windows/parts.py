@@ -150,7 +150,11 @@ class Summed(Part):
     def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
         if tuple in set(map(type, states)):
             for i, state in zip(at, states, strict=True):
-                column[i] = state if column[i] is None else column[i] if state is None else _add(column[i], state)
+                held = column[i]
+                if held is None:
+                    column[i] = state
+                elif state is not None:  # another key's floats are no reason to make a float of this sum
+                    column[i] = _add(held, state) if tuple in (type(held), type(state)) else held + state
             return
         for i, state in zip(at, states, strict=True):
             held = column[i]
@@ -167,7 +171,7 @@ class Summed(Part):
         if kinds == {int}:
             return list(column)
         if tuple in kinds:
-            return [float(fraction(state)) if type(state) is tuple else state for state in column]
+            column = [float(fraction(state)) if type(state) is tuple else state for state in column]
         return [None if state is None else +state for state in column]  # -0 is 0
 
 
