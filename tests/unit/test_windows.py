@@ -45,6 +45,7 @@ from waxwing.operators.windows import (
     Windows,
     openings,
 )
+from waxwing.operators.windows.live import Live
 from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
 from waxwing.operators.windows.parts import _expansion
 from waxwing.operators.windows.pieces import buckets_of
@@ -400,6 +401,13 @@ def test_a_sum_s_type_and_digits_are_those_of_its_own_values_whatever_other_keys
         rows = run(define(aggregates={"sum": Sum("value")}), *batches).rows
         sums = {row[2]: row[3] for row in rows.tuples()}
         assert {key: repr(total) for key, total in sums.items()} == {"a": repr(2**53 + 3), "b": "2.5", "c": "Decimal('0.0')"}
+
+
+def test_live_sums_are_exact_beyond_28_digits() -> None:
+    values = Decimal("12345678901234.123456789012345678"), Decimal("0.000000000000000001")
+    live = Live(define(aggregates={"sum": Sum("value"), "largest": Max("value")}))
+    rows, _ = live.fold(batch([(1, "a", value) for value in values]))
+    assert [row[2:5] for row in rows.tuples()] == [("a", Decimal("12345678901234.123456789012345679"), values[0])]
 
 
 def test_a_type_without_the_fields_stops_with_what_it_has() -> None:
