@@ -410,6 +410,31 @@ def test_live_sums_are_exact_beyond_28_digits() -> None:
     assert [row[2:5] for row in rows.tuples()] == [("a", Decimal("12345678901234.123456789012345679"), values[0])]
 
 
+def test_a_fold_that_refuses_half_of_a_batch_is_called_a_few_times_for_each_record() -> None:
+    calls = 0
+
+    def add(state: list[int], value: int) -> list[int]:
+        nonlocal calls
+        calls += 1
+        state.append(value)  # what was half done is not kept
+        if value % 2:
+            raise ValueError("odd")
+        return state
+
+    def never(state: int, value: int) -> int:
+        if value % 3 == 0:
+            raise ValueError("in threes")
+        return state
+
+    folds = {"even": Fold("value", list, add, lambda a, b: a + b), "no": Fold("value", int, never, lambda a, b: a + b)}
+    emission = run(define(aggregates=folds), batch([(1, "a", n) for n in range(1_000)]))
+    assert calls <= 3_000
+    assert [(letter.offset, letter.reason) for letter in emission.rejects] == [
+        (n, "odd" if n % 2 else "in threes") for n in range(1_000) if n % 2 or n % 3 == 0
+    ]
+    assert [row[3] for row in emission.rows.tuples()] == [[n for n in range(1_000) if n % 2 == 0 and n % 3]]
+
+
 def test_a_type_without_the_fields_stops_with_what_it_has() -> None:
     with pytest.raises(ConfigError, match="records of type Struct have no customer") as caught:
         run(define(by=("customer",), fields=None), batch([Struct(1, "a")]))

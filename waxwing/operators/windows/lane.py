@@ -114,7 +114,7 @@ class Lane:
                     pieces, watermark = self._pieces(batch, read)
                     break
                 except FoldError as error:
-                    refused[error.number] = error.reason
+                    refused |= error.bad
         self._offset, self._watermark = batch.offset_next, watermark
         return pieces, read
 
@@ -241,7 +241,7 @@ class Lane:
         try:
             return [part.fold(entries) for part in self._definition.parts]
         except FoldError as error:
-            raise FoldError(read.numbers[error.number], error.reason) from error
+            raise FoldError({read.numbers[n]: reason for n, reason in error.bad.items()}) from error
 
     # -- the side ways ------------------------------------------------------------------------------
 
