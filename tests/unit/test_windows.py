@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -47,7 +47,7 @@ from waxwing.operators.windows import (
 )
 from waxwing.operators.windows.live import Live
 from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
-from waxwing.operators.windows.parts import _expansion
+from waxwing.operators.windows.parts import EXACT, _expansion
 from waxwing.operators.windows.pieces import buckets_of
 
 STREAM = Stream("flow", "topic", "id", 0)
@@ -521,6 +521,13 @@ def test_what_stands_for_a_null_is_the_key_of_the_record() -> None:
     assert [letter.reason for letter in emission.rejects] == ["key: null"]
     assert pairs.text.endswith("null_keys={'value': 0}")
     assert "null_keys" not in define(null_keys="group").text
+
+
+def test_a_decimal_of_many_digits_has_its_bucket_in_every_context() -> None:
+    keys = [Decimal(f"0.{n * 7919 + 10**29:030}") for n in range(1, 30)]
+    with localcontext(EXACT):  # as in a lane
+        buckets = buckets_of(keys, 1, 997)
+    assert buckets_of(keys, 1, 997) == buckets
 
 
 def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() -> None:
