@@ -59,25 +59,30 @@ class Windows:
     """Windows over event time: what belongs to one is a function of the topic alone.
 
     A record is late when the watermark of its own Kafka partition (the highest event time before it, less the lateness) has
-    passed its window; a window closes when the watermarks of all partitions have. Idle partitions are the exception: they are
-    not waited for, and what they bring for closed windows later comes as late rows, so that nothing is lost.
+    passed its window; for sessions, when it has passed the record's own time (any later bound would let the interleaving of the
+    partitions decide). A window closes when the watermarks of all partitions have passed it.
+
+    The clock decides two things. Idle partitions are not waited for, and what they bring for closed windows later comes as late
+    rows, so that nothing is lost. And a message's timestamp is believed up to future_s ahead of the clock: a message just at
+    that limit may be rejected, and after a crash, when it is judged again, be taken.
 
     Args:
         by: names of the key's fields; () for one key over everything. Values are text, whole numbers, bytes, booleans, Decimals,
-            dates, datetimes or UUIDs. Equal values (1 and Decimal("1.0")) are one key.
-        time: the field with the event time (epoch seconds, or a datetime, of which naive ones are UTC), or MESSAGE_TIME.
+            dates, datetimes (those in a zone become UTC) or UUIDs. Equal values (1 and Decimal("1.0")) are one key.
+        time: the field with the event time (epoch seconds, or a datetime, of which naive ones are UTC), or MESSAGE_TIME, which
+            the clock limits (see future_s).
         kind: Tumbling, Hopping or Session.
         aggregates: by the name of their result.
         lateness_s: how much disorder a partition may have; windows close that much later.
-        grace_s: for so long a closed window can be corrected by a row with a higher revision. Not for sessions.
-        corrections: "at_end" of the grace, one row a window and key; or "eager", with every emission.
-        idle_after_s: a partition without records for so long is not waited for. None: all are, for ever.
-        future_s: a record this far ahead of its message's timestamp (of the clock, where the message has none, or one as far
-            ahead itself) is rejected: one bad clock must not close everything.
-        fields: the fields' names, where records are plain tuples.
-        null_keys: what becomes of a record with a null in its key: "reject"; "group", as in SQL's GROUP BY; or by the names of
-            fields what stands for a null there ({"customer": ""}), as if the record had it: then other nulls are rejected. A
-            table's primary key takes no nulls, so that it needs the last.
+        grace_s: for so long a closed window can be corrected by a row with a higher revision (0: not at all). Not for sessions.
+        corrections: "at_end" of the grace (the default), one row a window and key; or "eager", with every emission.
+        idle_after_s: a partition without records for so long is not waited for. None (the default): all are, for ever.
+        future_s: a record this far (3,600 s by default) ahead of its message's timestamp (of the clock, where the message has
+            none, or one as far ahead itself) is rejected: one bad clock must not close everything.
+        fields: the fields' names, where records are plain tuples (else None, the default).
+        null_keys: what becomes of a record with a null in its key: "reject" (the default); "group", as in SQL's GROUP BY; or
+            by the names of fields what stands for a null there ({"customer": ""}), as if the record had it: then other nulls are
+            rejected. A table's primary key takes no nulls, so that it needs the last.
 
     Raises:
         ConfigError: a definition that can't be.
