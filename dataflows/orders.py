@@ -106,10 +106,10 @@ per_customer = Windows(
     },
     lateness_s=60,
     idle_after_s=60,
-    null_keys="group",
+    null_keys={"customer": ""},
     fields=("id", "order_id", "customer", "quantity", "unit_price", "total_value", "processed_at"),
 )
-of_all = replace(per_customer, by=())
+of_all = replace(per_customer, by=(), null_keys="reject")
 
 # The columns of `orders` that the flow fills, in order. Plain tuples: the fastest for the sink.
 Row = tuple[str, str, str | None, int, Decimal, Decimal, int]
@@ -148,7 +148,7 @@ def totals_of(settings: OrdersSettings) -> dict[str, Totals]:
     if settings.order_totals == "off":
         return {}
     kind = SqlLiveWindows if settings.order_totals == "live" else SqlWindows
-    customers = kind(settings, order_totals, per_customer, fixed={"scope": "customer"}, null_keys={"customer": ""})
+    customers = kind(settings, order_totals, per_customer, fixed={"scope": "customer"})
     return {"customer_totals": customers, "totals": kind(settings, order_totals, of_all, fixed={"scope": "all", "customer": ""})}
 
 

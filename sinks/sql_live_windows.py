@@ -26,7 +26,7 @@ class SqlLiveWindows(SqlTarget):
 
     Args:
         settings: where the database is. `database_table` has no say in it.
-        table: made when missing, else checked at the start; with fixed and null_keys: see WindowTable. It needs a primary key.
+        table: made when missing, else checked at the start; for fixed see WindowTable. It needs a primary key.
         windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
 
     Parallelism: one connection and one writer per lane; SQLite: one for all.
@@ -43,10 +43,9 @@ class SqlLiveWindows(SqlTarget):
         windows: Windows,
         *,
         fixed: Mapping[str, Any] | None = None,
-        null_keys: Mapping[str, Any] | None = None,
     ) -> None:
         self._live = Live(windows)
-        self._window_table = WindowTable(table, windows, fixed, null_keys)
+        self._window_table = WindowTable(table, windows, fixed)
         merge = self._live.merge(self._window_table.keys)
         brought = [name for name in self._window_table.names if name not in merge.mean]
         super().__init__(settings.model_copy(update={"database_table": ""}), table, merge, columns=brought)

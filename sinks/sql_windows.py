@@ -33,7 +33,7 @@ class SqlWindows(SqlTarget, WindowTarget):
 
     Args:
         settings: where the database is, how often buckets are written, how many there are. `database_table` has no say in it.
-        table: made when missing, else checked at the start; with fixed and null_keys: see WindowTable.
+        table: made when missing, else checked at the start; for fixed see WindowTable.
         windows: the windows.
 
     Parallelism: one connection and one writer per bucket; SQLite: one bucket.
@@ -50,7 +50,6 @@ class SqlWindows(SqlTarget, WindowTarget):
         windows: Windows,
         *,
         fixed: Mapping[str, Any] | None = None,
-        null_keys: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(settings, SqlWindowSettings):
             raise ConfigError(
@@ -58,7 +57,7 @@ class SqlWindows(SqlTarget, WindowTarget):
                 hint="Let it inherit KafkaSettings, SqlWindowSettings.",
             )
         self.windows, self.window_settings = windows, settings
-        self._window_table = WindowTable(table, windows, fixed, null_keys)
+        self._window_table = WindowTable(table, windows, fixed)
         keys = self._window_table.keys
         own = settings.model_copy(update={"database_table": ""})
         super().__init__(own, table, Upsert(keys=keys) if keys else Append(), columns=self._window_table.names)

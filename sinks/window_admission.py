@@ -15,14 +15,13 @@ from waxwing import metrics
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.errors import BadRowsLimit
 from waxwing.operators.windows import Bucket, Emission, Mark, Piece
+from waxwing.operators.windows.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
 from waxwing.settings import WindowSettings
 from waxwing.target import Change, DeadLetter, Position
 
 # An emission of so many rows does not wait for its time: they would fill the memory.
 ROWS_MAX = 50_000
-# A message may be rejected and late at once (a flat_map made records of it): their dead letters need numbers that differ.
-LATE_ROWS_FROM = 1_000_000
 
 
 class WindowAdmission:
@@ -130,14 +129,11 @@ class WindowAdmission:
     def _letters_of(self, emission: Emission) -> list[DeadLetter]:
         """Rejects, late records with their windows, and late aggregates (see Windows: idle partitions)."""
         out = list(emission.rejects)
-        numbers: dict[tuple[Stream, int], int] = {}
         late = emission.late if self._settings.late_records == "dead_letters" else []
         for one in late:
-            place = one.letter.stream, one.letter.offset
-            numbers[place] = numbers.get(place, LATE_ROWS_FROM - 1) + 1
             start, end = _iso(one.start_us), _iso(one.end_us)
             reason = f"{one.letter.reason}; it belongs to the window from {start} to {end}"
-            out.append(one.letter._replace(row=numbers[place], stage="late", reason=reason))
+            out.append(one.letter._replace(stage="late", reason=reason))
         row = LATE_ROWS_FROM
         entries = 0
         for stream, rows in emission.late_entries:

@@ -22,7 +22,6 @@ class WindowTable:
             window_end and revision as you like. Starts and ends go into DateTime columns (UTC) or integers (epoch seconds).
         windows: the windows.
         fixed: columns that have one value in all rows, for several kinds of windows in one table.
-        null_keys: by the name of a key's field, what stands for a null there (Windows(null_keys="group")).
 
     Raises:
         ConfigError: the table does not fit the windows.
@@ -33,21 +32,41 @@ class WindowTable:
         table: sa.Table,
         windows: Windows,
         fixed: Mapping[str, Any] | None = None,
-        null_keys: Mapping[str, Any] | None = None,
     ) -> None:
-        self._windows, self._fixed, self._null_keys = windows, dict(fixed or {}), dict(null_keys or {})
+        self._windows, self._fixed = windows, dict(fixed or {})
         self.keys = tuple(column.name for column in table.primary_key)
         names = [*windows.names, *self._fixed]
-        demanded = [*windows.by, *windows.aggregates, *self._fixed, *self.keys]
-        if wrong := [name for name in demanded if name not in table.c or name not in names]:
+        self._check_names(table, [*windows.by, *windows.aggregates, *self._fixed], names)
+        no_nulls = [name for name in windows.by if table.c[name].primary_key or not table.c[name].nullable]
+        if windows.null_keys == "group" and no_nulls:
             raise ConfigError(
-                f"Table {table.name} and its windows differ in: {', '.join(dict.fromkeys(wrong))}.",
-                hint=f"The windows have {', '.join(names)}.",
+                f"Table {table.name}: {', '.join(no_nulls)} can't be null, and the windows group nulls.",
+                hint=f'Say what stands for a null: Windows(null_keys={{"{no_nulls[0]}": ""}}), or take null_keys="reject".',
             )
-        if strange := sorted(self._null_keys.keys() - set(windows.by)):
-            raise ConfigError(f"null_keys: {', '.join(strange)} is no field of the key, which is {windows.by!r}.")
         self.names = [name for name in names if name in table.c]
         self._times = {name: self._time_of(table.c[name]) for name in (START, END) if name in table.c}
+
+    def _check_names(self, table: sa.Table, demanded: Sequence[str], names: Sequence[str]) -> None:
+        if lacking := [name for name in demanded if name not in table.c]:
+            raise ConfigError(
+                f"Table {table.name} lacks columns that its windows fill: {', '.join(lacking)}.",
+                hint=f"The windows have {', '.join(names)}.",
+            )
+        if strange := [name for name in self.keys if name not in names]:
+            raise ConfigError(
+                f"The windows of table {table.name} do not fill all of its primary key: they lack {', '.join(strange)}.",
+                hint=f"They have {', '.join(names)}; fixed={{...}} gives a column one value in all rows.",
+            )
+        if not self.keys:
+            return
+        missing = [name for name in self._windows.by if name not in self.keys]
+        if START not in self.keys and (END not in self.keys or self._windows.gap_us is not None):
+            missing.insert(0, START)
+        if missing:
+            raise ConfigError(
+                f"The primary key of table {table.name} lacks {', '.join(missing)}: rows would overwrite each other.",
+                hint=f"Let it be {START} with all of the windows' key: {', '.join([START, *self._windows.by])}.",
+            )
 
     def _time_of(self, column: sa.Column[Any]) -> Callable[[int], Any]:
         if isinstance(column.type, sa.DateTime):
@@ -67,7 +86,5 @@ class WindowTable:
         for name, convert in self._times.items():
             made = {time_us: convert(time_us) for time_us in set(columns[name])}
             columns[name] = [made[time_us] for time_us in columns[name]]
-        for name, stand_in in self._null_keys.items():
-            columns[name] = [stand_in if value is None else value for value in columns[name]]
         columns |= {name: [value] * len(rows) for name, value in self._fixed.items()}
         return list(zip(*(columns[name] for name in order), strict=True))

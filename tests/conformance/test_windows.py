@@ -47,7 +47,7 @@ DEFINITION = Windows(
     aggregates={"n": Count("value"), "total": Sum("value"), "largest": Max("value"), "mean": Mean("value", places=2)},
     lateness_s=LATENESS_S,
     grace_s=GRACE_S,
-    null_keys="group",
+    null_keys={"key": ""},
 )
 LIVE = replace(DEFINITION, grace_s=0)
 Data = dict[int, list[dict[str, Any]]]
@@ -118,7 +118,7 @@ class Case:
         some = {"flush_interval_s": 0.0, "window_snapshot_interval_s": 0.0, "flush_rows_max": 1, "window_buckets": 2, "lanes": 3}
         made = SqlWindowSettings(database_url=url, owner_stale_s=1.0, **(some | settings))
         kind, windows = (SqlLiveWindows, LIVE) if self.live else (SqlWindows, DEFINITION)
-        target = kind(made, self.table, definition or windows, fixed={"scope": "key"}, null_keys={"key": ""})
+        target = kind(made, self.table, definition or windows, fixed={"scope": "key"})
         target._database, target._engine = self.place.database, self.place.engine
         return target
 
@@ -399,7 +399,7 @@ def test_of_two_writers_of_a_bucket_the_older_is_fenced(place: Place) -> None:
 
 def test_windows_of_two_kinds_share_a_table(place: Place) -> None:
     case, data = Case(place), sales(13, 20)
-    of_all = replace(DEFINITION, by=())
+    of_all = replace(DEFINITION, by=(), null_keys="reject")
     all_target = case.target()
     second = SqlWindows(all_target.settings, case.table, of_all, fixed={"scope": "all", "key": ""})  # type: ignore[arg-type]
     second._database, second._engine = place.database, place.engine

@@ -8,11 +8,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -45,8 +46,9 @@ from waxwing.operators.windows import (
     Windows,
     openings,
 )
+from waxwing.operators.windows.live import Live
 from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
-from waxwing.operators.windows.parts import _expansion
+from waxwing.operators.windows.parts import EXACT, _expansion
 from waxwing.operators.windows.pieces import buckets_of
 from waxwing.target import Start
 
@@ -130,6 +132,8 @@ def aggregated(aggregate: Aggregate, values: Sequence[Any], cuts: Sequence[int] 
         ({"idle_after_s": 0}, "too short"),
         ({"corrections": "never"}, "unknown"),
         ({"null_keys": "keep"}, "unknown"),
+        ({"null_keys": {"customer": ""}}, "customer is no field of the key"),
+        ({"null_keys": {"key": None}}, "None can't stand for a null in key"),
         ({"fields": ("time", "value")}, "lacks key"),
     ],
 )
@@ -392,12 +396,110 @@ def test_the_clock_limits_times_where_the_message_s_timestamp_is_missing_or_as_f
     assert not run(define(), one).rejects, "without a clock, and a timestamp to believe, nothing is known to be ahead"
 
 
+def test_a_sum_s_type_and_digits_are_those_of_its_own_values_whatever_other_keys_have() -> None:
+    records = [(1, "a", 2**53 + 1), (1, "b", 2), (1, "a", 2), (1, "b", 0.5), (1, "c", Decimal("-0.0"))]
+    for size in (1, 2, 3, 5):
+        batches = [batch(records[first : first + size], first) for first in range(0, len(records), size)]
+        rows = run(define(aggregates={"sum": Sum("value")}), *batches).rows
+        sums = {row[2]: row[3] for row in rows.tuples()}
+        assert {key: repr(total) for key, total in sums.items()} == {"a": repr(2**53 + 3), "b": "2.5", "c": "Decimal('0.0')"}
+
+
+def test_live_sums_are_exact_beyond_28_digits() -> None:
+    values = Decimal("12345678901234.123456789012345678"), Decimal("0.000000000000000001")
+    live = Live(define(aggregates={"sum": Sum("value"), "largest": Max("value")}))
+    rows, _ = live.fold(batch([(1, "a", value) for value in values]))
+    assert [row[2:5] for row in rows.tuples()] == [("a", Decimal("12345678901234.123456789012345679"), values[0])]
+
+
+def test_a_fold_that_refuses_half_of_a_batch_is_called_a_few_times_for_each_record() -> None:
+    calls = 0
+
+    def add(state: list[int], value: int) -> list[int]:
+        nonlocal calls
+        calls += 1
+        state.append(value)  # what was half done is not kept
+        if value % 2:
+            raise ValueError("odd")
+        return state
+
+    def never(state: int, value: int) -> int:
+        if value % 3 == 0:
+            raise ValueError("in threes")
+        return state
+
+    folds = {"even": Fold("value", list, add, lambda a, b: a + b), "no": Fold("value", int, never, lambda a, b: a + b)}
+    emission = run(define(aggregates=folds), batch([(1, "a", n) for n in range(1_000)]))
+    assert calls <= 3_000
+    assert [(letter.offset, letter.reason) for letter in emission.rejects] == [
+        (n, "odd" if n % 2 else "in threes") for n in range(1_000) if n % 2 or n % 3 == 0
+    ]
+    assert [row[3] for row in emission.rows.tuples()] == [[n for n in range(1_000) if n % 2 == 0 and n % 3]]
+
+
 def test_a_type_without_the_fields_stops_with_what_it_has() -> None:
     with pytest.raises(ConfigError, match="records of type Struct have no customer") as caught:
         run(define(by=("customer",), fields=None), batch([Struct(1, "a")]))
     assert "key, time, value" in caught.value.hint
     with pytest.raises(ConfigError, match="tuples have no names"):
         run(define(fields=None), batch([(1, "a", 1)]))
+
+
+NOT_A_TIME, DIGITS, INFINITE = "time: no time in seconds since 1970, or out of range", "a number of too many digits", "not finite"
+LONG = Decimal("1." + "1" * 500)
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        ((1e305, "b", 1), NOT_A_TIME),
+        ((math.nan, "b", 1), NOT_A_TIME),
+        ((LONG, "b", 1), NOT_A_TIME),
+        ((Decimal("1e-1000500"), "b", 1), NOT_A_TIME),
+        ((Decimal("1e1000"), "b", 1), NOT_A_TIME),
+        ((Decimal("sNaN"), "b", 1), NOT_A_TIME),
+        ((10**5_000, "b", 1), NOT_A_TIME),
+        ((1, Decimal("sNaN"), 1), f"key: {INFINITE}"),
+        ((1, LONG, 1), f"key: {DIGITS}"),
+        ((1, Decimal("1e-1000500"), 1), f"key: {DIGITS}"),
+        ((1, Decimal("1e400"), 1), f"key: {DIGITS}"),
+        ((1, 10**5_000, 1), f"key: {DIGITS}"),
+        ((1, -(10**309), 1), f"key: {DIGITS}"),
+        ((1, datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), 1), "key: out of range in UTC"),
+        ((1, "b", Decimal("sNaN")), f"value: {INFINITE}"),
+        ((1, "b", math.nan), f"value: {INFINITE}"),
+        ((1, "b", -math.inf), f"value: {INFINITE}"),
+        ((1, "b", LONG), f"value: {DIGITS}"),
+        ((1, "b", 10**5_000), f"value: {DIGITS}"),
+        ((1, "b", datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))), "value: out of range in UTC"),
+    ],
+)
+def test_a_poisonous_value_rejects_its_record_whatever_stands_beside_it(poison: tuple[Any, ...], reason: str) -> None:
+    definition = define(aggregates={"n": Count(), "largest": Max("value")})
+    number = int, float, Decimal
+    # Beside a record of other types, and beside one of the same.
+    alike = tuple(type(one)(1) if isinstance(one, number) else 1 if isinstance(one, datetime) else one for one in poison)
+    for records in ([poison], [(1, "a", 1), poison], [poison, alike]):
+        emission = run(definition, batch(records))
+        assert [letter.reason for letter in emission.rejects] == [reason]
+        assert sum(row[3] for row in emission.rows.tuples()) == len(records) - 1
+
+
+@pytest.mark.parametrize("least", [-(2**70), 10**300, Decimal("1e300"), Decimal("1e-300"), Decimal("1." + "1" * 300)])
+def test_long_numbers_are_kept_and_compared(least: Any) -> None:
+    assert run(define(by=("value",)), batch([(1, "a", least)])).rows.columns[2] == [least]
+    assert aggregated(Max("value"), [least, None]) == least
+
+
+def test_moments_in_a_zone_are_moments_in_utc_as_keys_and_as_values() -> None:
+    earlier, later = (datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold) for fold in (0, 1))
+    utc = [moment.astimezone(UTC) for moment in (earlier, later)]
+    definition = define(by=("value",), aggregates={"n": Count(), "last": Max("value")})
+    records = [(1, "a", earlier), (1, "a", later), (1, "a", later), (1, "a", utc[0])]
+    for batches in ([batch(records)], [batch([record], n) for n, record in enumerate(records)]):
+        rows = run(definition, *batches).rows
+        assert sorted(row[2:5] for row in rows.tuples()) == [(utc[0], 2, utc[0]), (utc[1], 2, utc[1])]
+    assert aggregated(Max("value"), [later, earlier]) == aggregated(Max("value"), [earlier, later], [1]) == utc[1]
 
 
 def test_keys_of_several_fields_none_and_nulls() -> None:
@@ -407,6 +509,27 @@ def test_keys_of_several_fields_none_and_nulls() -> None:
     assert sorted(map(str, (row[2:] for row in rows.tuples()))) == ["('a', 1, 1, 0)", "('a', None, 2, 0)", "('b', 1, 1, 0)"]
     assert [row[2:] for row in run(define(by=()), batch(records)).rows.tuples()] == [(4, 0)]
     assert len(run(define(by=("key", "value")), batch(records)).rejects) == 2
+
+
+def test_what_stands_for_a_null_is_the_key_of_the_record() -> None:
+    stands = define(null_keys={"key": ""}, aggregates={"n": Count(), "named": Count("key")})
+    records = [(1, None, 1), (1, "", 1), (1, "a", 1), (1, None, 1)]
+    emission = run(stands, batch(records[:2]), batch(records[2:], 2))
+    assert sorted(row[2:] for row in emission.rows.tuples()) == [("", 3, 1, 0), ("a", 1, 1, 0)], "the field itself is null"
+    assert not emission.rejects
+    pairs = define(by=("key", "value"), null_keys={"value": 0})
+    emission = run(pairs, batch([(1, "a", None), (1, "a", 0), (1, None, 1)]))
+    assert [row[2:] for row in emission.rows.tuples()] == [("a", 0, 2, 0)]
+    assert [letter.reason for letter in emission.rejects] == ["key: null"]
+    assert pairs.text.endswith("null_keys={'value': 0}")
+    assert "null_keys" not in define(null_keys="group").text
+
+
+def test_a_decimal_of_many_digits_has_its_bucket_in_every_context() -> None:
+    keys = [Decimal(f"0.{n * 7919 + 10**29:030}") for n in range(1, 30)]
+    with localcontext(EXACT):  # as in a lane
+        buckets = buckets_of(keys, 1, 997)
+    assert buckets_of(keys, 1, 997) == buckets
 
 
 def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() -> None:
@@ -427,6 +550,23 @@ def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() 
 
 
 # -- lanes and buckets ------------------------------------------------------------------------------------
+
+
+def test_late_records_of_one_message_have_letters_of_their_own_in_all_buckets_and_windows() -> None:
+    lane = Lane(define(kind=Hopping(20, 10), lateness_s=0), STREAM, 4, Opening(0, 0, NEVER))
+    records = [(100, "a", 1), *((1, key, 1) for key in "abcdefgh"), (2, "a", 1)]
+    pieces = lane.fold(batch(records, at=[0, *[1] * 8, 2]))
+    assert all(piece.late for piece in pieces)
+    letters = [late.letter for piece in pieces for late in piece.late]
+    assert len(letters) == len({(letter.offset, letter.row) for letter in letters}) == 18
+    assert sorted(letter.row for letter in letters if letter.offset == 1) == [1_000_000 + n for n in range(16)]
+
+
+def test_rows_rejected_by_an_earlier_step_and_by_the_windows_have_letters_of_their_own() -> None:
+    # Of three rows of a message an earlier step refused the first, so that here the second looks like the first.
+    one = batch([(1, None, 1), (1, "a", 1)], at=[0, 0], rejects=[Reject(0, "check", "bad item", 0)])
+    letters = run(define(), one).rejects
+    assert [(letter.offset, letter.row, letter.stage) for letter in letters] == [(0, 0, "check"), (0, 1, "windows")]
 
 
 def test_late_records_bring_their_window_their_message_and_how_late() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.aggregates import Aggregate, Fold
 from waxwing.operators.windows.parts import Part
+from waxwing.operators.windows.values import key_problem
 
 SECOND_US = 1_000_000
 # Before all times, and within 64 bits.
@@ -58,23 +59,30 @@ class Windows:
     """Windows over event time: what belongs to one is a function of the topic alone.
 
     A record is late when the watermark of its own Kafka partition (the highest event time before it, less the lateness) has
-    passed its window; a window closes when the watermarks of all partitions have. Idle partitions are the exception: they are
-    not waited for, and what they bring for closed windows later comes as late rows, so that nothing is lost.
+    passed its window; for sessions, when it has passed the record's own time (any later bound would let the interleaving of the
+    partitions decide). A window closes when the watermarks of all partitions have passed it.
+
+    The clock decides two things. Idle partitions are not waited for, and what they bring for closed windows later comes as late
+    rows, so that nothing is lost. And a message's timestamp is believed up to future_s ahead of the clock: a message just at
+    that limit may be rejected, and after a crash, when it is judged again, be taken.
 
     Args:
         by: names of the key's fields; () for one key over everything. Values are text, whole numbers, bytes, booleans, Decimals,
-            dates, datetimes or UUIDs. Equal values (1 and Decimal("1.0")) are one key.
-        time: the field with the event time (epoch seconds, or a datetime, of which naive ones are UTC), or MESSAGE_TIME.
+            dates, datetimes (those in a zone become UTC) or UUIDs. Equal values (1 and Decimal("1.0")) are one key.
+        time: the field with the event time (epoch seconds, or a datetime, of which naive ones are UTC), or MESSAGE_TIME, which
+            the clock limits (see future_s).
         kind: Tumbling, Hopping or Session.
         aggregates: by the name of their result.
         lateness_s: how much disorder a partition may have; windows close that much later.
-        grace_s: for so long a closed window can be corrected by a row with a higher revision. Not for sessions.
-        corrections: "at_end" of the grace, one row a window and key; or "eager", with every emission.
-        idle_after_s: a partition without records for so long is not waited for. None: all are, for ever.
-        future_s: a record this far ahead of its message's timestamp (of the clock, where the message has none, or one as far
-            ahead itself) is rejected: one bad clock must not close everything.
-        fields: the fields' names, where records are plain tuples.
-        null_keys: what becomes of a record with a null in its key: "reject", or "group" as in SQL's GROUP BY.
+        grace_s: for so long a closed window can be corrected by a row with a higher revision (0: not at all). Not for sessions.
+        corrections: "at_end" of the grace (the default), one row a window and key; or "eager", with every emission.
+        idle_after_s: a partition without records for so long is not waited for. None (the default): all are, for ever.
+        future_s: a record this far (3,600 s by default) ahead of its message's timestamp (of the clock, where the message has
+            none, or one as far ahead itself) is rejected: one bad clock must not close everything.
+        fields: the fields' names, where records are plain tuples (else None, the default).
+        null_keys: what becomes of a record with a null in its key: "reject" (the default); "group", as in SQL's GROUP BY; or
+            by the names of fields what stands for a null there ({"customer": ""}), as if the record had it: then other nulls are
+            rejected. A table's primary key takes no nulls, so that it needs the last.
 
     Raises:
         ConfigError: a definition that can't be.
@@ -90,7 +98,7 @@ class Windows:
     idle_after_s: float | None = None
     future_s: float = 3_600
     fields: Sequence[str] | None = None
-    null_keys: Literal["reject", "group"] = "reject"
+    null_keys: Literal["reject", "group"] | Mapping[str, Any] = "reject"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregates", dict(self.aggregates))
@@ -98,8 +106,7 @@ class Windows:
         self._check_times()
         if self.corrections not in ("at_end", "eager"):
             raise ConfigError(f"corrections={self.corrections!r} is unknown.", hint='Take "at_end" or "eager".')
-        if self.null_keys not in ("reject", "group"):
-            raise ConfigError(f"null_keys={self.null_keys!r} is unknown.", hint='Take "reject" or "group".')
+        self._check_null_keys()
 
     def _check_names(self) -> None:
         by: Any = self.by  # whatever the caller wrote
@@ -130,6 +137,24 @@ class Windows:
                 raise ConfigError(
                     f"fields={list(self.fields)!r} lacks {', '.join(lacking)}.", hint="Name the tuples' fields in their order."
                 )
+
+    def _check_null_keys(self) -> None:
+        given = self.null_keys
+        if not isinstance(given, Mapping):
+            if given not in ("reject", "group"):
+                raise ConfigError(f"null_keys={given!r} is unknown.", hint='Take "reject", "group", or such as {"customer": ""}.')
+            return
+        if strange := [name for name in given if name not in self.by]:
+            raise ConfigError(
+                f"null_keys: {', '.join(map(str, strange))} is no field of the key, which is {self.by!r}.",
+                hint="Name fields of by, with what stands for a null there.",
+            )
+        for name, value in given.items():
+            if (reason := key_problem(value)) is not None:
+                raise ConfigError(
+                    f"null_keys: {value!r} can't stand for a null in {name}: {reason}.", hint="Take a value of the field's type."
+                )
+        object.__setattr__(self, "null_keys", {name: given[name] for name in self.by if name in given})
 
     def _check_times(self) -> None:
         spans: dict[str, Any] = {"lateness_s": self.lateness_s, "grace_s": self.grace_s, "future_s": self.future_s}
@@ -258,4 +283,5 @@ class Windows:
         return (
             f"by={self.by!r} time={time} kind={self.kind!r} aggregates=({aggregates}) "
             f"lateness_s={self.lateness_us / SECOND_US!r} grace_s={self.grace_us / SECOND_US!r}"
+            f"{f' null_keys={self.null_keys!r}' if isinstance(self.null_keys, dict) else ''}"
         )

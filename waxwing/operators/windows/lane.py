@@ -26,6 +26,9 @@ Slot = int | tuple[int, int, int]
 # From this share of different keys in a batch on, it is faster to let the buckets do all the folding.
 SINGLE_FROM = 0.75
 
+# Dead letters of a message's late records have rows from here on: others of it may be rejected, in the same transaction or not.
+LATE_ROWS_FROM = 1_000_000
+
 NO_DELETES = "a tombstone (null value), and windows take no deletes"
 
 
@@ -111,7 +114,7 @@ class Lane:
                     pieces, watermark = self._pieces(batch, read)
                     break
                 except FoldError as error:
-                    refused[error.number] = error.reason
+                    refused |= error.bad
         self._offset, self._watermark = batch.offset_next, watermark
         return pieces, read
 
@@ -238,24 +241,33 @@ class Lane:
         try:
             return [part.fold(entries) for part in self._definition.parts]
         except FoldError as error:
-            raise FoldError(read.numbers[error.number], error.reason) from error
+            raise FoldError({read.numbers[n]: reason for n, reason in error.bad.items()}) from error
 
     # -- the side ways ------------------------------------------------------------------------------
 
     def _add_late(self, batch: Batch[Any], read: Read, late: list[_LateFor], pieces: list[Piece]) -> None:
         length = self._definition.gap_us or self._definition.length_us
+        rows: defaultdict[int, count[int]] = defaultdict(lambda: count(LATE_ROWS_FROM))  # by message, whatever the bucket
         for number, ends, watermark in late:
-            t, key = read.times[number], read.keys[number]
+            t, key, at = read.times[number], read.keys[number], read.at[number]
             reason = f"late: its time is {(watermark - t) / SECOND_US:,.3f} s behind the partition's watermark"
-            letter = self._letter(batch, read.at[number], _row(batch.at, read.numbers[number]), reason)
             (bucket,) = buckets_of([key], len(self._definition.by), self._buckets)
-            pieces[bucket].late.extend(Late(end - length, end, t, key, letter) for end in ends)
+            letter = self._letter(batch, at, 0, reason)
+            pieces[bucket].late += [Late(end - length, end, t, key, letter._replace(row=next(rows[at]))) for end in ends]
 
     def _rejects(self, batch: Batch[Any], read: Read) -> list[DeadLetter]:
-        out = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
-        out += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
-        out += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
-        return [self._letter(batch, at, row, reason, stage) for at, row, stage, reason in sorted(out)]
+        found = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
+        found += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
+        found += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
+        taken: set[tuple[int, int]] = set()
+        out = []
+        for at, numbered, stage, reason in sorted(found):
+            row = numbered  # among those that were left when it was rejected: an earlier step may have taken it
+            while (at, row) in taken:
+                row += 1
+            taken.add((at, row))
+            out.append(self._letter(batch, at, row, reason, stage))
+        return out
 
     def _letter(self, batch: Batch[Any], at: int, row: int, reason: str, stage: str = "") -> DeadLetter:
         one = batch.messages.part(at, at + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import localcontext
 from typing import Any
 
 from waxwing.batch import Batch, Reject
@@ -12,6 +13,7 @@ from waxwing.operators.records import _row
 from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
 from waxwing.operators.windows.definition import NEVER, Session, Windows
 from waxwing.operators.windows.lane import Lane
+from waxwing.operators.windows.parts import EXACT
 from waxwing.operators.windows.pieces import Opening
 from waxwing.operators.windows.rows import Rows, make_rows
 
@@ -69,10 +71,11 @@ class Live:
         [piece], read = lane.pieces(batch)
         length = self.windows.length_us
         rows = make_rows(self.windows, [], [], [], [[] for _ in self.windows.parts], [])
-        for group in piece.groups:
-            size = len(group.keys)
-            ends = [group.end_us] * size
-            rows.extend(make_rows(self.windows, [group.end_us - length] * size, ends, group.keys, group.states, [0] * size))
+        with localcontext(EXACT):
+            for group in piece.groups:
+                size = len(group.keys)
+                ends = [group.end_us] * size
+                rows.extend(make_rows(self.windows, [group.end_us - length] * size, ends, group.keys, group.states, [0] * size))
         bad = [Reject(batch.at[n], self._stage, reason, _row(batch.at, n)) for n, reason in read.bad.items()]
         gone = [
             Reject(delete.at, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes

@@ -32,11 +32,11 @@ class Column(NamedTuple):
 
 
 class FoldError(Exception):
-    """A user's function refused the record with this number."""
+    """A user's function refused records: `bad` has their numbers, with the reasons."""
 
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(number, reason)
-        self.number, self.reason = number, reason
+    def __init__(self, bad: dict[int, str]) -> None:
+        super().__init__(bad)
+        self.bad = bad
 
 
 class Entries:
@@ -87,7 +87,7 @@ class Part(ABC):
         """The state of each number.
 
         Raises:
-            FoldError: a user's function refused a record.
+            FoldError: a user's function refused records; more may turn up when it is called without these.
         """
 
     def begin(self, column: list[Any], states: Sequence[Any]) -> None:
@@ -150,7 +150,11 @@ class Summed(Part):
     def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
         if tuple in set(map(type, states)):
             for i, state in zip(at, states, strict=True):
-                column[i] = state if column[i] is None else column[i] if state is None else _add(column[i], state)
+                held = column[i]
+                if held is None:
+                    column[i] = state
+                elif state is not None:  # another key's floats are no reason to make a float of this sum
+                    column[i] = _add(held, state) if tuple in (type(held), type(state)) else held + state
             return
         for i, state in zip(at, states, strict=True):
             held = column[i]
@@ -167,7 +171,7 @@ class Summed(Part):
         if kinds == {int}:
             return list(column)
         if tuple in kinds:
-            return [float(fraction(state)) if type(state) is tuple else state for state in column]
+            column = [float(fraction(state)) if type(state) is tuple else state for state in column]
         return [None if state is None else +state for state in column]  # -0 is 0
 
 
@@ -214,6 +218,7 @@ class Folded(Part):
 
     def fold(self, entries: Entries) -> list[Any]:
         states: list[Any] = [None] * entries.size
+        bad: dict[int, str] = {}
         values = entries.records if self.field is None else entries.columns[self.field].values
         for number, (n, value) in enumerate(zip(entries.numbers, values, strict=True)):
             if value is None:
@@ -222,7 +227,10 @@ class Folded(Part):
             try:
                 states[n] = (self.add(self.make() if held is None else held[0], value),)
             except Exception as error:
-                raise FoldError(number, str(error) or type(error).__name__) from error
+                bad[number] = str(error) or type(error).__name__
+                states[n] = None  # it may be half changed; it was for nothing, but that others that are bad are found at once
+        if bad:
+            raise FoldError(bad)
         return states
 
     def begin(self, column: list[Any], states: Sequence[Any]) -> None:

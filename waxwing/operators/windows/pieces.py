@@ -11,6 +11,7 @@ from zlib import crc32
 
 from waxwing.batch import Stream
 from waxwing.operators.windows.definition import NEVER
+from waxwing.operators.windows.parts import EXACT
 from waxwing.target import DeadLetter
 
 
@@ -38,7 +39,7 @@ class Sessions(NamedTuple):
 class Late(NamedTuple):
     """A record that came too late for a window; one in several windows may be late for some of them.
 
-    `letter` is what a dead letter about its message would be.
+    `letter` is what a dead letter about it would be; its row is that of no other letter about the message.
     """
 
     start_us: int
@@ -136,7 +137,7 @@ def _encoded(value: Any) -> bytes:
     if kind is int or kind is bool or (kind is Decimal and value == value.to_integral_value()):
         return b"%d" % value
     if kind is Decimal:
-        value = value.normalize()
+        value = value.normalize(EXACT)  # whatever context the caller has
     elif kind is datetime and value.tzinfo is not None:
         value = value.astimezone(UTC)
     return str(value).encode()

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
-from decimal import Decimal, DecimalException
+from datetime import UTC, datetime
+from decimal import Decimal
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
-from waxwing.operators.windows.extremes import PLAIN
-from waxwing.operators.windows.parts import FITS, FLOAT_MAX, INT_MAX, Column
+from waxwing.operators.windows.parts import Column
+from waxwing.operators.windows.values import (
+    are_numbers,
+    are_plain,
+    are_small,
+    are_texts,
+    is_kept,
+    key_problem,
+    number_problem,
+    plain_problem,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Years 2 to 9997: the ends of windows, and any time zone, are datetimes too.
 TIME_MIN_US, TIME_MAX_US = -62_104_000_000 * SECOND_US, 253_350_000_000 * SECOND_US
-KEYS = frozenset({str, int, bytes, bool, Decimal, date, datetime, UUID})
-_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "missing"})()
 
 
 class Read(NamedTuple):
@@ -64,21 +68,17 @@ class Reader:
         if times and not TIME_MIN_US <= min(times) <= max(times) <= TIME_MAX_US:
             _all(times, bad, name, _time_problem, raw.get(name, stamps))
         self._check_future(times, stamps, bad)
-        for field in definition.by:
-            self._check_key(raw[field], bad, field)
+        by = [self._keys(raw[field], bad, field) for field in definition.by]
         columns = {}
         for field, check in definition.checks.items():
             kinds = frozenset(map(type, raw[field]))
-            if check == "number" and not _are_numbers(raw[field], kinds):
-                _all(raw[field], bad, field, _number_problem)
-            elif check == "plain" and not _are_plain(raw[field], kinds):
-                _all(raw[field], bad, field, _plain_problem)
-            columns[field] = Column(raw[field], kinds)
-        keys: Sequence[Any]
-        if len(definition.by) == 1:
-            keys = raw[definition.by[0]]
-        else:
-            keys = list(zip(*(raw[field] for field in definition.by), strict=True)) if definition.by else [()] * len(times)
+            if check == "number" and not are_numbers(raw[field], kinds):
+                _all(raw[field], bad, field, number_problem)
+            elif check == "plain" and not are_plain(raw[field], kinds):
+                _all(raw[field], bad, field, plain_problem)
+            values = _in_utc(raw[field], bad, field) if check == "plain" and datetime in kinds else raw[field]
+            columns[field] = Column(values, kinds)
+        keys = by[0] if len(by) == 1 else list(zip(*by, strict=True)) if by else [()] * len(times)
         read = Read(range(len(times)), batch.records, batch.at, times, keys, columns, bad)
         return without(read, bad) if bad else read
 
@@ -125,19 +125,18 @@ class Reader:
 
     # -- checks -----------------------------------------------------------------------------------
 
-    def _check_key(self, values: Sequence[Any], bad: dict[int, str], field: str) -> None:
+    def _keys(self, values: Sequence[Any], bad: dict[int, str], field: str) -> Sequence[Any]:
+        """A field of the key, with what stands for nulls."""
         kinds = set(map(type, values))
-        if kinds == {int}:
-            return
-        if kinds == {str}:
-            try:
-                "".join(values).encode()
-            except UnicodeEncodeError:
-                pass
-            else:
-                return
-        group = self._definition.null_keys == "group"
-        _all(values, bad, field, lambda value: None if group and value is None else _key_problem(value))
+        if (kinds == {str} and are_texts(values)) or (kinds == {int} and are_small(values)):
+            return values
+        null_keys = self._definition.null_keys
+        if not isinstance(null_keys, str) and field in null_keys and type(None) in kinds:
+            stand_in = null_keys[field]
+            return self._keys([stand_in if value is None else value for value in values], bad, field)
+        group = null_keys == "group"
+        _all(values, bad, field, lambda value: None if group and value is None else key_problem(value))
+        return _in_utc(values, bad, field) if datetime in kinds else values
 
     def _check_future(self, times: Sequence[int], stamps: Sequence[int], bad: dict[int, str]) -> None:
         """Judged by the message's timestamp, which is part of the log, so that reading again decides the same."""
@@ -173,6 +172,20 @@ def _chosen(values: Sequence[int], at: Sequence[int]) -> Sequence[int]:
     return values if isinstance(at, range) and at == range(len(values)) else [values[n] for n in at]
 
 
+def _in_utc(values: Sequence[Any], bad: dict[int, str], field: str) -> Sequence[Any]:
+    """Moments of other zones in UTC: equal ones are equal there, and those of an hour that comes twice are not."""
+    if not any(type(value) is datetime and value.tzinfo not in (None, UTC) for value in values):
+        return values
+    out = list(values)
+    for number, value in enumerate(values):
+        if type(value) is datetime and value.tzinfo is not None:
+            try:
+                out[number] = value.astimezone(UTC)
+            except OverflowError:
+                bad.setdefault(number, f"{field}: out of range in UTC")
+    return out
+
+
 def _all(
     values: Sequence[Any],
     bad: dict[int, str],
@@ -199,8 +212,11 @@ def _times(values: Sequence[Any]) -> list[int]:
     kinds = set(map(type, values))
     if kinds == {int}:
         return [value * SECOND_US for value in values]
-    if kinds == {float} and all(map(math.isfinite, values)):
-        return [round(value * SECOND_US) for value in values]
+    if kinds == {float}:
+        try:
+            return [round(value * SECOND_US) for value in values]
+        except (OverflowError, ValueError):  # one is too large, or no number
+            pass
     return list(map(_time_us, values))
 
 
@@ -208,77 +224,17 @@ def _time_us(value: Any) -> int:
     if type(value) is datetime:
         since = (value if value.tzinfo is not None else value.replace(tzinfo=UTC)) - EPOCH
         return (since.days * 86_400 + since.seconds) * SECOND_US + since.microseconds
-    if type(value) is int or (type(value) in (float, Decimal) and math.isfinite(value)):
-        return round(value * SECOND_US) if abs(value) < TIME_MAX_US else _NO_TIME
-    return _NO_TIME
+    if type(value) not in (int, float, Decimal) or (type(value) is Decimal and not is_kept(value)):
+        return _NO_TIME
+    # Judged before it is multiplied; not a number is not less either.
+    time_us: int = round(value * SECOND_US) if abs(value) < TIME_MAX_US else _NO_TIME
+    return time_us
 
 
 def _time_problem(time_us: int) -> str | None:
     if TIME_MIN_US <= time_us <= TIME_MAX_US:
         return None
     return "no time in seconds since 1970, or out of range"
-
-
-# -- keys and values ----------------------------------------------------------------------------------
-
-
-def _key_problem(value: Any) -> str | None:
-    if type(value) not in KEYS:
-        return f"a {type(value).__name__} can't be a key"
-    return _plain_problem(value)
-
-
-def _are_plain(values: Sequence[Any], kinds: frozenset[type]) -> bool:
-    if kinds == {str}:
-        try:
-            "".join(values).encode()
-        except UnicodeEncodeError:
-            return False
-        return True
-    return kinds <= {int, bytes, bool, date, datetime, UUID, type(None)} or _are_numbers(values, kinds)
-
-
-def _plain_problem(value: Any) -> str | None:
-    if value is None:
-        return None
-    kind = type(value)
-    if kind not in PLAIN:
-        return f"a {kind.__name__} can't be kept or compared"
-    if kind is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "text that is no Unicode"
-    return "not finite" if kind in (float, Decimal) and not math.isfinite(value) else None
-
-
-def _are_numbers(values: Sequence[Any], kinds: frozenset[type]) -> bool:
-    """Whether all are null or numbers that sums take: the fast way, for one type at a time."""
-    if type(None) in kinds:
-        values, kinds = [value for value in values if value is not None], kinds - {type(None)}
-    if not kinds:
-        return True
-    if kinds == {int}:
-        return bool(max(values) <= INT_MAX and min(values) >= -INT_MAX)
-    if kinds == {float}:
-        return all(map(math.isfinite, values)) and bool(max(values) <= FLOAT_MAX and min(values) >= -FLOAT_MAX)
-    if kinds == {Decimal}:
-        try:
-            deque(map(FITS.plus, values), maxlen=0)
-        except DecimalException:
-            return False
-        return all(map(Decimal.is_finite, values))
-    return False
-
-
-def _number_problem(value: Any) -> str | None:
-    if value is None:
-        return None
-    if type(value) not in (int, float, Decimal):
-        return f"a {type(value).__name__} is no number"
-    if type(value) is Decimal and not value.is_finite():
-        return "not finite"
-    return None if _are_numbers((value,), frozenset({type(value)})) else "a number of too many digits, or not finite"
 
 
 def _fields(kind: type) -> set[str] | None:

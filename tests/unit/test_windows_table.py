@@ -1,0 +1,68 @@
+"""Windows and tables: which go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sinks.window_table import WindowTable
+from waxwing.errors import ConfigError
+from waxwing.operators.windows import Count, Session, Tumbling, Windows
+
+
+def define(**changes: Any) -> Windows:
+    plain: dict[str, Any] = {"by": ("key",), "time": "time", "kind": Tumbling(60), "aggregates": {"n": Count()}, "lateness_s": 5}
+    return Windows(**plain | changes)
+
+
+def table(*keys: str, **nullable: bool) -> sa.Table:
+    kinds: dict[str, Any] = {"window_start": sa.BigInteger, "window_end": sa.BigInteger, "key": sa.String(9), "n": sa.BigInteger}
+    takes_null = {name: nullable.get(name, name not in keys) for name in kinds}
+    columns = [sa.Column(name, kind, primary_key=name in keys, nullable=takes_null[name]) for name, kind in kinds.items()]
+    return sa.Table("totals", sa.MetaData(), *columns)
+
+
+@pytest.mark.parametrize("refused", [table("window_start", "key"), table(key=False)])
+def test_a_column_that_takes_no_null_needs_what_stands_for_one(refused: sa.Table) -> None:
+    with pytest.raises(ConfigError, match="key can't be null") as caught:
+        WindowTable(refused, define(null_keys="group"))
+    assert 'null_keys={"key": ""}' in caught.value.hint
+    for good in ("reject", {"key": ""}):
+        WindowTable(refused, define(null_keys=good))
+    WindowTable(table(), define(null_keys="group"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "lacks"),
+    [
+        (("window_start",), "lacks key"),
+        (("key",), "lacks window_start"),
+        (("n",), "lacks window_start, key"),
+    ],
+)
+def test_a_primary_key_that_would_let_rows_overwrite_each_other_is_refused(keys: tuple[str, ...], lacks: str) -> None:
+    with pytest.raises(ConfigError, match=lacks):
+        WindowTable(table(*keys), define())
+
+
+@pytest.mark.parametrize("keys", [(), ("window_start", "key"), ("window_end", "key"), ("window_start", "window_end", "key")])
+def test_no_primary_key_or_one_that_tells_rows_apart_is_taken(keys: tuple[str, ...]) -> None:
+    assert WindowTable(table(*keys), define()).keys == keys
+
+
+def test_sessions_need_their_start_in_the_primary_key() -> None:
+    made = table("window_end", "key").to_metadata(sa.MetaData())
+    with pytest.raises(ConfigError, match="lacks window_start"):
+        WindowTable(made, define(kind=Session(5)))
+
+
+def test_what_differs_is_told_with_the_side_that_lacks_it() -> None:
+    with pytest.raises(ConfigError, match="Table totals lacks columns that its windows fill: k, total"):
+        WindowTable(table(), define(by=("k",), aggregates={"n": Count(), "total": Count("v")}))
+    other = table("window_start", "key")
+    other.append_column(sa.Column("shop", sa.String(9), primary_key=True))
+    with pytest.raises(ConfigError, match="primary key: they lack shop"):
+        WindowTable(other, define())
+    assert WindowTable(other, define(), {"shop": "x"}).keys == ("window_start", "key", "shop")
