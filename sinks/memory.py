@@ -81,7 +81,7 @@ class MemoryTarget(Target):
         return [position for position in self.positions() if position.stream.topic == topic]
 
     @override
-    def jump(self, stream: Stream, offset: int) -> None:
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
         with self._lock:
             self._positions[self.step, stream] = self._positions[self.step, stream]._replace(offset_next=offset)
 

@@ -36,7 +36,11 @@ class MemoryWindows(MemoryTarget, WindowTarget):
         super().__init__(settings=self.window_settings)
         self.windows, self.window_buckets = windows, buckets
         self._streams: Streams = {}
-        self.read_streams: frozenset[Stream] | None = None
+        self._read: frozenset[Stream] = frozenset()
+
+    @override
+    def read_streams(self) -> frozenset[Stream]:
+        return self._read
 
     @override
     def rows_of(self, rows: Rows) -> list[Any]:
@@ -51,8 +55,8 @@ class MemoryWindows(MemoryTarget, WindowTarget):
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         with self._lock:
             # This object outlives runs: what an earlier one read of the topic says nothing about this one.
-            others = {stream for stream in self.read_streams or () if stream.topic != topic}
-            self.read_streams = frozenset(others | {start.stream for start in starts})
+            others = {stream for stream in self._read if stream.topic != topic}
+            self._read = frozenset(others | {start.stream for start in starts})
             states = [p.state for (step, _), p in self._positions.items() if step == self.step and p.state is not None]
             self._streams = add_starts(self._streams, [Bucket.positions(state) for state in states], starts)
             if not states:

@@ -180,7 +180,7 @@ class SqlTarget(Target):
         return connection.execute(changed).rowcount
 
     @override
-    def jump(self, stream: Stream, offset: int) -> None:
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
         def jump(connection: sa.Connection) -> None:
             self._update(connection, stream, offset_next=offset)
             # Records read again bring their dead letters again.

@@ -57,6 +57,7 @@ class SqlWindows(SqlTarget, WindowTarget):
                 hint="Let it inherit KafkaSettings, SqlWindowSettings.",
             )
         self.windows, self.window_settings = windows, settings
+        self._topics: set[str] = set()
         self._window_table = WindowTable(table, windows, fixed)
         keys = self._window_table.keys
         own = settings.model_copy(update={"database_table": ""})
@@ -81,6 +82,8 @@ class SqlWindows(SqlTarget, WindowTarget):
 
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+        self._topics.add(topic)
+
         def begin(connection: sa.Connection) -> list[Position]:
             row = window_store.kept(connection, self.flow, self.step, lock=True)
             if not row.buckets if row else ledger.positions_of(connection, self.flow, self.step):
@@ -93,14 +96,28 @@ class SqlWindows(SqlTarget, WindowTarget):
             else:
                 self._check(row)
                 streams, held = self._kept(connection, row)
-                if (more := add_starts(streams, held, starts)) != streams:
+                if (more := self._now_read(topic, add_starts(streams, held, starts), starts)) != streams:
                     streams = more
                     changed = windows.update().where(ledger.of_step(windows, self.flow, self.step))
                     connection.execute(changed.values(streams=window_store.dump_streams(streams)))
-            self.read_streams = (self.read_streams or frozenset()) | {start.stream for start in starts}
             return [position for position in self.opened(streams, held) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
+
+    def _now_read(self, topic: str, streams: Streams, starts: Sequence[Start]) -> Streams:
+        """The streams, those marked that are read: of this topic those given, of another one what its own source said."""
+        given = {start.stream for start in starts}
+        others = self._topics - {topic}
+        return {s: one._replace(read=s in given or (s.topic in others and one.read)) for s, one in streams.items()}
+
+    @override
+    def read_streams(self) -> frozenset[Stream]:
+        def read(connection: sa.Connection) -> frozenset[Stream]:
+            row = window_store.kept(connection, self.flow, self.step)
+            return frozenset(s for s, one in window_store.load_streams(self.flow, row.streams).items() if one.read)
+
+        # As stored: a process may have buckets and read nothing itself.
+        return self._in_transaction(read)
 
     def _check(self, row: Any) -> None:
         if row.definition != self.windows.text:
@@ -133,11 +150,13 @@ class SqlWindows(SqlTarget, WindowTarget):
         return window_store.load_streams(self.flow, row.streams), window_store.held(connection, self.flow, self.step)
 
     @override
-    def jump(self, stream: Stream, offset: int) -> None:
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
         def jump(connection: sa.Connection) -> None:
+            row = window_store.kept(connection, self.flow, self.step, lock=True)
+            offset_start = window_store.load_streams(self.flow, row.streams)[stream].offset_start
             for number in range(self.window_buckets):
                 bucket = Bucket.load(self.windows, window_store.load(connection, self.flow, self.step, number))
-                bucket.jump(stream, offset)
+                bucket.jump(stream, offset, offset_start=offset_start, stood_at=stood_at)
                 self._update(connection, self.bucket_stream(number), offset_next=progress.c.offset_next + 1)
                 window_store.save(connection, self.flow, self.step, number, bucket.pack(), self._part_bytes(connection))
 

@@ -65,7 +65,7 @@ class WindowAdmission:
     def open(self, position: Position) -> None:
         """The bucket is ours."""
         assert position.state is not None
-        self._bucket = Bucket.load(self._target.windows, position.state, live=self._target.read_streams)
+        self._bucket = Bucket.load(self._target.windows, position.state, live=self._target.read_streams())
         self._position = position._replace(state=None)
 
     def take(self, items: list[Piece | Mark], *, flushing: bool) -> tuple[list[Batch[Any]], int]:

@@ -17,6 +17,8 @@ windows, window_state = ledger.windows, ledger.window_state
 
 # No server takes statements of any size.
 PART_BYTES = 1_000_000
+# The head of the state, with the positions, lies in the first part as a whole.
+PART_BYTES_MIN = 65_536
 
 
 def kept(connection: sa.Connection, flow: str, step: str, *, lock: bool = False) -> Any:
@@ -27,7 +29,7 @@ def kept(connection: sa.Connection, flow: str, step: str, *, lock: bool = False)
 
 def part_bytes(value_bytes_max: int | None) -> int:
     """The size of a part, where a server takes values up to this size."""
-    return PART_BYTES if value_bytes_max is None else max(1, min(PART_BYTES, value_bytes_max))
+    return PART_BYTES if value_bytes_max is None else max(PART_BYTES_MIN, min(PART_BYTES, value_bytes_max))
 
 
 def save(connection: sa.Connection, flow: str, step: str, bucket: int, state: bytes, part_size: int = PART_BYTES) -> None:
@@ -60,7 +62,7 @@ def positions(connection: sa.Connection, flow: str, step: str) -> list[Position]
         return []
     buckets = held(connection, flow, step)
     return [
-        Position(stream, min(b[stream].offset_next if stream in b else known.offset_start for b in buckets), *known)
+        Position(stream, min(b[stream].offset_next if stream in b else known.offset_start for b in buckets), *known[:2])
         for stream, known in load_streams(flow, row.streams).items()
     ]
 

@@ -19,10 +19,11 @@ BUCKETS_MAX = 1_000
 
 
 class Known(NamedTuple):
-    """A stream that windows take in: where it began, and where a bounded run ends."""
+    """A stream that windows take in: where it began, where a bounded run ends, and whether it is still read."""
 
     offset_start: int
     offset_end: int | None
+    read: bool = True
 
 
 Streams = dict[Stream, Known]
@@ -34,8 +35,10 @@ class WindowTarget(Target):
     windows: Windows
     window_buckets: int
     window_settings: WindowSettings
-    # The streams of this run: others, of a topic that is gone, are not waited for. None: all known ones.
-    read_streams: frozenset[Stream] | None = None
+
+    @abstractmethod
+    def read_streams(self) -> frozenset[Stream]:
+        """The streams that are read: others, of a topic that is gone, are not waited for."""
 
     @abstractmethod
     def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:

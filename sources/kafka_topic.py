@@ -236,7 +236,7 @@ class TopicWatch:
         for feed in self._feeds:
             for stream, position in [(p.stream, p.offset_next) for p in self._target_answers(feed.positions) if p.stream in mine]:
                 if (at := self._bounds[stream.partition].nearest(position)) != position:
-                    self._target_answers(partial(feed.jump, stream, at))
+                    self._target_answers(partial(feed.jump, stream, position, at))
 
     def _loss(self, outside: Sequence[Lost]) -> DataLoss | None:
         """Look once more at the logs of positions that seem lost; a position is lost only behind open transactions too."""

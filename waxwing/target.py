@@ -202,7 +202,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def jump(self, stream: Stream, offset: int) -> None:
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
         """Move a stored position over records that no longer exist (or back onto a shortened log).
 
         For ON_DATA_LOSS=continue, at the start, before the sink partition takes the stream over.

@@ -122,11 +122,19 @@ class Case:
         target._database, target._engine = self.place.database, self.place.engine
         return target
 
-    def run(self, data: Data, target: SqlWindows | SqlLiveWindows | None = None, *, ends: bool = True, size: int = 7) -> None:
+    def run(
+        self,
+        data: Data,
+        target: SqlWindows | SqlLiveWindows | None = None,
+        *,
+        ends: bool = True,
+        size: int = 7,
+        topic: str = "memory",
+    ) -> None:
         """The flow over what there is."""
         target = target or self.target()
         flow = Dataflow(self.flow)
-        source = MemorySource(data, feeds=[target], batch_records=size, lanes=3, ends=ends)
+        source = MemorySource(data, topic=topic, feeds=[target], batch_records=size, lanes=3, ends=ends)
         window_sink("totals", parse("parse", op.input("in", flow, source), Sale), target)
         run_main(flow)
 
@@ -319,11 +327,37 @@ def test_records_that_the_log_lost_are_passed_over(place: Place) -> None:
     target.bind(case.flow, f"{case.flow}.none")  # the step's own name is set below
     target._step = "totals"
     (stream,) = {position.stream for position in target.positions()}
-    target.jump(stream, 21)
+    target.jump(stream, 14, 21)
     assert {position.offset_next for position in target.positions()} == {21}
     case.run(data)
     kept = {0: data[0][:14] + data[0][21:]}
     assert case.totals() == recomputed(kept)[0]
+
+
+def test_a_topic_that_is_no_longer_read_holds_nothing_open(place: Place) -> None:
+    case = Case(place)
+    first = {p: [{"time": FIRST_S + at, "key": "a", "value": "1.00"} for at in (p, 12)] for p in range(3)}
+    case.run(first, ends=False)
+    assert case.totals() == {}
+    second = {p: [{"time": FIRST_S + at, "key": "a", "value": "1.00"} for at in (13, 60)] for p in range(2)}
+    case.run(second, ends=False, topic="another")
+    n = {at - FIRST_S: row[0] for (_, at), row in case.totals().items()}
+    assert n == {0: 3, 10: 5}
+    assert case.letters() == []
+
+
+def test_buckets_that_stand_apart_jump_each_from_its_place(place: Place) -> None:
+    case, data = Case(place), sales(19, partitions=1)
+    case.run({0: data[0][:14]}, ends=False)
+    target = case.target()
+    assert isinstance(target, SqlWindows)
+    target.bind(case.flow, f"{case.flow}.none")  # the step's own name is set below
+    target._step = "totals"
+    (stream,) = {position.stream for position in target.positions()}
+    target.jump(stream, 20, 30)
+    assert {position.offset_next for position in target.positions()} == {14}
+    target.jump(stream, 14, 16)
+    assert {position.offset_next for position in target.positions()} == {16}
 
 
 def test_another_definition_is_refused_with_what_to_do(place: Place) -> None:

@@ -223,7 +223,7 @@ def test_a_batch_ends_at_every_position_that_a_target_holds(kafka: Kafka, read: 
     opening.until(lambda: bool(opening.batches))
     stream = opening.batches[0].stream
     for target, at in ((behind, 2), (middle, 5), (ahead, 7)):
-        target.jump(stream, at)
+        target.jump(stream, 10, at)
     reading = read(topic, behind, middle, ahead, until="end").to_end()
     assert reading.ranges() == [(2, 5), (5, 7), (7, 10)]
     assert reading.values == numbered(2, 10)
@@ -429,7 +429,7 @@ def test_retention_that_overtook_the_position_stops_the_start_and_continue_goes_
 def test_a_position_beyond_the_logs_end_stops_the_start_and_continue_goes_on_at_the_end(kafka: Kafka, read: Start) -> None:
     topic, target = taken_in(kafka, read, 5)
     (position,) = target.positions()
-    target.jump(position.stream, 9)
+    target.jump(position.stream, 5, 9)
     with pytest.raises(DataLoss, match=r"stands at offset 9, but the log ends at 5: 4 offsets"):
         read(topic, target).to_end()
     reading = read(topic, target, on_data_loss="continue")

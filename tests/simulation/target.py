@@ -67,7 +67,7 @@ class ModelTarget(Target):
         return stored
 
     @override
-    def jump(self, stream: Stream, offset: int) -> None:
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
         raise NotImplementedError("logs lose nothing here")
 
     @override

@@ -745,7 +745,7 @@ def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:
     target.bind("flow", "totals")
     for stream in (old, other, new):
         target.begin(stream.topic, [Start(stream, 0, None)])
-    assert target.read_streams == frozenset({new, other})
+    assert target.read_streams() == frozenset({new, other})
     assert {position.stream for position in target.positions()} == {old, new, other}, "positions stay"
 
 
