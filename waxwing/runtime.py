@@ -158,6 +158,9 @@ def _too_slow() -> None:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not _entered and not isinstance(error, WaxwingError):  # in a flow's module: its author wants to see where
+        sys.__excepthook__(kind, error, trace)
+        return
     if isinstance(error, KeyboardInterrupt):
         _exit(128 + signal.SIGINT)
     # Bytewax wraps what a step raises; the first cause is what happened.
@@ -271,5 +274,5 @@ class _PanicFilter(threading.Thread):
 
 _main = getattr(sys.modules["__main__"], "__spec__", None)
 if _main is not None and _main.name == "bytewax.run":
-    # What a flow's module defines outside its flow() may be wrong as well.
+    # What a flow's module defines outside its flow() may be wrong as well: windows, targets.
     sys.excepthook = _excepthook

@@ -85,7 +85,7 @@ def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> 
 def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
     (tmp_path / "mistaken.py").write_text(
         "from waxwing import runtime\nfrom waxwing.operators.windows import Count, Tumbling, Windows\n"
-        'w = Windows(by=(), time="t", kind=Tumbling(length_s=-1), aggregates={"n": Count()})\n'
+        'w = Windows(by=(), time="t", kind=Tumbling(length_s=-1), aggregates={"n": Count()}, lateness_s=0)\n'
     )
     with Cluster(str(tmp_path / "mistaken.py"), {}, tmp_path) as cluster:
         assert cluster.wait(20) == [78], cluster.output()

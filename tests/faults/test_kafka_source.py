@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -14,6 +15,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import cluster_main
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 from pydantic import SecretStr
+from typing_extensions import override
 
 from sinks import MemoryTarget, sink
 from sources import group_offsets
@@ -54,6 +56,7 @@ class Reading:
         wanted = {"lanes": 2, "partition_refresh_interval_s": 0.1, **settings}
         self.source = KafkaSource(KafkaSettings(source_topic=topic, **wanted), feeds=feeds)
         self.batches: list[Raw] = []
+        self.marks: list[tuple[int, int, str]] = []
         self._feeds = feeds
         self._lanes: dict[str, Lane] = {
             name: self.source.build_part(f"{FLOW}.kafka", name, (resume or {}).get(name)) for name in self.source.list_parts()
@@ -69,6 +72,8 @@ class Reading:
             except StopIteration:
                 self.ended.add(name)
                 continue
+            self.marks += [(batch.stream.partition, batch.offset_next, batch.mark) for batch in found if batch.mark]
+            found = [batch for batch in found if not batch.mark]
             self.batches += found
             for feed in self._feeds:
                 take_in(feed, found)
@@ -612,3 +617,35 @@ def test_without_targets_only_what_an_ended_epoch_covers_is_durable() -> None:
     durable.snapshot_of(0, {0: 7})
     assert durable.positions(False) == {0: 5}
     assert durable.positions(True) == {0: 7}  # a run that ended well
+
+
+class Impatient(MemoryTarget):
+    """A target that asks for marks of idle partitions."""
+
+    @property
+    @override
+    def idle_after_s(self) -> float | None:
+        return 0.3
+
+
+def test_a_bounded_run_marks_the_end_of_every_partition_empty_ones_too(kafka: Kafka, read: Start) -> None:
+    topic = kafka.new_topic(2)
+    produce(kafka, topic, *numbered(0, 5))
+    reading = read(topic, a_target(), until="end", batch_records_max=2).to_end()
+    assert sorted(reading.marks) == [(0, 5, "end"), (1, 0, "end")]
+
+
+def test_a_partition_at_its_logs_end_is_marked_as_idle_once_until_it_brings_something(kafka: Kafka, read: Start) -> None:
+    topic, target = kafka.new_topic(2), Impatient()
+    target.bind(FLOW, "s")
+    produce(kafka, topic, *numbered(0, 5))
+    reading = read(topic, target)
+    reading.until(lambda: len(reading.marks) == 2)
+    assert sorted(reading.marks) == [(0, 5, "idle"), (1, 0, "idle")]
+    time.sleep(0.5)
+    reading.step()
+    assert len(reading.marks) == 2
+    produce(kafka, topic, *numbered(5, 6))
+    reading.until(lambda: len(reading.marks) == 3)
+    assert reading.marks[-1] == (0, 6, "idle")
+    assert reading.values == numbered(0, 6)
