@@ -33,14 +33,19 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
     op.output(step_id, keyed, TargetSink(target))
 
 
-class TargetSink(FixedPartitionedSink[Batch[Any], None]):
+class TargetSink(FixedPartitionedSink[Any, None]):
     """A Bytewax sink over a target; its partitions bear the lanes' names, so that a lane stays on its worker."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        lanes = min(target.settings.lanes, target.parts_max or target.settings.lanes)
-        self._names = [lane_name(lane) for lane in range(lanes)]
+        self._names = self.names(target)
         self._number = part_fn(self._names)
+
+    @staticmethod
+    def names(target: Target) -> list[str]:
+        """Of the partitions."""
+        lanes = min(target.settings.lanes, target.parts_max or target.settings.lanes)
+        return [lane_name(lane) for lane in range(lanes)]
 
     @override
     def list_parts(self) -> list[str]:

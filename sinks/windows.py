@@ -7,18 +7,17 @@ from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
-from bytewax.outputs import FixedPartitionedSink
 from typing_extensions import override
 
-from sinks.partition import TargetPartition, sink
+from sinks.partition import TargetPartition, TargetSink, sink
 from sinks.sql_live_windows import SqlLiveWindows
 from sinks.window_admission import WindowAdmission
 from sinks.window_target import WindowTarget
 from sinks.writer import Writer
-from waxwing import progress
-from waxwing.batch import Batch, Stream, part_fn
+from waxwing.batch import Batch, Stream
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
+from waxwing.target import Target
 
 
 def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | SqlLiveWindows) -> None:
@@ -45,7 +44,7 @@ class Lanes:
 
     def __init__(self, target: WindowTarget, step_id: str) -> None:
         self._target, self._step_id = target, step_id
-        self._names = [bucket_name(bucket) for bucket in range(target.window_buckets)]
+        self._names = WindowSink.names(target)
         self._lanes: dict[Stream, Lane] = {}
 
     def __call__(self, batch: Batch[Any]) -> list[tuple[str, Piece | Mark]]:
@@ -66,25 +65,21 @@ def _clock_us() -> int:
     return time.time_ns() // 1_000
 
 
-class WindowSink(FixedPartitionedSink[Piece | Mark, None]):
+class WindowSink(TargetSink):
     """A Bytewax sink whose partitions are buckets."""
 
     def __init__(self, target: WindowTarget) -> None:
-        self._target = target
-        self._names = [bucket_name(bucket) for bucket in range(target.window_buckets)]
-        self._number = part_fn(self._names)
+        super().__init__(target)
+        self._windows = target
 
+    @staticmethod
     @override
-    def list_parts(self) -> list[str]:
-        progress.start(self._target.settings.progress_interval_s)
-        return self._names
-
-    @override
-    def part_fn(self, item_key: str) -> int:
-        return self._number(item_key)
+    def names(target: Target) -> list[str]:
+        assert isinstance(target, WindowTarget)
+        return [bucket_name(bucket) for bucket in range(target.window_buckets)]
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
-        settings = self._target.window_settings
-        admission = WindowAdmission(self._target, self._names.index(for_part), settings, time.monotonic)
-        return TargetPartition(Writer(self._target, for_part, admission=admission))
+        settings = self._windows.window_settings
+        admission = WindowAdmission(self._windows, self._names.index(for_part), settings, time.monotonic)
+        return TargetPartition(Writer(self._windows, for_part, admission=admission))

@@ -38,17 +38,8 @@ class Largest(Part):
 
 
 @dataclass(frozen=True)
-class Least(Part):
+class Least(Largest):
     """The least value."""
-
-    field: str
-
-    def fold(self, entries: Entries) -> list[Any]:
-        if entries.single:
-            return list(entries.columns[self.field].values)
-        best: list[Any] = [None] * entries.size
-        self.merge(best, *entries.present(self.field))
-        return best
 
     def merge(self, column: list[Any], at: Sequence[int], states: Sequence[Any]) -> None:
         try:
