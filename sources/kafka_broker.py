@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
 from waxwing import log, runtime
@@ -89,12 +89,17 @@ class Broker:
             return {}
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         asked = {TopicPartition(name, partition): spec for partition in partitions}
-        told = self._retry(
-            lambda timeout_s: self._answers(
-                self._admin.list_offsets(asked, isolation_level=level, request_timeout=timeout_s), timeout_s
-            )
-        )
-        return {place.partition: result.offset for place, result in told.items()}
+
+        def ask(timeout_s: float) -> dict[int, int]:
+            told = self._answers(self._admin.list_offsets(asked, isolation_level=level, request_timeout=timeout_s), timeout_s)
+            found = {place.partition: result.offset for place, result in told.items()}
+            if (
+                OFFSET_INVALID in found.values()
+            ):  # and no error: a new topic has no leader yet
+                raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+            return found
+
+        return self._retry(ask)
 
     def _describe(self, name: str, timeout_s: float) -> Mapping[str, Future[TopicDescription]]:
         found: dict[str, Future[TopicDescription]] = self._admin.describe_topics(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from sources.kafka import KafkaSource
+from sources.kafka_broker import Broker
 from sources.kafka_lane import Reader, lane_config
 from sources.kafka_start import Bounds, LaneState, Lost, OpenPart, missing, part, recreated, start_time_ms
 from waxwing.batch import Stream
@@ -188,3 +192,25 @@ def test_any_fetches_give_an_unbroken_run_of_batches_that_end_at_every_split_poi
     for batch in batches:
         assert list(batch.records) == [b"%d" % offset for offset in batch.messages.offsets]
         assert all(batch.offset_first <= offset < batch.offset_next for offset in batch.messages.offsets)
+
+
+class Leaderless:
+    """An administrator whose first answers have no offset in them."""
+
+    def __init__(self, *answers: int) -> None:
+        self.answers = list(answers)
+
+    def list_offsets(self, asked: Iterable[TopicPartition], **_: object) -> dict[TopicPartition, Future[Any]]:
+        answer: Future[Any] = Future()
+        answer.set_result(SimpleNamespace(offset=self.answers.pop(0)))
+        return dict.fromkeys(asked, answer)
+
+    def poll(self, timeout_s: float) -> None:
+        """Nothing comes."""
+
+
+def test_an_answer_without_an_offset_is_asked_for_again() -> None:
+    broker = Broker(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), threading.Event())
+    broker._admin = Leaderless(OFFSET_INVALID, OFFSET_INVALID, 7)  # type: ignore[assignment]
+    assert broker.offsets("t", [0, 1], OffsetSpec.earliest()) == {0: 7, 1: 7}
+    assert broker._admin.answers == []  # type: ignore[attr-defined]

@@ -172,7 +172,8 @@ def _ends(settings: KafkaSettings, partitions: Sequence[tuple[str, int]]) -> dic
             {TopicPartition(*one): OffsetSpec.latest() for one in partitions}, request_timeout=KAFKA_TIMEOUT_S
         )
         for place, future in asked.items():
-            ends[place.topic, place.partition] = future.result(KAFKA_TIMEOUT_S).offset
+            if (end := future.result(KAFKA_TIMEOUT_S).offset) >= 0:
+                ends[place.topic, place.partition] = end
     except (KafkaException, TimeoutError) as error:
         why = reason_of(error.args[0]) if isinstance(error, KafkaException) else f"no answer within {KAFKA_TIMEOUT_S:.0f} s"
         log.warning("kafka_away", f"Kafka at {settings.kafka_bootstrap_servers} did not say how long the logs are: {why}.")
