@@ -93,9 +93,7 @@ class Broker:
         def ask(timeout_s: float) -> dict[int, int]:
             told = self._answers(self._admin.list_offsets(asked, isolation_level=level, request_timeout=timeout_s), timeout_s)
             found = {place.partition: result.offset for place, result in told.items()}
-            if (
-                OFFSET_INVALID in found.values()
-            ):  # and no error: a new topic has no leader yet
+            if OFFSET_INVALID in found.values():  # and no error: a new topic has no leader yet
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
             return found
 
