@@ -358,6 +358,19 @@ def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postg
     assert frozen.broken
 
 
+def test_a_process_frozen_in_a_transaction_that_no_time_limit_ends_is_ended_by_its_successor(postgresql: PostgreSQL) -> None:
+    """As one that has sent a part of a pipeline: PostgreSQL's clock of idle transactions is off until the rest comes."""
+    url = postgresql.new_database()
+    settings: dict[str, Any] = {"database_lock_timeout_s": 0.5, "database_statement_timeout_s": 1.0, "retry_max_s": 15.0}
+    write(target(url, Append(), None, **settings), batch(0, [("a", 1)]))
+    with psycopg.connect(url, application_name="waxwing") as frozen:
+        frozen.execute("UPDATE waxwing_progress SET bad_run = bad_run")
+        write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
+        assert rows(url) == [("a", 1), ("b", 2)]
+        with pytest.raises(psycopg.OperationalError):
+            frozen.execute("SELECT 1")
+
+
 @pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(1.0, 5.0), (5.0, 1.0)], ids=["lock", "statement"])
 def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_time_limit_tells(
     sqlserver_place: Place, lock_timeout_s: float, statement_timeout_s: float

@@ -187,7 +187,8 @@ class PostgreSQL(Database):
 
     @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
-        # statement_timeout does not reach a COPY that waits for its client: a process frozen there would hold its locks for ever.
+        # No limit of the server reaches a COPY that waits for its client, nor one who sent a part of a pipeline and went silent
+        # (the clock of idle transactions is off then): a process frozen there would hold its locks for ever.
         connection.execute(_OVERDUE, {"seconds": statement_timeout_s})
 
     @override
@@ -237,7 +238,9 @@ _OVERDUE = sa.text("""
     JOIN pg_class c ON c.oid = l.relation
     JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.granted AND l.mode = 'RowExclusiveLock' AND c.relname = 'waxwing_progress' AND a.datname = current_database()
-      AND a.state = 'active' AND a.wait_event = 'ClientRead'
+      AND a.wait_event = 'ClientRead'
+      AND (a.state = 'active'
+           OR a.state = 'idle in transaction' AND a.application_name = current_setting('application_name'))
       AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
 
 _RELATIONS = sa.text("""
