@@ -19,9 +19,10 @@ _exact = Context(prec=2 * DECIMAL_DIGITS_MAX + 100, traps=[Inexact, Overflow])
 
 
 def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]]:
-    """A function that merges rows of equal key, and gives them in the order of their keys.
+    """A function that merges rows of equal key, and gives them in one order.
 
-    In one order, so that two writers of the same keys wait for each other instead of deadlocking.
+    That of their keys, so that two writers of the same keys wait for each other instead of deadlocking. But where a column
+    takes the newest value, that of their newest records: keys that differ here ("a" and "A") may be one to the database.
 
     Args:
         mode: what is done with which column.
@@ -29,6 +30,7 @@ def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]
     """
     key = itemgetter(*(names.index(name) for name in mode.keys))
     ways = [_way(mode, name) for name in names]
+    by_arrival = any(way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True))
 
     def merged(rows: list[Row]) -> list[Row]:
         one = {key(row): row for row in rows}
@@ -36,8 +38,10 @@ def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]
             one.clear()
             for row in rows:
                 at = key(row)
-                held = one.get(at)
+                held = one.pop(at, None) if by_arrival else one.get(at)
                 one[at] = row if held is None else tuple([way(old, new) for way, old, new in zip(ways, held, row, strict=True)])
+        if by_arrival:
+            return list(one.values())
         try:
             return [one[at] for at in sorted(one)]
         except TypeError:  # members of an enum, and their names among them

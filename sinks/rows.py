@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
+from types import NoneType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -122,6 +123,12 @@ class Rows:
                 return list(records)
 
             return tuples
+        if kind is NoneType:
+
+            def refused(records: Sequence[Any]) -> list[Row]:
+                raise ValueError(records)  # then they are looked at one by one
+
+            return refused
         fields = fields_of(kind)
         lacking = [name for name in self._brought if name not in fields]
         if lacking:
@@ -138,7 +145,10 @@ class Rows:
         rows = []
         for number, record in enumerate(records, first):
             if not isinstance(record, Mapping):
-                if isinstance(record, tuple) and len(record) != len(self._brought):
+                if record is None:
+                    bad[number] = "None, where a row is needed (to write none, leave the record out: waxwing.operators.filter)"
+                    rows.append(blank)
+                elif isinstance(record, tuple) and len(record) != len(self._brought):
                     bad[number] = f"a row of {len(record)} values for {len(self._brought)} columns"
                     rows.append(blank)
                 else:

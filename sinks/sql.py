@@ -49,6 +49,7 @@ class SqlTarget(Target):
         self._url = _url(settings.database_url.get_secret_value())
         self._database = database_for(self._url)
         self._table = _renamed(table, settings.database_table)
+        self._renamed_from = table.fullname if settings.database_table else ""
         self._mode = mode
         self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
         self._plan: Plan | None = None
@@ -87,13 +88,19 @@ class SqlTarget(Target):
     # -- at the start ----------------------------------------------------------------------------
 
     @override
-    def bind(self, flow: str, step: str, flow_steps: set[str] | None = None) -> None:
+    def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
         for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
             if len(text) > most or not text.isascii():
                 raise ConfigError(
                     f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
                 )
-        super().bind(flow, step, flow_steps)
+        for other in (flow_targets or {}).values():
+            if self._renamed_from and isinstance(other, SqlTarget) and other._renamed_from not in ("", self._renamed_from):
+                raise ConfigError(
+                    f"DATABASE_TABLE names one table, and the flow writes two: {other._renamed_from} and {self._renamed_from}.",
+                    hint="Unset it, and give the tables their names in the flow.",
+                )
+        super().bind(flow, step, flow_targets)
 
     @override
     def prepare(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -42,6 +42,9 @@ class WindowAdmission:
         self._pending = 0  # pieces folded and not yet written
         self._letters: list[DeadLetter] = []
         self._rejects: list[DeadLetter] = []  # those among them that count as bad records
+        self._runs: dict[Stream, int] = {}  # bad records in a row, up to where each stream stands
+        self._run_stored = 0  # the longest of them when the bucket was taken over: which stream's is not stored
+        self._run_too_long = ""  # what is wrong, if one has passed BAD_RUN_MAX since the last emission
         self._state = b""
         self._messages = 0
         self.due_s = math.inf
@@ -67,6 +70,7 @@ class WindowAdmission:
         assert position.state is not None
         self._bucket = Bucket.load(self._target.windows, position.state, live=self._target.read_streams())
         self._position = position._replace(state=None)
+        self._run_stored = position.bad_run
 
     def take(self, items: list[Piece | Mark], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
@@ -74,7 +78,8 @@ class WindowAdmission:
         assert bucket is not None
         for item in items:
             if isinstance(item, Piece):
-                bucket.fold(item)
+                if bucket.fold(item):
+                    self._count_run(item)
             else:
                 bucket.mark(item)
         if items and not self._pending:
@@ -108,23 +113,49 @@ class WindowAdmission:
     def moved(self, change: Change) -> None:
         """The emission is durable."""
         self._position = change.after[self._stream]._replace(state=None)
-        self._letters, self._rejects, self._state = [], [], b""
+        self._letters, self._rejects, self._state, self._run_too_long = [], [], b"", ""
+
+    def _count_run(self, piece: Piece) -> None:
+        run, previous = self._runs.get(piece.stream, self._run_stored), -1
+        for at, letter in zip(piece.rejects_at, piece.rejects, strict=True):
+            if at != previous:
+                run, previous = run + 1 if at == previous + 1 else 1, at
+            if run > self._target.settings.bad_run_max and not self._run_too_long:
+                self._run_too_long = (
+                    f"{piece.stream}: {run:,} bad records in a row, up to offset {letter.offset}; the last one: {letter.reason}"
+                )
+        self._runs[piece.stream] = run if previous == piece.messages - 1 else 0
 
     def _judged(self, before: Position, bad: list[DeadLetter], judged: int) -> Position:
         """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""
         seen, records_bad = before.records_seen + judged, before.records_bad + len(bad)
         block = RATIO_BLOCK_RECORDS
-        if records_bad > self._target.settings.bad_ratio_max * max(seen, block) and before.offset_next >= before.limits_from:
+        if before.offset_next < before.limits_from:
+            self._runs, self._run_stored = dict.fromkeys(self._runs, 0), 0
+        elif self._run_too_long:
+            self._limit(self._run_too_long)
+        elif records_bad > self._target.settings.bad_ratio_max * max(seen, block):
             last = bad[-1]
-            raise BadRowsLimit(
-                f"{self._target.name}: {records_bad:,} bad records or rows among {max(seen, block):,}; the last one, "
-                f"{last.stream} at offset {last.offset}: {last.reason}.",
-                hint="Something is wrong with the definition or the producer. Mend it and start again, or accept them as dead "
-                f"letters: waxwing resume {self._stream.flow}",
+            self._limit(
+                f"{records_bad:,} bad records or rows among {max(seen, block):,}; the last one, "
+                f"{last.stream} at offset {last.offset}: {last.reason}"
             )
         if seen >= block:
             seen = records_bad = 0
-        return before._replace(offset_next=before.offset_next + 1, records_seen=seen, records_bad=records_bad, state=self._state)
+        return before._replace(
+            offset_next=before.offset_next + 1,
+            records_seen=seen,
+            records_bad=records_bad,
+            bad_run=max(self._runs.values(), default=0),
+            state=self._state,
+        )
+
+    def _limit(self, what: str) -> NoReturn:
+        raise BadRowsLimit(
+            f"{self._target.name}: {what}.",
+            hint="Something is wrong with the definition or the producer. Mend it and start again, or accept them as dead "
+            f"letters: waxwing resume {self._stream.flow}",
+        )
 
     def _letters_of(self, emission: Emission) -> list[DeadLetter]:
         """Rejects, late records with their windows, and late aggregates (see Windows: idle partitions)."""

@@ -55,6 +55,11 @@ class WindowTarget(Target):
         Raises:
             TransientError: no bucket stood there when the positions were read; another process has moved on meanwhile.
         """
+        if self._openings is None:
+            raise ConfigError(
+                f"{self.name}: the source of {batch.stream} does not know this target, nor where its windows stand.",
+                hint="Give it to the source: KafkaSource(settings, feeds=[..., this target]).",
+            )
         opening = self._openings.get(batch.stream)
         if opening is not None and batch.offset_first < opening.offset and batch.offset_next <= opening.offset:
             return None
@@ -66,7 +71,7 @@ class WindowTarget(Target):
             )
         return opening
 
-    _openings: Mapping[Stream, Opening] = {}
+    _openings: Mapping[Stream, Opening] | None = None
 
     def opened(self, streams: Streams, held: Sequence[Mapping[Stream, Held]]) -> list[Position]:
         """Remember where lanes begin; the position of each stream in each bucket."""

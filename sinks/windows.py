@@ -15,6 +15,7 @@ from sinks.window_admission import WindowAdmission
 from sinks.window_target import WindowTarget
 from sinks.writer import Writer
 from waxwing.batch import Batch, Stream
+from waxwing.errors import ConfigError
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
 from waxwing.target import Target
@@ -28,14 +29,19 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
         window holds is a function of the topic alone, idle partitions aside (see Windows).
 
     Raises:
-        ConfigError: the target serves another step already.
+        ConfigError: the target serves another step already, or keeps no windows.
     """
+    if not isinstance(target, WindowTarget | SqlLiveWindows):
+        raise ConfigError(
+            f"The step {step_id!r} folds windows, and {type(target).__name__} keeps none.",
+            hint="Give it SqlWindows, SqlLiveWindows or MemoryWindows; other targets go with sinks.sink.",
+        )
     if isinstance(target, SqlLiveWindows):
         sink(step_id, op.map(f"{step_id}_fold", up, target.fold), target)
         return
     flow = up.flow()
     vars(flow).setdefault("_waxwing_windows", []).append(target)  # for `waxwing rebucket`
-    target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_steps", set()))
+    target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
     op.output(step_id, op.flat_map(f"{step_id}_fold", up, Lanes(target, step_id)), WindowSink(target))
 
 

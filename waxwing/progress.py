@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from typing import Any
 
 from waxwing import log, metrics, runtime
 
@@ -53,10 +54,11 @@ class _Reporter:
             log.info("progress", text, **self._counts(), records_per_s=round(rate))
 
     @staticmethod
-    def _counts() -> dict[str, int]:
+    def _counts() -> dict[str, Any]:
         tally = metrics.tally
         return {
             "records": tally.records,
+            "records_of": dict(tally.records_of),
             "rows": tally.rows,
             "dead_letters": tally.dead_letters,
             "late": tally.late,

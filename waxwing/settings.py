@@ -219,7 +219,8 @@ class DatabaseSettings(MySQLSettings, SQLServerSettings):
         ],
     )
     database_table: str = Field(
-        default="", description="Table to write, `schema.table` or `table`. Empty: the flow's own name for it."
+        default="",
+        description="Table to write, `schema.table` or `table`; windows keep theirs. Empty: the flow's own name for it.",
     )
     database_connect_timeout_s: float = Field(default=10.0, ge=1.0, le=300.0, description="Time for a connection to be made.")
     database_lock_timeout_s: float = Field(

@@ -125,14 +125,14 @@ class Target(ABC):
         self.settings = settings
         self._flow = ""
         self._step = ""
-        self._flow_steps: set[str] = set()
+        self._flow_targets: dict[str, Target] = {}
 
     # -- which step it serves ------------------------------------------------------------------
 
-    def bind(self, flow: str, step: str, flow_steps: set[str] | None = None) -> None:
+    def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
         """Called by the `sink` operator: names the step that this target serves.
 
-        `flow_steps` is one set for all targets of the flow; the step is added to it.
+        `flow_targets` is one dict for all targets of the flow, by step; this one is added to it.
 
         Raises:
             ConfigError: it serves another step already.
@@ -143,8 +143,8 @@ class Target(ABC):
                 hint="Make a second target object for the second step.",
             )
         self._flow, self._step = flow, step
-        self._flow_steps = set() if flow_steps is None else flow_steps
-        self._flow_steps.add(step)
+        self._flow_targets = {} if flow_targets is None else flow_targets
+        self._flow_targets[step] = self
 
     @property
     def flow(self) -> str:
@@ -157,7 +157,7 @@ class Target(ABC):
     @property
     def flow_steps(self) -> frozenset[str]:
         """All steps of the flow that write into targets of ours, whichever source feeds them."""
-        return frozenset(self._flow_steps)
+        return frozenset(self._flow_targets)
 
     @property
     def parts_max(self) -> int | None:

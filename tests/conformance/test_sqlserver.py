@@ -116,6 +116,26 @@ def test_a_value_that_a_rough_time_would_round_is_a_bad_row(place: Place, declar
     assert place.accepted(place.plan(table, Upsert(keys=("n",))), [(1, value), (2, good), (3, None)]) == [(2, good), (3, None)]
 
 
+@pytest.mark.parametrize(
+    ("declared", "kind", "longest"),
+    [
+        ("money", sa.Numeric(19, 4), "922337203685477.5807"),
+        ("money", sa.Numeric(19, 2), "922337203685477.58"),
+        ("smallmoney", sa.Numeric(10, 4), "214748.3647"),
+        ("smallmoney", sa.Numeric(12, 4), "214748.3647"),
+    ],
+)
+def test_an_amount_beyond_the_range_of_money_is_a_bad_row(place: Place, declared: str, kind: Any, longest: str) -> None:
+    number = sa.Column("n", sa.Integer, primary_key=True, autoincrement=False)
+    table = columns(place, f"n int PRIMARY KEY, v {declared} NULL", number, sa.Column("v", kind))
+    planned, most = place.plan(table, Upsert(keys=("n",))), Decimal(longest)
+    good = [(1, most), (2, -most), (3, None), (4, Decimal(5)), (5, 7)]
+    beyond = most + Decimal(1).scaleb(-kind.scale)
+    assert place.accepted(planned, [*good, (6, beyond), (7, -beyond), (8, 10**14 * 9 + 10**15)]) == good
+    place.write(planned, good)
+    assert place.read(table) == good
+
+
 def real_column(place: Place, declared: str) -> Plan:
     number = sa.Column("n", sa.Integer, primary_key=True, autoincrement=False)
     table = columns(place, f"n int PRIMARY KEY, v {declared} NULL", number, sa.Column("v", sa.Double))

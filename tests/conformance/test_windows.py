@@ -531,3 +531,17 @@ def test_refused_rows_stop_it_like_bad_records(place: Place, monkeypatch: pytest
     with pytest.raises(BaseException, match=r"bad records or rows|error") as caught:
         case.run(data)
     assert "waxwing resume" in _story(caught.value)
+
+
+def test_bad_records_in_a_row_stop_it_across_batches_and_starts(place: Place) -> None:
+    case = Case(place)
+    good, bad = [{"time": FIRST_S, "key": "a", "value": "1.00"}], [{"time": FIRST_S, "key": "a", "value": "none"}]
+    data = {0: good * 5 + bad * 15, 1: bad * 15 + good + bad * 15 + good}
+    case.run(data, case.target(bad_run_max=20), ends=False)
+    data[0] += bad * 6 + good
+    with pytest.raises(BaseException, match=r"in a row|error") as caught:
+        case.run(data, case.target(bad_run_max=20), ends=False)
+    assert "memory[0]: 21 bad records in a row, up to offset 25" in _story(caught.value)
+    case.run(data, case.target(bad_run_max=21))
+    assert [n for n, *_ in case.totals().values()] == [8]
+    assert len(case.letters("parse")) == 51

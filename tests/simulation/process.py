@@ -45,9 +45,9 @@ class Process:
         self._partitions: dict[str, tuple[Callable[[str], int], list[TargetPartition]]] = {}
         settings = world.settings(lanes)
         self._targets = {step: ModelTarget(self, settings) for step in STEPS}
-        steps: set[str] = set()
+        together: dict[str, Any] = {}
         for step, target in self._targets.items():
-            target.bind(FLOW, step, steps)
+            target.bind(FLOW, step, together)
 
     def __str__(self) -> str:
         return f"process {self.number}"

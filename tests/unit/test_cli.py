@@ -111,6 +111,19 @@ def test_settings_are_listed_with_where_they_come_from_and_without_secrets(tmp_p
     assert listed.keys() == {field.upper() for field in OrdersSettings.model_fields}
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mssql://u@127.0.0.1:1/shop?Encrypt=no&PWD=S3cretPw",
+        "mssql://?odbc_connect=SERVER%3D127.0.0.1%3BUID%3Du%3BPWD%3DS3cretPw",
+    ],
+)
+def test_a_password_among_the_options_of_a_url_is_not_listed(tmp_path: Path, url: str) -> None:
+    done = waxwing("settings", cwd=tmp_path, values={"DATABASE_URL": url})
+    assert "DATABASE_URL=mssql://" in done.stdout
+    assert "S3cret" not in done.stdout + done.stderr
+
+
 def test_wrong_settings_are_listed_and_then_refused(tmp_path: Path) -> None:
     done = waxwing("settings", cwd=tmp_path, values={"LANES": "x"})
     assert done.returncode == 78

@@ -43,12 +43,19 @@ def whole(first: int, end: int, records: list[Any] | None = None) -> Batch[Any]:
 
 def test_rows_of_one_key_become_one_and_come_in_the_order_of_keys() -> None:
     mode = Merge(keys=("k",), add=("n",), least=("low",), greatest=("high",))
-    merged = merger(mode, ["k", "n", "low", "high", "note"])
-    assert merged([("b", 1, 5, None, "x"), ("a", None, 1, 1, "y"), ("b", -3, 4, 7, None), ("b", None, None, 6, "z")]) == [
-        ("a", None, 1, 1, "y"),
-        ("b", -2, 4, 7, "z"),
+    merged = merger(mode, ["k", "n", "low", "high"])
+    assert merged([("b", 1, 5, None), ("a", None, 1, 1), ("b", -3, 4, 7), ("b", None, None, 6)]) == [
+        ("a", None, 1, 1),
+        ("b", -2, 4, 7),
     ]
     assert merged([]) == []
+
+
+def test_where_the_newest_value_counts_rows_come_in_the_order_of_their_newest_records() -> None:
+    merged = merger(Merge(keys=("k",), add=("n",)), ["k", "n", "note"])
+    rows = [("c", 1, "u"), ("b", 1, "x"), ("a", None, "y"), ("b", -3, None), ("c", None, "z")]
+    assert merged(rows) == [("a", None, "y"), ("b", -2, None), ("c", 1, "z")]
+    assert merged(rows[:3]) == rows[:3]
 
 
 class Colour(enum.Enum):

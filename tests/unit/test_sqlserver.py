@@ -247,6 +247,14 @@ def test_options_of_the_url_win_over_ours(monkeypatch: pytest.MonkeyPatch) -> No
     assert "KeepAlive=30" not in text
 
 
+def test_a_url_without_a_database_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlserver_driver, "driver", lambda: Driver("ours", "test"))
+    with pytest.raises(ConfigError, match="names no database"):
+        SQLServer().engine(
+            sa.make_url("mssql://u:p@h:1433/?Encrypt=no"), connect_timeout_s=1, lock_timeout_s=1, statement_timeout_s=1
+        )
+
+
 def test_decimals_travel_without_exponents() -> None:
     column = stored(sa.Column("v", sa.Numeric(10, 2)), "decimal", 9, 10, 2)
     encode = column.encoder(as_json=True)

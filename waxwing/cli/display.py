@@ -18,7 +18,7 @@ from rich.text import Text
 
 from waxwing import log
 
-COUNTS = ("records", "rows", "dead_letters", "retries")
+COUNTS = ("rows", "dead_letters", "retries")
 REFRESH_PER_S = 4
 RATE_WINDOW_S = 5.0
 _MESH_FORMS = re.compile(rb"^worker \d+:\s+error connecting to worker \d+: .*retrying$")
@@ -30,8 +30,8 @@ class Display:
 
     def __init__(self, flow: str, processes: int) -> None:
         self._flow, self._processes = flow, processes
-        self._now: dict[int, Counter[str]] = {}  # by process, since its start
-        self._before: Counter[str] = Counter()  # of runs that have ended
+        self._now: dict[int, Counter[Any]] = {}  # by process, since its start: COUNTS, and records by (step,)
+        self._before: Counter[Any] = Counter()  # of runs that have ended
         self._restarts = 0
         self._started_s = time.monotonic()
         self._samples: list[tuple[float, int]] = []
@@ -64,7 +64,8 @@ class Display:
                 continue
             if event.get("event") in ("progress", "summary"):
                 with self._lock:
-                    self._now[process] = Counter({name: event.get(name, 0) for name in COUNTS})
+                    records_of = {(step,): count for step, count in event.get("records_of", {}).items()}
+                    self._now[process] = Counter({name: event.get(name, 0) for name in COUNTS} | records_of)
                 if log.terminal:
                     continue
             if log.terminal:
@@ -114,7 +115,9 @@ class Display:
     def _counts(self) -> dict[str, int]:
         with self._lock:
             total = sum(self._now.values(), Counter(self._before))
-        return {name: total[name] for name in COUNTS}
+        # Each step takes in all records, not all of them in the same process: this is how far the first of them is.
+        records = max((count for name, count in total.items() if isinstance(name, tuple)), default=0)
+        return {"records": records} | {name: total[name] for name in COUNTS}
 
     def _line(self) -> Text:
         counts = self._counts()

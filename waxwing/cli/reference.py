@@ -21,7 +21,7 @@ from waxwing.configuration import Given, environment_names, load, read
 from waxwing.settings import Group
 
 HIDDEN = "(hidden)"
-_SECRET_KEY = re.compile("password|secret|token|credential|jaas|key", re.IGNORECASE)
+_SECRET_KEY = re.compile("password|pwd|odbc_connect|secret|token|credential|jaas|key", re.IGNORECASE)
 _BOUNDS = (
     (annotated_types.Ge, "at least {0.ge:,}"),
     (annotated_types.Gt, "above {0.gt:,}"),

@@ -91,9 +91,14 @@ def _smaller_integer(have: Any, want: Any) -> Any:
 
 
 def _smaller_decimal(have: Any, want: Any) -> Any:
-    if have.precision is None or have.precision - (have.scale or 0) >= want.precision - (want.scale or 0):
+    if have.precision is None:
         return None
-    return sa.Numeric(have.precision - (have.scale or 0) + (want.scale or 0), want.scale)
+    spare = have.precision - (have.scale or 0) - (want.precision - (want.scale or 0))
+    # Types of single databases that keep only some of their longest numbers tell which.
+    some = hasattr(have, "keeps")
+    if spare > 0 or (spare == 0 and not some):
+        return None
+    return (type(have) if some else sa.Numeric)(have.precision - (have.scale or 0) + (want.scale or 0), want.scale)
 
 
 def _keeps_some(have: Any, want: Any) -> Any:

@@ -92,6 +92,7 @@ def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 
         return Rule(types, fits_each(reason_any), reason_any)
 
+    kept: Callable[[Decimal | int], bool] | None = getattr(column.type, "keeps", None)
     quantum, zero = Decimal(1).scaleb(-scale), (Decimal(0),)
     # quantize() in this context raises where a digit would be lost, behind the point or in front of it.
     quantize = Context(prec=precision, traps=[Inexact, InvalidOperation]).quantize
@@ -102,7 +103,7 @@ def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             deque(map(quantize, values, repeat(quantum)), maxlen=0)
         except DecimalException:
             return False
-        return True
+        return kept is None or all(map(kept, values))
 
     def reason(value: Decimal | int) -> str | None:
         if isinstance(value, Decimal) and not value.is_finite():
@@ -113,7 +114,7 @@ def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return f"more than {scale} decimals"
         except InvalidOperation:
             return f"more than {precision - scale} digits before the decimal point"
-        return None
+        return None if kept is None or kept(value) else "outside of the range of the column's type"
 
     return Rule(types, all_fit, reason)
 

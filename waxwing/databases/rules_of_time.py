@@ -32,7 +32,7 @@ def datetime_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
         if (value.utcoffset() is not None) != zoned:
             return _wrong_zone(zoned)
         if kept is not None and not kept(value):
-            return f"a time that {column.type} does not keep exactly"
+            return f"a time that {column.type.__visit_name__.upper()} does not keep exactly"
         # Within a day of the calendar's ends the same instant may lie outside of it in another zone.
         return None if not zoned or _FIRST <= value <= _LAST else "too close to the calendar's end for a timestamp with zone"
 

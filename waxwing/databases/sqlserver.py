@@ -13,6 +13,7 @@ from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan
 from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
 from waxwing.databases.sqlserver_dialect import DRIVERNAME, BrokenTransaction
 from waxwing.databases.sqlserver_errors import failure
+from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
     name="sqlserver",
@@ -72,6 +73,10 @@ class SQLServer(Database):
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
         given = {name.lower() for name in url.query}
+        if url.port and not url.database and "database" not in given:  # without a port the host may be a DSN's name
+            raise ConfigError(
+                "The URL of the SQL Server names no database.", hint="Append it: mssql://user:password@host:1433/database"
+            )
         options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
         if "driver" not in given and not url.query.get("odbc_connect"):
             options["driver"] = sqlserver_driver.driver().name

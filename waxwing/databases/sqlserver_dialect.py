@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from ctypes import c_float
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -121,6 +122,22 @@ class _Real(sa.REAL[float]):
         return c_float(value).value == value and (value == 0 or abs(value) >= _REAL_LEAST)
 
 
+class _Money(sa.NUMERIC[Decimal]):
+    """MONEY: a whole number of ten-thousandths in eight bytes."""
+
+    most = Decimal("922337203685477.5807")
+
+    def keeps(self, value: Decimal | int) -> bool:
+        """Is it within the range?"""
+        return -self.most <= value <= self.most
+
+
+class _SmallMoney(_Money):
+    """SMALLMONEY: the same in four bytes."""
+
+    most = Decimal("214748.3647")
+
+
 _REAL_LEAST = 2.0**-126
 _TICKS = {0, 3_000, 7_000}
 _DATETIME_YEAR_FIRST = 1753
@@ -130,9 +147,9 @@ _SMALL_FIRST, _SMALL_LAST = datetime(1900, 1, 1), datetime(2079, 6, 6, 23, 59)  
 def _general(kind: Any) -> Any:
     """What a type of SQL Server's own is among the general ones; rough times and floats say which values they keep."""
     if isinstance(kind, mssql.MONEY):
-        return sa.NUMERIC(19, 4)
+        return _Money(19, 4)
     if isinstance(kind, mssql.SMALLMONEY):
-        return sa.NUMERIC(10, 4)
+        return _SmallMoney(10, 4)
     if isinstance(kind, mssql.DATETIMEOFFSET):
         kind.timezone = True
     elif isinstance(kind, mssql.SMALLDATETIME):

@@ -27,7 +27,10 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
     Raises:
         ConfigError: all that is wrong, in one message.
     """
-    keys = keys_of(mode)
+    given: Any = keys_of(mode)
+    if isinstance(given, str):
+        raise ConfigError(f"keys={given!r} is one text, where a tuple of names is needed.", hint=f"Write keys=({given!r},).")
+    keys: tuple[str, ...] = given
     newer_by = mode.newer_by if isinstance(mode, Upsert) else None
     made = tuple(mode.mean) if isinstance(mode, Merge) else ()
     wanted = list(columns) if columns is not None else [name for name in _brought(table, keys) if name not in made]

@@ -96,7 +96,7 @@ class Lane:
             OffsetGap: the batch does not follow the one before.
         """
         pieces, read = self.pieces(batch)
-        pieces[0].rejects.extend(self._rejects(batch, read))
+        self._add_rejects(batch, read, pieces[0])
         return pieces
 
     def pieces(self, batch: Batch[Any]) -> tuple[list[Piece], Read]:
@@ -255,19 +255,18 @@ class Lane:
             letter = self._letter(batch, at, 0, reason)
             pieces[bucket].late += [Late(end - length, end, t, key, letter._replace(row=next(rows[at]))) for end in ends]
 
-    def _rejects(self, batch: Batch[Any], read: Read) -> list[DeadLetter]:
+    def _add_rejects(self, batch: Batch[Any], read: Read, piece: Piece) -> None:
         found = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
         found += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
         found += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
         taken: set[tuple[int, int]] = set()
-        out = []
         for at, numbered, stage, reason in sorted(found):
             row = numbered  # among those that were left when it was rejected: an earlier step may have taken it
             while (at, row) in taken:
                 row += 1
             taken.add((at, row))
-            out.append(self._letter(batch, at, row, reason, stage))
-        return out
+            piece.rejects.append(self._letter(batch, at, row, reason, stage))
+            piece.rejects_at.append(at)
 
     def _letter(self, batch: Batch[Any], at: int, row: int, reason: str, stage: str = "") -> DeadLetter:
         one = batch.messages.part(at, at + 1)

@@ -54,7 +54,7 @@ class Piece:
     """What one batch holds for one bucket; often nothing but the positions.
 
     `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch. `messages` counts the
-    batch's; `rejects` (those of earlier steps, too) travel to the first bucket.
+    batch's; `rejects` (those of earlier steps, too) travel to the first bucket, with the numbers of their messages in the batch.
     """
 
     stream: Stream
@@ -67,6 +67,7 @@ class Piece:
     sessions: Sessions | None = None
     late: list[Late] = field(default_factory=list)
     rejects: list[DeadLetter] = field(default_factory=list)
+    rejects_at: list[int] = field(default_factory=list)
 
 
 class Mark(NamedTuple):
