@@ -27,7 +27,7 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
         ConfigError: the target serves another step already.
     """
     flow = up.flow()
-    # Kept on the Dataflow itself: the steps of one flow, whichever of its sources feed them.
+    # Kept on the Dataflow itself: the targets of one flow, whichever of its sources feed them.
     target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
     keyed = op.map(f"{step_id}_lane", up, lambda batch: (batch.lane, batch))
     op.output(step_id, keyed, TargetSink(target))

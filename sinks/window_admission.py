@@ -116,6 +116,7 @@ class WindowAdmission:
         self._letters, self._rejects, self._state, self._run_too_long = [], [], b"", ""
 
     def _count_run(self, piece: Piece) -> None:
+        """Bad records in a row are counted as pieces come; they are judged with the emission, which brings them."""
         run, previous = self._runs.get(piece.stream, self._run_stored), -1
         for at, letter in zip(piece.rejects_at, piece.rejects, strict=True):
             if at != previous:

@@ -225,8 +225,12 @@ FOLDING = {
 }
 
 
-@BOTH_WAYS
-def test_keys_that_are_one_to_the_database_are_all_added(place: Place, staged: bool) -> None:
+# The column `note` takes the newest value.
+NEWEST = Merge(keys=("id",), add=("n",), greatest=("big",))
+
+
+def folding(place: Place) -> tuple[Plan, list[str]]:
+    """A table whose collation takes different keys for one; and such keys."""
     made, spellings = FOLDING[place.database.dialect.name]
     table = place.table(
         sa.Column("id", sa.String(20), primary_key=True),
@@ -237,37 +241,33 @@ def test_keys_that_are_one_to_the_database_are_all_added(place: Place, staged: b
     if place.database.dialect.name == "postgresql":
         place.run("CREATE EXTENSION IF NOT EXISTS citext")
     place.run(made.format(table.name))
-    planned = place.plan(table, Merge(keys=("id",), add=("n",), greatest=("big",)))
+    planned = place.plan(table, NEWEST)
+    return planned, spellings
+
+
+@BOTH_WAYS
+def test_keys_that_are_one_to_the_database_are_all_added(place: Place, staged: bool) -> None:
+    planned, spellings = folding(place)
     bulk = place.bulk(planned, staged=staged)
     first = [*((key, 1, number, "x") for number, key in enumerate(spellings)), ("b", 1, 1, "x")]
     for rows in (first, [("b", 10, None, "y"), *((key, 10, -1, "y") for key in reversed(spellings))], [("b", 100, 5, "z")]):
         with place.engine.begin() as connection:
             bulk.write(connection, rows)
     size = len(spellings)
-    assert [row[1:] for row in place.read(table)] == [(11 * size, size - 1, "y"), (111, 5, "z")]
+    assert [row[1:] for row in place.read(planned.table)] == [(11 * size, size - 1, "y"), (111, 5, "z")]
 
 
 @BOTH_WAYS
 def test_the_newest_value_stands_for_keys_that_are_one_to_the_database(place: Place, staged: bool) -> None:
-    made, spellings = FOLDING[place.database.dialect.name]
-    table = place.table(
-        sa.Column("id", sa.String(20), primary_key=True),
-        sa.Column("n", sa.Integer),
-        sa.Column("big", sa.Integer),
-        sa.Column("note", sa.Text),
-    )
-    if place.database.dialect.name == "postgresql":
-        place.run("CREATE EXTENSION IF NOT EXISTS citext")
-    place.run(made.format(table.name))
-    planned = place.plan(table, Merge(keys=("id",), add=("n",), greatest=("big",)))
-    bulk, merged = place.bulk(planned, staged=staged), merger(planned.mode, [column.name for column in planned.columns])  # type: ignore[arg-type]
+    planned, spellings = folding(place)
+    bulk, merged = place.bulk(planned, staged=staged), merger(NEWEST, [column.name for column in planned.columns])
     total = 0
     for number, (one, other) in enumerate(permutations(spellings, 2)):
         for last in (f"t{number}", None):
             with place.engine.begin() as connection:
                 bulk.write(connection, merged([(one, 1, 1, "s"), (other, 1, 1, "u"), (one, 1, 1, "v"), (other, 1, 1, last)]))
             total += 4
-            assert [row[1:] for row in place.read(table)] == [(total, 1, last)]
+            assert [row[1:] for row in place.read(planned.table)] == [(total, 1, last)]
 
 
 def test_writers_of_the_same_keys_lose_nothing_and_none_is_ended(place: Place) -> None:
