@@ -58,9 +58,9 @@ def things(*extra: sa.Column[Any]) -> sa.Table:
     )
 
 
-def target(url: str, mode: Mode, table: sa.Table | None = None, **settings: Any) -> SqlTarget:
+def target(url: str, mode: Mode, table: sa.Table | None = None, *, stale_s: float = 1.0, **settings: Any) -> SqlTarget:
     made = SqlTarget(
-        SqlSettings(database_url=SecretStr(url), flush_interval_s=0.0, owner_stale_s=1.0, **settings),
+        SqlSettings(database_url=SecretStr(url), flush_interval_s=0.0, owner_stale_s=stale_s, **settings),
         things() if table is None else table,
         mode,
     )
@@ -219,20 +219,22 @@ def test_a_later_owner_fences_the_earlier_one(url: str) -> None:
 
 
 def test_a_start_waits_for_a_fresh_heartbeat_and_gives_up_while_it_is_renewed(url: str) -> None:
-    to = target(url, Append())
+    to = target(url, Append(), stale_s=3.0)  # long enough that no machine is too busy to renew it in time
     alive = to.connect("lane-000", "alive")
     alive.take_over(STREAM)
-    done = threading.Event()
+    beats, done = threading.Event(), threading.Event()
 
     def beat() -> None:
         mine = to.connect("lane-000", "alive")
         while not done.wait(0.2):
             mine.heartbeat()
+            beats.set()
         mine.close()
 
     thread = threading.Thread(target=beat)
     thread.start()
-    newcomer = target(url, Append()).connect("lane-000", "newcomer")
+    newcomer = target(url, Append(), stale_s=3.0).connect("lane-000", "newcomer")
+    assert beats.wait(60)
     with pytest.raises(Fenced, match="alive"):
         newcomer.take_over(STREAM)
     done.set()
@@ -347,7 +349,7 @@ def test_sessions_and_targets_never_show_the_password(url: str) -> None:
 def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postgresql: PostgreSQL) -> None:
     """No time limit of PostgreSQL reaches a COPY that waits for its client."""
     url = postgresql.new_database()
-    settings: dict[str, Any] = {"database_lock_timeout_s": 0.5, "database_statement_timeout_s": 1.0, "retry_max_s": 15.0}
+    settings: dict[str, Any] = {"database_lock_timeout_s": 1.0, "database_statement_timeout_s": 3.0, "retry_max_s": 60.0}
     to = target(url, Append(), None, **settings)
     write(to, batch(0, [("a", 1)]))
     with psycopg.connect(url) as frozen, frozen.cursor() as cursor:
@@ -361,7 +363,7 @@ def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postg
 def test_a_process_frozen_in_a_transaction_that_no_time_limit_ends_is_ended_by_its_successor(postgresql: PostgreSQL) -> None:
     """As one that has sent a part of a pipeline: PostgreSQL's clock of idle transactions is off until the rest comes."""
     url = postgresql.new_database()
-    settings: dict[str, Any] = {"database_lock_timeout_s": 0.5, "database_statement_timeout_s": 1.0, "retry_max_s": 15.0}
+    settings: dict[str, Any] = {"database_lock_timeout_s": 1.0, "database_statement_timeout_s": 3.0, "retry_max_s": 60.0}
     write(target(url, Append(), None, **settings), batch(0, [("a", 1)]))
     with psycopg.connect(url, application_name="waxwing") as frozen:
         frozen.execute("UPDATE waxwing_progress SET bad_run = bad_run")
@@ -371,7 +373,7 @@ def test_a_process_frozen_in_a_transaction_that_no_time_limit_ends_is_ended_by_i
             frozen.execute("SELECT 1")
 
 
-@pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(1.0, 5.0), (5.0, 1.0)], ids=["lock", "statement"])
+@pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(2.0, 10.0), (10.0, 2.0)], ids=["lock", "statement"])
 def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_time_limit_tells(
     sqlserver_place: Place, lock_timeout_s: float, statement_timeout_s: float
 ) -> None:
@@ -382,9 +384,9 @@ def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_
     settings: dict[str, Any] = {
         "database_lock_timeout_s": lock_timeout_s,
         "database_statement_timeout_s": statement_timeout_s,
-        "retry_max_s": 30.0,
+        "retry_max_s": 60.0,
     }
-    to = target(url, Append(), None, **settings)
+    to = target(url, Append())  # without the short time limits: this server may take a second to make the tables
     write(to, batch(0, [("a", 1)]))
     with to._engine.connect() as frozen:
         frozen.execute(sa.text("UPDATE waxwing_progress SET bad_run = bad_run"))

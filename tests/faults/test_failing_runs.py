@@ -20,7 +20,7 @@ def fail(tmp_path: Path, mode: str, where: str, kind: str = "DataError") -> tupl
     processes, args = MODES[mode]
     env = {"FAIL_WHERE": where, "FAIL_KIND": kind}
     with Cluster("tests.fixtures.failing", env, tmp_path, processes=processes, args=args) as cluster:
-        return cluster.wait(30), cluster.output()
+        return cluster.wait(60), cluster.output()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -68,7 +68,7 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, mode: str, number: signa
         while cluster.output().count('"event": "started"') < processes and time.monotonic() < deadline_s:
             time.sleep(0.05)
         cluster.signal(number)
-        assert cluster.wait(10) == [0] * processes, cluster.output()
+        assert cluster.wait(30) == [0] * processes, cluster.output()
         assert "Traceback" not in cluster.output()
 
 
@@ -79,7 +79,7 @@ def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> 
         while "error connecting" not in cluster.output() and time.monotonic() < deadline_s:
             time.sleep(0.05)
         cluster.signal(signal.SIGTERM)
-        assert cluster.wait(5) == [0]
+        assert cluster.wait(30) == [0]
 
 
 def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
         'w = Windows(by=(), time="t", kind=Tumbling(length_s=-1), aggregates={"n": Count()}, lateness_s=0)\n'
     )
     with Cluster(str(tmp_path / "mistaken.py"), {}, tmp_path) as cluster:
-        assert cluster.wait(20) == [78], cluster.output()
+        assert cluster.wait(30) == [78], cluster.output()
         assert "length_s=-1" in cluster.output()
         assert "Traceback" not in cluster.output()
 
@@ -98,6 +98,6 @@ def test_an_address_that_is_taken_or_none_is_named(tmp_path: Path) -> None:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         for address, code, words in [(taken, 75, "Another process listens"), ("here", 78, "invalid socket address")]:
             with Cluster("tests.fixtures.failing", {}, tmp_path, args=("-i", "0", "-a", f"{address};127.0.0.1:1")) as cluster:
-                assert cluster.wait(20) == [code], cluster.output()
+                assert cluster.wait(30) == [code], cluster.output()
                 assert words in cluster.output()
                 assert "bug" not in cluster.output()

@@ -149,7 +149,7 @@ def test_a_trickle_is_visible_within_a_second_or_so(kafka: Kafka, postgresql: Po
         await_progress(url, run, 1 if taken_in(url) < 2 else 0, timeout_s=30)
         assert time.monotonic() - delivered_s < 5.0  # one second, and room for a loaded machine
         run.signal(signal.SIGTERM)
-        assert run.wait(10) == [0]
+        assert run.wait(30) == [0]
 
 
 @pytest.mark.parametrize("kind", [PostgreSQL, MariaDB])
@@ -191,18 +191,18 @@ def test_a_table_that_does_not_fit_is_78_with_all_differences(kafka: Kafka, data
 def test_a_second_deployment_gives_up_while_the_first_is_alive(kafka: Kafka, database: Database, tmp_path: Path) -> None:
     url, topic = database.new_database(), kafka.new_topic(1)
     produce(kafka.bootstrap(), topic, 10_000, bad=0.0, seed=1, partitions=1)
-    env = settings(kafka, url, topic)
+    env = settings(kafka, url, topic, OWNER_STALE_S="4")  # the first one's heartbeat comes in time on a busy machine, too
     with Cluster(FLOW, env, tmp_path, name="first") as first:
         await_progress(url, first, 10_000)
         with Cluster(FLOW, env, tmp_path, name="second") as second:
             # It asks for the position when it has something to write.
             until(lambda: '"event": "reading"' in second.output(), timeout_s=30, what="the second one reads")
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
-            assert second.wait(30) == [76], second.output()
+            assert second.wait(60) == [76], second.output()
             assert "alive" in second.output()
         until(lambda: taken_in(url) == 11_000, timeout_s=20, what="the first one's progress")
         first.signal(signal.SIGTERM)
-        assert first.wait(10) == [0], first.output()
+        assert first.wait(30) == [0], first.output()
 
 
 def test_too_many_bad_records_stop_the_flow_and_resume_lets_them_pass(kafka: Kafka, database: Database, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_sigterm_while_a_write_is_blocked_ends_in_time(kafka: Kafka, database: D
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
             until(waits, timeout_s=20, what="a write that waits")
             run.signal(signal.SIGTERM)
-            assert run.wait(12) == [75], run.output()
+            assert run.wait(20) == [75], run.output()
         assert "Nothing is lost" in run.output()
 
 

@@ -206,7 +206,7 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
         orphans = children(parent)
         assert len(orphans) == 2
         parent.kill()
-        until(lambda: not alive(orphans), timeout_s=5)
+        until(lambda: not alive(orphans))
 
 
 @pytest.mark.parametrize(("kind", "code"), [("DataError", 65), ("Fenced", 76), ("ConfigError", 78), ("bug", 70)])
