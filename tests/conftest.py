@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import TypeVar
 
+import hypothesis
 import pytest
 
 from tests.servers import Kafka, MariaDB, PostgreSQL, Server, SQLServer, Unavailable
@@ -20,6 +21,16 @@ NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
 S = TypeVar("S", bound=Server | SQLServer)
 _served: list[Server | SQLServer] = []
+
+# How long an example takes is a matter of the machine. Where nothing may fail by chance, the examples are the same each time.
+hypothesis.settings.register_profile(
+    "waxwing",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=NO_SKIPS,
+    print_blob=True,
+)
+hypothesis.settings.load_profile("waxwing")
 
 
 def pytest_configure(config: pytest.Config) -> None:

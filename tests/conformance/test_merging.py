@@ -343,7 +343,7 @@ def test_any_cutting_into_transactions_gives_the_same_rows(place: Place) -> None
     bulk, merged = place.bulk(planned), merger(mode, ["id", "n", "v", "d"])
     with place.engine.connect() as connection:
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=40, suppress_health_check=list(HealthCheck))
         @given(st.lists(st.tuples(ROWS, st.booleans()), max_size=5))
         def batches(steps: list[tuple[list[Row], bool]]) -> None:
             with connection.begin():

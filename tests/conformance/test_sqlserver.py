@@ -156,7 +156,7 @@ def test_any_number_of_four_bytes_comes_back_as_it_was(place: Place, staged: boo
     planned = real_column(place, "real")
     number = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
-    @settings(max_examples=10, deadline=None, database=None)
+    @settings(max_examples=10, database=None)
     @given(st.lists(number, min_size=20, max_size=40))
     def round_trip(values: list[float]) -> None:
         rows = [(n, value) for n, value in enumerate(values) if not 0 < abs(value) < 2**-126]  # what SQL Server's range has

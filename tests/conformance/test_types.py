@@ -179,7 +179,7 @@ def round_trip(place: Place, case: Case, way: str) -> None:
             for (got, *_), (gave, *_) in zip(read, rows, strict=True):
                 assert same(got, gave), (got, gave)
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=25, suppress_health_check=list(HealthCheck))
         @given(st.lists(case.values, max_size=12))
         def any_values(values: list[Any]) -> None:
             check(values)

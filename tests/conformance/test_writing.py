@@ -200,7 +200,7 @@ def test_any_sequence_of_batches_gives_what_a_dictionary_gives(place: Place, new
     bulk = place.bulk(planned)
     with place.engine.connect() as connection:
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=40, suppress_health_check=list(HealthCheck))
         @given(st.lists(st.tuples(ROWS, st.booleans()), max_size=5))
         def batches(steps: list[tuple[dict[str, tuple[str | None, int | None]], bool]]) -> None:
             expected: dict[str, tuple[str | None, int | None]] = {}

@@ -29,7 +29,7 @@ sizes = st.lists(st.integers(0, 7), max_size=8)
 
 
 @given(lengths=st.lists(st.integers(0, 15), min_size=1, max_size=3), cuts=st.lists(sizes, min_size=3, max_size=3), again=sizes)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_boundaries_and_a_longer_second_run_give_each_record_once(
     lengths: list[int], cuts: list[list[int]], again: list[int]
 ) -> None:
@@ -44,7 +44,7 @@ def test_any_boundaries_and_a_longer_second_run_give_each_record_once(
 
 
 @given(ahead=st.integers(0, 12), cut=st.integers(1, 12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_two_targets_at_different_positions_each_get_the_rest_once(ahead: int, cut: int) -> None:
     data = [b"%d" % n for n in range(12)]
     first, second = MemoryTarget(), MemoryTarget()

@@ -53,7 +53,7 @@ def test_each_record_is_a_row_or_a_dead_letter() -> None:
 
 
 @given(sizes=st.lists(st.integers(0, 60), min_size=1, max_size=6), others=st.lists(st.integers(1, 60), min_size=1, max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_batch_boundaries_change_nothing(sizes: list[int], others: list[int]) -> None:
     target = run({0: sizes, 1: others})
     assert columns(target) == columns(WHOLE)

@@ -183,7 +183,7 @@ def test_halves_are_cut_between_whole_batches_only() -> None:
     cuts=st.sets(st.integers(1, 39), max_size=4),
     kinds=st.lists(st.booleans(), min_size=5, max_size=5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_of_whole_batches_and_others_exactly_the_bad_rows_become_dead_letters(
     bad: set[int], named: bool, cuts: set[int], kinds: list[bool]
 ) -> None:

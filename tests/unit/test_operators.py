@@ -57,7 +57,7 @@ def half(number: int) -> int:
 
 
 @given(st.lists(st.integers(0, 9), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_map_rejects_exactly_the_records_that_raise(numbers: list[int]) -> None:
     result = one(lambda up: wop.map("enrich", up, half), batch(numbers))
     assert result.records == [n // 2 for n in numbers if not n % 2]
@@ -103,7 +103,7 @@ def test_map_batch_knows_where_each_record_comes_from() -> None:
 
 
 @given(st.lists(st.integers(0, 9), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_filter_keeps_places_and_rejects_what_raises(numbers: list[int]) -> None:
     def keep(number: int) -> bool:
         if number == 5:
@@ -116,7 +116,7 @@ def test_filter_keeps_places_and_rejects_what_raises(numbers: list[int]) -> None
 
 
 @given(st.lists(st.integers(0, 4), max_size=8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_flat_map_repeats_the_place_of_each_record(numbers: list[int]) -> None:
     def spread(number: int) -> Iterator[int]:
         yield from range(number)
@@ -138,7 +138,7 @@ def pieces(items: Iterable[Batch[Any]], key_fn: Callable[[Any], Any], buckets: i
 
 
 @given(st.lists(st.lists(st.integers(0, 20), max_size=10), max_size=4), st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_bucket_gets_a_piece_of_every_batch_in_order_and_nothing_is_lost(lists: list[list[int]], buckets: int) -> None:
     batches: list[Batch[Any]] = []
     for numbers in lists:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows.orders import RawOrder, Row, enrich
@@ -124,7 +124,6 @@ def test_what_is_no_order_is_refused_with_the_reason(changes: dict[str, Any], re
     assert str(refused.value) == reason
 
 
-@settings(deadline=None)
 @given(quantity=st.integers(1, 2**31 - 1), cents=st.integers(0, 9_999_999_999))
 def test_totals_are_exact_or_refused(quantity: int, cents: int) -> None:
     value = order(quantity=quantity, unit_price=f"#{cents // 100}.{cents % 100:02}")

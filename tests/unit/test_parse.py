@@ -191,7 +191,7 @@ numbers = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**25)
 @example("12345678901234567.89")
 @example("1e-400")
 @example("0.1")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_decimals_are_exact_or_refused(number: str) -> None:
     for kind in (*KINDS, StrictModel, Renamed):
         batch = parsed(kind, [b'{"price":%s}' % number.encode()])
@@ -280,7 +280,7 @@ def one_by_one(kind: Any, values: Sequence[bytes | None]) -> tuple[list[Any], li
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=12), max_size=12), st.sampled_from(EVERY))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example([b'{"price":1},{"price":2}', b""], StructOrder)
 def test_a_batch_gives_what_its_values_give_one_by_one(values: list[bytes | None], kind: Any) -> None:
     batch = parsed(kind, values)
@@ -290,7 +290,7 @@ def test_a_batch_gives_what_its_values_give_one_by_one(values: list[bytes | None
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS[:5]), min_size=1, max_size=8), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_step_before_parse_may_leave_messages_out(values: list[bytes | None], data: st.DataObject) -> None:
     kept = sorted(data.draw(st.sets(st.integers(0, len(values) - 1))))
     earlier = Reject(len(values) - 1, "sieve", "earlier")

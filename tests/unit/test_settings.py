@@ -202,7 +202,7 @@ def mistyped(draw: st.DrawFn) -> str:
 
 
 @given(name=mistyped(), in_file=st.booleans())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mistyped_name_is_told_wherever_it_stands(place: Place, name: str, in_file: bool) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         fresh = Place(monkeypatch, Path.cwd())
@@ -211,7 +211,7 @@ def test_a_mistyped_name_is_told_wherever_it_stands(place: Place, name: str, in_
 
 
 @given(name=st.text(string.ascii_uppercase, min_size=1, max_size=30))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_unknown_name_in_the_file_is_told_with_the_nearest(place: Place, name: str) -> None:
     assume(name not in NAMES)
     with pytest.MonkeyPatch.context() as monkeypatch:

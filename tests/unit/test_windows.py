@@ -160,7 +160,7 @@ def test_a_definition_does_not_change_and_pickles() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(-500, 500))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_slot_is_in_exactly_the_windows_that_hold_its_times(length: int, every: int, time: int) -> None:
     if every > length:
         length, every = every, length
@@ -218,7 +218,7 @@ numbers = st.one_of(
 
 
 @given(st.lists(numbers, min_size=1, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_sum_is_exact_and_rounded_once_in_any_order_and_cut(values: list[Any], rng: random.Random) -> None:
     present = [value for value in values if value is not None]
     exact = sum(map(Fraction, present), Fraction(0))
@@ -778,7 +778,7 @@ nested = st.recursive(
         st.lists(st.integers(-(2**65), 2**65), max_size=6),
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_column_comes_back_as_it_was(column: list[Any]) -> None:
     again = unpack_column(decode(decompress(compress(encode(pack_column(column))))))
     assert repr(again) == repr(column)

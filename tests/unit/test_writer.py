@@ -131,7 +131,7 @@ def test_a_zombie_is_fenced() -> None:
 
 
 @given(st.lists(st.sampled_from(["", "dies before", "dies after"]), max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_lost_connections_before_and_in_commit_write_each_row_once(faults: list[str]) -> None:
     target = Faulty(SinkSettings(flush_interval_s=0.0, retry_max_s=60.0))
     target.plan = iter(faults)
@@ -153,7 +153,7 @@ def test_retries_end_after_retry_max_s() -> None:
     cut=st.integers(0, 20),
     per_message=st.integers(1, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bad_rows_become_dead_letters_and_all_others_are_written(
     bad: set[tuple[int, int]], named: bool, cut: int, per_message: int
 ) -> None:
@@ -202,7 +202,7 @@ def test_accepted_offsets_are_not_judged() -> None:
 @given(
     st.lists(st.integers(0, 2 * RATIO_BLOCK_RECORDS + 500), unique=True, max_size=40), st.sets(st.integers(1, 25_000), max_size=4)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_batch_boundaries_do_not_change_the_counters(bad: list[int], cuts: set[int]) -> None:
     end = 2 * RATIO_BLOCK_RECORDS + 501
     edges = sorted({0, end, *(cut for cut in cuts if cut < end)})
