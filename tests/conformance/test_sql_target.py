@@ -72,6 +72,15 @@ def target(url: str, mode: Mode, table: sa.Table | None = None, *, stale_s: floa
     return made
 
 
+def impatient(url: str, lock_timeout_s: float, statement_timeout_s: float) -> SqlTarget:
+    """A target whose connections have these time limits once it is prepared, which a busy machine may take longer for."""
+    limits = {"database_lock_timeout_s": lock_timeout_s, "database_statement_timeout_s": statement_timeout_s}
+    quick = SqlTarget(SqlSettings.model_validate({"database_url": url, **limits}), things(), Append())
+    to = target(url, Append(), retry_max_s=60.0)
+    to._engine, to.statement_timeout_s = quick._engine, quick.statement_timeout_s
+    return to
+
+
 def batch(
     first: int, records: list[Any], deletes: list[tuple[int, bytes]] | None = None, rejects: tuple[int, ...] = ()
 ) -> Batch[Any]:
@@ -349,13 +358,12 @@ def test_sessions_and_targets_never_show_the_password(url: str) -> None:
 def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postgresql: PostgreSQL) -> None:
     """No time limit of PostgreSQL reaches a COPY that waits for its client."""
     url = postgresql.new_database()
-    settings: dict[str, Any] = {"database_lock_timeout_s": 1.0, "database_statement_timeout_s": 3.0, "retry_max_s": 60.0}
-    to = target(url, Append(), None, **settings)
-    write(to, batch(0, [("a", 1)]))
+    write(target(url, Append()), batch(0, [("a", 1)]))
+    successor = impatient(url, 0.5, 1.0)
     with psycopg.connect(url) as frozen, frozen.cursor() as cursor:
         cursor.execute("UPDATE waxwing_progress SET bad_run = bad_run")
         with contextlib.suppress(psycopg.OperationalError), cursor.copy("COPY things FROM STDIN"):
-            write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
+            write(successor, batch(1, [("b", 2)]))
             assert rows(url) == [("a", 1), ("b", 2)]
     assert frozen.broken
 
@@ -363,17 +371,17 @@ def test_a_process_frozen_inside_a_copy_is_ended_and_its_successor_goes_on(postg
 def test_a_process_frozen_in_a_transaction_that_no_time_limit_ends_is_ended_by_its_successor(postgresql: PostgreSQL) -> None:
     """As one that has sent a part of a pipeline: PostgreSQL's clock of idle transactions is off until the rest comes."""
     url = postgresql.new_database()
-    settings: dict[str, Any] = {"database_lock_timeout_s": 1.0, "database_statement_timeout_s": 3.0, "retry_max_s": 60.0}
-    write(target(url, Append(), None, **settings), batch(0, [("a", 1)]))
+    write(target(url, Append()), batch(0, [("a", 1)]))
+    successor = impatient(url, 0.5, 1.0)
     with psycopg.connect(url, application_name="waxwing") as frozen:
         frozen.execute("UPDATE waxwing_progress SET bad_run = bad_run")
-        write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
+        write(successor, batch(1, [("b", 2)]))
         assert rows(url) == [("a", 1), ("b", 2)]
         with pytest.raises(psycopg.OperationalError):
             frozen.execute("SELECT 1")
 
 
-@pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(2.0, 10.0), (10.0, 2.0)], ids=["lock", "statement"])
+@pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(1.0, 5.0), (5.0, 1.0)], ids=["lock", "statement"])
 def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_time_limit_tells(
     sqlserver_place: Place, lock_timeout_s: float, statement_timeout_s: float
 ) -> None:
@@ -381,16 +389,12 @@ def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_
     url = sqlserver_place.url.render_as_string(hide_password=False)
     for table in ("things", *ledger.metadata.tables):
         sqlserver_place.run(f"DROP TABLE IF EXISTS {table}")
-    settings: dict[str, Any] = {
-        "database_lock_timeout_s": lock_timeout_s,
-        "database_statement_timeout_s": statement_timeout_s,
-        "retry_max_s": 60.0,
-    }
-    to = target(url, Append())  # without the short time limits: this server may take a second to make the tables
+    to = target(url, Append())
     write(to, batch(0, [("a", 1)]))
+    successor = impatient(url, lock_timeout_s, statement_timeout_s)
     with to._engine.connect() as frozen:
         frozen.execute(sa.text("UPDATE waxwing_progress SET bad_run = bad_run"))
-        write(target(url, Append(), None, **settings), batch(1, [("b", 2)]))
+        write(successor, batch(1, [("b", 2)]))
         with pytest.raises(sa.exc.DBAPIError):
             frozen.execute(sa.text("SELECT 1"))
         frozen.invalidate()
