@@ -71,7 +71,7 @@ class Admission:
     due_s = math.inf
     weight = staticmethod(weight)
 
-    def take(self, items: list[Batch[Any]], *, flushing: bool) -> tuple[list[Batch[Any]], int]:  # noqa: ARG002
+    def take(self, items: list[Batch[Any]], *, flushing: bool) -> tuple[list[Batch[Any]], int]:  # noqa: ARG002 - windows ask
         """The batches to write, which are durable then."""
         return self.admit(items), len(items)
 

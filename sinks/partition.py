@@ -26,11 +26,16 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
     Raises:
         ConfigError: the target serves another step already.
     """
+    bind(step_id, up, target)
+    keyed = op.map(f"{step_id}_lane", up, lambda batch: (batch.lane, batch))
+    op.output(step_id, keyed, TargetSink(target))
+
+
+def bind(step_id: str, up: Flowing[Any], target: Target) -> None:
+    """Name to the target the step that it serves."""
     flow = up.flow()
     # Kept on the Dataflow itself: the targets of one flow, whichever of its sources feed them.
     target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
-    keyed = op.map(f"{step_id}_lane", up, lambda batch: (batch.lane, batch))
-    op.output(step_id, keyed, TargetSink(target))
 
 
 class TargetSink(FixedPartitionedSink[Any, None]):

@@ -9,7 +9,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
 from typing_extensions import override
 
-from sinks.partition import TargetPartition, TargetSink, sink
+from sinks.partition import TargetPartition, TargetSink, bind, sink
 from sinks.sql_live_windows import SqlLiveWindows
 from sinks.window_admission import WindowAdmission
 from sinks.window_target import WindowTarget
@@ -39,9 +39,8 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
     if isinstance(target, SqlLiveWindows):
         sink(step_id, op.map(f"{step_id}_fold", up, target.fold), target)
         return
-    flow = up.flow()
-    vars(flow).setdefault("_waxwing_windows", []).append(target)  # for `waxwing rebucket`
-    target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
+    vars(up.flow()).setdefault("_waxwing_windows", []).append(target)  # for `waxwing rebucket`
+    bind(step_id, up, target)
     op.output(step_id, op.flat_map(f"{step_id}_fold", up, Lanes(target, step_id)), WindowSink(target))
 
 

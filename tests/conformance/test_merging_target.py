@@ -68,7 +68,7 @@ def write(to: SqlTarget, *batches: Batch[Any], part: str = "lane-000") -> None:
 
 
 def sums(place: Place) -> dict[str, tuple[Any, ...]]:
-    return {row[0]: row[1:] for row in place.read(sa.table("sums", *map(sa.column, ("id", "n", "v"))))}  # type: ignore[arg-type]
+    return {row[0]: row[1:] for row in place.read(sa.table("sums", *map(sa.column, ("id", "n", "v"))))}  # type: ignore[arg-type]  # a name will do
 
 
 def letters(place: Place) -> list[tuple[Any, ...]]:

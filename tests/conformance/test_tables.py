@@ -182,7 +182,7 @@ def test_columns_named_by_the_flow_are_the_ones_written(place: Place) -> None:
     ("mode", "columns", "reason"),
     [
         (Upsert(keys=()), None, "names no key columns"),
-        (Upsert(keys="id"), None, "is one text, where a tuple of names is needed"),  # type: ignore[arg-type]
+        (Upsert(keys="id"), None, "is one text, where a tuple of names is needed"),  # type: ignore[arg-type]  # the mistake
         (Upsert(keys=("nothing",)), None, "no column nothing"),
         (Upsert(keys=("name",)), None, "neither its primary key nor a unique constraint"),
         (Upsert(keys=("id",)), ["name"], "column id is a key, and rows do not bring it"),

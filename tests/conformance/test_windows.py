@@ -443,7 +443,7 @@ def test_windows_of_two_kinds_share_a_table(place: Place) -> None:
     case, data = Case(place), sales(13, 20)
     of_all = replace(DEFINITION, by=(), null_keys="reject")
     all_target = case.target()
-    second = SqlWindows(all_target.settings, case.table, of_all, fixed={"scope": "all", "key": ""})  # type: ignore[arg-type]
+    second = SqlWindows(all_target.settings, case.table, of_all, fixed={"scope": "all", "key": ""})  # type: ignore[arg-type]  # for windows
     second._database, second._engine = place.database, place.engine
     flow = Dataflow(case.flow)
     source = MemorySource(data, feeds=[all_target, second], batch_records=5, lanes=3)

@@ -389,10 +389,8 @@ def test_positions_under_a_step_that_the_flow_no_longer_has_stop_the_start(kafka
     topic = kafka.new_topic()
     target = a_target("old_name")
     read(topic, target, until="end").to_end()
-    target._step, target._flow_targets = (
-        "new_name",
-        {"new_name": target},
-    )  # what an edit of the flow does, in a process of its own
+    # What an edit of the flow does, in a process of its own.
+    target._step, target._flow_targets = "new_name", {"new_name": target}
     with pytest.raises(ConfigError, match="old_name"):
         read(topic, target).to_end()
 

@@ -102,7 +102,7 @@ class Process:
         if self.dead or self.frozen:
             return []
         out: list[Callable[[], None]] = [
-            lambda writer=writer: self._guarded(writer.advance)  # type: ignore[misc]
+            lambda writer=writer: self._guarded(writer.advance)  # type: ignore[misc]  # a default has no type
             for writer in self.writers
             if not writer.busy and not writer.ended and writer.due_s <= self.world.clock_s
         ]

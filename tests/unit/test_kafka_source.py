@@ -211,6 +211,6 @@ class Leaderless:
 
 def test_an_answer_without_an_offset_is_asked_for_again() -> None:
     broker = Broker(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:1"), threading.Event())
-    broker._admin = Leaderless(OFFSET_INVALID, OFFSET_INVALID, 7)  # type: ignore[assignment]
+    broker._admin = Leaderless(OFFSET_INVALID, OFFSET_INVALID, 7)  # type: ignore[assignment]  # a stand-in
     assert broker.offsets("t", [0, 1], OffsetSpec.earliest()) == {0: 7, 1: 7}
-    assert broker._admin.answers == []  # type: ignore[attr-defined]
+    assert broker._admin.answers == []  # type: ignore[attr-defined]  # its own

@@ -84,7 +84,7 @@ def test_windows_need_a_target_that_keeps_them(tmp_path: Path) -> None:
     flow = Dataflow("windows")
     records = ww.parse("parse", op.input("in", flow, MemorySource({0: []}, lanes=1)), Numbered)
     with pytest.raises(ConfigError, match="SqlTarget keeps none"):
-        window_sink("totals", records, SqlTarget(settings(tmp_path), table("t"), Upsert(keys=("id",))))  # type: ignore[arg-type]
+        window_sink("totals", records, SqlTarget(settings(tmp_path), table("t"), Upsert(keys=("id",))))  # type: ignore[arg-type]  # the mistake
 
 
 def test_windows_whose_source_does_not_know_them_are_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_an_aggregate_that_can_not_be_is_refused(kind: Any, arguments: list[Any]
 def test_a_definition_does_not_change_and_pickles() -> None:
     definition = define(aggregates={"a": Sum("value"), "b": Mean("value", 2)})
     with pytest.raises(AttributeError):
-        definition.lateness_s = 6  # type: ignore[misc]
+        definition.lateness_s = 6  # type: ignore[misc]  # it is frozen
     assert pickle.loads(pickle.dumps(definition)) == definition
     assert len(definition.parts) == 2, "the mean shares the sum"
 

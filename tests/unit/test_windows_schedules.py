@@ -184,7 +184,7 @@ class Forgetful(Bucket):
 def mix_grace(bucket: Bucket) -> None:
     """Entries within the grace go to those on time."""
     fold_group = bucket._fold_group
-    bucket._fold_group = lambda stream, group: fold_group(stream, group._replace(grace=False))  # type: ignore[method-assign]
+    bucket._fold_group = lambda stream, group: fold_group(stream, group._replace(grace=False))  # type: ignore[method-assign]  # planted
 
 
 class World:
@@ -418,7 +418,7 @@ def test_without_idleness_nothing_depends_on_the_number_of_buckets_or_the_order(
             for _ in range(100):
                 world.act()
             world.finish()
-        normal: Callable[[Any], Any] = lambda row: (*row[:-2], sorted(row[-2]), row[-1])  # noqa: E731
+        normal: Callable[[Any], Any] = lambda row: (*row[:-2], sorted(row[-2]), row[-1])  # noqa: E731 - of one line
         assert sorted(map(normal, first.rows)) == sorted(map(normal, second.rows)), f"seed {seed}"
         compared += 1
     assert compared > 50

@@ -44,7 +44,7 @@ def batch(first: int, end: int, *, rejects: tuple[int, ...] = (), rows_per_messa
 class Faulty(MemoryTarget):
     """A memory target that does what the test says at each write."""
 
-    def __init__(self, settings: SinkSettings, *, bad: set[Any] = frozenset(), named: bool = False) -> None:  # type: ignore[assignment]
+    def __init__(self, settings: SinkSettings, *, bad: set[Any] = frozenset(), named: bool = False) -> None:  # type: ignore[assignment]  # empty
         super().__init__(Append(), settings)
         self.bind("flow", "flow.step")
         self.begin("topic", [Start(STREAM, 0, None)])

@@ -100,6 +100,6 @@ def bad_merge(table: sa.Table, mode: Merge, wanted: Sequence[str]) -> list[str]:
         column = table.c[name]
         if name in wanted or column.server_default is not None or column.onupdate is not None:
             problems.append(f"column {name} is a mean, which the database sets, and rows or defaults bring it too")
-        if kind_of(column) not in {"decimal", "float"} or (kind_of(column) == "decimal" and column.type.scale is None):  # type: ignore[attr-defined]
+        if kind_of(column) not in {"decimal", "float"} or (kind_of(column) == "decimal" and column.type.scale is None):  # type: ignore[attr-defined]  # it is a Numeric
             problems.append(f"the mean {name} needs decimals: a Numeric with a scale, or Double ({column.type!r})")
     return problems

@@ -149,7 +149,7 @@ class PostgreSQL(Database):
         )
 
         @sa.event.listens_for(engine, "connect")
-        def set_limits(connection: psycopg.Connection[Any], record: object) -> None:  # noqa: ARG001
+        def set_limits(connection: psycopg.Connection[Any], record: object) -> None:  # noqa: ARG001 - SQLAlchemy gives it
             connection.execute(limits.encode())
             connection.commit()
 

@@ -107,7 +107,7 @@ class SQLite(Database):
         )
 
         @sa.event.listens_for(engine, "connect")
-        def prepare(connection: sqlite3.Connection, record: object) -> None:  # noqa: ARG001
+        def prepare(connection: sqlite3.Connection, record: object) -> None:  # noqa: ARG001 - SQLAlchemy gives it
             connection.execute("PRAGMA journal_mode = WAL")
             # Not FULL: after a power cut the last transactions may be missing, but whole ones. Rows and positions go
             # together, so the flow reads the records again.

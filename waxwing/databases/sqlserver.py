@@ -91,7 +91,7 @@ class SQLServer(Database):
         )
 
         @sa.event.listens_for(engine, "connect")
-        def prepare(connection: Any, record: object) -> None:  # noqa: ARG001
+        def prepare(connection: Any, record: object) -> None:  # noqa: ARG001 - SQLAlchemy gives it
             connection.timeout = max(1, round(statement_timeout_s))
             connection.execute(settings).close()
             connection.commit()
@@ -99,7 +99,7 @@ class SQLServer(Database):
                 self._abilities.probe(connection)
 
         @sa.event.listens_for(engine, "do_setinputsizes")
-        def declare(sizes: dict[Any, Any], *unused: object) -> None:  # noqa: ARG001
+        def declare(sizes: dict[Any, Any], *unused: object) -> None:  # noqa: ARG001 - SQLAlchemy gives it
             # Else pyodbc declares each by its length, up to what the server says a varbinary(n) can have; and where the server
             # was too busy to say so when the connection was made, beyond (HY104).
             for parameter in sizes:

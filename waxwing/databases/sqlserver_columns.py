@@ -15,7 +15,7 @@ from waxwing.databases.columns import kind_of
 from waxwing.databases.sqlserver_dialect import SQLServerDialect
 from waxwing.errors import ConfigError
 
-SA_DIALECT: sa.Dialect = SQLServerDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+SA_DIALECT: sa.Dialect = SQLServerDialect(paramstyle="named")  # type: ignore[no-untyped-call]  # as SQLAlchemy's
 Encode = Callable[[Sequence[Any]], Sequence[Any]]
 
 UNICODE = {"nvarchar", "nchar", "ntext"}

@@ -84,7 +84,7 @@ class _Names(MSIdentifierPreparer):
     """Names in double quotes, which every SQL Server takes (QUOTED_IDENTIFIER is on for ODBC), `]` in them included."""
 
     def __init__(self, dialect: sa.Dialect) -> None:
-        super().__init__(dialect)  # type: ignore[no-untyped-call]
+        super().__init__(dialect)  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are not annotated
         self.initial_quote = self.final_quote = self.escape_quote = '"'
         self.escape_to_quote = '""'
 
@@ -170,7 +170,7 @@ class SQLServerDialect(MSDialect_pyodbc):
 
     def get_columns(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
         """As SQLAlchemy reads them, with types of SQL Server's own as the general ones that hold the same."""
-        columns = super().get_columns(connection, table_name, schema=schema, **kw)  # type: ignore[no-untyped-call]
+        columns = super().get_columns(connection, table_name, schema=schema, **kw)  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are not annotated
         # Digits of a second, which SQLAlchemy does not ask for.
         digits = {row[0].lower(): row[1] for row in connection.exec_driver_sql(_DIGITS, (table_name, schema))}
         for column in columns:

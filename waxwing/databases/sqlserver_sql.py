@@ -94,7 +94,7 @@ class Statements:
         order = ", ".join(f"s.{key.name}" for key in self.keys)
         values = ", ".join(f"s.{column.name}" for column in self.columns)
         insert = (
-            f"INSERT INTO {self._table} ({self._names()})\nSELECT {values}\nFROM #waxwing_stage AS s\n"  # noqa: S608
+            f"INSERT INTO {self._table} ({self._names()})\nSELECT {values}\nFROM #waxwing_stage AS s\n"  # noqa: S608 - quoted
             f"WHERE NOT EXISTS (SELECT 1 FROM {self._table} AS t {_LOCKED} WHERE {on})\nORDER BY {order}\n{_SEEK}"
         )
         return [*out, *self._identity([insert]), "DROP TABLE #waxwing_stage"]
@@ -116,7 +116,7 @@ class Statements:
         firsts += [_mean(m, f"s.{quote(m.total.name)}", f"s.{quote(m.number.name)}") for m in means]
         columns = ", ".join([self._names(), *(quote(m.column.name) for m in means)])
         insert = (
-            f"INSERT INTO {self._table} ({columns})\nSELECT {', '.join(firsts)}\nFROM #waxwing_stage AS s\n"  # noqa: S608
+            f"INSERT INTO {self._table} ({columns})\nSELECT {', '.join(firsts)}\nFROM #waxwing_stage AS s\n"  # noqa: S608 - quoted
             f"WHERE NOT EXISTS (SELECT 1 FROM {self._table} AS t {_LOCKED} WHERE {on})\nORDER BY {order}\n{_SEEK}"
         )
         return [
