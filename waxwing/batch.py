@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from waxwing.errors import OffsetGap
 
@@ -137,19 +137,14 @@ class Batch(Generic[R]):
         deletes: Sequence[Delete] | None = None,
     ) -> Batch[S]:
         """The same batch after a step: new records, and all rejects so far (sorted here by message)."""
-        return Batch(
-            self.stream,
-            self.lane,
-            self.offset_first,
-            self.offset_next,
-            self.messages,
-            records,
-            at,
-            self.rejects if rejects is None else sorted(rejects, key=_place),
-            self.deletes if deletes is None else deletes,
-            self.whole,
-            self.mark,
+        made: Any = replace(  # all other fields, those to come too; of another type of record from here on
+            self,
+            records=cast("Any", records),
+            at=at,
+            rejects=self.rejects if rejects is None else sorted(rejects, key=_place),
+            deletes=self.deletes if deletes is None else deletes,
         )
+        return cast("Batch[S]", made)
 
     def part(self, first: int, end: int) -> Batch[R]:
         """The part made of the messages numbered first <= n < end.
@@ -159,16 +154,15 @@ class Batch(Generic[R]):
         """
         size = len(self.messages)
         low, high = bisect_left(self.at, first), bisect_left(self.at, end)
-        return Batch(
-            self.stream,
-            self.lane,
-            self.offset_first if first <= 0 else self.messages.offsets[first] if first < size else self.offset_next,
-            self.offset_next if end >= size else self.messages.offsets[end],
-            self.messages.part(first, end),
-            self.records[low:high],
-            [n - first for n in self.at[low:high]],
-            [r._replace(at=r.at - first) for r in self.rejects if first <= r.at < end],
-            [d._replace(at=d.at - first) for d in self.deletes if first <= d.at < end],
+        return replace(
+            self,
+            offset_first=self.offset_first if first <= 0 else self.messages.offsets[first] if first < size else self.offset_next,
+            offset_next=self.offset_next if end >= size else self.messages.offsets[end],
+            messages=self.messages.part(first, end),
+            records=self.records[low:high],
+            at=[n - first for n in self.at[low:high]],
+            rejects=[r._replace(at=r.at - first) for r in self.rejects if first <= r.at < end],
+            deletes=[d._replace(at=d.at - first) for d in self.deletes if first <= d.at < end],
         )
 
     def after(self, offset: int) -> Batch[R]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import bytewax.operators as op
+import msgspec
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.dataflow import Stream as Flowing
@@ -15,10 +17,13 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sinks.isolation import halves, without_rows
 from waxwing import operators as wop
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.errors import ConfigError
 from waxwing.operators.exchange import bucket_of, key_by
+from waxwing.operators.windows import MESSAGE_TIME, Count, Tumbling, Windows
+from waxwing.operators.windows.live import Live
 
 STREAM = Stream("flow", "topic", "id", 0)
 OLD = Reject(0, "parse", "old")
@@ -202,3 +207,66 @@ def test_buckets_are_the_same_in_every_process() -> None:
 def test_a_number_of_buckets_out_of_bounds_is_refused(buckets: int) -> None:
     with pytest.raises(ConfigError, match="Take 1 to 1,000"):
         pieces([], lambda n: n, buckets)
+
+
+class _Any(msgspec.Struct):
+    """A record of any kind."""
+
+
+# What a step may change of a batch, and everything else stays: fields to come, too.
+CHANGED = {"records", "at", "rejects", "deletes"}
+CUT = CHANGED | {"offset_first", "offset_next", "messages"}
+STEPS: dict[str, tuple[set[str], Callable[[Flowing[Any]], Flowing[Any]]]] = {
+    "parse": (CHANGED, lambda up: wop.parse("step", wop.map("bytes", up, lambda _: b"{}"), _Any)),
+    "map": (CHANGED, lambda up: wop.map("step", up, half)),
+    "map_batch": (CHANGED, lambda up: wop.map_batch("step", up, lambda _: lambda record, _at: record)),
+    "filter": (CHANGED, lambda up: wop.filter("step", up, lambda number: number > 3)),
+    "flat_map": (CHANGED, lambda up: wop.flat_map("step", up, lambda number: [number] * 2)),
+    "without_rejects": ({"rejects"}, lambda up: wop.without_rejects("step", up)),
+    "key_by": (CHANGED | {"messages"}, lambda up: op.map("bare", key_by("step", up, str, 2), lambda item: item[1])),
+}
+
+
+def marked(item: Batch[Any], changed: set[str]) -> Batch[Any]:
+    """The batch with a value of its own in each field that must not change."""
+    own: dict[str, Any] = {"stream": STREAM._replace(flow="own"), "lane": "own", "whole": True, "mark": "idle"}
+    own |= {"offset_first": item.offset_first, "offset_next": item.offset_next, "messages": item.messages}
+    kept = {field.name for field in fields(Batch)} - changed
+    unknown = kept - own.keys() - CHANGED
+    assert not unknown, f"a new field: say what a copy of a batch does with {unknown}"
+    return replace(item, **{name: own[name] for name in kept & own.keys()})
+
+
+def same(item: Batch[Any], made: Batch[Any], changed: set[str]) -> None:
+    for field in fields(Batch):
+        if field.name not in changed:
+            assert getattr(made, field.name) == getattr(item, field.name), field.name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_keeps_every_field_of_a_batch_but_those_it_is_for(name: str) -> None:
+    changed, step = STEPS[name]
+    item = marked(batch([4, 5, 6]), changed)
+    results = run(step, [item])
+    assert results
+    for made in results:
+        same(item, made, changed)
+
+
+def test_parts_of_a_batch_keep_every_field_but_those_that_are_cut() -> None:
+    item = marked(batch([4, 5, 6]), CUT)
+    whole = replace(item, whole=False)
+    copies = {
+        "part": (whole, whole.part(1, 3), CUT),
+        "after": (whole, whole.after(3), CUT),
+        "after all": (item, item.after(item.offset_next), CUT),
+        "with_records": (item, item.with_records([1], [2], [], []), CHANGED),
+        "without_rows": (item, without_rows([item], {0: "bad", 3: "bad"})[0], CHANGED),
+    }
+    for source, made, changed in copies.values():
+        same(source, made, changed)
+    for half_of in halves([whole]):
+        for made in half_of:
+            same(whole, made, CUT)
+    definition = Windows(by=(), time=MESSAGE_TIME, kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
+    same(item, Live(definition).whole(item, [(1,)], []), CHANGED)

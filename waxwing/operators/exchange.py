@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, TypeVar
 from zlib import crc32
@@ -92,16 +93,13 @@ def _pieces(batch: Batch[tuple[int, R]], buckets: int) -> list[Batch[R]]:
 def _piece(batch: Batch[Any], records: list[R], places: list[int], rejects: list[Reject], deletes: list[Delete]) -> Batch[R]:
     kept = sorted({*places, *(reject.at for reject in rejects), *(delete.at for delete in deletes)})
     at = {old: new for new, old in enumerate(kept)}
-    return Batch(
-        batch.stream,
-        batch.lane,
-        batch.offset_first,
-        batch.offset_next,
-        _chosen(batch.messages, kept),
-        records,
-        [at[old] for old in places],
-        [reject._replace(at=at[reject.at]) for reject in rejects],
-        [delete._replace(at=at[delete.at]) for delete in deletes],
+    return replace(
+        batch,
+        messages=_chosen(batch.messages, kept),
+        records=records,
+        at=[at[old] for old in places],
+        rejects=[reject._replace(at=at[reject.at]) for reject in rejects],
+        deletes=[delete._replace(at=at[delete.at]) for delete in deletes],
     )
 
 
