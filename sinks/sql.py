@@ -13,7 +13,7 @@ from typing_extensions import override
 from sinks import window_store
 from sinks.sql_session import SqlSession, translated
 from waxwing.batch import Stream
-from waxwing.databases import database_for, ledger
+from waxwing.databases import address, database_for, ledger
 from waxwing.databases.base import Mode, Plan, Upsert
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, TransientError
@@ -46,7 +46,7 @@ class SqlTarget(Target):
     def __init__(self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None) -> None:
         super().__init__(settings)
         self.statement_timeout_s = settings.database_statement_timeout_s
-        self._url = _url(settings.database_url.get_secret_value())
+        self._url = address.parsed(settings.database_url.get_secret_value())
         self._database = database_for(self._url)
         self._table = _renamed(table, settings.database_table)
         self._renamed_from = table.fullname if settings.database_table else ""
@@ -67,8 +67,7 @@ class SqlTarget(Target):
     @property
     @override
     def name(self) -> str:
-        place = self._url.host or (self._url.database or "")
-        return f"{self._table.fullname} in {self._database.dialect.name} at {place}"
+        return f"{self._table.fullname} in {self._database.dialect.name} at {address.place(self._url)}"
 
     @property
     @override
@@ -284,22 +283,6 @@ def _may_end(held: Position, offset_end: int | None) -> bool:
 
 class _Race(Exception):
     """Another process made the same thing first."""
-
-
-def _url(text: str) -> sa.URL:
-    try:
-        url = sa.make_url(text)
-        if "@" not in (url.host or ""):
-            return url
-        raise ConfigError(
-            "DATABASE_URL: user or password has an '@' in it.", hint="Write it as %40 (and ':' as %3A, '/' as %2F)."
-        )
-    except sa.exc.ArgumentError:
-        # The text may hold a password: it is not repeated.
-        raise ConfigError(
-            "DATABASE_URL is not a URL.",
-            hint="Such as postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/orders.sqlite",
-        ) from None
 
 
 def _renamed(table: sa.Table, name: str) -> sa.Table:

@@ -17,7 +17,8 @@ from pydantic import AliasChoices, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
-from waxwing.databases import database_for
+from waxwing import secrets
+from waxwing.databases import address, database_for
 from waxwing.errors import ConfigError
 from waxwing.settings import Group
 
@@ -84,6 +85,8 @@ def read(kind: type[Group], problems: list[str], *, partial: bool = False) -> di
                 problems.append(
                     f"{' and '.join(str(one) for one in found)} are two names of one setting, with different values: give one."
                 )
+            for one in found:
+                _remember(field, kind.model_fields[field], one.text)
             if found:
                 given.setdefault(field, found[0])
     return given
@@ -100,9 +103,44 @@ def environment_names(field: str, info: FieldInfo) -> list[str]:
     return [str(choice).upper() for choice in alias.choices] if isinstance(alias, AliasChoices) else [field.upper()]
 
 
-def is_secret(info: FieldInfo) -> bool:
-    """May this setting's value not be shown? (KAFKA_CONFIG may hold passwords, too.)"""
-    return info.annotation is SecretStr or info.annotation == dict[str, Any]
+def shown(field: str, info: FieldInfo, text: str) -> str:
+    """A setting's value, for eyes that may not see secrets."""
+    if field == "database_url":
+        return _without_password(text)
+    if _is_json(info):
+        return secrets.masked_json(text)
+    return secrets.HIDDEN if _is_secret(info) or secrets.is_name_of_secret(field) else secrets.masked(text)
+
+
+def _without_password(text: str) -> str:
+    try:
+        url = address.parsed(text)
+    except ConfigError:
+        return secrets.HIDDEN
+    options = {
+        name: "hidden"
+        if secrets.is_name_of_secret(name) or (isinstance(value, str) and secrets.masked(value) != value)
+        else value
+        for name, value in url.query.items()
+    }
+    return url.set(query=options).render_as_string(hide_password=True)
+
+
+def _remember(field: str, info: FieldInfo, text: str) -> None:
+    """Never to be said from now on."""
+    secrets.remember(text)
+    if _is_json(info):
+        secrets.remember_json(text)
+    elif field != "database_url" and (_is_secret(info) or secrets.is_name_of_secret(field)):
+        secrets.remember(text, whole=True)
+
+
+def _is_secret(info: FieldInfo) -> bool:
+    return info.annotation in (SecretStr, SecretStr | None)
+
+
+def _is_json(info: FieldInfo) -> bool:
+    return info.annotation == dict[str, Any]
 
 
 def _fields(kind: type[Group]) -> Iterator[tuple[str, list[str]]]:
@@ -213,7 +251,7 @@ def _validated(kind: type[G], given: Mapping[str, Given], problems: list[str]) -
     values: dict[str, Any] = {}
     for field, one in given.items():
         values[field] = one.text
-        if kind.model_fields[field].annotation == dict[str, Any]:
+        if _is_json(kind.model_fields[field]):
             try:
                 values[field] = orjson.loads(one.text)
             except orjson.JSONDecodeError as error:
@@ -225,9 +263,10 @@ def _validated(kind: type[G], given: Mapping[str, Given], problems: list[str]) -
         for problem in error.errors(include_url=False, include_input=False):
             field = _field_of(kind, str(problem["loc"][0]))
             one = given[field]
-            shown = "" if is_secret(kind.model_fields[field]) else f" (it is {one.text!r})"
+            safe = shown(field, kind.model_fields[field], one.text)
+            told = f" (it is {safe!r})" if safe == one.text else ""
             what = re.sub(r"^(Value error, |Input )", "", problem["msg"]).replace("should be", "must be")
-            problems.append(f"{one}: {what}{shown}.")
+            problems.append(secrets.scrub(f"{one}: {what}{told}."))
         return None
 
 
@@ -242,11 +281,14 @@ def _database(given: Mapping[str, Given]) -> Iterator[str]:
     if one is None:
         return
     try:
-        database_for(sa.make_url(one.text))
+        url = address.parsed(one.text, str(one))
+    except ConfigError as error:
+        yield str(error)
+        return
+    try:
+        database_for(url)
     except ConfigError as error:
         yield f"{one}: {error}"
-    except (sa.exc.ArgumentError, ValueError):
-        yield f"{one} is no URL such as postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/orders.sqlite."
 
 
 # Settings that mean nothing, or something else than was meant, without another one.

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from waxwing.secrets import scrub
+
 # Exit codes: sysexits.h where it has one (65 EX_DATAERR, 70 EX_SOFTWARE, 75 EX_TEMPFAIL,
 # 78 EX_CONFIG); 76 is ours (EX_PROTOCOL there).
 EXIT_OK = 0
@@ -47,7 +49,7 @@ class WaxwingError(Exception):
         return (_rebuild, (type(self), self.message, self.__dict__))
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        return scrub(f"{self.message} {self.hint}".rstrip())
 
 
 def _rebuild(cls: type[WaxwingError], message: str, state: dict[str, Any]) -> WaxwingError:

@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 from waxwing.errors import WaxwingError
+from waxwing.secrets import scrub
 
 # Asked once: later stderr may lead through a filter.
 terminal = sys.stderr.isatty()
@@ -43,11 +44,10 @@ def failure(problem: BaseException) -> None:
 
 def _say(level: str, event: str, message: str, fields: dict[str, Any]) -> None:
     if terminal:
-        line = f"{_LEVELS[level]}{message}"
+        line = scrub(f"{_LEVELS[level]}{message}")
     else:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-        line = json.dumps(
-            {"time": f"{stamp}Z", "level": level, "event": event, "message": message, **fields}, default=str, ensure_ascii=False
-        )
+        said = {"time": f"{stamp}Z", "level": level, "event": event, "message": message, **fields}
+        line = scrub(json.dumps(said, default=str, ensure_ascii=False))
     sys.stderr.write(line + "\n")  # one write, so that lines of threads don't mix
     sys.stderr.flush()

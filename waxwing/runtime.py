@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from waxwing import log
 from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, ConfigError, TransientError, WaxwingError
+from waxwing.secrets import scrub_bytes
 
 # A stop takes this long at most: container runtimes kill after 10 s.
 STOP_MAX_S = 8.0
@@ -260,7 +261,7 @@ class _PanicFilter(threading.Thread):
                         message_due = False  # the panic's own message stands on the line behind it
                     else:
                         in_panic = False
-                        os.write(self._out, line + b"\n")
+                        os.write(self._out, scrub_bytes(line) + b"\n")
         os.write(self._out, rest)
 
     @classmethod

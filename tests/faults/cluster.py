@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,6 +40,7 @@ class Cluster:
         addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(processes))
         self.logs = [folder / f"{name}-{number}.log" for number in range(processes)]
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("KAFKA_", "DATABASE_", "BYTEWAX_"))}
+        self._secrets = [pair for name, text in env.items() for pair in _secrets(name, text)]
         self._all = []
         for number, log in enumerate(self.logs):
             mesh = ("-i", str(number), "-a", addresses) if processes > 1 else ()
@@ -59,6 +61,9 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.kill()
+        if error is None:
+            output = self.output()
+            assert not (told := [name for name, secret in self._secrets if secret in output]), f"a secret was told: {told}"
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to every process."""
@@ -124,6 +129,16 @@ class Cluster:
     def output(self) -> str:
         """What all of them wrote so far."""
         return "\n".join(log.read_text(errors="replace") for log in self.logs)
+
+
+def _secrets(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """What no run may show of its settings, whatever happens to it."""
+    if "PASSWORD" in name and len(text) > 3:
+        yield name, text
+    for password in re.findall(r"://[^:/@]*:([^@]+)@", text):
+        yield name, f":{password}@"
+        if "-" in password or "_" in password:  # no word of its own
+            yield name, password
 
 
 def _stopped(pid: int) -> bool:

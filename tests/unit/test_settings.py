@@ -11,11 +11,14 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from dataflows.orders import OrdersSettings
-from waxwing.cli.reference import HIDDEN, env_file, markdown, shown
-from waxwing.configuration import ENV_FILE, environment_names, load, names_of, read
+from waxwing.cli import reference
+from waxwing.cli.reference import env_file, markdown
+from waxwing.configuration import ENV_FILE, environment_names, load, names_of, read, shown
 from waxwing.errors import ConfigError
+from waxwing.secrets import HIDDEN, scrub
 from waxwing.settings import KafkaSettings, SqlSettings
 
 ROOT = Path(__file__).parents[2]
@@ -289,12 +292,78 @@ def test_no_refusal_holds_a_secret(place: Place, environment: dict[str, str], in
         ("KAFKA_CONFIG", f'{{"sasl.password": "{SECRET}", "a": 1}}', '{"sasl.password": "(hidden)", "a": 1}'),
         ("KAFKA_CONFIG", SECRET, HIDDEN),
         ("SOURCE_TOPIC", "x", "x"),
+        # An unescaped "@" makes a host of a part of the password.
+        ("DATABASE_URL", f"postgresql://u:p@{SECRET}@h/x", HIDDEN),
+        ("DATABASE_URL", f"postgresql://u:p@{SECRET}/y@h/x", HIDDEN),
+        ("DATABASE_URL", f"postgresql://u:p@{SECRET}:y@h/x", HIDDEN),
+        ("DATABASE_URL", f"mysql://u:x@h/x?passwd={SECRET}", "mysql://u:***@h/x?passwd=hidden"),
+        (
+            "DATABASE_URL",
+            f"postgresql://u:{SECRET}@a:1,b:2/x",
+            "postgresql://u:***@/x?host=a%3A1&host=b%3A2",
+        ),
+        ("KAFKA_BOOTSTRAP_SERVERS", f"alice:{SECRET}@h:9092", HIDDEN),
+        ("SOURCE_TOPIC", f"https://alice:{SECRET}@h/x", HIDDEN),
+        ("KAFKA_CONFIG", f'{{"a": {{"b.token": "{SECRET}"}}}}', '{"a": {"b.token": "(hidden)"}}'),
+        ("KAFKA_CONFIG", f'{{"ssl.key.pem": "{SECRET}"}}', '{"ssl.key.pem": "(hidden)"}'),
+        ("KAFKA_CONFIG", f'{{"x": "http://u:{SECRET}@h"}}', '{"x": "(hidden)"}'),
     ],
 )
 def test_a_setting_is_shown_without_its_secrets(place: Place, name: str, value: str, seen: str) -> None:
     place(**{name: value})
     field = name.lower()
-    assert shown(field, OrdersSettings.model_fields[field], read(OrdersSettings, [])[field]) == seen
+    assert shown(field, OrdersSettings.model_fields[field], read(OrdersSettings, [])[field].text) == seen
+
+
+class OwnSettings(OrdersSettings):
+    """Of a flow of one's own: a secret in whatever type it was given."""
+
+    lookup_url: str = "http://nowhere"
+    lookup_password: str = ""
+    lookup_token: SecretStr | None = None
+    lookup_servers: str = ""
+
+
+FORMS = [
+    "{}",
+    "postgresql://u:{}@h:port/x",
+    "postgresql://u:{}@h,i/x",
+    "postgresql://u:p@{}@h/x",
+    "postgresql://u:p@{}/y@h/x",
+    "postgresql://h/x?sslpassword={}",
+    "nothing://u:{}@h",
+    "u:{}@h:9092",
+    '{{"sasl.password": "{}"}}',
+    '{{"sasl.password": "{}"',
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_in_every_setting_is_shown_and_told_nowhere(place: Place, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    """But for what is plain text by its name and its form (a topic, say): there nobody can know."""
+    secret_by_name = re.compile("PASSWORD|TOKEN|DATABASE_URL|KAFKA_CONFIG")
+    secrets = {
+        name: f"{SECRET}-{number}"
+        for number, name in enumerate(names_of(OwnSettings))
+        if form != "{}" or secret_by_name.search(name)
+    }
+    place(**{name: form.format(secret) for name, secret in secrets.items()})
+    with pytest.raises(ConfigError) as refused:
+        reference.show_settings(OwnSettings)
+    out = capsys.readouterr().out
+    assert out.count("\n") == len(OwnSettings.model_fields)
+    told = out + str(refused.value)
+    assert not [name for name, secret in secrets.items() if secret in told]
+
+
+def test_what_settings_hold_is_taken_out_of_whatever_is_said_later(place: Place) -> None:
+    place(DATABASE_URL="postgresql://walter:wren%40-nest-4711@h/aviary", KAFKA_CONFIG='{"sasl.password": "finch-9981"}')
+    read(OrdersSettings, [])
+    said = scrub("no login wren@-nest-4711 (wren%40-nest-4711) of walter into aviary with finch-9981")
+    assert said == f"no login {HIDDEN} ({HIDDEN}) of walter into aviary with {HIDDEN}"
+    place(DATABASE_URL="postgresql://starling:starling@h/starling")
+    read(OrdersSettings, [])
+    assert scrub("starling: the user's name is no secret") == "starling: the user's name is no secret"
 
 
 # -- what is made from them ------------------------------------------------------------------------

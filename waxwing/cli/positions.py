@@ -17,7 +17,7 @@ from sinks import Append, SqlTarget, SqlWindows
 from waxwing import log
 from waxwing.cli.flows import module
 from waxwing.configuration import load
-from waxwing.databases import database_for
+from waxwing.databases import address, database_for
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config, make_client, reason_of
 from waxwing.settings import KafkaSettings, SqlSettings
@@ -144,7 +144,7 @@ def _steps(settings: SqlSettings, flow: str) -> Sequence[str]:
 
 def _never_used(settings: SqlSettings) -> bool:
     """Is this a database without Waxwing's tables?"""
-    url = sa.make_url(settings.database_url.get_secret_value())
+    url = address.parsed(settings.database_url.get_secret_value())
     engine = database_for(url).engine(
         url,
         connect_timeout_s=settings.database_connect_timeout_s,

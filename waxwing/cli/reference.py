@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import annotated_types
-import sqlalchemy as sa
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
 from waxwing.cli.flows import settings_of
-from waxwing.configuration import Given, environment_names, load, read
+from waxwing.configuration import Given, environment_names, load, read, shown
 from waxwing.settings import Group
 
-HIDDEN = "(hidden)"
-_SECRET_KEY = re.compile("password|pwd|odbc_connect|secret|token|credential|jaas|key", re.IGNORECASE)
 _BOUNDS = (
     (annotated_types.Ge, "at least {0.ge:,}"),
     (annotated_types.Gt, "above {0.gt:,}"),
@@ -56,6 +52,15 @@ def show(flow: str, as_: str) -> None:
     if as_ != "table":
         sys.stdout.write(env_file(kind) if as_ == "env" else markdown(kind))
         return
+    show_settings(kind)
+
+
+def show_settings(kind: type[Group]) -> None:
+    """Print what holds now, a line a setting.
+
+    Raises:
+        ConfigError: afterwards, whatever is wrong with the settings given.
+    """
     _print_table(kind, read(kind, []))
     load(kind)
 
@@ -126,7 +131,8 @@ def _print_table(kind: type[Group], given: Mapping[str, Given]) -> None:
     rows = []
     for field, info in (pair for _, fields in groups(kind) for pair in fields):
         one = given.get(field)
-        rows.append((field.upper(), shown(field, info, one), one.place if one else "default", info.description or ""))
+        value = _default(info) if one is None or one.text == _default(info) else shown(field, info, one.text)
+        rows.append((field.upper(), value, one.place if one else "default", info.description or ""))
     if not sys.stdout.isatty():
         sys.stdout.writelines(f"{name}={value}\t{place}\n" for name, value, place, _ in rows)
         return
@@ -134,32 +140,3 @@ def _print_table(kind: type[Group], given: Mapping[str, Given]) -> None:
     for name, value, place, what in rows:
         table.add_row(name, value, place, what)
     Console().print(table)
-
-
-def shown(field: str, info: FieldInfo, given: Given | None) -> str:
-    """A setting's value, for eyes that may not see secrets."""
-    text = given.text if given else _default(info)
-    if not text or text == _default(info):
-        return text
-    if field == "database_url":
-        return _without_password(text)
-    if info.annotation == dict[str, Any]:
-        return _without_secrets(text)
-    return HIDDEN if info.annotation is SecretStr else text
-
-
-def _without_password(text: str) -> str:
-    try:
-        url = sa.make_url(text)
-    except (sa.exc.ArgumentError, ValueError):
-        return HIDDEN
-    hidden = {key: "hidden" if _SECRET_KEY.search(key) else value for key, value in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
-
-
-def _without_secrets(text: str) -> str:
-    try:
-        config = dict(json.loads(text))
-    except (TypeError, ValueError):
-        return HIDDEN
-    return json.dumps({key: HIDDEN if _SECRET_KEY.search(key) else value for key, value in config.items()})

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError
+from waxwing.secrets import scrub
 from waxwing.target import DeadLetter, Position
 
 SCHEMA_VERSION = 1
@@ -204,4 +205,4 @@ def _text(value: bytes) -> str:
 
 def _plain(reason: str) -> str:
     """Text that every database takes: no U+0000, no lone surrogates, not pages long."""
-    return reason.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()[:2_000]
+    return scrub(reason).replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()[:2_000]

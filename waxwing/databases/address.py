@@ -1,0 +1,59 @@
+"""Where a database is: the text of a setting as a SQLAlchemy URL, refused with what to do and without its password."""
+
+from __future__ import annotations
+
+import re
+
+import sqlalchemy as sa
+
+from waxwing.errors import ConfigError
+
+EXAMPLE = "postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/waxwing/orders.sqlite"
+# user:password@a:5432,b:5432/name: several hosts, which SQLAlchemy takes only as options.
+_HOSTS = re.compile(r"^(?P<head>[\w+]+://(?:[^@/]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<tail>[/?].*)?$")
+
+
+def parsed(text: str, setting: str = "DATABASE_URL") -> sa.URL:
+    """The URL that the text of `setting` means.
+
+    Several hosts (`a:5432,b:5432`) become `host` options, as libpq and SQLAlchemy take them.
+
+    Raises:
+        ConfigError: it is no URL, or a character in user or password is not percent-encoded. Never with the text itself.
+    """
+    text = text.strip()
+    try:
+        hosts = _HOSTS.match(text)
+        if hosts is None:
+            url = sa.make_url(text)
+        else:
+            url = sa.make_url(f"{hosts['head']}{hosts['tail'] or ''}").update_query_dict({"host": hosts["hosts"].split(",")})
+    except (sa.exc.ArgumentError, ValueError):
+        raise (
+            _encode(setting)
+            if text.count("@") > 1
+            else ConfigError(
+                f"{setting} is no URL such as {EXAMPLE}.",
+                hint="Characters such as '@', ':', '/' and '%' in user or password are written %40, %3A, %2F, %25.",
+            )
+        ) from None
+    if url.get_backend_name() != "sqlite" and any(
+        "@" in str(part or "") for part in (url.host, url.database, hosts and hosts["hosts"])
+    ):
+        raise _encode(setting)
+    return url
+
+
+def place(url: sa.URL) -> str:
+    """Host and port, or the file: what may be shown of a URL."""
+    hosts = url.query.get("host", ())
+    if url.host:
+        return f"{url.host}:{url.port}" if url.port else url.host
+    return ",".join([hosts] if isinstance(hosts, str) else hosts) or url.database or ""
+
+
+def _encode(setting: str) -> ConfigError:
+    return ConfigError(
+        f"{setting}: user or password has an '@' in it.",
+        hint="Percent-encode it: '@' is %40 (and ':' %3A, '/' %2F, '%' %25).",
+    )
