@@ -21,12 +21,11 @@ from typing_extensions import is_typeddict  # knows its own TypedDict too, which
 
 from waxwing.batch import Batch, Delete, Reject
 from waxwing.errors import ConfigError
+from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of
 
 R = TypeVar("R")
 S = TypeVar("S")
 
-# A reason is for people; the whole value is kept beside it.
-REASON_CHARACTERS_MAX = 500
 # As many as Python turns into an int.
 DIGITS_MAX = 4_300
 
@@ -222,12 +221,13 @@ def _reason(error: Exception, value: bytes | None) -> str:
     if not value:
         return "empty value"
     if isinstance(error, pydantic.ValidationError):
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        text = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'value'}: {p['msg']}" for p in problems)
+        text = refusals_of(error)
     elif isinstance(error, RecursionError):
         text = "nested too deeply"
     elif isinstance(error, UnicodeDecodeError):
         text = "not UTF-8"
-    else:
-        text = str(error) or type(error).__name__
+    elif isinstance(error, msgspec.MsgspecError):
+        text = str(error)
+    else:  # of a validator of the user's
+        text = reason_of(error)
     return text[:REASON_CHARACTERS_MAX]

@@ -12,7 +12,8 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch, Headers, Reject, Stream
-from waxwing.operators.parse import REASON_CHARACTERS_MAX, without
+from waxwing.operators.parse import without
+from waxwing.operators.reasons import reason_of
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -45,7 +46,10 @@ class Origin(NamedTuple):
 
 
 def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Batch[S]]:
-    """Turn each record into another. What `fn` raises rejects that one record, with the exception's message as the reason.
+    """Turn each record into another. What `fn` raises rejects that one record.
+
+    The reason is the exception, such as `KeyError: 'rate' (payments.py:72 in row)`. A ValueError of your own says it in your
+    words alone: `raise ValueError("amount is not positive")`.
 
     Parallelism: where the batch is.
     Delivery: as the source and the target; `fn` must be a function of the record alone, for it is read again after a crash.
@@ -137,7 +141,8 @@ def _applied(step_id: str, batch: Batch[Any], results: Iterator[S]) -> Batch[S]:
         try:
             out.extend(results)
         except Exception as error:
-            bad[len(out) + len(bad)] = (str(error) or type(error).__name__)[:REASON_CHARACTERS_MAX]
+            n = len(out) + len(bad)
+            bad[n] = reason_of(error, batch.records[n])
         else:
             if len(out) + len(bad) < size:  # a StopIteration that leaked out of the function
                 bad[len(out) + len(bad)] = "StopIteration"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
+from waxwing.operators.reasons import reason_of
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
 from waxwing.operators.windows.parts import Column
 from waxwing.operators.windows.values import (
@@ -91,19 +93,19 @@ class Reader:
         fields = self._definition.read_fields
         if len(kinds) == 1:
             getters = self._getters[kinds.pop()]
-            try:
+            # A field is missing, or a property of the record's own raises: looked for one by one.
+            with contextlib.suppress(Exception):
                 return {field: list(map(getters[field], records)) for field in fields}
-            except (KeyError, IndexError, AttributeError):
-                pass
         out: dict[str, list[Any]] = {field: [] for field in fields}
         for number, record in enumerate(records):
             getters = self._getters[type(record)]
             for field in fields:
                 try:
                     out[field].append(getters[field](record))
-                except (KeyError, IndexError, AttributeError):
+                except Exception as error:
                     out[field].append(None)
-                    bad.setdefault(number, f"{field} is missing")
+                    by_a_property = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+                    bad.setdefault(number, f"{field}: {reason_of(error, record)}" if by_a_property else f"{field} is missing")
         return out
 
     def _getters_of(self, kind: type) -> dict[str, Callable[[Any], Any]]:
