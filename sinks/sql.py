@@ -11,7 +11,8 @@ from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
 from sinks import window_store
-from sinks.sql_session import SqlSession, translated
+from sinks.ownership import translated
+from sinks.sql_session import SqlSession
 from waxwing.batch import Stream
 from waxwing.databases import address, database_for, ledger
 from waxwing.databases.base import Mode, Plan, Upsert
