@@ -15,7 +15,7 @@ from typing_extensions import override
 from waxwing.batch import Stream
 from waxwing.databases import ledger
 from waxwing.databases.base import Database
-from waxwing.errors import ConfigError, Fenced, RowError, TargetError, TransientError, WaxwingError
+from waxwing.errors import ConfigError, Fenced, RowError, TransientError, WaxwingError
 from waxwing.target import Position, Session
 
 if TYPE_CHECKING:
@@ -186,13 +186,8 @@ def translated(database: Database, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         failure = database.classify(error)
-        message = f"{name}: {failure.reason} ({failure.code})."
-        if failure.kind == "transient":
-            raise TransientError(message, hint=failure.hint, too_large=failure.too_large, locked=failure.locked) from error
-        if failure.kind == "config":
-            raise ConfigError(message, hint=failure.hint) from error
-        if failure.kind == "target":
-            raise TargetError(message, hint=failure.hint) from error
+        if (ours := failure.error(name)) is not None:
+            raise ours from error
         if isinstance(error, sa.exc.DBAPIError):
             raise
         raise sa.exc.DBAPIError("", None, error) from error

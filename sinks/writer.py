@@ -16,7 +16,7 @@ from sinks.isolation import halved, halves, without_rows
 from sinks.transaction_size import TransactionSize
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
-from waxwing.errors import RowError, StopError, TargetError, TransientError
+from waxwing.errors import RowError, StopError, TableError, TransientError
 from waxwing.target import Change, Position, Session, Target
 
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
@@ -225,7 +225,7 @@ class Writer:
             return
         if not any(batch.records or batch.deletes for batch in left):
             # Nothing but positions and dead letters: it is Waxwing's own tables that refuse.
-            raise TargetError(
+            raise TableError(
                 f"{self._target.name}: a transaction without any row is refused: {error.message}.",
                 hint="Look at triggers and constraints of the waxwing_* tables, and at dead letters left by an earlier flow.",
             ) from error

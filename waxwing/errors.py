@@ -1,11 +1,13 @@
 """The error tree, split by what the caller has to do.
 
 WaxwingError
-├── ConfigError       never starts: a setting, a table or a permission is wrong       exit 78
+├── ConfigError       a setting, a table or a permission is wrong                     exit 78
+│   └── TableError        the database's table does not take what the flow brings
 ├── TransientError    try again, bounded                                              exit 75
 ├── RowError          some rows can't be stored: they go to the dead letters
 └── StopError         stop; nothing of the current transaction was written
-    ├── TargetError   the target refuses and no row is to blame                       exit 70 or 75
+    ├── TargetError   the target refuses what should be right: a bug                  exit 70
+    ├── TryLater      no room: somebody has to mend that, the data waits              exit 75
     ├── DataError     the data and the stored positions do not fit                    exit 65
     │   ├── OffsetGap       a batch does not follow the one before it
     │   ├── DataLoss        the log no longer, or not yet, holds the stored position
@@ -60,9 +62,13 @@ def _rebuild(cls: type[WaxwingError], message: str, state: dict[str, Any]) -> Wa
 
 
 class ConfigError(WaxwingError):
-    """A setting, a table, a name or a permission is wrong: the flow can't start."""
+    """A setting, a table, a name or a permission is wrong: the flow can't start, or go on."""
 
     exit_code = EXIT_CONFIG
+
+
+class TableError(ConfigError):
+    """The database's table, or what hangs on it, does not take what the flow brings; it may have changed since the start."""
 
 
 class TransientError(WaxwingError):
@@ -102,6 +108,12 @@ class StopError(WaxwingError):
 
 class TargetError(StopError):
     """The target refuses, and neither time nor a row is to blame."""
+
+
+class TryLater(StopError):
+    """The target has no room (a full disk, a quota), or can't read its own files: somebody has to mend that first."""
+
+    exit_code = EXIT_TRY_AGAIN
 
 
 class DataError(StopError):

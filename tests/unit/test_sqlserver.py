@@ -24,7 +24,8 @@ from waxwing.databases.sqlserver_bulk import KeyRace
 from waxwing.databases.sqlserver_columns import Stored
 from waxwing.databases.sqlserver_dialect import BrokenTransaction
 from waxwing.databases.sqlserver_driver import Driver
-from waxwing.databases.sqlserver_errors import NUMBERS, numbers
+from waxwing.databases.sqlserver_errors import numbers
+from waxwing.databases.sqlserver_numbers import NUMBERS
 from waxwing.databases.sqlserver_sql import Statements
 from waxwing.errors import ConfigError
 from waxwing.settings import SqlSettings
@@ -48,14 +49,14 @@ MESSAGES: list[tuple[str, str, str, str]] = [
     ("23000", f"[23000] {HEAD}[SQL Server]Cannot insert the value NULL into column 'v', table 's.dbo.t'; column does not allow nulls. "
      "INSERT fails. (515) (SQLExecDirectW)", "row", "515"),
     ("42000", f"[42000] {HEAD}[SQL Server]The INSERT permission was denied on the object 't', database 's', schema 'dbo'. (229) "
-     "(SQLExecDirectW)", "config", "229"),
-    ("42S02", f"[42S02] {HEAD}[SQL Server]Invalid object name 't'. (208) (SQLExecDirectW)", "config", "208"),
+     "(SQLExecDirectW)", "permission", "229"),
+    ("42S02", f"[42S02] {HEAD}[SQL Server]Invalid object name 't'. (208) (SQLExecDirectW)", "table", "208"),
     ("28000", f"[28000] {HEAD}[SQL Server]Login failed for user 'sa'. (18456) (SQLDriverConnect)", "config", "18456"),
     ("42000", f"[42000] {HEAD}[SQL Server]The transaction log for database 's' is full due to 'LOG_BACKUP'. (9002) (SQLExecDirectW)",
-     "target", "9002"),
+     "later", "9002"),
     ("42000", f"[42000] {HEAD}[SQL Server]no bad ones (50001) (SQLExecDirectW)", "row", "50001"),
-    ("42000", f"[42000] {HEAD}[SQL Server]something new (33557097) (SQLExecDirectW)", "target", "33557097"),
-    ("42000", f"[42000] {HEAD}[SQL Server]nobody knows (12345) (SQLExecDirectW)", "target", "12345"),
+    ("42000", f"[42000] {HEAD}[SQL Server]something new (33557097) (SQLExecDirectW)", "unknown", "33557097"),
+    ("42000", f"[42000] {HEAD}[SQL Server]nobody knows (12345) (SQLExecDirectW)", "unknown", "12345"),
     ("08S01", f"[08S01] {HEAD}TCP Provider: Error code 0x68 (104) (SQLExecDirectW)", "transient", "08S01"),
     ("08001", f"[08001] {HEAD}TCP Provider: Error code 0x2749 (10057) (SQLDriverConnect)", "transient", "08001"),
     ("08001", f"[08001] {HEAD}SSL Provider: [error:0A000086:SSL routines::certificate verify failed:self-signed certificate] (-1) "
@@ -90,7 +91,7 @@ def test_numbers_are_read_from_all_records_of_a_message() -> None:
 
 def test_other_errors_have_their_meaning() -> None:
     kinds = [SQLServer().classify(error).kind for error in (KeyRace(), BrokenTransaction("x"), RuntimeError("x"))]
-    assert kinds == ["transient", "transient", "target"]
+    assert kinds == ["transient", "transient", "statement"]
     assert SQLServer().classify(pyodbc.ProgrammingError("Attempt to use a closed connection.")).kind == "transient"
 
 

@@ -17,7 +17,7 @@ from sinks.isolation import dead_letters, without_rows
 from sinks.memory import MemorySession
 from sinks.writer import Writer
 from waxwing.batch import Batch, Columns, Reject, Stream
-from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TargetError, TransientError
+from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TableError, TransientError
 from waxwing.settings import SinkSettings
 from waxwing.target import Change, Position, Start
 
@@ -277,7 +277,7 @@ def test_a_refusal_that_no_row_explains_stops_the_flow() -> None:
         def write(self, change: Change, *, dry_run: bool = False) -> None:
             raise RowError("duplicate dead letter")
 
-    with pytest.raises(TargetError, match="without any row"):
+    with pytest.raises(TableError, match="without any row"):
         run(Refusing(QUICK), [batch(0, 3, rejects=(0, 1, 2))])
 
 

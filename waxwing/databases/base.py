@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
+
+from waxwing.databases.refusals import Failure, of_python
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +71,6 @@ Mode = Append | Keyed
 def keys_of(mode: Mode) -> tuple[str, ...]:
     """The key columns of a mode; none where every row is inserted."""
     return mode.keys if isinstance(mode, Keyed) else ()
-
-
-LOCKED = "Another session holds the lock."
-
-
-class Failure(NamedTuple):
-    """What an error of the driver means.
-
-    kind: `transient` (try again), `row` (some row is to blame), `config` (table, column, permission,
-    login: the flow can't run), `target` (everything else: stop). `code` is the vendor's own.
-    """
-
-    kind: Literal["transient", "row", "config", "target"]
-    code: str
-    reason: str
-    hint: str = ""
-    too_large: bool = False  # a smaller transaction may do
-
-    @property
-    def locked(self) -> bool:
-        """Did it wait for another session's lock in vain?"""
-        return self.hint == LOCKED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +173,14 @@ class Database(ABC):
     def bulk(self, plan: Plan) -> Bulk:
         """The bulk path for a plan. Made once per connection (it may keep staging tables on it)."""
 
-    @abstractmethod
     def classify(self, error: BaseException) -> Failure:
-        """What an error of the driver (or SQLAlchemy's wrapper of it) means. Unknown codes are `target`."""
+        """What an error of the driver (or SQLAlchemy's wrapper of it) means."""
+        cause = getattr(error, "orig", None) or error
+        return self.of_driver(cause) or of_python(cause)
+
+    @abstractmethod
+    def of_driver(self, cause: BaseException) -> Failure | None:
+        """What an error means that the driver raised; None if it did not. Codes that stand in no table are `unknown`."""
 
     def lock_schema(self, connection: sa.Connection) -> None:  # noqa: B027 - one writer at a time needs no lock
         """Let one process at a time make tables, until the end of the transaction."""

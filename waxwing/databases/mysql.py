@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import pymysql
 import sqlalchemy as sa
@@ -14,9 +14,10 @@ from pymysql.constants import CLIENT
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Merge, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Plan
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
+from waxwing.databases.refusals import UNKNOWN, Failure, is_disk_full
 from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
@@ -92,6 +93,15 @@ class MySQL(Database):
         engine.dialect.ddl_compiler = _Tables
         lock_s, statement_s = max(1, round(lock_timeout_s)), max(1, round(statement_timeout_s))
 
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:  # noqa: ARG001 - SQLAlchemy gives it
+            try:
+                return dialect.connect(*arguments, **options)
+            except (TypeError, ValueError) as error:  # PyMySQL's, of what an option says
+                raise ConfigError(
+                    f"DATABASE_URL: {type(error).__name__}: {error}.", hint="Check the options in DATABASE_URL."
+                ) from error
+
         @sa.event.listens_for(engine, "connect")
         def prepare(connection: Any, record: Any) -> None:
             limits = (
@@ -116,22 +126,17 @@ class MySQL(Database):
         return MergeBulk(plan) if isinstance(plan.mode, Merge) else InsertBulk(plan)
 
     @override
-    def classify(self, error: BaseException) -> Failure:
-        cause = getattr(error, "orig", None) or error
+    def of_driver(self, cause: BaseException) -> Failure | None:
         if isinstance(cause, pymysql.err.Error) and cause.args and isinstance(cause.args[0], int):
             return meaning(cause.args[0], str(cause.args[-1]))
         if isinstance(cause, FileNotFoundError | PermissionError | ssl.SSLError):
-            return Failure(
-                "config", type(cause).__name__, str(cause), "Check the TLS files in DATABASE_URL (ssl_ca, ssl_cert, ssl_key)."
-            )
-        if isinstance(cause, pymysql.err.InterfaceError | sa.exc.PendingRollbackError | OSError):
-            return Failure("transient", "connection", str(cause) or "the connection is closed")
-        if isinstance(cause, UnicodeEncodeError):
-            return Failure("row", "UnicodeEncodeError", "text that is no Unicode")
+            hint = "Check the TLS files in DATABASE_URL (ssl_ca, ssl_cert, ssl_key)."
+            return Failure("config", type(cause).__name__, str(cause), hint)
         if isinstance(cause, RuntimeError) and "cryptography" in str(cause):
             return Failure("config", "RuntimeError", str(cause), "pip install 'waxwing-streams[mysql]'.")
-        kind: Literal["config", "target"] = "config" if isinstance(cause, TypeError | ValueError) else "target"
-        return Failure(kind, type(cause).__name__, str(cause), "Check the options in DATABASE_URL." if kind == "config" else "")
+        if isinstance(cause, pymysql.err.InterfaceError) or (isinstance(cause, OSError) and not is_disk_full(cause)):
+            return Failure("transient", "connection", str(cause) or "the connection is closed")
+        return UNKNOWN.failure(type(cause).__name__, str(cause)) if isinstance(cause, pymysql.err.Error) else None
 
     @override
     def lock_schema(self, connection: sa.Connection) -> None:

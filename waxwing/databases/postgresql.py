@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases.base import LOCKED, Bulk, Database, Dialect, Failure, Merge, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Plan
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
 from waxwing.databases.postgresql_csv import SA_DIALECT
+from waxwing.databases.postgresql_errors import failure_of
+from waxwing.databases.refusals import Failure
 
 DIALECT = Dialect(
     name="postgresql",
@@ -36,68 +37,6 @@ DIALECT = Dialect(
     json_as_text=False,
     char_blanks_kept=True,
 )
-
-# SQLSTATE -> what it means: https://www.postgresql.org/docs/current/errcodes-appendix.html
-# Five characters win over the class (two). What is not listed stops the flow.
-_CODES = {
-    "08": "transient",  # connection exception
-    "09": "row",  # triggered action exception
-    "0A": "config",  # feature not supported: a view, row-level security with COPY
-    "21": "target",  # cardinality violation: one key twice in a statement would be our bug
-    "22": "row",  # data exception: too long, out of range, not a number
-    "22P04": "target",  # bad COPY format: our bug
-    "23": "row",  # integrity constraint violation
-    "25006": "transient",  # read-only transaction: connected to a standby, until the failover is done
-    "25P03": "transient",  # idle_in_transaction_session_timeout
-    "25P04": "transient",  # transaction_timeout
-    "27": "row",  # triggered data change violation
-    "28": "config",  # invalid authorization: password, pg_hba.conf
-    "3D": "config",  # no such database
-    "3F": "config",  # no such schema
-    "40": "transient",  # transaction rollback: 40001 serialization, 40P01 deadlock, 40003 outcome unknown
-    "40002": "row",  # an integrity constraint, found at the end of the transaction
-    "42": "config",  # no such table or column, no permission, syntax
-    # Another process made it at the same moment; next time it is there.
-    "42P07": "transient",
-    "42710": "transient",
-    "44": "row",  # WITH CHECK OPTION
-    "53200": "transient",  # out of memory: may pass
-    "53300": "transient",  # too many connections
-    "54000": "row",  # program limit exceeded: one value too large for an index
-    "55006": "transient",  # object in use
-    "55P03": "transient",  # lock_timeout
-    "57014": "transient",  # statement_timeout, or cancelled by an administrator
-    "57P01": "transient",  # shut down by an administrator
-    "57P02": "transient",  # another server process crashed
-    "57P03": "transient",  # starting up, or shutting down
-    "57P05": "transient",  # idle_session_timeout
-    "45": "row",  # a user's own errors, by the SQL standard
-    "P0": "row",  # RAISE EXCEPTION, by a trigger of the table
-}  # and 53100 disk full, 53400, 54*, 55000, 58*, XX* (internal, corrupted): target
-
-_HINTS = {
-    "28": "Check user and password in DATABASE_URL, and the server's pg_hba.conf.",
-    "3D": "Create the database, or correct its name in DATABASE_URL.",
-    "3F": "Create the schema, or correct it in DATABASE_TABLE.",
-    "42501": "Grant it: CONNECT and TEMPORARY on the database, USAGE and CREATE on the schema, "
-    "SELECT, INSERT, UPDATE and DELETE on the tables.",
-    "42P01": "It was there at the start: somebody dropped or renamed it.",
-    "53100": "Free disk space on the database server, then start again.",
-    "55P03": LOCKED,
-}
-
-# libpq hands out no SQLSTATE for a refused connection, only the server's message. It is in English unless the
-# server says otherwise (lc_messages); in another language it counts as transient, and so ends in exit 75.
-_REFUSED = (
-    (re.compile(r"password authentication failed|no password supplied|authentication failed"), "28P01"),
-    (re.compile(r"no pg_hba\.conf entry|FATAL: +role .* (does not exist|is not permitted to log in)"), "28000"),
-    (re.compile(r"FATAL: +database .* does not exist"), "3D000"),
-    (re.compile(r"permission denied for database"), "42501"),
-    (re.compile(r"too many clients|too many connections|connection slots are reserved"), "53300"),
-    (re.compile(r"starting up|shutting down|in recovery mode|not (yet )?accepting connections"), "57P03"),
-    (re.compile(r"server does not support SSL|certificate verify failed|root certificate file .* does not exist"), "28000"),
-)
-_UNKNOWN_HOST = re.compile(r"failed to resolve host|could not translate host name")
 
 # What makes one lock of all who make Waxwing's or the flow's tables ("waxwing" in ASCII).
 _SCHEMA_LOCK = 0x77617877696E67
@@ -160,21 +99,8 @@ class PostgreSQL(Database):
         return MergeBulk(plan) if isinstance(plan.mode, Merge) else CopyBulk(plan)
 
     @override
-    def classify(self, error: BaseException) -> Failure:
-        cause = getattr(error, "orig", None) or error
-        if not isinstance(cause, psycopg.Error):
-            if isinstance(cause, UnicodeEncodeError):
-                return Failure("row", "UnicodeEncodeError", "text that is no Unicode")
-            # SQLAlchemy has seen the connection end, and says so of every later call.
-            kind: Literal["transient", "target"] = "transient" if isinstance(cause, sa.exc.PendingRollbackError) else "target"
-            return Failure(kind, type(cause).__name__, str(cause))
-        if cause.sqlstate:
-            failure = _failure(cause.sqlstate, cause.diag.message_primary or str(cause))
-            # The detail of a row's error names the key that exists; of others, nothing of use.
-            if failure.kind == "row" and cause.diag.message_detail:
-                return failure._replace(reason=f"{failure.reason}: {cause.diag.message_detail}")
-            return failure
-        return _without_code(cause)
+    def of_driver(self, cause: BaseException) -> Failure | None:
+        return failure_of(cause) if isinstance(cause, psycopg.Error) else None
 
     @override
     def lock_schema(self, connection: sa.Connection) -> None:
@@ -207,29 +133,6 @@ class PostgreSQL(Database):
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _failure(code: str, reason: str) -> Failure:
-    kind: Any = _CODES.get(code, _CODES.get(code[:2], "target"))
-    return Failure(kind, code, reason.strip(), _HINTS.get(code, _HINTS.get(code[:2], "")), code == "57014")
-
-
-def _without_code(error: psycopg.Error) -> Failure:
-    """An error that no server gave a code to: of connecting, of a lost connection, of the driver itself."""
-    reason = " ".join(str(error).split())
-    if isinstance(error, psycopg.OperationalError):
-        for pattern, code in _REFUSED:
-            if pattern.search(reason):
-                return _failure(code, reason)
-        hint = "Check the host in DATABASE_URL." if _UNKNOWN_HOST.search(reason) else ""
-        return Failure("transient", "connection", reason, hint)
-    if isinstance(error, psycopg.InterfaceError):  # "the connection is closed"
-        return Failure("transient", "connection", reason)
-    if isinstance(error, psycopg.DataError):
-        return Failure("row", type(error).__name__, reason)
-    if isinstance(error, psycopg.ProgrammingError):  # an unknown option in the URL
-        return Failure("config", type(error).__name__, reason, "Check the options in DATABASE_URL.")
-    return Failure("target", type(error).__name__, reason)
 
 
 _OVERDUE = sa.text("""

@@ -16,11 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Keyed, Merge, Plan, columns_of
+from waxwing.databases.base import Bulk, Database, Dialect, Keyed, Merge, Plan, columns_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import Mean, quotients
 from waxwing.databases.on_conflict import TARGET, merged_values, on_conflict
+from waxwing.databases.refusals import Failure
 from waxwing.databases.rules import integer_range
+from waxwing.databases.sqlite_errors import failure_of
 from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
@@ -48,34 +50,6 @@ DIALECT = Dialect(
 )
 
 SA_DIALECT: sa.Dialect = sqlite.dialect()
-
-# Primary result code -> what it means: https://www.sqlite.org/rescode.html
-_CODES = {
-    sqlite3.SQLITE_ERROR: "config",  # no such table or column, syntax
-    sqlite3.SQLITE_PERM: "config",
-    sqlite3.SQLITE_BUSY: "transient",
-    sqlite3.SQLITE_LOCKED: "transient",
-    sqlite3.SQLITE_READONLY: "config",
-    sqlite3.SQLITE_INTERRUPT: "transient",
-    sqlite3.SQLITE_CANTOPEN: "config",
-    sqlite3.SQLITE_PROTOCOL: "transient",  # a race for the locks of the write-ahead log
-    sqlite3.SQLITE_SCHEMA: "transient",  # the schema changed under the statement
-    sqlite3.SQLITE_TOOBIG: "row",
-    sqlite3.SQLITE_CONSTRAINT: "row",
-    sqlite3.SQLITE_MISMATCH: "row",
-    sqlite3.SQLITE_AUTH: "config",
-    sqlite3.SQLITE_NOTADB: "config",
-}  # and NOMEM, IOERR, CORRUPT, FULL, MISUSE, ...: target
-
-_HINTS = {
-    sqlite3.SQLITE_BUSY: "Another process writes to the file.",
-    sqlite3.SQLITE_READONLY: "The file and its folder must be writable.",
-    sqlite3.SQLITE_CANTOPEN: "The folder must exist and be writable.",
-    sqlite3.SQLITE_NOTADB: "The file is no SQLite database: choose another one.",
-    sqlite3.SQLITE_FULL: "Free disk space, then start again.",
-    sqlite3.SQLITE_IOERR: "Check the disk.",
-    sqlite3.SQLITE_CORRUPT: "The file is damaged: run `PRAGMA integrity_check`, restore a copy.",
-}
 
 # Rows of one INSERT at most. Measured on an orders row: 1,000 are 1.5 times faster than executemany on existing
 # keys and as fast on new ones; json_each with one parameter is slower than either.
@@ -128,16 +102,8 @@ class SQLite(Database):
         return MergeBulk(plan) if isinstance(plan.mode, Merge) else ValuesBulk(plan)
 
     @override
-    def classify(self, error: BaseException) -> Failure:
-        cause = getattr(error, "orig", None) or error
-        code = getattr(cause, "sqlite_errorcode", None)
-        if isinstance(cause, sqlite3.Error) and code is not None:
-            primary = code & 0xFF  # the rest of an extended code says more of the same
-            kind: Any = _CODES.get(primary, "target")
-            return Failure(kind, cause.sqlite_errorname, str(cause), _HINTS.get(primary, ""))
-        if isinstance(cause, OverflowError | UnicodeEncodeError | sqlite3.DataError):
-            return Failure("row", type(cause).__name__, str(cause))
-        return Failure("target", type(cause).__name__, str(cause))
+    def of_driver(self, cause: BaseException) -> Failure | None:
+        return failure_of(cause)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

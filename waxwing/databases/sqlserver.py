@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
-from waxwing.databases.base import Bulk, Database, Dialect, Failure, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Plan
+from waxwing.databases.refusals import UNKNOWN, Failure, Meaning
 from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
 from waxwing.databases.sqlserver_dialect import DRIVERNAME, BrokenTransaction
 from waxwing.databases.sqlserver_errors import failure
@@ -113,20 +114,17 @@ class SQLServer(Database):
         return SQLServerBulk(plan, self._abilities)
 
     @override
-    def classify(self, error: BaseException) -> Failure:
-        cause = getattr(error, "orig", None) or error
+    def of_driver(self, cause: BaseException) -> Failure | None:
         if isinstance(cause, self._pyodbc.Error):
             state, message = (*map(str, cause.args), "", "")[:2]
             if not message:  # pyodbc's own, of a closed connection or of its arguments
-                return _of_pyodbc(cause, state)
+                return (Meaning("transient") if "closed" in state else UNKNOWN).failure(type(cause).__name__, state)
             return failure(state, message)
         if isinstance(cause, KeyRace):
             return Failure("transient", "2627", "another writer inserted the same key at the same moment")
-        if isinstance(cause, BrokenTransaction | sa.exc.PendingRollbackError):
+        if isinstance(cause, BrokenTransaction):
             return Failure("transient", type(cause).__name__, str(cause))
-        if isinstance(cause, UnicodeEncodeError):
-            return Failure("row", "UnicodeEncodeError", "text that the column's code page lacks")
-        return Failure("target", type(cause).__name__, str(cause))
+        return None
 
     @override
     def lock_schema(self, connection: sa.Connection) -> None:
@@ -158,12 +156,6 @@ class SQLServer(Database):
                     f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay"
                 )
         return why
-
-
-def _of_pyodbc(cause: BaseException, text: str) -> Failure:
-    if "closed" in text:
-        return Failure("transient", "connection", text)
-    return Failure("target", type(cause).__name__, text)
 
 
 _LOCK_SCHEMA = (
