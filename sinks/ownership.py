@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.batch import Stream
-from waxwing.databases import ledger
+from waxwing.databases import address, ledger
 from waxwing.databases.base import Database
 from waxwing.errors import ConfigError, Fenced, RowError, TransientError, WaxwingError
 from waxwing.target import Position, Session
@@ -186,6 +186,8 @@ def translated(database: Database, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         failure = database.classify(error)
+        if address.was_connecting(error):
+            failure = failure.of_connecting(database.dialect.name)
         if (ours := failure.error(name)) is not None:
             raise ours from error
         if isinstance(error, sa.exc.DBAPIError):

@@ -60,6 +60,7 @@ class SqlTarget(Target):
             lock_timeout_s=settings.database_lock_timeout_s,
             statement_timeout_s=settings.database_statement_timeout_s,
         )
+        address.note_connecting(self._engine)
         if isinstance(mode, Upsert) and mode.delete_on_tombstone and (len(mode.keys) != 1 or mode.newer_by):
             raise ConfigError(
                 "delete_on_tombstone needs exactly one key column and no newer_by: a tombstone brings a key and no version."
@@ -267,10 +268,11 @@ class SqlTarget(Target):
         try:
             with translated(self._database, self.name):
                 yield
-        except TransientError:
+        except TransientError as error:
             # Locks that keep even a start waiting may be a frozen process's.
-            with contextlib.suppress(Exception), self._engine.connect() as other:
-                self._database.end_overdue(other, self.statement_timeout_s)
+            if not address.was_connecting(error.__cause__):
+                with contextlib.suppress(Exception), self._engine.connect() as other:
+                    self._database.end_overdue(other, self.statement_timeout_s)
             raise
         except sa.exc.DBAPIError as error:
             raise _Race(str(error.orig)) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 import sqlalchemy as sa
 
@@ -57,3 +59,39 @@ def _encode(setting: str) -> ConfigError:
         f"{setting}: user or password has an '@' in it.",
         hint="Percent-encode it: '@' is %40 (and ':' %3A, '/' %2F, '%' %25).",
     )
+
+
+def check_options(url: sa.URL, known: Iterable[str], setting: str = "DATABASE_URL") -> None:
+    """Look at the options behind the question mark; capitals are of no matter.
+
+    Raises:
+        ConfigError: one that nobody knows, with the nearest that is known; or one that is given twice.
+    """
+    names = {name.lower(): name for name in known}
+    for name, value in url.query.items():
+        if name.lower() not in names:
+            near = get_close_matches(name.lower(), names, 1)
+            told = f"Leave it out. There are: {', '.join(sorted(names.values()))}."
+            raise ConfigError(
+                f"{setting} has the option {name}, which is not taken from a URL.",
+                hint=f"Did you mean {names[near[0]]}?" if near else told,
+            )
+        if not isinstance(value, str) and name != "host":
+            raise ConfigError(f"{setting} gives the option {name} {len(value)} times.", hint="Give it once.")
+
+
+_CONNECTING = "This was met while connecting."
+
+
+def note_connecting(engine: sa.Engine) -> None:
+    """Let errors of this engine tell whether a connection could be made at all."""
+
+    @sa.event.listens_for(engine, "handle_error")
+    def connecting(context: sa.engine.ExceptionContext) -> None:
+        if context.connection is None:
+            context.original_exception.add_note(_CONNECTING)
+
+
+def was_connecting(error: BaseException | None) -> bool:
+    """Was this error met while connecting, before anything could be asked?"""
+    return _CONNECTING in getattr(getattr(error, "orig", None) or error, "__notes__", ())

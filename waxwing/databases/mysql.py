@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
@@ -14,6 +12,7 @@ from pymysql.constants import CLIENT
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
 from typing_extensions import override
 
+from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Merge, Plan
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
@@ -81,7 +80,7 @@ class MySQL(Database):
             "read_timeout": max(1, round(connect_timeout_s)),  # while connecting; then as below
             "write_timeout": round(statement_timeout_s) + 30,
         }
-        _check_options(url, ours)
+        check_options(url, _OPTIONS)
         engine = sa.create_engine(
             url.set(drivername=DIALECT.drivername),
             poolclass=sa.NullPool,
@@ -173,21 +172,10 @@ class MySQL(Database):
         return why
 
 
-def _check_options(url: sa.URL, ours: Mapping[str, Any]) -> None:
-    """Options of the URL: what PyMySQL takes as text, and what SQLAlchemy makes its TLS settings of."""
-    known = {*signature(pymysql.connections.Connection).parameters, "ssl_capath", "ssl_cipher", "ssl_check_hostname"} - _NO_TEXT
-    for name in url.query.keys() - known:
-        told = sorted(known - _PLACE - ours.keys())
-        near = get_close_matches(name, told, 1)
-        raise ConfigError(
-            f"DATABASE_URL has the option {name}, which is not taken from a URL.",
-            hint=f"Did you mean {near[0]}?" if near else f"Leave it out. There are: {', '.join(told)}.",
-        )
-
-
+# Options of the URL: what PyMySQL takes as text, and what SQLAlchemy makes its TLS settings of.
 # (init_command could undo what the session is set to.)
 _NO_TEXT = {"ssl", "conv", "cursorclass", "auth_plugin_map", "defer_connect", "init_command"}
-_PLACE = {"user", "password", "passwd", "host", "port", "database", "db"}  # what the URL says elsewhere
+_OPTIONS = {*signature(pymysql.connections.Connection).parameters, "ssl_capath", "ssl_cipher", "ssl_check_hostname"} - _NO_TEXT
 
 
 class _Types(MySQLTypeCompiler):

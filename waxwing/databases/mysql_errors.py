@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from waxwing.databases.refusals import DAMAGED_HINT, DISK_HINT, LOCKED, UNKNOWN, Failure, Kind, Meaning
+from waxwing.databases.refusals import ADDRESS_HINT, DAMAGED_HINT, DISK_HINT, LOCKED, UNKNOWN, Failure, Kind, Meaning
 
 # Numbers, `a-b` for all from a to b, then what they are. Later lines win.
 _TEXT: dict[Kind, str] = {
@@ -137,7 +137,7 @@ MEANINGS |= {
     1205: Meaning("transient", LOCKED),
     1364: Meaning("table", "Give the column a default, or let the rows bring it."),
     1665: Meaning("config", "Set binlog_format to ROW or MIXED: READ COMMITTED, which exactness rests on, needs it."),
-    2005: Meaning("transient", "Check the host in DATABASE_URL."),
+    2005: Meaning("transient", ADDRESS_HINT),
     2026: Meaning("config", "Check the TLS options in DATABASE_URL (ssl_ca, ssl_cert, ssl_key)."),
     4084: Meaning("table", "The sequence is at its end: give it a larger MAXVALUE, or let it cycle."),
 }

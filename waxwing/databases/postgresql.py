@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases.base import Bulk, Database, Dialect, Merge, Plan
+from waxwing.databases.postgresql_connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
 from waxwing.databases.postgresql_csv import SA_DIALECT
 from waxwing.databases.postgresql_errors import failure_of
@@ -76,10 +77,10 @@ class PostgreSQL(Database):
             "tcp_user_timeout": 30_000,
         }
         engine = sa.create_engine(
-            url.set(drivername=DIALECT.drivername),
+            url.set(drivername=DIALECT.drivername).difference_update_query([THRESHOLD]),
             poolclass=sa.NullPool,
             isolation_level="READ COMMITTED",
-            connect_args={name: value for name, value in ours.items() if name not in url.query},
+            connect_args=arguments(url, ours),
         )
         # Set after connecting, not by the `options` of the connection: proxies refuse those.
         limits = (
@@ -89,6 +90,7 @@ class PostgreSQL(Database):
 
         @sa.event.listens_for(engine, "connect")
         def set_limits(connection: psycopg.Connection[Any], record: object) -> None:  # noqa: ARG001 - SQLAlchemy gives it
+            refuse_shared_sessions(connection)
             connection.execute(limits.encode())
             connection.commit()
 

@@ -9,7 +9,7 @@ import re
 
 import psycopg
 
-from waxwing.databases.refusals import DAMAGED_HINT, DISK_HINT, LOCKED, UNKNOWN, Failure, Meaning
+from waxwing.databases.refusals import ADDRESS_HINT, DAMAGED_HINT, DISK_HINT, LOCKED, UNKNOWN, Failure, Meaning
 
 _TRANSIENT, _ROW, _TABLE, _BUG = Meaning("transient"), Meaning("row"), Meaning("table"), Meaning("statement")
 _LOGIN = Meaning("config", "Check user and password in DATABASE_URL, and the server's pg_hba.conf.")
@@ -136,12 +136,17 @@ CODES: dict[str, Meaning] = {
 _REFUSED = (
     (re.compile(r"password authentication failed|no password supplied|authentication failed"), "28P01"),
     (re.compile(r"no pg_hba\.conf entry|FATAL: +role .* (does not exist|is not permitted to log in)"), "28000"),
-    (re.compile(r"FATAL: +database .* does not exist"), "3D000"),
+    (re.compile(r"FATAL: +database .* does not exist|no such database"), "3D000"),
     (re.compile(r"permission denied for database"), "42501"),
     (re.compile(r"too many clients|too many connections|connection slots are reserved"), "53300"),
     (re.compile(r"starting up|shutting down|in recovery mode|not (yet )?accepting connections"), "57P03"),
     (re.compile(r"server does not support SSL|certificate verify failed|root certificate file .* does not exist"), "28000"),
     (re.compile(r"No space left on device"), "53100"),
+)
+# What libpq, the server, or a pooler (PgBouncer) says of an option of the URL.
+_OPTIONS = re.compile(
+    r"invalid \S+ value|invalid (integer|port|value)|unsupported startup parameter|unrecognized configuration parameter"
+    r"|invalid value for parameter|FATAL: +parameter \"|transaction blocks not allowed in statement pooling mode"
 )
 _UNKNOWN_HOST = re.compile(r"failed to resolve host|could not translate host name")
 # The server has a code for a full disk, and none for a quota.
@@ -175,16 +180,16 @@ def failure_of(cause: psycopg.Error) -> Failure:
 def _without_code(error: psycopg.Error) -> Failure:
     """An error that no server gave a code to: of connecting, of a lost connection, of the driver itself."""
     reason = " ".join(str(error).split())
+    if isinstance(error, psycopg.ProgrammingError) or _OPTIONS.search(reason):
+        return Failure("config", type(error).__name__, reason, "Check the options in DATABASE_URL.")
     if isinstance(error, psycopg.OperationalError):
         for pattern, code in _REFUSED:
             if pattern.search(reason):
                 return meaning(code).failure(code, reason)
-        hint = "Check the host in DATABASE_URL." if _UNKNOWN_HOST.search(reason) else ""
+        hint = ADDRESS_HINT if _UNKNOWN_HOST.search(reason) else ""
         return Failure("transient", "connection", reason, hint)
     if isinstance(error, psycopg.InterfaceError):  # "the connection is closed"
         return Failure("transient", "connection", reason)
     if isinstance(error, psycopg.DataError):
         return Failure("row", type(error).__name__, reason)
-    if isinstance(error, psycopg.ProgrammingError):  # an unknown option in the URL
-        return Failure("config", type(error).__name__, reason, "Check the options in DATABASE_URL.")
     return UNKNOWN.failure(type(error).__name__, reason)

@@ -40,6 +40,7 @@ HINTS: Mapping[Kind, str] = {
     "mend its cause, and start again: nothing was written, and the flow goes on from the stored positions.",
 }
 DISK_HINT = "Free disk space on the database server, then start again: the flow goes on from the stored positions."
+ADDRESS_HINT = "Check host and port in DATABASE_URL."
 DAMAGED_HINT = "It is damaged: let the database check and repair it, or restore a copy."
 
 
@@ -61,6 +62,11 @@ class Failure(NamedTuple):
     def locked(self) -> bool:
         """Did it wait for another session's lock in vain?"""
         return self.hint == LOCKED
+
+    def of_connecting(self, product: str) -> Failure:
+        """The same, met before anything could be asked: what answers in no way that is known is another server than was meant."""
+        kind: Kind = self.kind if self.kind in ("transient", "later", "permission") else "config"
+        return self._replace(kind=kind, hint=self.hint or f"{ADDRESS_HINT} Does {product} listen there?")
 
     def error(self, name: str) -> WaxwingError | None:
         """The error to raise, of the target `name`; None for a row's."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from typing_extensions import override
 
+from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Keyed, Merge, Plan, columns_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import Mean, quotients
@@ -60,6 +61,9 @@ INSERT_ROWS_MAX = 1_000
 CACHE_KIB = 65_536
 CHECKPOINT_PAGES = 10_000
 
+# https://www.sqlite.org/uri.html, but for what would make the file read-only or a memory of its own.
+_URI_OPTIONS = ("cache", "mode", "nolock", "psow", "vfs")
+
 
 class SQLite(Database):
     """SQLite 3.32 or newer, one writer, write-ahead log."""
@@ -73,6 +77,12 @@ class SQLite(Database):
                 "An SQLite database in memory can't be written: each connection would have one of its own.",
                 hint="Give a file: sqlite:////var/lib/waxwing/orders.sqlite, or use the memory target.",
             )
+        if url.host or url.username:
+            raise ConfigError(
+                "DATABASE_URL has two slashes before the SQLite file, so that its first folder would be a server.",
+                hint="Three and a path from here, or four and a path from the root: sqlite:////var/lib/waxwing/orders.sqlite.",
+            )
+        check_options(url, () if url.query.get("uri") is None else ("uri", *_URI_OPTIONS))
         engine = sa.create_engine(
             url,
             poolclass=sa.NullPool,

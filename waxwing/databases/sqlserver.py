@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
+from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Plan
 from waxwing.databases.refusals import UNKNOWN, Failure, Meaning
 from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
@@ -52,6 +53,7 @@ _OPTIONS = {
     "UseFMTONLY": "yes",
 }
 
+_ENCRYPT = ("", "yes", "no", "true", "false", "mandatory", "optional", "strict")
 
 _BLOCKERS = sa.text("""
     SELECT CONCAT('session ', s.session_id, ' (', s.program_name, ' on ', s.host_name, ', ', s.status,
@@ -78,6 +80,10 @@ class SQLServer(Database):
             raise ConfigError(
                 "The URL of the SQL Server names no database.", hint="Append it: mssql://user:password@host:1433/database"
             )
+        check_options(url, sqlserver_driver.OPTIONS)
+        encrypt = next((str(value) for name, value in url.query.items() if name.lower() == "encrypt"), "")
+        if encrypt.lower() not in _ENCRYPT:
+            raise ConfigError(f"DATABASE_URL has Encrypt={encrypt}.", hint=f"It is one of {', '.join(filter(None, _ENCRYPT))}.")
         options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
         if "driver" not in given and not url.query.get("odbc_connect"):
             options["driver"] = sqlserver_driver.driver().name

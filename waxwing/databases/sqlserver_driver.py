@@ -14,6 +14,16 @@ from waxwing.errors import ConfigError
 
 _SYSTEM = re.compile(r"ODBC Driver (\d+) for SQL Server")
 VERSION_MIN = 17
+# What the driver takes (and SQLAlchemy before it); others it passes over without a word.
+# https://learn.microsoft.com/sql/connect/odbc/dsn-connection-string-attribute
+_OPTIONS = """
+    Addr Address AnsiNPW APP ApplicationIntent Authentication AutoTranslate ColumnEncryption ConnectRetryCount
+    ConnectRetryInterval Database Description Driver DSN Encrypt Failover_Partner FailoverPartnerSPN FileDSN GetDataExtensions
+    HostnameInCertificate IpAddressPreference KeepAlive KeepAliveInterval KeystoreAuthentication KeystorePrincipalId
+    KeystoreSecret Language LongAsMax MultiSubnetFailover Net Network PWD QueryLog_On QueryLogFile QueryLogTime QuotedId
+    Regional Replication Server ServerCertificate ServerSPN StatsLog_On StatsLogFile TransparentNetworkIPResolution
+    Trusted_Connection TrustServerCertificate UID UseFMTONLY WSID odbc_connect odbc_autotranslate"""
+OPTIONS = frozenset(_OPTIONS.split())
 # Distributions by the name that os-release gives them, in the wheel's words.
 _FAMILIES = {"debian": "debian_ubuntu", "ubuntu": "debian_ubuntu", "alpine": "alpine", "suse": "suse", "sles": "suse"}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from waxwing.databases.refusals import UNKNOWN, Failure, Meaning
+from waxwing.databases.refusals import ADDRESS_HINT, UNKNOWN, Failure, Meaning
 from waxwing.databases.sqlserver_numbers import LOGIN, NUMBERS, Entry
 
 # Errors of the driver itself have no number, only an ODBC state.
@@ -19,7 +19,7 @@ STATES: dict[str, Meaning] = {
     "01S00": _OPTIONS,
     "01S02": _OPTIONS,
     "07": _BUG,  # parameters
-    "08": Meaning("transient", "Check the host in DATABASE_URL."),
+    "08": Meaning("transient", ADDRESS_HINT),
     "21": Meaning("table"),  # another number of columns
     "22": Meaning("row"),  # a value that can't be converted
     "23": Meaning("row"),  # a constraint
