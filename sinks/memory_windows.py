@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -41,6 +42,21 @@ class MemoryWindows(MemoryTarget, WindowTarget):
     @override
     def read_streams(self) -> frozenset[Stream]:
         return self._read
+
+    @override
+    def limits_from(self) -> Mapping[Stream, int]:
+        return {}  # nobody resumes what lives in one process
+
+    @override
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
+        with self._lock:
+            for at, position in self._positions.items():
+                if at[0] == self.step and position.state is not None:
+                    bucket = Bucket.load(self.windows, position.state)
+                    start = self._streams[stream].offset_start
+                    bucket.jump(stream, offset, time.time_ns() // 1_000, offset_start=start, stood_at=stood_at)
+                    self._positions[at] = position._replace(state=bucket.pack())
+        self.positions()  # lanes begin where it stands now
 
     @override
     def rows_of(self, rows: Rows) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,11 +113,18 @@ class SqlWindows(SqlTarget, WindowTarget):
 
     @override
     def read_streams(self) -> frozenset[Stream]:
-        def read(connection: sa.Connection) -> frozenset[Stream]:
-            row = window_store.kept(connection, self.flow, self.step)
-            return frozenset(s for s, one in window_store.load_streams(self.flow, row.streams).items() if one.read)
+        return frozenset(stream for stream, one in self._streams().items() if one.read)
 
-        # As stored: a process may have buckets and read nothing itself.
+    @override
+    def limits_from(self) -> Mapping[Stream, int]:
+        return {stream: one.limits_from for stream, one in self._streams().items() if one.read}
+
+    def _streams(self) -> Streams:
+        """As stored: a process may have buckets and read nothing itself."""
+
+        def read(connection: sa.Connection) -> Streams:
+            return window_store.load_streams(self.flow, window_store.kept(connection, self.flow, self.step).streams)
+
         return self._in_transaction(read)
 
     def _check(self, row: Any) -> None:
@@ -151,12 +159,14 @@ class SqlWindows(SqlTarget, WindowTarget):
 
     @override
     def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
+        now_us = time.time_ns() // 1_000
+
         def jump(connection: sa.Connection) -> None:
             row = window_store.kept(connection, self.flow, self.step, lock=True)
             offset_start = window_store.load_streams(self.flow, row.streams)[stream].offset_start
             for number in range(self.window_buckets):
                 bucket = Bucket.load(self.windows, window_store.load(connection, self.flow, self.step, number))
-                bucket.jump(stream, offset, offset_start=offset_start, stood_at=stood_at)
+                bucket.jump(stream, offset, now_us, offset_start=offset_start, stood_at=stood_at)
                 self._update(connection, self.bucket_stream(number), offset_next=progress.c.offset_next + 1)
                 window_store.save(connection, self.flow, self.step, number, bucket.pack(), self._part_bytes(connection))
 

@@ -11,10 +11,10 @@ import msgspec
 from sinks.admission import RATIO_BLOCK_RECORDS
 from sinks.isolation import dead_letters
 from sinks.window_target import WindowTarget
-from waxwing import metrics
+from waxwing import log, metrics
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.errors import BadRowsLimit
-from waxwing.operators.windows import Bucket, Emission, Mark, Piece
+from waxwing.operators.windows import NEVER, Bucket, Emission, Mark, Piece
 from waxwing.operators.windows.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
 from waxwing.settings import WindowSettings
@@ -42,8 +42,11 @@ class WindowAdmission:
         self._pending = 0  # pieces folded and not yet written
         self._letters: list[DeadLetter] = []
         self._rejects: list[DeadLetter] = []  # those among them that count as bad records
-        self._runs: dict[Stream, int] = {}  # bad records in a row, up to where each stream stands
-        self._run_stored = 0  # the longest of them when the bucket was taken over: which stream's is not stored
+        self._run_stored = 0  # the longest run of all streams, where an earlier release kept no other
+        self._limits_from: Mapping[Stream, int] = {}
+        self._passing = False  # whether rows of the emission may be of records below these limits
+        self._judged_messages = 0
+        self._stood: dict[Stream, int] = {}  # where the last emission left each stream
         self._run_too_long = ""  # what is wrong, if one has passed BAD_RUN_MAX since the last emission
         self._state = b""
         self._messages = 0
@@ -70,7 +73,10 @@ class WindowAdmission:
         assert position.state is not None
         self._bucket = Bucket.load(self._target.windows, position.state, live=self._target.read_streams())
         self._position = position._replace(state=None)
-        self._run_stored = position.bad_run
+        self._run_stored = position.bad_run if self._bucket.bad_runs is None else 0
+        self._bucket.bad_runs = self._bucket.bad_runs or {}
+        self._stood = {stream: held.offset_next for stream, held in self._bucket.held.items()}
+        self._limits_from = {stream: offset for stream, offset in self._target.limits_from().items() if offset}
 
     def take(self, items: list[Piece | Mark], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
@@ -79,7 +85,7 @@ class WindowAdmission:
         for item in items:
             if isinstance(item, Piece):
                 if bucket.fold(item):
-                    self._count_run(item)
+                    self._count(item)
             else:
                 bucket.mark(item)
         if items and not self._pending:
@@ -91,6 +97,9 @@ class WindowAdmission:
         self._state, self._pending, self.due_s = bucket.pack(), 0, math.inf
         self._letters, self._rejects = self._letters_of(emission), emission.rejects
         self._messages = emission.messages if self._number == 0 else 0
+        # Rows are of no one partition: they pass until the first of these has come to its limit.
+        self._passing = bool(self._limits_from) and all(self._stood.get(s, 0) < at for s, at in self._limits_from.items())
+        self._stood = {stream: held.offset_next for stream, held in emission.held.items()}
         number = self._position.offset_next
         # Of no message: its offset is the emission's number, which no other emission of the bucket has.
         place = Columns([number], [None], [None], [-1], [()])
@@ -106,7 +115,7 @@ class WindowAdmission:
         before = self._position
         refused = [letter for batch in batches for letter in dead_letters(batch)]
         rows = sum(len(batch.records) for batch in batches)
-        after = self._judged(before, [*self._rejects, *refused], max(self._messages, rows + len(refused)))
+        after = self._judged(before, refused, rows)
         letters = [*self._letters, *refused]
         return Change(batches, {self._stream: before}, {self._stream: after}, letters, messages=self._messages)
 
@@ -114,26 +123,39 @@ class WindowAdmission:
         """The emission is durable."""
         self._position = change.after[self._stream]._replace(state=None)
         self._letters, self._rejects, self._state, self._run_too_long = [], [], b"", ""
+        self._judged_messages = 0
 
-    def _count_run(self, piece: Piece) -> None:
+    def _count(self, piece: Piece) -> None:
         """Bad records in a row are counted as pieces come; they are judged with the emission, which brings them."""
-        run, previous = self._runs.get(piece.stream, self._run_stored), -1
+        assert self._bucket is not None
+        assert self._bucket.bad_runs is not None
+        limits_from = self._limits_from.get(piece.stream, 0)
+        run, previous = self._bucket.bad_runs.get(piece.stream, self._run_stored), -1
+        if piece.offset_first < limits_from:
+            run = 0
+        if self._number == 0:
+            self._judged_messages += max(0, min(piece.messages, piece.offset_next - limits_from))
         for at, letter in zip(piece.rejects_at, piece.rejects, strict=True):
-            if at != previous:
+            if letter.offset < limits_from:
+                run, previous = 0, at
+            elif at != previous:
                 run, previous = run + 1 if at == previous + 1 else 1, at
             if run > self._target.settings.bad_run_max and not self._run_too_long:
                 self._run_too_long = (
                     f"{piece.stream}: {run:,} bad records in a row, up to offset {letter.offset}; the last one: {letter.reason}"
                 )
-        self._runs[piece.stream] = run if previous == piece.messages - 1 else 0
+        self._bucket.bad_runs[piece.stream] = run if previous == piece.messages - 1 else 0
 
-    def _judged(self, before: Position, bad: list[DeadLetter], judged: int) -> Position:
+    def _judged(self, before: Position, refused: list[DeadLetter], rows: int) -> Position:
         """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""
+        assert self._bucket is not None
+        bad = [one for one in self._rejects if one.offset >= self._limits_from.get(one.stream, 0)]
+        judged = self._judged_messages
+        if not self._passing:
+            bad, judged = [*bad, *refused], max(judged, rows + len(refused))
         seen, records_bad = before.records_seen + judged, before.records_bad + len(bad)
         block = RATIO_BLOCK_RECORDS
-        if before.offset_next < before.limits_from:
-            self._runs, self._run_stored = dict.fromkeys(self._runs, 0), 0
-        elif self._run_too_long:
+        if self._run_too_long:
             self._limit(self._run_too_long)
         elif records_bad > self._target.settings.bad_ratio_max * max(seen, block):
             last = bad[-1]
@@ -147,7 +169,7 @@ class WindowAdmission:
             offset_next=before.offset_next + 1,
             records_seen=seen,
             records_bad=records_bad,
-            bad_run=max(self._runs.values(), default=0),
+            bad_run=max((self._bucket.bad_runs or {}).values(), default=0),
             state=self._state,
         )
 
@@ -177,6 +199,16 @@ class WindowAdmission:
                     out.append(DeadLetter(self._stream, self._position.offset_next, row, "late", reason, None, record, (), -1))
                     row += 1
         metrics.late(self._target.step, len(emission.late) + entries)
+        if emission.left_out:
+            metrics.left_out(self._target.step, emission.left_out)
+            place = _iso(max(held.place for held in emission.held.values() if held.watermark > NEVER))
+            log.warning(
+                "windows_left_out",
+                f"{self._target.name}: {emission.left_out:,} rows of windows that began before {place} are left out: records "
+                "before that place of the log were never read, so these windows would not be whole.",
+                step=self._target.step,
+                rows=emission.left_out,
+            )
         return out
 
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 from waxwing.batch import Batch, Stream
 from waxwing.databases import ledger
 from waxwing.errors import ConfigError, TransientError
-from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, openings
+from waxwing.operators.windows import Bucket, Held, Opening, Rows, Windows, first_opening, openings
 from waxwing.settings import WindowSettings
 from waxwing.target import Position, Start, Target
 
@@ -19,11 +19,13 @@ BUCKETS_MAX = 1_000
 
 
 class Known(NamedTuple):
-    """A stream that windows take in: where it began, where a bounded run ends, and whether it is still read."""
+    """A stream that windows take in: where it began, where a bounded run ends, whether it is still read, and the offset below
+    which no limit on bad records is judged."""
 
     offset_start: int
     offset_end: int | None
     read: bool = True
+    limits_from: int = 0
 
 
 Streams = dict[Stream, Known]
@@ -39,6 +41,10 @@ class WindowTarget(Target):
     @abstractmethod
     def read_streams(self) -> frozenset[Stream]:
         """The streams that are read: others, of a topic that is gone, are not waited for."""
+
+    @abstractmethod
+    def limits_from(self) -> Mapping[Stream, int]:
+        """By stream that is read the offset below which no limit on bad records is judged."""
 
     @abstractmethod
     def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:
@@ -75,7 +81,7 @@ class WindowTarget(Target):
 
     def opened(self, streams: Streams, held: Sequence[Mapping[Stream, Held]]) -> list[Position]:
         """Remember where lanes begin; the position of each stream in each bucket."""
-        known = {s: Opening(one.offset_start, one.offset_start, NEVER) for s, one in streams.items()}
+        known = {s: first_opening(one.offset_start) for s, one in streams.items()}
         self._openings = known | openings(held)
         return [
             Position(s, bucket[s].offset_next if s in bucket else one.offset_start, one.offset_start, one.offset_end)
@@ -89,7 +95,7 @@ class WindowTarget(Target):
 
     def first_state(self, starts: Iterable[Start]) -> bytes:
         """What a bucket keeps before anything came."""
-        return Bucket(self.windows, {start.stream: start.offset_start for start in starts}).pack()
+        return Bucket(self.windows, {start.stream: start.offset_start for start in starts}, self.moments_us).pack()
 
 
 def check_buckets(buckets: int) -> None:

@@ -175,7 +175,10 @@ class TopicWatch:
             return {stream: ends[stream.partition] for stream in streams}
         found = self._broker.offsets(self._name, list(ends), OffsetSpec.for_timestamp(time_ms))
         # -1: all records are older
-        return {stream: at if (at := found[stream.partition]) >= 0 else ends[stream.partition] for stream in streams}
+        at = {s: found[s.partition] if found[s.partition] >= 0 else ends[s.partition] for s in streams}
+        for feed in self._feeds:  # at the log's first record nobody knows what was before it
+            feed.moments_us = {stream: time_ms * 1_000 for stream, first in streams.items() if at[stream] > first}
+        return at
 
     def _admit(self) -> None:
         """Open the partitions of lanes that have joined. A position is moved here, by the one process that has its lane."""

@@ -15,6 +15,11 @@ DEAD_LETTERS = Counter("waxwing_dead_letters", "Dead letters written, durable.",
 TRANSACTIONS = Counter("waxwing_transactions", "Transactions committed.", ["step", "part"])
 TRANSACTION_SECONDS = Histogram("waxwing_transaction_seconds", "Duration of a transaction with its retries.", ["step"])
 LATE = Counter("waxwing_late_records", "Records that came too late for a window, one for each window.", ["step"])
+LEFT_OUT = Counter(
+    "waxwing_windows_left_out",
+    "Rows of windows that are not whole, for reading began in the middle of them: not written.",
+    ["step"],
+)
 RETRIES = Counter("waxwing_retries", "Attempts that failed and were tried again.", ["step", "part"])
 OFFSET_NEXT = Gauge("waxwing_offset_next", "Stored position: the first offset not taken in.", ["step", "topic", "partition"])
 
@@ -27,6 +32,7 @@ class Tally:
     rows: int = 0
     dead_letters: int = 0
     late: int = 0
+    left_out: int = 0
     transactions: int = 0
     retries: int = 0
     positions: dict[str, int] = field(default_factory=dict)
@@ -68,6 +74,13 @@ def late(step: str, records: int) -> None:
         LATE.labels(step).inc(records)
         with _lock:
             tally.late += records
+
+
+def left_out(step: str, rows: int) -> None:
+    """Rows of windows that are not whole were left out."""
+    LEFT_OUT.labels(step).inc(rows)
+    with _lock:
+        tally.left_out += rows
 
 
 def retry(step: str, part: str) -> None:

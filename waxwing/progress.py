@@ -62,6 +62,7 @@ class _Reporter:
             "rows": tally.rows,
             "dead_letters": tally.dead_letters,
             "late": tally.late,
+            "left_out": tally.left_out,
             "transactions": tally.transactions,
             "retries": tally.retries,
         }
@@ -73,6 +74,7 @@ class _Reporter:
         if self._terminal and self._records:
             sys.stderr.write("\r\x1b[2K")
         late = f"{tally.late:,} times too late for a window, " if tally.late else ""
+        late += f"{tally.left_out:,} rows of windows left out, " if tally.left_out else ""
         text = (
             f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, {tally.dead_letters:,} dead letters, {late}"
             f"{tally.transactions:,} transactions, {tally.retries:,} retries; it ran for {seconds:.1f} s."

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from waxwing.batch import Batch, Headers, Stream
@@ -168,6 +169,10 @@ class Target(ABC):
     def idle_after_s(self) -> float | None:
         """After how many seconds at a log's end the source marks a partition as idle; None: nobody asks."""
         return None
+
+    # When all records before a stream's start were written, in microseconds since 1970, where the source knows: it says so
+    # before `begin`. For windows, which leave out those that are not whole.
+    moments_us: Mapping[Stream, int] = MappingProxyType({})
 
     @property
     def transaction_s(self) -> float:

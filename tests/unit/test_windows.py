@@ -718,9 +718,9 @@ def test_at_the_end_of_a_bounded_run_each_bucket_closes_to_the_end_of_the_topic(
 def test_an_added_partition_of_which_nothing_was_taken_in_may_begin_behind_what_the_log_lost() -> None:
     definition, added = define(), STREAM._replace(partition=1)
     bucket = Bucket(definition, {STREAM: 0})
-    bucket.jump(added, 50)
+    bucket.jump(added, 50, 9 * SECOND)
     bucket = Bucket.load(definition, bucket.pack(), [STREAM, added])
-    assert openings([bucket.held])[added] == Opening(50, 50, NEVER)
+    assert openings([bucket.held])[added] == Opening(50, 50, NEVER, (), 9 * SECOND)
     one = batch([(1, "a", 1)], 50)
     (piece,) = Lane(definition, added, 1, Opening(50, 50, NEVER)).fold(
         Batch(added, "lane", 50, 51, one.messages, one.records, one.at)
@@ -731,12 +731,14 @@ def test_an_added_partition_of_which_nothing_was_taken_in_may_begin_behind_what_
 def test_a_bucket_whose_place_is_in_the_log_does_not_jump() -> None:
     definition, added = define(), STREAM._replace(partition=1)
     ahead, behind, new = Bucket(definition, {STREAM: 0}), Bucket(definition, {STREAM: 0}), Bucket(definition, {})
-    ahead.jump(STREAM, 120)
+    ahead.jump(STREAM, 120, 8)
     for bucket in (ahead, behind, new):  # the log begins at 100
-        bucket.jump(STREAM, 100, offset_start=0, stood_at=0)
-        bucket.jump(added, 7, offset_start=5, stood_at=5)
-    assert [bucket.held[STREAM] for bucket in (ahead, behind, new)] == [Held(0, at, NEVER) for at in (120, 100, 100)]
-    assert [bucket.held[added] for bucket in (ahead, behind, new)] == [Held(5, 7, NEVER)] * 3
+        bucket.jump(STREAM, 100, 9, offset_start=0, stood_at=0)
+        bucket.jump(added, 7, 9, offset_start=5, stood_at=5)
+    assert [bucket.held[STREAM] for bucket in (ahead, behind, new)] == [
+        Held(0, at, NEVER, place) for at, place in ((120, 8), (100, 9), (100, 9))
+    ]
+    assert [bucket.held[added] for bucket in (ahead, behind, new)] == [Held(5, 7, NEVER, 9)] * 3
 
 
 def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:

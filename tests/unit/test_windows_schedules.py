@@ -205,7 +205,7 @@ class World:
         self.rows: list[Any] = []
         self.late: list[tuple[int, int]] = []
         self.late_sums: list[tuple[int, int]] = []
-        self.kills = 0
+        self.kills = self.left_out = 0
         self.start()
 
     def start(self) -> None:
@@ -283,6 +283,7 @@ class World:
             return
         emission, state = self.waiting[number].popleft()
         self.rows += emission.rows.tuples()
+        self.left_out += emission.left_out
         self.late += [(late.end_us // SECOND, int(late.letter.value or 0)) for late in emission.late]
         for entries in emission.late_entries:
             self.late_sums += [(row[1] // SECOND, row[4]) for row in entries.rows.tuples()]
@@ -452,3 +453,60 @@ def test_the_ends_of_bounded_runs_are_the_same_for_any_number_of_buckets() -> No
             assert in_bounded_runs(seed, 4, 8) == one, f"seed {seed}"
             compared += len(one[1]) > 0
     assert compared > 30
+
+
+def begun_in_the_middle(seed: int, buckets: int, chance: int) -> tuple[World, int] | None:
+    """A topic without records that are later than the lateness, read from somewhere on, and the place in seconds where every
+    window is whole again: behind the records that were never read, which are no younger than this."""
+    world = World(seed)
+    if world.added is not None:
+        return None
+    lateness = int(world.definition.lateness_s)
+    for records in world.topic.records.values():
+        highest = 0
+        for n, (offset, time, key, value) in enumerate(records):
+            records[n] = (offset, max(time, highest - lateness), key, value)
+            highest = max(highest, records[n][1])
+    starts, places = {}, [-(10**9)]
+    for partition, stream in world.streams.items():
+        left = [record for record in world.topic.records[partition] if record[0] > 1]
+        starts[stream] = world.rng.choice(left)[0] if left and world.rng.random() < 0.7 else 0
+        if starts[stream]:
+            earliest = min(time for offset, time, *_ in left if offset >= starts[stream])
+            places.append(earliest + lateness + bool(lateness))
+            if not lateness and any(offset < starts[stream] and time == earliest for offset, time, *_ in left):
+                return None  # of one and the same moment, which nobody can tell
+    world.clock, world.rng = False, random.Random(chance)
+    world.states = [Bucket(world.definition, starts).pack() for _ in range(buckets)]
+    world.start()
+    for _ in range(120):
+        world.act()
+    world.finish()
+    return world, max(places)
+
+
+def test_of_windows_begun_in_the_middle_those_that_are_whole_are_written_and_no_others() -> None:
+    left_out = sessions = 0
+    for seed in range(150):
+        for buckets, chance in ((1, seed), (3, seed + 1)):
+            if (one := begun_in_the_middle(seed, buckets, chance)) is None:
+                continue
+            world, place = one
+            gap = int(getattr(world.definition.kind, "gap_s", 0))
+            whole, late = recomputed(world.topic, world.definition)
+            assert not late
+            length = world.definition.length_us // SECOND
+            want = {at: rows[-1] for at, rows in whole.items()}
+            got = {(row[1] // SECOND, row[2]): row for row in world.rows}
+            assert len(got) == len(world.rows)
+            for at, row in got.items():
+                start = row[0] // SECOND
+                assert start >= place + gap, f"seed {seed}: {at} is not whole"
+                assert (row[3], row[4], sorted(row[9])) == (want[at][0], want[at][1], want[at][6]), f"seed {seed}: {at}"
+            if length:
+                assert got.keys() == {(end, key) for end, key in want if end - length >= place}, f"seed {seed}"
+            left_out += world.left_out
+            sessions += bool(gap and got)
+            assert world.late_sums == [] == world.late
+    assert left_out > 300
+    assert sessions > 15

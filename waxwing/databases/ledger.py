@@ -83,7 +83,7 @@ windows = sa.Table(
     sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
     sa.Column("buckets", sa.Integer, nullable=False),
     sa.Column("definition", sa.Text, nullable=False),
-    sa.Column("streams", sa.Text, nullable=False),  # JSON: [topic, topic id, partition, offset_start, offset_end] of each
+    sa.Column("streams", sa.Text, nullable=False),  # JSON, a list of each: its topic to the partition, then `Known`
 )
 
 window_state = sa.Table(

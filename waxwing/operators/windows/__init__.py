@@ -2,14 +2,15 @@
 
 from waxwing.operators.windows.aggregates import Aggregate, Count, First, Fold, Last, Max, Mean, Min, Sum
 from waxwing.operators.windows.bucket import Bucket, Emission
-from waxwing.operators.windows.definition import MESSAGE_TIME, NEVER, Hopping, Session, Tumbling, Windows
+from waxwing.operators.windows.definition import MESSAGE_TIME, NEVER, UNSEEN, Hopping, Session, Tumbling, Windows
 from waxwing.operators.windows.lane import Lane
-from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, openings
+from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, first_opening, openings
 from waxwing.operators.windows.rows import LateEntries, Rows
 
 __all__ = [
     "MESSAGE_TIME",
     "NEVER",
+    "UNSEEN",
     "Aggregate",
     "Bucket",
     "Count",
@@ -33,5 +34,6 @@ __all__ = [
     "Sum",
     "Tumbling",
     "Windows",
+    "first_opening",
     "openings",
 ]

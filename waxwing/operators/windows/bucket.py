@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import localcontext
 from traceback import walk_tb
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from waxwing.batch import Stream
@@ -13,14 +14,17 @@ from waxwing.errors import ConfigError, OffsetGap
 from waxwing.operators.windows import packing, state
 from waxwing.operators.windows.definition import NEVER, Windows
 from waxwing.operators.windows.parts import EXACT, Folded, Part
-from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions
+from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions, first_held
 from waxwing.operators.windows.rows import LateEntries, Rows, Table, Window, make_rows
 from waxwing.operators.windows.sessions import OpenSessions
 from waxwing.target import DeadLetter
 
 
 class Emission(NamedTuple):
-    """What became of the pieces since the last emission: written with `Bucket.pack()`, in one transaction or not at all."""
+    """What became of the pieces since the last emission: written with `Bucket.pack()`, in one transaction or not at all.
+
+    `left_out`: rows of windows that are not whole (see `Bucket.place`).
+    """
 
     rows: Rows
     late: list[Late]
@@ -28,6 +32,7 @@ class Emission(NamedTuple):
     rejects: list[DeadLetter]
     held: dict[Stream, Held]
     messages: int
+    left_out: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -38,22 +43,32 @@ class Emission(NamedTuple):
 class Bucket:
     """Folds pieces, in the order of each stream and any interleaving of streams.
 
-    A window closes when the watermarks of all streams that are waited for have passed it. Streams that are no longer read (of
-    another topic, or of one that was made anew) are history: nobody waits for them.
+    A window closes when the watermarks of all streams that are waited for have passed it; one that began before `place` is then
+    left out. Streams that are no longer read (of another topic, or of one that was made anew) are history: nobody waits for them.
 
     Args:
         definition: the windows.
         starts: where each stream begins, at the very first opening; a stream added later is taken in from its start only.
+        moments_us: when all records before these starts were written, where that is known (see `first_held`).
         streams_min: before it knows so many streams it closes nothing.
     """
 
-    def __init__(self, definition: Windows, starts: Mapping[Stream, int], *, streams_min: int = 0) -> None:
+    def __init__(
+        self,
+        definition: Windows,
+        starts: Mapping[Stream, int],
+        moments_us: Mapping[Stream, int] = MappingProxyType({}),
+        *,
+        streams_min: int = 0,
+    ) -> None:
         self._definition, self._streams_min = definition, streams_min
-        self._held = {stream: Held(start, start, NEVER) for stream, start in starts.items()}
+        self._held = {stream: first_held(start, moments_us.get(stream)) for stream, start in starts.items()}
         self._closed_to = NEVER
         self._windows: dict[int, Window] = {}
         self._sessions = OpenSessions(definition)
         self._gone: set[Stream] = set()  # not read in this run
+        # Bad records in a row, up to where each stream stands; None: an earlier release did not keep them. A sink counts them.
+        self.bad_runs: dict[Stream, int] | None = {}
         self._awaited: set[Stream] = set()  # of a topic that is new here, and not heard of yet: nothing closes without them
         # Decided in memory only: what was not committed never happened.
         self._idle: set[Stream] = set()
@@ -66,6 +81,7 @@ class Bucket:
         self._late_entries: list[LateEntries] = []
         self._rejects: list[DeadLetter] = []
         self._messages = 0
+        self._left_out = 0
 
     @property
     def held(self) -> Mapping[Stream, Held]:
@@ -76,6 +92,12 @@ class Bucket:
     def closed_to(self) -> int:
         """Windows that end here or before are closed."""
         return self._closed_to
+
+    @property
+    def place(self) -> int:
+        """Where reading began, in event time: windows that began before it lack records that were never read. A stream of which
+        nothing was read has no say: it is waited for, or idle."""
+        return max((held.place for held in self._held.values() if held.watermark > NEVER), default=NEVER)
 
     @property
     def open_entries(self) -> int:
@@ -115,7 +137,8 @@ class Bucket:
                 self._fold_group(piece.stream, group)
             if piece.sessions is not None:
                 self._fold_sessions(piece.stream, piece.sessions)
-            self._held[piece.stream] = Held(held.offset_start, piece.offset_next, max(held.watermark, piece.watermark_next))
+            watermark, place = max(held.watermark, piece.watermark_next), min(held.place, piece.place)
+            self._held[piece.stream] = Held(held.offset_start, piece.offset_next, watermark, place)
             self._close()
         return True
 
@@ -168,7 +191,7 @@ class Bucket:
                     f"Windows: {stream} is new here, and begins at offset {offset:,} instead of its start, {offset_start:,}.",
                     hint="A partition that was added is read from its start by every bucket.",
                 )
-            self._held[stream] = Held(offset_start, offset_start, NEVER)
+            self._held[stream] = first_held(offset_start)
             self._awaited.discard(stream)
         return self._held[stream]
 
@@ -178,6 +201,9 @@ class Bucket:
             return self._add_late(stream, [end] * len(group.keys), group)
         window = self._windows.get(end)
         if window is None:
+            if end <= self._closed_to and end - self._definition.length_us < self.place:
+                self._left_out += len(group.keys)
+                return None
             window = self._windows[end] = Window(Table(self._definition.parts), Table(self._definition.parts))
             if end <= self._closed_to:
                 window.close()
@@ -201,20 +227,25 @@ class Bucket:
             sessions = rest
         self._sessions.merge(sessions)
 
-    def jump(self, stream: Stream, offset: int, *, offset_start: int | None = None, stood_at: int | None = None) -> None:
+    def jump(
+        self, stream: Stream, offset: int, moment_us: int, *, offset_start: int | None = None, stood_at: int | None = None
+    ) -> None:
         """Go on from another offset: records between are gone from the log.
 
         Args:
             stream: it may be one of which nothing was taken in yet.
             offset: the nearest one that the log has.
+            moment_us: all records that it passes over were written before.
             offset_start: where the stream begins, for a bucket that does not know it; None: at that offset.
             stood_at: only a bucket that stands here jumps. Another one's place may be in the log: it would take records in
                 twice, or not at all. None: it jumps wherever it stands.
         """
         start = offset if offset_start is None else offset_start
-        held = self._held.get(stream, Held(start, start, NEVER))
+        held = self._held.get(stream) or first_held(start)
         if stood_at is None or held.offset_next == stood_at:
-            self._held[stream] = held._replace(offset_next=offset)
+            # Back onto a log that was cut, nothing is passed over.
+            place = moment_us if offset > held.offset_next else min(held.place, moment_us)
+            self._held[stream] = held._replace(offset_next=offset, place=place)
             self._awaited.discard(stream)
 
     # -- closing ------------------------------------------------------------------------------------
@@ -235,7 +266,17 @@ class Bucket:
             self._close_windows()
             keys, starts, ends, columns = self._sessions.close(closed_to)
             if keys:
-                self._add_rows(starts, ends, keys, columns, [0] * len(keys))
+                self._add_sessions(starts, ends, keys, columns)
+
+    def _add_sessions(self, starts: list[int], ends: list[int], keys: list[Any], columns: list[list[Any]]) -> None:
+        # One that began within the gap behind the place may be the rest of another.
+        whole_from = self.place + (self._definition.gap_us or 0)
+        whole = [n for n, start in enumerate(starts) if start >= whole_from]
+        self._left_out += len(starts) - len(whole)
+        if len(whole) < len(starts):
+            starts, ends, keys = ([some[n] for n in whole] for some in (starts, ends, keys))
+            columns = [[column[n] for n in whole] for column in columns]
+        self._add_rows(starts, ends, keys, columns, [0] * len(keys))
 
     def _end_of_all(self) -> int:
         """Behind every window that a record so far may be in, its grace too: the same for all buckets, whatever keys they have.
@@ -252,8 +293,13 @@ class Bucket:
 
     def _close_windows(self) -> None:
         final_to = self._closed_to - self._definition.grace_us
+        place = self.place
         for end in sorted(end for end in self._windows if end <= self._closed_to):
             window = self._windows[end]
+            if window.size is None and end - self._definition.length_us < place:
+                self._left_out += len(window.on_time.ids.keys() | window.grace.ids.keys())
+                del self._windows[end]
+                continue
             if window.size is None:
                 size = len(window.on_time.ids)
                 self._add_window(end, list(window.on_time.ids), window.on_time.columns, [0] * size)
@@ -287,7 +333,9 @@ class Bucket:
                 for end, window in sorted(self._windows.items()):
                     if window.changed:
                         self._correct(end, window)
-        out = Emission(self._rows, self._late, self._late_entries, self._rejects, dict(self._held), self._messages)
+        out = Emission(
+            self._rows, self._late, self._late_entries, self._rejects, dict(self._held), self._messages, self._left_out
+        )
         self._clear()
         return out
 
@@ -297,7 +345,7 @@ class Bucket:
         Raises:
             ConfigError: a fold's state can't be kept.
         """
-        header = state.Header(self._definition.text, self._closed_to, self._held, sorted(self._awaited))
+        header = state.Header(self._definition.text, self._closed_to, self._held, sorted(self._awaited), self.bad_runs)
         try:
             return state.pack(header, self._windows, self._sessions.pack())
         except Exception:
@@ -330,7 +378,7 @@ class Bucket:
         """
         bucket = Bucket(definition, {}, streams_min=streams_min)
         header, bucket._windows, sessions = state.unpack(definition, packed)
-        bucket._held, bucket._closed_to = header.held, header.closed_to
+        bucket._held, bucket._closed_to, bucket.bad_runs = header.held, header.closed_to, header.bad_runs
         bucket._sessions.load(sessions)
         bucket._awaited = set(header.awaited)
         if live is not None:

@@ -15,8 +15,8 @@ from waxwing.operators.windows.parts import Part
 from waxwing.operators.windows.values import key_problem
 
 SECOND_US = 1_000_000
-# Before all times, and within 64 bits.
-NEVER = -(2**62)
+# Before and behind all times, and within 64 bits.
+NEVER, UNSEEN = -(2**62), 2**62
 LENGTH_MAX_S = 400 * 86_400
 # As many windows as one record may belong to.
 WINDOWS_MAX = 1_000
@@ -221,6 +221,11 @@ class Windows:
     @cached_property
     def lateness_us(self) -> int:
         return round(self.lateness_s * SECOND_US)
+
+    @cached_property
+    def behind_us(self) -> int:
+        """What came before a record that is on time is younger than it by less than this; without any disorder, no younger."""
+        return self.lateness_us + 1 if self.lateness_us else 0
 
     def never_late(self) -> Windows:
         """The same windows, for which no record is late."""

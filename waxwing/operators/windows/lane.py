@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from waxwing.batch import Batch, Stream
 from waxwing.errors import OffsetGap
 from waxwing.operators.records import _row
-from waxwing.operators.windows.definition import SECOND_US, Windows
+from waxwing.operators.windows.definition import NEVER, SECOND_US, Windows
 from waxwing.operators.windows.parts import EXACT, Entries, FoldError
 from waxwing.operators.windows.pieces import Group, Late, Mark, Opening, Piece, Sessions, buckets_of
 from waxwing.operators.windows.reading import Read, Reader, without
@@ -73,6 +73,7 @@ class Lane:
     ) -> None:
         self._definition, self._stream, self._buckets, self._stage = definition, stream, buckets, stage
         self._offset_start, self._offset, self._watermark = opening.offset_start, opening.offset, opening.watermark
+        self._place = opening.place
         self._reader = Reader(definition, clock_us)
 
     @property
@@ -84,6 +85,11 @@ class Lane:
     def watermark(self) -> int:
         """The highest time so far less the lateness, in microseconds since 1970."""
         return self._watermark
+
+    @property
+    def place(self) -> int:
+        """Where the partition begins in event time, as far as is known (see Held)."""
+        return self._place
 
     def mark(self, *, ended: bool) -> Mark:
         """For every bucket: the partition is idle, or has ended, where the lane stands."""
@@ -115,15 +121,16 @@ class Lane:
                     break
                 except FoldError as error:
                     refused |= error.bad
-        self._offset, self._watermark = batch.offset_next, watermark
+        self._offset, self._watermark, self._place = batch.offset_next, watermark, pieces[0].place
         return pieces, read
 
     # -- verdicts -----------------------------------------------------------------------------------
 
     def _pieces(self, batch: Batch[Any], read: Read) -> tuple[list[Piece], int]:
         watermark = max(self._watermark, max(read.times) - self._definition.lateness_us) if read.times else self._watermark
+        place, messages = self._place_behind(read.times), len(batch.messages)
         pieces = [
-            Piece(batch.stream, self._offset_start, batch.offset_first, batch.offset_next, watermark, len(batch.messages))
+            Piece(batch.stream, self._offset_start, batch.offset_first, batch.offset_next, watermark, messages, place)
             for _ in range(self._buckets)
         ]
         if read.times:
@@ -133,6 +140,18 @@ class Lane:
                 fold(batch, judged, pieces)
             self._add_late(batch, read, judged.late, pieces)
         return pieces, watermark
+
+    def _place_behind(self, times: Sequence[int]) -> int:
+        """The place with these records. Those that came too late say nothing of what was before them.
+
+        Once the watermark has come near it, it can't fall any more: so it is settled before a window that it decides closes.
+        """
+        lateness = self._definition.lateness_us
+        if not times or self._place == NEVER or self._watermark >= self._place - lateness:
+            return self._place
+        befores = zip(times, self._befores(times), strict=False)
+        on_time = [t for t, before in befores if t >= before - lateness]
+        return min(self._place, min(on_time) + self._definition.behind_us) if on_time else self._place
 
     def _befores(self, times: Sequence[int]) -> list[int]:
         """For each record the highest time before it; one longer than the records."""

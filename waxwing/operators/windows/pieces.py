@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from waxwing.batch import Stream
-from waxwing.operators.windows.definition import NEVER
+from waxwing.operators.windows.definition import NEVER, UNSEEN
 from waxwing.operators.windows.parts import EXACT
 from waxwing.target import DeadLetter
 
@@ -53,8 +53,9 @@ class Late(NamedTuple):
 class Piece:
     """What one batch holds for one bucket; often nothing but the positions.
 
-    `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch. `messages` counts the
-    batch's; `rejects` (those of earlier steps, too) travel to the first bucket, with the numbers of their messages in the batch.
+    `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch, `place` that of Held as
+    the lane has it. `messages` counts the batch's; `rejects` (those of earlier steps, too) travel to the first bucket, with the
+    numbers of their messages in the batch.
     """
 
     stream: Stream
@@ -63,6 +64,7 @@ class Piece:
     offset_next: int
     watermark_next: int
     messages: int
+    place: int = NEVER
     groups: list[Group] = field(default_factory=list)
     sessions: Sessions | None = None
     late: list[Late] = field(default_factory=list)
@@ -80,11 +82,17 @@ class Mark(NamedTuple):
 
 
 class Held(NamedTuple):
-    """How far a bucket has come in a stream: where the stream began, the next offset, and the watermark there."""
+    """How far a bucket has come in a stream: where the stream began, the next offset, and the watermark there.
+
+    `place` is where a stream that began in the middle of its log, or passed over lost records, begins in event time: no record
+    that was not read belongs to a window from there on. NEVER: it was read whole. It is an upper bound, which falls with what is
+    read: a record is at most the lateness older than any before it. UNSEEN: nothing was read yet, and nobody knows.
+    """
 
     offset_start: int
     offset_next: int
     watermark: int
+    place: int = NEVER
 
 
 class Opening(NamedTuple):
@@ -94,22 +102,40 @@ class Opening(NamedTuple):
     offset: int
     watermark: int
     splits: tuple[int, ...] = ()
+    place: int = NEVER
+
+
+def first_held(offset_start: int, moment_us: int | None = None) -> Held:
+    """What is held of a stream of which nothing was taken in yet.
+
+    Offset 0 is a log's very beginning; behind it records were there before. `moment_us`: all of these were written before that
+    time, and so are no younger (a message tells of the past).
+    """
+    place = NEVER if offset_start == 0 else UNSEEN if moment_us is None else moment_us
+    return Held(offset_start, offset_start, NEVER, place)
+
+
+def first_opening(offset_start: int) -> Opening:
+    """Where a lane begins a stream of which nothing was taken in yet."""
+    held = first_held(offset_start)
+    return Opening(offset_start, offset_start, NEVER, (), held.place)
 
 
 def openings(buckets: Iterable[Mapping[Stream, Held]]) -> dict[Stream, Opening]:
     """Where each stream begins: at the lowest position that any of the buckets holds, with the watermark held there.
 
     A bucket that does not know a stream yet counts as at its start. A stream that none knows is not in the answer: it begins
-    at Opening(start, start, NEVER).
+    at first_opening(start).
     """
     all_held = list(buckets)
     out = {}
     for stream in dict.fromkeys(stream for held in all_held for stream in held):
         (start,) = {held[stream].offset_start for held in all_held if stream in held}
-        asks = [held.get(stream, Held(start, start, NEVER)) for held in all_held]
+        asks = [held.get(stream) or first_held(start) for held in all_held]
         first = min(ask.offset_next for ask in asks)
-        watermark = max(ask.watermark for ask in asks if ask.offset_next == first)
-        out[stream] = Opening(start, first, watermark, tuple(sorted({ask.offset_next for ask in asks} - {first})))
+        lowest = [ask for ask in asks if ask.offset_next == first]
+        splits = tuple(sorted({ask.offset_next for ask in asks} - {first}))
+        out[stream] = Opening(start, first, max(a.watermark for a in lowest), splits, max(a.place for a in lowest))
     return out
 
 

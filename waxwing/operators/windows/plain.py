@@ -16,14 +16,14 @@ from waxwing.batch import Batch, Stream
 from waxwing.errors import ConfigError
 from waxwing.operators.exchange import BUCKETS_MAX, bucket_name
 from waxwing.operators.windows.bucket import Bucket, Emission
-from waxwing.operators.windows.definition import END, NEVER, START, Windows
+from waxwing.operators.windows.definition import END, START, Windows
 from waxwing.operators.windows.lane import Lane
-from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece
+from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece, first_opening
 from waxwing.operators.windows.rows import LateEntries, instant
 from waxwing.target import DeadLetter
 
 Row = dict[str, Any]
-LaneState = tuple[int, int, int]
+LaneState = tuple[int, int, int, tuple[int, ...], int]
 BucketState = tuple[bytes, tuple[Mark, ...]]
 
 
@@ -100,7 +100,7 @@ class _LaneLogic(StatefulBatchLogic[Batch[Any], tuple[str, Piece | Mark], LaneSt
 
     def _folded(self, value: Batch[Any]) -> Iterator[tuple[str, Piece | Mark]]:
         if self._opening is None:
-            self._opening = Opening(value.offset_first, value.offset_first, NEVER)
+            self._opening = first_opening(value.offset_first)
         if self._lane is None:
             self._lane = self._make(value.stream, self._opening)
         if value.mark:
@@ -112,8 +112,8 @@ class _LaneLogic(StatefulBatchLogic[Batch[Any], tuple[str, Piece | Mark], LaneSt
     def snapshot(self) -> LaneState:
         assert self._opening is not None
         if self._lane is None:
-            return self._opening[:3]
-        return self._opening.offset_start, self._lane.offset, self._lane.watermark
+            return self._opening
+        return self._opening.offset_start, self._lane.offset, self._lane.watermark, (), self._lane.place
 
 
 class _BucketLogic(StatefulBatchLogic[Piece | Mark, Emission, BucketState]):

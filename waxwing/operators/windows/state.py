@@ -16,7 +16,7 @@ from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Held
 from waxwing.operators.windows.rows import Table, Window
 
-VERSION = 2
+VERSION, VERSIONS_READ = 3, (2, 3)
 # The version, the head's checksum, the head's size; behind the head the body's checksum, and the body.
 _CRC_BYTES = 4
 _HEAD_FROM = 9
@@ -26,21 +26,24 @@ RESTORE = (
 
 
 class Header(NamedTuple):
-    """The definition's text, up to where windows are closed, how far the bucket has come, and what it waits to hear of."""
+    """The definition's text, up to where windows are closed, how far the bucket has come, what it waits to hear of, and bad
+    records in a row by stream (None: version 2, which has none)."""
 
     text: str
     closed_to: int
     held: dict[Stream, Held]
     awaited: list[Stream]
+    bad_runs: dict[Stream, int] | None = None
 
 
 def pack(header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> bytes:
     """All of it as bytes."""
     held = [[*stream, *one] for stream, one in header.held.items()]
-    head = packing.encode([header.text, header.closed_to, held, header.awaited])
+    runs = [[*stream, run] for stream, run in (header.bad_runs or {}).items() if run]
+    head = packing.encode([header.text, header.closed_to, held, header.awaited, runs])
     body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
     body = packing.compress(body)
-    head_crc = _head_crc(head)
+    head_crc = _head_crc(head, VERSION)
     front = bytes([VERSION]) + head_crc.to_bytes(_CRC_BYTES) + len(head).to_bytes(4)
     return front + head + zlib.crc32(body, head_crc).to_bytes(_CRC_BYTES) + body
 
@@ -78,22 +81,23 @@ def _read(state: bytes) -> tuple[Header, int, bytes]:
     """The header, its checksum, and what follows it."""
     if not state:
         raise DataError("The state of a bucket of windows is missing.", hint=RESTORE)
-    if state[0] != VERSION:
+    if state[0] not in VERSIONS_READ:
         raise DataError(
             f"The state of a bucket of windows has version {state[0]}, this Waxwing reads {VERSION}.",
             hint=f"Use the Waxwing that wrote it. If that is this one, the state is damaged. {RESTORE}",
         )
     behind = _HEAD_FROM + int.from_bytes(state[1 + _CRC_BYTES : _HEAD_FROM])
     head = state[_HEAD_FROM:behind]
-    head_crc = _head_crc(head)
+    head_crc = _head_crc(head, state[0])
     _check(state[1 : 1 + _CRC_BYTES], head_crc)
-    text, closed_to, held, awaited = packing.decode(head)
+    text, closed_to, held, awaited, *more = packing.decode(head)
     streams = {Stream(*row[:4]): Held(*row[4:]) for row in held}
-    return Header(text, closed_to, streams, [Stream(*row) for row in awaited]), head_crc, state[behind:]
+    runs = {Stream(*row[:4]): row[4] for row in more[0]} if more else None
+    return Header(text, closed_to, streams, [Stream(*row) for row in awaited], runs), head_crc, state[behind:]
 
 
-def _head_crc(head: bytes) -> int:
-    return zlib.crc32(head, VERSION)  # so that of nothing it is not 0: a row of zeros is no state
+def _head_crc(head: bytes, version: int) -> int:
+    return zlib.crc32(head, version)  # so that of nothing it is not 0: a row of zeros is no state
 
 
 def _check(kept: bytes, crc: int) -> None:
