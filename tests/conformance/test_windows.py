@@ -355,8 +355,8 @@ def test_records_that_the_log_lost_are_passed_over(place: Place) -> None:
     case.run(data)
     kept = recomputed({0: data[0][:14] + data[0][21:]})[0]
     # What was lost may have belonged to any window that began before the place behind it.
-    place = data[0][21]["time"] + LATENESS_S
-    whole = {at: row for at, row in kept.items() if at in before or at[1] > place}
+    begins = data[0][21]["time"] + LATENESS_S
+    whole = {at: row for at, row in kept.items() if at in before or at[1] > begins}
     assert case.totals() == whole
     assert metrics.tally.left_out - left_out == len(kept) - len(whole) > 0
 
@@ -600,10 +600,36 @@ def test_bad_records_in_a_row_stop_it_across_batches_and_starts(place: Place) ->
     good, bad = [{"time": FIRST_S, "key": "a", "value": "1.00"}], [{"time": FIRST_S, "key": "a", "value": "none"}]
     data = {0: good * 5 + bad * 15, 1: bad * 15 + good + bad * 15 + good}
     case.run(data, case.target(bad_run_max=20), ends=False)
+    data[1] += bad * 6 + good  # another partition's run, which a start does not take for this one's
+    case.run(data, case.target(bad_run_max=20), ends=False)
     data[0] += bad * 6 + good
     with pytest.raises(BaseException, match=r"in a row|error") as caught:
         case.run(data, case.target(bad_run_max=20), ends=False)
     assert "memory[0]: 21 bad records in a row, up to offset 25" in _story(caught.value)
     case.run(data, case.target(bad_run_max=21))
-    assert [n for n, *_ in case.totals().values()] == [8]
-    assert len(case.letters("parse")) == 51
+    assert [n for n, *_ in case.totals().values()] == [9]
+    assert len(case.letters("parse")) == 57
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["on_close", "live"])
+def test_a_resume_counts_the_records_of_each_partition(place: Place, live: bool) -> None:
+    case = Case(place, live=live)
+    good, bad = [{"time": FIRST_S, "key": "a", "value": "1.00"}], [{"time": FIRST_S, "key": "a", "value": "none"}]
+    data = {0: good * 7 + bad * 60 + good, 1: good * 3}
+
+    def stops_at(offset: int) -> None:
+        with pytest.raises(BaseException, match=r"in a row|error") as caught:
+            case.run(data, case.target(bad_run_max=10))
+        assert f"memory[0]: 11 bad records in a row, up to offset {offset};" in _story(caught.value)
+
+    stops_at(17)
+    stood = next(p.offset_next for p in case.bound().positions() if p.stream.partition == 0)
+    assert case.bound().accept_bad_rows(25) == 2
+    stops_at(stood + 25 + 10)
+    passed = next(p.offset_next for p in case.bound().positions() if p.stream.partition == 0)
+    assert passed > stood
+    stops_at(stood + 25 + 10)  # a start changes nothing
+    case.bound().accept_bad_rows(1_000)
+    case.run(data, case.target(bad_run_max=10))
+    assert [n for n, *_ in case.totals().values()] == [11]
+    assert len(case.letters("parse")) == 60
