@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -92,8 +93,20 @@ CASES = {
     "json": Case(
         sa.JSON,
         JSON_VALUES,
-        [{}, [], "", "None", {"a": [1, None, "x\\n\t", 1.5, "\U0001f600"], "": {}}, [2**63, "5"], "5", True],
-        [{"a": math.nan}, [(1, 2)], {1: "a"}, 5, ["\ud800"], [datetime(2026, 1, 1)], {"a": 2**70}],
+        [
+            {},
+            [],
+            "",
+            "None",
+            {"a": [1, None, "x\\n\t", 1.5, "\U0001f600"], "": {}},
+            [2**63, "5"],
+            "5",
+            True,
+            5,
+            1.5,
+            {"a": 2**70},
+        ],
+        [{"a": math.nan}, [(1, 2)], {1: "a"}, math.inf, ["\ud800"], [datetime(2026, 1, 1)], Decimal("NaN"), msgspec.Raw(b"1,2")],
     ),
     "uuid": Case(
         sa.Uuid,

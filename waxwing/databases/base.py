@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,8 @@ class Dialect:
     lengths_kept: bool  # are lengths, precisions and integer widths of columns enforced
     case_sensitive: bool  # are "id" and "ID" two columns
     integer_key_automatic: bool  # does a single integer primary key without a default number itself
-    json_as_text: bool  # may the column of a JSON value be one of text
+    # Whether a column of the type JSON keeps a number that stands alone, by its text; None: all of them
+    json_number_kept: Callable[[str], bool] | None
     char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
 
 

@@ -23,9 +23,7 @@ def differences(column: sa.Column[Any], found: Mapping[str, Any], sql: sa.Dialec
     problems = []
     if found.get("computed"):
         problems.append("is computed by the database")
-    if not _same_family(column, have, declared, sql, dialect) or (
-        dialect.lengths_kept and _changes(kind_of(column), have, column)
-    ):
+    if not _same_family(column, have, declared, sql) or (dialect.lengths_kept and _changes(kind_of(column), have, column)):
         problems.append(f"is {have.compile(dialect=sql)}, where {declared} is needed")
     return [f"column {column.name} {problem}" for problem in problems]
 
@@ -40,7 +38,7 @@ def smaller(column: sa.Column[Any], found: Mapping[str, Any], dialect: Dialect) 
     return sa.Column(column.name, kind or column.type, nullable=bool(column.nullable) and not no_null)
 
 
-def _same_family(column: sa.Column[Any], have: Any, declared: str, sql: sa.Dialect, dialect: Dialect) -> bool:
+def _same_family(column: sa.Column[Any], have: Any, declared: str, sql: sa.Dialect) -> bool:
     kind = kind_of(column)
     try:
         found = kind_of(sa.Column(column.name, have))
@@ -51,7 +49,7 @@ def _same_family(column: sa.Column[Any], have: Any, declared: str, sql: sa.Diale
         families.add("text")  # what it is stored as
     if kind == "boolean" and not sql.supports_native_boolean:
         families.add("integer")
-    if kind == "json" and dialect.json_as_text:
+    if kind == "json":
         families.add("text")
     return found in families and bool(getattr(have, "timezone", False)) == bool(getattr(column.type, "timezone", False))
 

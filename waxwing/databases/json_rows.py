@@ -13,6 +13,7 @@ import orjson
 import sqlalchemy as sa
 
 from waxwing.databases.columns import kind_of
+from waxwing.databases.json_values import text_of
 
 Encode = Callable[[Sequence[Any]], Sequence[Any]]
 
@@ -49,7 +50,7 @@ def _encoder(column: sa.Column[Any], dialect: sa.Dialect) -> Encode | None:
     if kind == "time":
         return each(str)  # orjson 3.13 drops a zero: 00:00:00.010000 becomes 00:00:00.10000
     if kind == "json":
-        return each(lambda value: orjson.dumps(value).decode())
+        return each(text_of)
     if kind == "uuid":
         # 32 digits are read by columns of uuids too, and are what SQLAlchemy keeps where Uuid(native_uuid=False).
         return each((lambda value: value.hex) if getattr(column.type, "as_uuid", True) else lambda value: value.replace("-", ""))

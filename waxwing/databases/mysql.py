@@ -39,7 +39,7 @@ DIALECT = Dialect(
     lengths_kept=True,
     case_sensitive=False,
     integer_key_automatic=False,
-    json_as_text=True,  # MariaDB's JSON is a LONGTEXT with a check
+    json_number_kept=None,
     char_blanks_kept=False,
 )
 

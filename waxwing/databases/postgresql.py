@@ -35,7 +35,7 @@ DIALECT = Dialect(
     lengths_kept=True,
     case_sensitive=True,
     integer_key_automatic=False,
-    json_as_text=False,
+    json_number_kept=None,
     char_blanks_kept=True,
 )
 

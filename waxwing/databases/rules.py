@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
@@ -13,9 +12,9 @@ from itertools import chain, repeat
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-import orjson
 import sqlalchemy as sa
 
+from waxwing.databases import json_values
 from waxwing.databases.base import Dialect
 from waxwing.errors import ConfigError
 
@@ -25,7 +24,6 @@ Kind = Literal["integer", "decimal", "float", "text", "enum", "boolean", "date",
 # Larger numbers are no use to anyone, and PostgreSQL's unbounded numeric ends near 131,072 digits.
 DECIMAL_DIGITS_MAX = 1_000
 _SINGLE_PRECISION_BITS = 24
-_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Rule(NamedTuple):
@@ -225,27 +223,7 @@ def binary_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 
 
 def json_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
-
-    def all_fit(values: Values) -> bool:
-        try:
-            text = orjson.dumps(values, option=options)
-        except TypeError:  # orjson.JSONEncodeError is one
-            return False
-        # orjson writes NaN as null, and would take a tuple for a list: what comes back tells.
-        return (dialect.text_nul or b"\\u0000" not in text) and list(orjson.loads(text)) == list(values)
-
-    def reason(value: Any) -> str | None:
-        try:
-            text = orjson.dumps(value, option=options)
-        except TypeError as error:
-            return f"no JSON: {error}"
-        if not dialect.text_nul and _NUL_IN_JSON.search(text):
-            return f"holds U+0000, which JSON in {dialect.name} can't"
-        return None if orjson.loads(text) == value else "does not come back equal from JSON (NaN, infinity, or a type JSON lacks)"
-
-    # No bare numbers: SQLite turns them into numbers of its own, and they would come back rounded.
-    return Rule(frozenset({dict, list, str, bool}), all_fit, reason)
+    return Rule(json_values.TYPES, json_values.all_fit(column, dialect), json_values.problem(column, dialect))
 
 
 def uuid_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:

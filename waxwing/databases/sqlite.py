@@ -19,12 +19,21 @@ from typing_extensions import override
 from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Keyed, Merge, Plan, columns_of
 from waxwing.databases.columns import kind_of
+from waxwing.databases.json_values import text_of
 from waxwing.databases.merging import Mean, quotients
 from waxwing.databases.on_conflict import TARGET, merged_values, on_conflict
 from waxwing.databases.refusals import Failure
 from waxwing.databases.rules import integer_range
 from waxwing.databases.sqlite_errors import failure_of
 from waxwing.errors import ConfigError
+
+
+def _number_kept(text: str) -> bool:
+    """Whether a number alone stays as it stands in a column of the type JSON, which SQLite takes for one of numbers."""
+    if text.lstrip("-").isdigit():
+        return text != "-0" and -(2**63) <= int(text) < 2**63
+    return format(float(text), ".15g") == text and "e" not in text
+
 
 DIALECT = Dialect(
     name="sqlite",
@@ -46,7 +55,7 @@ DIALECT = Dialect(
     lengths_kept=False,
     case_sensitive=False,
     integer_key_automatic=True,
-    json_as_text=False,
+    json_number_kept=_number_kept,
     char_blanks_kept=True,
 )
 
@@ -239,4 +248,4 @@ def _mean(mean: Mean, total: str, number: str) -> str:
 
 
 def _processor(column: sa.Column[Any]) -> Callable[[Any], Any] | None:
-    return column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)
+    return text_of if kind_of(column) == "json" else column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)

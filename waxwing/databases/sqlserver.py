@@ -37,7 +37,7 @@ DIALECT = Dialect(
     lengths_kept=True,
     case_sensitive=False,
     integer_key_automatic=False,
-    json_as_text=True,
+    json_number_kept=None,
     char_blanks_kept=True,
 )
 

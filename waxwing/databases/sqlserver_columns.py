@@ -7,11 +7,11 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import orjson
 import sqlalchemy as sa
 
 from waxwing.databases.base import Plan
 from waxwing.databases.columns import kind_of
+from waxwing.databases.json_values import text_of
 from waxwing.databases.sqlserver_dialect import SQLServerDialect
 from waxwing.errors import ConfigError
 
@@ -147,7 +147,7 @@ def _encoder(column: sa.Column[Any], stored: str, *, as_json: bool) -> Encode | 
     if kind == "binary":
         return (lambda values: [None if value is None else value.hex() for value in values]) if as_json else None
     if kind == "json":
-        return lambda values: [None if value is None else orjson.dumps(value).decode() for value in values]
+        return lambda values: [None if value is None else text_of(value) for value in values]
     if kind == "datetime" and stored == "datetimeoffset":
         return lambda values: [None if value is None else value.astimezone(UTC).isoformat() for value in values]
     if kind == "uuid" and stored != "uniqueidentifier":

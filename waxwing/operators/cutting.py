@@ -1,0 +1,149 @@
+"""Digits of times beyond the microsecond are cut, before msgspec, which rounds them, reads the values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+Cut = Callable[[bytes], bytes]
+
+# What may be such digits, sought in a whole batch at once; and what is, in a value: those of a time of day, of a duration.
+_MAYBE = re.compile(rb"\.\d{7}")
+_DIGITS = re.compile(rb'(:\d\d\.\d{6}|\.\d{6}(?=\d+S"))\d+')
+
+_TIMES = (inspect.DateTimeType, inspect.TimeType, inspect.TimeDeltaType)
+_ITEMS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType, inspect.CollectionType)
+_OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def cutter(told: Any) -> Callable[[Sequence[bytes]], Sequence[bytes]] | None:
+    """What cuts such digits in a batch's values, at the places where this type has times; None where it has none.
+
+    A value without such digits is left as it is, and costs no more than a look.
+    """
+    cut = _Places().of(inspect.type_info(told))
+    if cut is None:
+        return None
+
+    def whole(value: bytes) -> bytes:
+        if _DIGITS.search(value) is None:
+            return value
+        try:
+            return cut(value.strip())
+        except msgspec.MsgspecError:  # it is refused when it is read, with the reason
+            return value
+
+    return lambda values: values if _MAYBE.search(b"\n".join(values)) is None else list(map(whole, values))
+
+
+class _Places:
+    """Where a type has times."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Cut | None] = {}
+        self._inside: set[int] = set()
+
+    def of(self, info: Any) -> Cut | None:
+        """From the JSON of a value of this type to the same without such digits; None where the type has no time."""
+        cut: Cut | None = None
+        if isinstance(info, _TIMES):
+            cut = _cut_digits
+        elif isinstance(info, inspect.Metadata):
+            cut = self.of(info.type)
+        elif isinstance(info, inspect.UnionType):
+            cut = self._union(info)
+        elif isinstance(info, _ITEMS):
+            cut = _each(self.of(info.item_type))
+        elif isinstance(info, inspect.DictType):
+            cut = _values(self.of(info.value_type))
+        elif isinstance(info, inspect.TupleType):
+            cut = _in_array([self.of(item) for item in info.item_types])
+        elif isinstance(info, _OBJECTS):
+            cut = self._object(info)
+        return cut
+
+    def _object(self, info: Any) -> Cut | None:
+        if id(info) in self._inside:  # a type that holds itself: what it is is known later
+            return lambda raw: cut(raw) if (cut := self._found.get(id(info))) is not None else raw
+        if id(info) not in self._found:
+            self._inside.add(id(info))
+            cuts = {field.encode_name: self.of(field.type) for field in info.fields}
+            present = {name: cut for name, cut in cuts.items() if cut is not None}
+            self._inside.discard(id(info))
+            if getattr(info, "array_like", False):
+                tag = [None] if info.tag_field is not None else []
+                self._found[id(info)] = _in_array([*tag, *cuts.values()])
+            else:
+                self._found[id(info)] = _in_object(present) if present else None
+        return self._found[id(info)]
+
+    def _union(self, info: Any) -> Cut | None:
+        """What JSON brings decides: text of a time, an array or an object; which object, its tag."""
+        ways: dict[bytes, Cut] = {}
+        tagged: dict[Any, Cut] = {}
+        field = None
+        for one in info.types:
+            cut = self.of(one)
+            if isinstance(one, inspect.StructType) and one.tag_field is not None and not one.array_like:
+                field = one.tag_field
+                if cut is not None:
+                    tagged[one.tag] = cut
+            elif cut is not None:
+                array = isinstance(one, (*_ITEMS, inspect.TupleType)) or getattr(one, "array_like", False)
+                ways[b'"' if isinstance(one, _TIMES) else b"[" if array else b"{"] = cut
+        if tagged:
+            ways[b"{"] = lambda raw: _by_tag(raw, str(field), tagged)
+        return (lambda raw: ways[raw[:1]](raw) if raw[:1] in ways else raw) if ways else None
+
+
+def _cut_digits(raw: bytes) -> bytes:
+    return _DIGITS.sub(rb"\1", raw)
+
+
+def _by_tag(raw: bytes, field: str, cuts: dict[Any, Cut]) -> bytes:
+    tag = _object(raw).get(field)
+    cut = None if tag is None else cuts.get(msgspec.json.decode(tag))
+    return raw if cut is None else cut(raw)
+
+
+def _each(cut: Cut | None) -> Cut | None:
+    return None if cut is None else lambda raw: raw if raw[:1] != b"[" else _joined([cut(bytes(item)) for item in _array(raw)])
+
+
+def _in_array(cuts: Sequence[Cut | None]) -> Cut | None:
+    def cut_items(raw: bytes) -> bytes:
+        if raw[:1] != b"[":
+            return raw
+        items = list(map(bytes, _array(raw)))
+        for number, cut in enumerate(cuts[: len(items)]):
+            if cut is not None:
+                items[number] = cut(items[number])
+        return _joined(items)
+
+    return cut_items if any(cuts) else None
+
+
+def _values(cut: Cut | None) -> Cut | None:
+    return None if cut is None else lambda raw: _with_values(raw, lambda _, value: cut(value))
+
+
+def _in_object(cuts: dict[str, Cut]) -> Cut:
+    return lambda raw: _with_values(raw, lambda name, value: cuts[name](value) if name in cuts else value)
+
+
+def _with_values(raw: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
+    if raw.lstrip()[:1] != b"{":
+        return raw
+    pairs = [msgspec.json.encode(name) + b":" + change(name, bytes(value)) for name, value in _object(raw).items()]
+    return b"{" + b",".join(pairs) + b"}"
+
+
+def _joined(items: Sequence[bytes]) -> bytes:
+    return b"[" + b",".join(items) + b"]"

@@ -1,0 +1,113 @@
+"""Decoders from JSON to records: exact, and the same whatever a record's class is.
+
+A Struct is decoded by msgspec. What stands in a pydantic model, TypedDict or dataclass is read by msgspec too, into the types
+that its fields declare, and then validated by pydantic. So a number is read from its digits and never through a float, and
+nothing is taken for another type ("5" for an int, 1 for a bool, epoch seconds for a datetime) that a Struct would not take.
+What says more than a Struct could (a validator that comes before pydantic's own, `strict=False`, a union that msgspec does not
+know) is left to pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import msgspec.inspect
+import pydantic
+from pydantic_core import SchemaError, SchemaValidator
+from typing_extensions import is_typeddict  # knows its own TypedDict too, which pydantic wants before Python 3.12
+
+from waxwing.errors import ConfigError
+from waxwing.operators.mirror import Mirror
+
+# As many as Python turns into an int.
+DIGITS_MAX = 4_300
+
+Decode = Callable[[Any], Any]
+
+
+def decoder(kind: Any) -> Decode:
+    """The fastest exact decoder from JSON bytes to `kind`.
+
+    Raises:
+        ConfigError: the kind can't be decoded.
+    """
+    return typed_decoder(kind)[0]
+
+
+def typed_decoder(kind: Any) -> tuple[Decode, Any]:
+    """The same, and the type that msgspec reads for it.
+
+    Raises:
+        ConfigError: the kind can't be decoded.
+    """
+    is_model = isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+    try:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            return msgspec.json.Decoder(kind, float_hook=Decimal).decode, kind
+        if not (is_typeddict(kind) or (dataclasses.is_dataclass(kind) and isinstance(kind, type)) or is_model):
+            raise ConfigError(
+                f"parse: {kind!r} is no record type.",
+                hint="Give it a msgspec Struct, a pydantic model, a TypedDict or a dataclass.",
+            )
+        try:
+            schema: Any = pydantic.TypeAdapter(kind).core_schema
+        except pydantic.errors.PydanticSchemaGenerationError:
+            if is_model:
+                raise
+            _check_raw(kind)
+            return msgspec.json.Decoder(kind, float_hook=Decimal).decode, kind  # with types of msgspec's own: Raw, Structs
+        mirror = Mirror()
+        told, rest = mirror.of(schema)
+        # Without prebuilt validators: a model's own would be taken, with the schema as it was.
+        check = SchemaValidator(rest, _use_prebuilt=False).validate_python
+        read = msgspec.json.Decoder(told, float_hook=_exact if mirror.guesses else Decimal).decode
+        known = msgspec.json.Decoder(Mirror(as_structs=True).of(schema)[0]).decode if mirror.forbids else None
+    except (pydantic.errors.PydanticUserError, SchemaError, TypeError, NameError, AttributeError) as error:
+        raise ConfigError(f"parse: {kind!r} can't be decoded: {error}") from error
+
+    def decode(value: Any) -> Any:
+        try:
+            made = read(value)
+            if known is not None:
+                known(value)  # raises at a field that is unknown
+        except msgspec.ValidationError as error:
+            raise _all_problems(check, value) or error from None
+        return check(made)
+
+    return decode, told
+
+
+def _check_raw(kind: Any) -> None:
+    """msgspec says that it knows such a TypedDict, and then refuses every value."""
+    info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.TypedDictType) and any(isinstance(f.type, msgspec.inspect.RawType) for f in info.fields):
+        raise ConfigError(
+            f"parse: {kind!r} can't be decoded: a TypedDict takes no msgspec.Raw.",
+            hint="Write Any, whose numbers are exact too, or declare a Struct or a dataclass.",
+        )
+
+
+def _all_problems(check: Decode, value: Any) -> Exception | None:
+    """As pydantic tells them, where msgspec stops at the first; None where pydantic would take the value."""
+    try:
+        check(_untyped(value))
+    except pydantic.ValidationError as error:
+        return error
+    except Exception:
+        return None
+    return None
+
+
+def _exact(text: str) -> Decimal:
+    """A JSON number with a point or an exponent. A few bytes can ask for gigabytes: 1e999999999 in an int field."""
+    number = Decimal(text)
+    if not -DIGITS_MAX < number.adjusted() < DIGITS_MAX:
+        raise ValueError(f"a number of more than {DIGITS_MAX:,} digits")
+    return number
+
+
+_untyped = msgspec.json.Decoder(float_hook=_exact).decode
