@@ -130,7 +130,7 @@ class SQLiteRaw:
         self._tail = f" ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in changed)}"
 
     def payload(self, rows: Rows) -> list[tuple[Any, ...]]:
-        stored = self._bulk._stored(rows)
+        stored = self._bulk.stored(rows)
         steps = range(0, len(stored), self._rows_max)
         return [tuple(chain.from_iterable(stored[first : first + self._rows_max])) for first in steps]
 

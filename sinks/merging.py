@@ -18,7 +18,7 @@ Row = tuple[Any, ...]
 _exact = Context(prec=2 * DECIMAL_DIGITS_MAX + 100, traps=[Inexact, Overflow])
 
 
-def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]]:
+def merger(mode: Merge, names: Sequence[str], key: Callable[[Row], Any] | None = None) -> Callable[[list[Row]], list[Row]]:
     """A function that merges rows of equal key, and gives them in one order.
 
     That of their keys, so that two writers of the same keys wait for each other instead of deadlocking. But where a column
@@ -27,8 +27,9 @@ def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]
     Args:
         mode: what is done with which column.
         names: of the columns, as they stand in the rows.
+        key: from a row to what stands for its key; by default the values of its key columns.
     """
-    key = itemgetter(*(names.index(name) for name in mode.keys))
+    key = key or itemgetter(*(names.index(name) for name in mode.keys))
     ways = [_way(mode, name) for name in names]
     by_arrival = any(way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True))
 
@@ -37,15 +38,15 @@ def merger(mode: Merge, names: Sequence[str]) -> Callable[[list[Row]], list[Row]
         if len(one) < len(rows):
             one.clear()
             for row in rows:
-                at = key(row)
-                held = one.pop(at, None) if by_arrival else one.get(at)
-                one[at] = row if held is None else tuple([way(old, new) for way, old, new in zip(ways, held, row, strict=True)])
+                this = key(row)
+                held = one.pop(this, None) if by_arrival else one.get(this)
+                one[this] = row if held is None else tuple([way(old, new) for way, old, new in zip(ways, held, row, strict=True)])
         if by_arrival:
             return list(one.values())
         try:
-            return [one[at] for at in sorted(one)]
-        except TypeError:  # members of an enum, and their names among them
-            return [one[at] for at in sorted(one, key=str)]
+            return [one[this] for this in sorted(one)]
+        except TypeError:  # a NaN among numbers
+            return [one[this] for this in sorted(one, key=str)]
 
     return merged
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
-from uuid import UUID
 
-import sqlalchemy as sa
-
+from sinks.keys import Deletes, identity
 from sinks.merging import fields_of, merger
 from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
@@ -22,10 +20,10 @@ _MISSING = object()
 
 
 class Written(NamedTuple):
-    """What a change writes: rows, keys to delete, and how many of the rows stand before each delete."""
+    """What a change writes: rows, keys to delete (tuples), and how many of the rows stand before each delete."""
 
     rows: list[Row]
-    deletes: list[Any]
+    deletes: list[Row]
     before: list[int]
 
 
@@ -47,21 +45,22 @@ class Rows:
         self._keep = None if len(written) == len(self._brought) else _tuples(itemgetter, written)
         self._readers: dict[type, Callable[[Sequence[Any]], list[Row]]] = {}
         mode = plan.mode
-        self._key: Callable[[Row], Any] | None = None
+        self._identity = identity(plan.keys, [self._names.index(key.name) for key in plan.keys]) if plan.keys else None
         self._newer: int | None = None
-        self._delete_key: Callable[[bytes], Any] | None = None
-        self._merged = merger(mode, self._names) if isinstance(mode, Merge) else None
+        self._deletes: Deletes | None = None
+        self._merged = merger(mode, self._names, self._identity) if isinstance(mode, Merge) else None
         if isinstance(mode, Upsert):
-            self._key = itemgetter(*(self._names.index(key) for key in mode.keys))
             self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
             if mode.delete_on_tombstone:
-                self._delete_key = _key_reader(plan.table.c[mode.keys[0]])
+                self._deletes = Deletes(plan, dialect)
 
     def of(self, change: Change) -> Written:
-        """Rows to write and keys to delete; in upsert mode no key comes twice.
+        """Rows to write and keys to delete; in upsert mode no key comes twice among rows between which nothing is deleted.
 
         They stand in the order of their messages, because a database may take keys for one that are two here ("a" and "A" under
         a collation that passes over capitals, trailing blanks). Only it can tell, and so it keeps the last of those itself.
+        Where keys are exact, and rows of different keys do not touch each other, all deletes stand first: a key that was
+        deleted and made anew is deleted, then made.
 
         Raises:
             RowError: with the number and the reason of each row that the columns can't hold.
@@ -73,7 +72,7 @@ class Rows:
             for name, check, values in zip(self._names, self._checks, columns, strict=True):
                 for number, reason in check(values).items():
                     bad.setdefault(number, f"column {name}: {reason}")
-        deletes = self._deletes(change, len(rows), bad)
+        deletes = self._deletes_of(change, len(rows), bad)
         if bad:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
         if isinstance(self._plan.mode, Append):
@@ -81,7 +80,9 @@ class Rows:
         if self._merged is not None:
             return Written(self._fitting(self._merged(rows), len(rows)), [], [])
         if deletes:
-            return self._last_with_deletes(change, rows, deletes)
+            nature = self._plan.nature
+            in_any_order = nature.keys_exact and nature.rows_alone
+            return (self._deletes_first if in_any_order else self._in_order)(_events(change, rows, deletes))
         last = self._last(rows)
         return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
 
@@ -176,7 +177,7 @@ class Rows:
     # -- the last of each key ------------------------------------------------------------------
 
     def _last(self, rows: list[Row]) -> list[Row]:
-        key, newer = self._key, self._newer
+        key, newer = self._identity, self._newer
         assert key is not None
         if newer is None:
             last = {key(row): row for row in rows}
@@ -195,39 +196,50 @@ class Rows:
                 newest[key(row)] = row
         return list(newest.values())
 
-    def _deletes(self, change: Change, first: int, bad: dict[int, str]) -> list[Any]:
-        keys = []
-        for number, delete in enumerate(chain.from_iterable(batch.deletes for batch in change.batches), first):
-            if self._delete_key is None:
-                bad[number] = "a tombstone (null value), and this target does not delete"
-                continue
-            try:
-                keys.append(self._delete_key(delete.key))
-            except ValueError:
-                bad[number] = "the tombstone's key is no value of the key column"
-        return keys
+    # -- deletes -------------------------------------------------------------------------------
 
-    def _last_with_deletes(self, change: Change, rows: list[Row], deletes: list[Any]) -> Written:
-        """Rows and deletes in message order; what comes last for a key stands."""
-        key = self._key
-        assert key is not None
-        last: dict[Any, Row | None] = {}
-        row, delete = iter(rows), iter(deletes)
-        for batch in change.batches:
-            steps = sorted([(at, 0) for at in batch.at] + [(gone.at, 1) for gone in batch.deletes])
-            for _, is_delete in steps:
-                one = None if is_delete else next(row)
-                this = next(delete) if one is None else key(one)
-                last.pop(this, None)
-                last[this] = one
-        out = Written([], [], [])
-        for this, one in last.items():
-            if one is not None:
-                out.rows.append(one)
+    def _deletes_of(self, change: Change, first: int, bad: dict[int, str]) -> list[Row]:
+        deletes = list(chain.from_iterable(batch.deletes for batch in change.batches))
+        if self._deletes is None:
+            bad |= dict.fromkeys(range(first, first + len(deletes)), "a tombstone (null value), and this target does not delete")
+            return []
+        return self._deletes.keys(deletes, first, bad)
+
+    def _deletes_first(self, events: Iterable[tuple[Row | None, Row]]) -> Written:
+        """Keys that were deleted at some time, and of each key the last row that was not deleted afterwards."""
+        identity, identity_of_key = self._identity, self._deletes and self._deletes.identity
+        assert identity is not None
+        assert identity_of_key
+        gone: dict[Any, Row] = {}
+        last: dict[Any, Row] = {}
+        for row, key in events:
+            this = identity_of_key(key) if row is None else identity(row)
+            last.pop(this, None)
+            if row is None:
+                gone[this] = key
             else:
-                out.deletes.append(this)
-                out.before.append(len(out.rows))
+                last[this] = row
+        return Written(list(last.values()), list(gone.values()), [0] * len(gone))
+
+    def _in_order(self, events: Iterable[tuple[Row | None, Row]]) -> Written:
+        """All deletes where they stand, and of the rows between two of them the last of each key."""
+        out = Written([], [], [])
+        for deleting, run in groupby(events, lambda event: event[0] is None):
+            if deleting:
+                keys = [key for _, key in run]
+                out.deletes.extend(keys)
+                out.before.extend([len(out.rows)] * len(keys))
+            else:
+                out.rows.extend(self._last([row for row, _ in run if row is not None]))
         return out
+
+
+def _events(change: Change, rows: list[Row], deletes: list[Row]) -> Iterator[tuple[Row | None, Row]]:
+    """Rows, and deletes with their keys, in message order."""
+    row, delete = iter(rows), iter(deletes)
+    for batch in change.batches:
+        for _, is_delete in sorted([(at, 0) for at in batch.at] + [(gone.at, 1) for gone in batch.deletes]):
+            yield (None, next(delete)) if is_delete else (next(row), ())
 
 
 def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list[Row]]:
@@ -239,26 +251,3 @@ def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list
 
 def _greater(new: Any, old: Any) -> bool:
     return new is not None and (old is None or new > old)
-
-
-def _integer(key: bytes) -> int:
-    if not key.removeprefix(b"-").isdigit():  # int() would take "1_0" and " 7 " as well
-        raise ValueError(key)
-    return int(key)
-
-
-def _key_reader(column: sa.Column[Any]) -> Callable[[bytes], Any]:
-    """From a message's key to a value of the key column. Raises ValueError (UnicodeDecodeError is one)."""
-    kind = column.type.python_type
-    if kind is str:
-        return lambda key: key.decode()
-    if kind is int:
-        return _integer
-    if kind is UUID:
-        return lambda key: UUID(key.decode())
-    if kind is bytes:
-        return lambda key: key
-    raise ConfigError(
-        f"delete_on_tombstone: a message's key can't be read as column {column.name} ({column.type}).",
-        hint="Use a text, integer, UUID or binary key column.",
-    )

@@ -61,10 +61,8 @@ class SqlTarget(Target):
             statement_timeout_s=settings.database_statement_timeout_s,
         )
         address.note_connecting(self._engine)
-        if isinstance(mode, Upsert) and mode.delete_on_tombstone and (len(mode.keys) != 1 or mode.newer_by):
-            raise ConfigError(
-                "delete_on_tombstone needs exactly one key column and no newer_by: a tombstone brings a key and no version."
-            )
+        if isinstance(mode, Upsert) and mode.delete_on_tombstone and mode.newer_by:
+            raise ConfigError("delete_on_tombstone takes no newer_by: a tombstone brings a key and no version.")
 
     @property
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -51,10 +51,14 @@ def _place(reject: Reject) -> tuple[int, int]:
 
 
 class Delete(NamedTuple):
-    """A tombstone: the message's number in the batch and the message's key."""
+    """A tombstone: the message's number in the batch, and what it deletes.
+
+    `key` is the message's own key in bytes; or, where it was decoded, the value of each key column by the column's name, or
+    a tuple of the only one's.
+    """
 
     at: int
-    key: bytes
+    key: bytes | Mapping[str, Any] | tuple[Any]
 
 
 class Messages(Protocol):

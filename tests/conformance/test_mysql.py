@@ -125,7 +125,7 @@ def test_rows_and_deletes_of_keys_that_the_table_takes_for_one_count_in_their_or
     with place.engine.begin() as connection:
         bulk.write(connection, [("x", "0"), ("y", "0"), ("z", "0")])
         # a, then A deleted, then B, b and x deleted, then X
-        bulk.replace(connection, [("a", "1"), ("B", "2"), ("X", "3")], ["A", "b", "x", "Y"], [1, 2, 2, 3])
+        bulk.replace(connection, [("a", "1"), ("B", "2"), ("X", "3")], [("A",), ("b",), ("x",), ("Y",)], [1, 2, 2, 3])
     assert place.read(table) == [("X", "3"), ("z", "0")]
 
 

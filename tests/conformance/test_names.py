@@ -32,7 +32,7 @@ def test_any_name_can_be_written(place: Place, name: str, staged: bool) -> None:
     place.write(planned, [("a", 1), ("b", 1)], [("a", 2)], staged=staged)
     assert place.plan(table, mode) == planned
     with place.engine.begin() as connection:
-        place.bulk(planned).delete(connection, ["b"])
+        place.bulk(planned).delete(connection, [("b",)])
         assert [tuple(row) for row in connection.execute(sa.select(table.c[name], table.c[f"{name} 2"]))] == [("a", 2)]
 
 

@@ -228,7 +228,7 @@ def test_deletes_and_rows_of_keys_that_are_one_keep_their_order(place: Place) ->
     with place.engine.begin() as connection:
         # A deleted after a; B deleted before b; c deleted; d new, and D deleted before it.
         rows = [("a", 1, None), ("b", 1, None), ("d", 1, None)]
-        place.bulk(planned).replace(connection, rows, ["A", "B", "C ", "D"], [1, 1, 2, 2])
+        place.bulk(planned).replace(connection, rows, [("A",), ("B",), ("C ",), ("D",)], [1, 1, 2, 2])
     assert [(row[0], row[1]) for row in place.read(table)] == [("b", 1), ("d", 1)]
 
 
@@ -237,7 +237,7 @@ def test_a_key_too_long_deletes_nothing(place: Place) -> None:
     planned = place.plan(table, Upsert(keys=("id",), delete_on_tombstone=True))
     place.write(planned, [("x" * 20, 0, None)])
     with place.engine.begin() as connection:
-        place.bulk(planned).delete(connection, ["x" * 21])
+        place.bulk(planned).delete(connection, [("x" * 21,)])
     assert len(place.read(table)) == 1
 
 

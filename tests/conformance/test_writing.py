@@ -110,7 +110,7 @@ def test_two_writes_in_one_transaction_both_stand(place: Place) -> None:
     bulk = place.bulk(planned, staged=True)
     with place.engine.begin() as connection:
         bulk.write(connection, [("a", "1", 1), ("b", "1", 1)])
-        bulk.delete(connection, ["a"])
+        bulk.delete(connection, [("a",)])
         bulk.write(connection, [("c", "2", 2)])
     assert place.read(planned.table) == [("b", "1", 1), ("c", "2", 2)]
 
@@ -134,7 +134,7 @@ def test_deletes_hit_exactly_the_keys_named(place: Place) -> None:
     place.write(planned, [(key, "v", 1) for key in keys])
     with place.engine.begin() as connection:
         bulk = place.bulk(planned)
-        bulk.delete(connection, ["a", "", "a'b", "x" * 21, "missing"])
+        bulk.delete(connection, [("a",), ("",), ("a'b",), ("missing",)])
         bulk.delete(connection, [])
     assert {row[0] for row in place.read(planned.table)} == {"A", "%", "None", "é", "x" * 20}
 
@@ -149,7 +149,7 @@ def test_deletes_take_keys_of_every_kind(place: Place, kind: Any) -> None:
     planned = place.plan(table, Upsert(keys=("id",), delete_on_tombstone=True))
     place.write(planned, [(one, 1), (two, 2)])
     with place.engine.begin() as connection:
-        place.bulk(planned).delete(connection, [one])
+        place.bulk(planned).delete(connection, [(one,)])
     assert place.read(table) == [(two, 2)]
 
 

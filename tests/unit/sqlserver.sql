@@ -30,15 +30,15 @@ SET NOCOUNT OFF;
 
 -- ---- upsert: with deletes
 SET NOCOUNT ON;
-CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
-INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, "id", "price", "at", "blob", "version")
-SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), CONVERT(varbinary(max), j."blob", 2), j."version"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", j."at", j."blob", j."version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
+INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id", "price", "at", "blob", "version")
+SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), CONVERT(varbinary(max), j."blob", 2), j."version"
+FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", j."at", j."blob", j."version", MAX(j.waxwing_gone) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
   FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" nvarchar(37) '$[2]', "price" decimal(10, 2) '$[3]', "at" nvarchar(40) '$[4]', "blob" nvarchar(max) '$[5]', "version" int '$[6]') AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
-WHERE s.waxwing_gone = 1
+WHERE s.waxwing_deleted = 1
 OPTION (LOOP JOIN, FORCE ORDER);
 DELETE FROM #waxwing_stage WHERE waxwing_gone = 1;
 UPDATE t
@@ -78,15 +78,15 @@ SET NOCOUNT OFF;
 
 -- ---- upsert when newer, a code page: with deletes
 SET NOCOUNT ON;
-CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, "id" varchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "version" int NULL, PRIMARY KEY ("id"));
-INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, "id", "version")
-SELECT j.waxwing_n, j.waxwing_gone, j."id", j."version"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."version", ROW_NUMBER() OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j."version" DESC, j.waxwing_n) AS waxwing_last
+CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" varchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "version" int NULL, PRIMARY KEY ("id"));
+INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id", "version")
+SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id", j."version"
+FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."version", MAX(j.waxwing_gone) OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36))) AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j."version" DESC, j.waxwing_n) AS waxwing_last
   FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" nvarchar(37) '$[2]', "version" int '$[3]') AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
-WHERE s.waxwing_gone = 1
+WHERE s.waxwing_deleted = 1
 OPTION (LOOP JOIN, FORCE ORDER);
 DELETE FROM #waxwing_stage WHERE waxwing_gone = 1;
 UPDATE t
@@ -126,15 +126,15 @@ SET NOCOUNT OFF;
 
 -- ---- upsert through the raw table: with deletes
 SET NOCOUNT ON;
-CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
-INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, "id", "price", "at", "blob", "version")
-SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), j."blob", j."version"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", j."at", j."blob", j."version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
+INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id", "price", "at", "blob", "version")
+SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), j."blob", j."version"
+FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", j."at", j."blob", j."version", MAX(j.waxwing_gone) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
   FROM (SELECT CAST(r.c0 AS int) AS waxwing_n, CAST(r.c1 AS int) AS waxwing_gone, CAST(r.c2 AS nvarchar(37)) AS "id", CAST(r.c3 AS decimal(10, 2)) AS "price", CAST(r.c4 AS nvarchar(40)) AS "at", r.c5 AS "blob", CAST(r.c6 AS int) AS "version" FROM #waxwing_raw AS r) AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
-WHERE s.waxwing_gone = 1
+WHERE s.waxwing_deleted = 1
 OPTION (LOOP JOIN, FORCE ORDER);
 DELETE FROM #waxwing_stage WHERE waxwing_gone = 1;
 UPDATE t
@@ -221,13 +221,15 @@ SET NOCOUNT OFF;
 
 -- ---- identity, key columns alone: with deletes
 SET NOCOUNT ON;
-CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, "id" int NOT NULL, PRIMARY KEY ("id"));
-INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, "id")
-SELECT j.waxwing_n, j.waxwing_gone, j."id"
-FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" int '$[2]') AS j;
+CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" int NOT NULL, PRIMARY KEY ("id"));
+INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id")
+SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id"
+FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", MAX(j.waxwing_gone) OVER (PARTITION BY j."id") AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" int '$[2]') AS j) AS j
+WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "odd ""name]" AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
-WHERE s.waxwing_gone = 1
+WHERE s.waxwing_deleted = 1
 OPTION (LOOP JOIN, FORCE ORDER);
 DELETE FROM #waxwing_stage WHERE waxwing_gone = 1;
 SET IDENTITY_INSERT "odd ""name]" ON;

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -24,8 +26,8 @@ class Upsert:
     Args:
         keys: the key columns: a primary key or unique constraint of the table.
         newer_by: a column that must be greater than the stored row's (strictly) for the row to be written.
-        delete_on_tombstone: a message with a key and a null value deletes the row of that key (the
-            message's key, as UTF-8 text, in the single key column). Not together with `newer_by`.
+        delete_on_tombstone: a message with a key and a null value deletes the row of that key: the one that `parse` has
+            decoded, or else the message's key, as UTF-8 text, in the single key column. Not together with `newer_by`.
     """
 
     keys: tuple[str, ...]
@@ -101,6 +103,24 @@ class Dialect:
     char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
 
 
+class Nature(NamedTuple):
+    """What the table in the database does with rows, as far as it matters for how they are written; asked once.
+
+    keys_exact: keys are equal where Python says so: no collation, type or trigger takes two for one.
+    rows_alone: what becomes of a row depends on rows of its own key alone: no trigger, no other unique key that rows fill, no
+        reference into the table itself.
+    rows_numbered: it gives new rows numbers that they do not bring (a sequence, an identity), and these may run out.
+    """
+
+    keys_exact: bool
+    rows_alone: bool
+    rows_numbered: bool
+
+
+# Before anybody has asked.
+UNASKED = Nature(keys_exact=False, rows_alone=False, rows_numbered=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is written, decided once: the table, the columns that rows bring, the mode.
@@ -113,6 +133,13 @@ class Plan:
     columns: tuple[sa.Column[Any], ...]
     mode: Mode
     touched: tuple[sa.Column[Any], ...]
+    nature: Nature = UNASKED
+
+    @property
+    def keys(self) -> tuple[sa.Column[Any], ...]:
+        """The key columns, as they are written; none where every row is inserted."""
+        by_name = {column.name: column for column in self.columns}
+        return tuple(by_name[name] for name in keys_of(self.mode))
 
 
 class Block(list[tuple[Any, ...]]):
@@ -136,27 +163,35 @@ class Bulk(ABC):
 
     @abstractmethod
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Append, upsert or merge rows (column order of the plan). Where the mode has keys, none comes twice."""
+        """Append, upsert or merge rows (column order of the plan), as if one after the other.
+
+        Where the mode has keys, none comes twice, as far as Python can tell. The table may take two for one ("a" and "A" under
+        a collation that passes over capitals, blanks at the end): then the later row stands, or the newer one.
+        """
 
     @abstractmethod
-    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
-        """Delete the rows of these values of the single key column."""
+    def delete(self, connection: sa.Connection, keys: Sequence[tuple[Any, ...]]) -> None:
+        """Delete the rows of these keys, each a tuple in the order of the mode's keys."""
 
     def replace(
         self,
         connection: sa.Connection,
         rows: Sequence[tuple[Any, ...]],
-        deletes: Sequence[Any],
-        before: Sequence[int],  # noqa: ARG002 - for those that override it
+        deletes: Sequence[tuple[Any, ...]],
+        before: Sequence[int],
     ) -> None:
         """Delete and write what came in one order: `before[i]` of the rows stand before the i-th delete.
 
-        Here each key stands among the rows or among the deletes, so the order is of no matter. A database whose collations
-        take keys for one that Python tells apart ("a" and "A", trailing blanks) overrides this, and lets the last one stand.
+        Here in that order, run by run. Where nothing can tell, all deletes stand before all rows, and that is two runs.
         """
-        self.delete(connection, deletes)
-        if rows:
-            self.write(connection, rows)
+        done = 0
+        for after, run in groupby(zip(before, deletes, strict=True), itemgetter(0)):
+            if done < after:
+                self.write(connection, rows[done:after])
+            self.delete(connection, [key for _, key in run])
+            done = after
+        if done < len(rows):
+            self.write(connection, rows[done:] if done else rows)
 
 
 class Database(ABC):
@@ -199,6 +234,17 @@ class Database(ABC):
 
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:  # noqa: B027 - most end them themselves
         """End sessions that hold Waxwing's positions beyond the statement time limit, where the server itself does not."""
+
+    @abstractmethod
+    def nature(self, connection: sa.Connection, plan: Plan) -> Nature:
+        """What the existing table does with rows of this plan."""
+
+    @abstractmethod
+    def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+        """Why an upsert can't go by these columns of the existing table: what is unique on them, by name, and can't be gone by.
+
+        Empty: it can. None: nothing unique is on them.
+        """
 
     @abstractmethod
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -12,8 +13,9 @@ from pymysql.constants import CLIENT
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
 from typing_extensions import override
 
+from waxwing.databases import mysql_catalog
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
 from waxwing.databases.refusals import UNKNOWN, Failure, is_disk_full
@@ -151,6 +153,14 @@ class MySQL(Database):
         # Written as a literal it may take twice as much; and the packet holds the rest of the row.
         packet_bytes_max: int = connection.info["packet_bytes_max"]
         return max(packet_bytes_max // 2 - 8_192, 0)
+
+    @override
+    def nature(self, connection: sa.Connection, plan: Plan) -> Nature:
+        return mysql_catalog.nature(connection, plan)
+
+    @override
+    def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+        return mysql_catalog.key_problems(connection, table, keys)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

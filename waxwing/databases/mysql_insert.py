@@ -9,8 +9,6 @@ which every version knows, and which takes the rows one after the other: keys th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import pymysql
@@ -40,9 +38,9 @@ class InsertBulk(Bulk):
         self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Keyed) else b""
         self._key_names = keys_of(plan.mode)
         if isinstance(plan.mode, Keyed):
-            key = plan.table.c[plan.mode.keys[0]]
-            self._delete = f"DELETE FROM {table} WHERE {names.quote(key.name)} IN (".encode()  # noqa: S608 - quoted
-            self._keys = Literals([key])
+            keys = ", ".join(names.quote(key.name) for key in plan.keys)
+            self._delete = f"DELETE FROM {table} WHERE ({keys}) IN (".encode()  # noqa: S608 - quoted
+            self._keys = Literals(plan.keys)
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -60,22 +58,9 @@ class InsertBulk(Bulk):
         return error
 
     @override
-    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
+    def delete(self, connection: sa.Connection, keys: Sequence[tuple[Any, ...]]) -> None:
         for first in range(0, len(keys), STATEMENT_ROWS_MAX):
-            rows = [(key,) for key in keys[first : first + STATEMENT_ROWS_MAX]]
-            _send(connection, self._delete, self._keys, rows, b")")
-
-    @override
-    def replace(
-        self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]], deletes: Sequence[Any], before: Sequence[int]
-    ) -> None:
-        """In order, run by run: an existing table's collation may take a row's key and a deleted one for the same."""
-        done = 0
-        for after, run in groupby(zip(before, deletes, strict=True), itemgetter(0)):
-            self.write(connection, rows[done:after])
-            self.delete(connection, [key for _, key in run])
-            done = after
-        self.write(connection, rows[done:])
+            _send(connection, self._delete, self._keys, keys[first : first + STATEMENT_ROWS_MAX], b")")
 
 
 class MergeBulk(InsertBulk):

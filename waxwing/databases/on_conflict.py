@@ -1,9 +1,9 @@
-"""INSERT .. ON CONFLICT, as PostgreSQL and SQLite both write it."""
+"""INSERT .. ON CONFLICT, as PostgreSQL and SQLite both write it, and the UPDATE that does the same to a row that is there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -20,10 +20,17 @@ Total = Callable[[sa.Column[Any], str], str]
 Quotient = Callable[[Mean, str, str], str]
 
 
-def on_conflict(
+class Change(NamedTuple):
+    """What becomes of a stored row when one of its key comes: SQL that calls the stored one TARGET, the other `excluded`."""
+
+    sets: str  # of UPDATE; empty where there is nothing to set
+    where: str  # a condition, or empty
+
+
+def change(
     plan: Plan, mode: Keyed, dialect: sa.Dialect, *, by_code_point: str, merged: Mapping[str, str] | None = None
-) -> str:
-    """The ON CONFLICT part.
+) -> Change:
+    """What becomes of a stored row.
 
     Args:
         plan: what is written.
@@ -33,23 +40,31 @@ def on_conflict(
         merged: SQL of what each column becomes, where it is not just the value that comes.
     """
     quote = dialect.identifier_preparer.quote
-    keys = ", ".join(quote(key) for key in mode.keys)
     if merged is None:
         merged = {column.name: f"excluded.{quote(column.name)}" for column in plan.columns if column.name not in mode.keys}
     sets = [f"{quote(name)} = {value}" for name, value in merged.items()]
-    if not sets:  # a table of key columns alone: an empty SET is no SQL
-        return f"ON CONFLICT ({keys}) DO NOTHING"
+    if not sets:  # a table of key columns alone
+        return Change("", "")
     sets += [f"{quote(column.name)} = {_set_on_update(column, dialect)}" for column in plan.touched]
-    update = f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(sets)}"
-    if not isinstance(mode, Upsert) or mode.newer_by is None:
-        return update
-    version = quote(mode.newer_by)
-    collate = collation(plan.table.c[mode.newer_by], by_code_point)
-    # A stored null is older than every version, a null that comes is newer than none.
-    return (
-        f"{update} WHERE {TARGET}.{version} < excluded.{version}{collate} "
-        f"OR ({TARGET}.{version} IS NULL AND excluded.{version} IS NOT NULL)"
-    )
+    where = ""
+    if isinstance(mode, Upsert) and mode.newer_by is not None:
+        version = quote(mode.newer_by)
+        collate = collation(plan.table.c[mode.newer_by], by_code_point)
+        # A stored null is older than every version, a null that comes is newer than none.
+        where = (
+            f"({TARGET}.{version} < excluded.{version}{collate} "
+            f"OR ({TARGET}.{version} IS NULL AND excluded.{version} IS NOT NULL))"
+        )
+    return Change(", ".join(sets), where)
+
+
+def on_conflict(mode: Keyed, dialect: sa.Dialect, change: Change) -> str:
+    """The ON CONFLICT part."""
+    keys = ", ".join(map(dialect.identifier_preparer.quote, mode.keys))
+    if not change.sets:  # an empty SET is no SQL
+        return f"ON CONFLICT ({keys}) DO NOTHING"
+    where = f" WHERE {change.where}" if change.where else ""
+    return f"ON CONFLICT ({keys}) DO UPDATE SET {change.sets}{where}"
 
 
 def merged_values(plan: Plan, mode: Merge, dialect: sa.Dialect, total: Total, mean: Quotient) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Plan
+from waxwing.databases import postgresql_catalog
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
 from waxwing.databases.postgresql_connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
 from waxwing.databases.postgresql_csv import SA_DIALECT
@@ -118,6 +120,14 @@ class PostgreSQL(Database):
         # No limit of the server reaches a COPY that waits for its client, nor one who sent a part of a pipeline and went silent
         # (the clock of idle transactions is off then): a process frozen there would hold its locks for ever.
         connection.execute(_OVERDUE, {"seconds": statement_timeout_s})
+
+    @override
+    def nature(self, connection: sa.Connection, plan: Plan) -> Nature:
+        return postgresql_catalog.nature(connection, plan)
+
+    @override
+    def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+        return postgresql_catalog.key_problems(connection, table, keys)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

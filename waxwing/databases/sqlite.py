@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from typing_extensions import override
 
+from waxwing.databases import sqlite_catalog
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Keyed, Merge, Plan, columns_of
+from waxwing.databases.base import Bulk, Database, Dialect, Keyed, Merge, Nature, Plan, columns_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.json_values import text_of
 from waxwing.databases.merging import Mean, quotients
-from waxwing.databases.on_conflict import TARGET, merged_values, on_conflict
+from waxwing.databases.on_conflict import TARGET, change, merged_values, on_conflict
 from waxwing.databases.refusals import Failure
 from waxwing.databases.rules import integer_range
 from waxwing.databases.sqlite_errors import failure_of
@@ -125,6 +126,14 @@ class SQLite(Database):
         return failure_of(cause)
 
     @override
+    def nature(self, connection: sa.Connection, plan: Plan) -> Nature:
+        return sqlite_catalog.nature(connection, plan)
+
+    @override
+    def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+        return sqlite_catalog.key_problems(connection, table, keys)
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         master = f"{SA_DIALECT.identifier_preparer.quote(table.schema)}." if table.schema else ""
         query = sa.text(f"SELECT type, sql FROM {master}sqlite_master WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted
@@ -152,43 +161,37 @@ class ValuesBulk(Bulk):
         conflict = ""
         if isinstance(plan.mode, Keyed):
             merged = merged_values(plan, plan.mode, SA_DIALECT, _total, _mean) if isinstance(plan.mode, Merge) else None
-            conflict = f" {on_conflict(plan, plan.mode, SA_DIALECT, by_code_point='BINARY', merged=merged)}"
+            becomes = change(plan, plan.mode, SA_DIALECT, by_code_point="BINARY", merged=merged)
+            conflict = f" {on_conflict(plan.mode, SA_DIALECT, becomes)}"
         self._conflict = conflict
         self._rows_max = max(1, min(INSERT_ROWS_MAX, DIALECT.parameters_max // width))
         self._insert_many = f"{insert}{', '.join([values] * self._rows_max)}{conflict}"
         self._insert_one = f"{insert}{values}{conflict}"
         if isinstance(plan.mode, Keyed):
-            key = plan.table.c[plan.mode.keys[0]]
-            self._delete = f"DELETE FROM {table} WHERE {names.quote(key.name)} = ?"  # noqa: S608 - quoted
-            self._key_processor = _processor(key)
+            keys = " AND ".join(f"{names.quote(key.name)} = ?" for key in plan.keys)
+            self._delete = f"DELETE FROM {table} WHERE {keys}"  # noqa: S608 - quoted
+            self._key_processors = [_processor(key) for key in plan.keys]
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         driver = connection.connection.driver_connection
         assert driver is not None
-        rows = self._stored(rows)
+        rows = self.stored(rows)
         whole = len(rows) - len(rows) % self._rows_max
         for first in range(0, whole, self._rows_max):
             driver.execute(self._insert_many, tuple(chain.from_iterable(rows[first : first + self._rows_max])))
         if whole < len(rows):
             driver.executemany(self._insert_one, rows[whole:])
 
+    def stored(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        """The rows as SQLite stores them."""
+        return _stored(rows, self._processors)
+
     @override
-    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
+    def delete(self, connection: sa.Connection, keys: Sequence[tuple[Any, ...]]) -> None:
         driver = connection.connection.driver_connection
         assert driver is not None
-        process = self._key_processor or (lambda value: value)
-        driver.executemany(self._delete, [(process(key),) for key in keys])
-
-    def _stored(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-        """The rows as SQLite stores them."""
-        if not rows or not any(self._processors):
-            return rows
-        columns = columns_of(rows)
-        for number, process in enumerate(self._processors):
-            if process is not None:
-                columns[number] = [None if value is None else process(value) for value in columns[number]]
-        return list(zip(*columns, strict=True))
+        driver.executemany(self._delete, _stored(keys, self._key_processors))
 
 
 class MergeBulk(ValuesBulk):
@@ -219,6 +222,17 @@ class MergeBulk(ValuesBulk):
             super().write(connection, rows)
         except sqlite3.DataError as error:
             raise sqlite3.DataError("a sum is beyond what its column holds") from error
+
+
+def _stored(rows: Sequence[tuple[Any, ...]], processors: Sequence[Callable[[Any], Any] | None]) -> Sequence[tuple[Any, ...]]:
+    """The rows as SQLite stores them."""
+    if not rows or not any(processors):
+        return rows
+    columns = columns_of(rows)
+    for number, process in enumerate(processors):
+        if process is not None:
+            columns[number] = [None if value is None else process(value) for value in columns[number]]
+    return list(zip(*columns, strict=True))
 
 
 # A value that SQLite refuses to make, as the one way to an error within an expression.

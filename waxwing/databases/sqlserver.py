@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases import sqlserver_driver
+from waxwing.databases import sqlserver_catalog, sqlserver_driver
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Nature, Plan
 from waxwing.databases.refusals import UNKNOWN, Failure, Meaning
 from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
 from waxwing.databases.sqlserver_dialect import DRIVERNAME, BrokenTransaction
@@ -148,6 +149,14 @@ class SQLServer(Database):
             with contextlib.suppress(self._pyodbc.Error):  # no permission, or it has just ended: the time-out's message names it
                 driver.execute(f"KILL {int(session)}").close()
         driver.autocommit = False
+
+    @override
+    def nature(self, connection: sa.Connection, plan: Plan) -> Nature:
+        return sqlserver_catalog.nature(connection, plan)
+
+    @override
+    def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+        return sqlserver_catalog.key_problems(connection, table, keys)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -96,20 +96,34 @@ class SQLServerBulk(Bulk):
             self._upsert(connection, what, 1, [range(len(rows)), *columns_of(rows)])
 
     @override
-    def delete(self, connection: sa.Connection, keys: Sequence[Any]) -> None:
-        self.replace(connection, [], keys, [0] * len(keys))
+    def delete(self, connection: sa.Connection, keys: Sequence[tuple[Any, ...]]) -> None:
+        self._replace(connection, [], keys, [0] * len(keys))
 
     @override
     def replace(
+        self,
+        connection: sa.Connection,
+        rows: Sequence[tuple[Any, ...]],
+        deletes: Sequence[tuple[Any, ...]],
+        before: Sequence[int],
+    ) -> None:
+        if self._plan.nature.rows_alone:
+            self._replace(connection, rows, deletes, before)
+        else:
+            super().replace(connection, rows, deletes, before)
+
+    def _replace(
         self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]], deletes: Sequence[Any], before: Sequence[int]
     ) -> None:
-        key = self._statements(connection, raw=False).keys[0]
-        at, width = self._columns.index(key), len(self._columns)
+        """All at once: of each key the last row stands, on which the deletes before it have had their effect."""
+        keys = self._statements(connection, raw=False).keys
+        # Where each column's value stands in a delete's key, None being its last and only.
+        at = [keys.index(column) if column in keys else -1 for column in self._columns]
         # Their order is what counts: rows have odd numbers, so that a delete stands between two of them.
         gone = [
-            (2 * after, 1, *(value if number == at else None for number in range(width)))
-            for value, after in zip(deletes, before, strict=True)
-            if key.holds(value)
+            (2 * after, 1, *((*values, None)[number] for number in at))
+            for values, after in zip(deletes, before, strict=True)
+            if all(key.holds(value) for key, value in zip(keys, values, strict=True))
         ]
         kept = [(2 * number + 1, 0, *row) for number, row in enumerate(rows)]
         if gone or kept:

@@ -85,7 +85,8 @@ class Statements:
         out = [*self._stage(mode, deletes=deletes)]
         if deletes:
             gone = f"DELETE t\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}"
-            out += [f"{gone}\nWHERE s.waxwing_gone = 1\n{_SEEK}", "DELETE FROM #waxwing_stage WHERE waxwing_gone = 1"]
+            # What is deleted and then made anew is deleted, too.
+            out += [f"{gone}\nWHERE s.waxwing_deleted = 1\n{_SEEK}", "DELETE FROM #waxwing_stage WHERE waxwing_gone = 1"]
         if sets := self._sets(mode):
             out.append(
                 f"UPDATE t\nSET {sets}\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}"
@@ -136,17 +137,20 @@ class Statements:
     def _stage(self, mode: Keyed, *, deletes: bool) -> list[str]:
         """The rows as the target's columns would hold them, one for each key, sorted by key."""
         own = ["waxwing_n", *(["waxwing_gone"] if deletes else [])]
-        declared = [f"{name} int NOT NULL" for name in own]
+        found = [*own, *(["waxwing_deleted"] if deletes else [])]
+        declared = [f"{name} int NOT NULL" for name in found]
         declared += [f"{c.name} {c.type} {'NOT NULL' if c in self.keys else 'NULL'}" for c in self.columns]
         key = ", ".join(column.name for column in self.keys)
-        names = ", ".join([*own, self._names()])
-        values = ", ".join([*(f"j.{name}" for name in own), *(self._value(column) for column in self.columns)])
+        names = ", ".join([*found, self._names()])
+        values = ", ".join([*(f"j.{name}" for name in found), *(self._value(column) for column in self.columns)])
         source = self._source(own)
-        if any(column.folds for column in self.keys):
+        if deletes or any(column.folds for column in self.keys):
             # Keys that Python tells apart may be one here (capitals, trailing blanks): the last of them stands, or the newest,
             # or what they are together.
             same = ", ".join(f"j.{c.name}" if self._raw and c.kind in BINARY else c.key("j") for c in self.keys)
             fields = ", ".join([*(f"j.{name}" for name in own), *(self._folded(column, mode, same) for column in self.columns)])
+            if deletes:
+                fields += f", MAX(j.waxwing_gone) OVER (PARTITION BY {same}) AS waxwing_deleted"
             last = "j.waxwing_n DESC"
             if isinstance(mode, Upsert) and mode.newer_by is not None:
                 version = next(c for c in self.columns if c.column.name == mode.newer_by)

@@ -151,7 +151,7 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
             table.create(connection)
         except (sa.exc.CompileError, sa.exc.IdentifierError) as error:
             raise ConfigError(f"Table {table.fullname} can't be made: {error}.", hint="Correct the flow's Table.") from error
-        return wanted
+        return replace(wanted, nature=database.nature(connection, wanted))
     problems = database.refusals(connection, table)
     if not problems:
         found = _Found(inspector, table, database.dialect)
@@ -163,9 +163,10 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
         for column, have in there:
             problems += differences(column, have, connection.dialect, database.dialect)
         problems += found.unfilled(written)
-        if (keys := keys_of(wanted.mode)) and not found.unique(keys):
+        if keys := keys_of(wanted.mode):
             kind = type(wanted.mode).__name__.lower()
-            problems.append(f"no primary key, unique constraint or unique index on ({', '.join(keys)}), the keys of the {kind}")
+            nothing = [f"no primary key, unique constraint or unique index on ({', '.join(keys)}), the keys of the {kind}"]
+            problems += nothing if (unfit := database.key_problems(connection, table, keys)) is None else unfit
     if problems:
         raise ConfigError(
             f"The existing table {table.fullname} does not fit: {'; '.join(problems)}.",
@@ -185,11 +186,12 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
             f"The existing table {table.fullname} takes less than the flow's Table in {names}: "
             "what does not fit there becomes a dead letter.",
         )
-    return replace(
+    found_plan = replace(
         wanted,
         columns=tuple(narrow.get(column.name, column) for column in wanted.columns if column not in left_out),
         touched=tuple(column for column in wanted.touched if column not in left_out),
     )
+    return replace(found_plan, nature=database.nature(connection, found_plan))
 
 
 def _needed(mode: Mode) -> set[str | None]:
@@ -206,24 +208,12 @@ class _Found:
         self._dialect = dialect
         self._columns = {self._same(column["name"]): column for column in inspector.get_columns(name, schema=schema)}
         self._key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
-        unique: list[Sequence[str | None]] = [self._key]
-        unique += [each["column_names"] for each in inspector.get_unique_constraints(name, schema=schema)]
-        # An index with a condition holds for some rows only; one on expressions has None among its columns.
-        unique += [
-            index["column_names"]
-            for index in inspector.get_indexes(name, schema=schema)
-            if index["unique"] and not any(option.endswith("_where") for option in index.get("dialect_options", {}))
-        ]
-        self._unique = [{None if name is None else self._same(name) for name in names} for names in unique]
 
     def _same(self, name: str) -> str:
         return name if self._dialect.case_sensitive else name.lower()
 
     def column(self, name: str) -> Mapping[str, Any] | None:
         return self._columns.get(self._same(name))
-
-    def unique(self, keys: Sequence[str]) -> bool:
-        return {self._same(key) for key in keys} in self._unique
 
     def unfilled(self, written: Iterable[sa.Column[Any]]) -> list[str]:
         """Columns that nobody fills."""

@@ -86,7 +86,7 @@ def _pieces(batch: Batch[tuple[int, R]], buckets: int) -> list[Batch[R]]:
     rejects: list[list[Reject]] = [list(batch.rejects), *([] for _ in range(buckets - 1))]
     deletes: list[list[Delete]] = [[] for _ in range(buckets)]
     for delete in batch.deletes:
-        deletes[bucket_of(delete.key, buckets)].append(delete)
+        deletes[bucket_of(batch.messages.keys[delete.at] or b"", buckets)].append(delete)
     return [_piece(batch, *parts) for parts in zip(records, places, rejects, deletes, strict=True)]
 
 

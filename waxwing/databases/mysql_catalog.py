@@ -1,0 +1,78 @@
+"""What the catalog of MySQL and MariaDB says of a table that is to be written: its keys, and what else looks at its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import sqlalchemy as sa
+
+from waxwing.databases.base import Nature, Plan
+from waxwing.databases.columns import kind_of
+
+# Kinds whose keys are equal where Python says so; texts by their collation.
+_EXACT = {"integer", "decimal", "boolean", "date", "datetime", "time", "binary"}
+_TEXTS = {"text", "uuid", "enum"}
+
+
+def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+    """Why an upsert can't go by these keys, by the name of what is there; None: nothing unique is on them. Empty: it can."""
+    problems = []
+    for name, columns, cut in _unique(connection, table):
+        if columns != {key.lower() for key in keys}:
+            continue
+        if not cut:
+            return []
+        what = ", ".join(f"{column.name}({column.length})" for column in cut)
+        problems.append(f"the unique index {name} is of the first characters only ({what}), and takes different keys for one")
+    return problems or None
+
+
+def nature(connection: sa.Connection, plan: Plan) -> Nature:
+    """What the table does with rows."""
+    place = {"schema": plan.table.schema, "name": plan.table.name}
+    keys = {column.name.lower(): kind_of(column) for column in plan.keys}
+    brought = {column.name.lower() for column in plan.columns}
+    found = {column.name: column for column in connection.execute(_COLUMNS, place)}
+    exact = all(
+        kind in _EXACT or (kind in _TEXTS and (found[name].collation or "").endswith(("_nopad_bin", "_0900_bin")))
+        for name, kind in keys.items()
+    )
+    alone = all(columns == keys.keys() or not columns & brought for _, columns, _ in _unique(connection, plan.table))
+    around = connection.execute(_AROUND, place).one()
+    numbered = any(
+        name not in brought and ("auto_increment" in column.extra or "nextval" in (column.default or "").lower())
+        for name, column in found.items()
+    )
+    return Nature(
+        # A trigger before an insert may write another key; but rows are taken one after the other, and it sees each.
+        keys_exact=exact and not around.triggers,
+        rows_alone=alone and not around.triggers and not around.own_references,
+        rows_numbered=numbered,
+    )
+
+
+def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[str, set[str], list[Any]]]:
+    """Unique keys: name, columns, and those of which the index holds the beginning only."""
+    parts = connection.execute(_KEYS, {"schema": table.schema, "name": table.name}).all()
+    groups = [(key, list(group)) for key, group in groupby(parts, attrgetter("key"))]
+    return [(key, {part.name for part in group}, [part for part in group if part.length is not None]) for key, group in groups]
+
+
+_KEYS = sa.text("""
+    SELECT index_name AS `key`, lower(column_name) AS name, sub_part AS length FROM information_schema.statistics
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name AND non_unique = 0
+    ORDER BY index_name, seq_in_index""")
+
+_COLUMNS = sa.text("""
+    SELECT lower(column_name) AS name, collation_name AS collation, lower(extra) AS extra, column_default AS `default`
+    FROM information_schema.columns WHERE table_schema = coalesce(:schema, database()) AND table_name = :name""")
+
+_AROUND = sa.text("""
+    SELECT (SELECT count(*) FROM information_schema.triggers
+            WHERE event_object_schema = coalesce(:schema, database()) AND event_object_table = :name) AS triggers,
+           (SELECT count(*) FROM information_schema.key_column_usage
+            WHERE table_schema = coalesce(:schema, database()) AND table_name = :name
+              AND referenced_table_schema = table_schema AND referenced_table_name = table_name) AS own_references""")

@@ -1,0 +1,157 @@
+"""What PostgreSQL's catalog says of a table that is to be written: what its keys are, and what else looks at its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from waxwing.databases.base import Nature, Plan
+from waxwing.databases.columns import kind_of
+from waxwing.databases.postgresql_csv import SA_DIALECT
+
+# Kind of a declared column -> types of the server that take two keys for equal where Python does.
+_EXACT = {
+    "integer": {"int2", "int4", "int8"},
+    "decimal": {"numeric"},
+    "float": {"float8"},
+    "text": {"text", "varchar"},
+    "boolean": {"bool"},
+    "date": {"date"},
+    "datetime": {"timestamp", "timestamptz"},
+    "time": {"time", "timetz"},
+    "binary": {"bytea"},
+    "uuid": {"uuid", "text", "varchar"},
+    "enum": {"text", "varchar"},
+    "json": set[str](),
+}
+
+
+def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+    """Why ON CONFLICT can't go by these keys, by the name of what is there; None: nothing unique is on them. Empty: it can."""
+    fit, problems = False, []
+    for index in connection.execute(_INDEXES, {"name": _name(table)}):
+        columns = [name for name in index.columns if name is not None]
+        if set(columns) != set(keys) and not (index.expressions and any(key in index.definition for key in keys)):
+            continue
+        what = f"the {_KINDS.get(index.kind, 'unique index')} {index.name}"
+        why = _why_not(index)
+        if why is None:
+            fit = True
+        # One that is deferrable is an error even beside one that is not.
+        elif not index.immediate or not fit:
+            problems.append((index.immediate, f"{what} {why}"))
+    if fit:
+        problems = [problem for problem in problems if not problem[0]]
+    return [text for _, text in problems] if problems or fit else None
+
+
+def _why_not(index: Any) -> str | None:
+    if not index.immediate:
+        return "is deferrable, which no upsert can go by (make it anew without DEFERRABLE)"
+    if index.exclusion:
+        return "is no unique key, which no upsert can go by"
+    if index.expressions:
+        return "is one of expressions, not of columns"
+    if index.partial:
+        return "has a condition, and holds for some rows only"
+    return None if index.valid else f"is not valid (REINDEX INDEX {index.name})"
+
+
+_KINDS = {"p": "primary key", "u": "unique constraint", "x": "exclusion constraint"}
+
+
+def nature(connection: sa.Connection, plan: Plan) -> Nature:
+    """What the table does with rows."""
+    place: dict[str, Any] = {"name": _name(plan.table)}
+    keys = {column.name: kind_of(column) for column in plan.keys}
+    brought = {column.name for column in plan.columns}
+    exact = alone = True
+    for key in connection.execute(_KEYS, {**place, "keys": list(keys)}):
+        exact &= key.deterministic and (key.type in _EXACT[keys[key.name]] if key.own else key.enum and keys[key.name] == "enum")
+    for index in connection.execute(_INDEXES, place):
+        if set(index.columns) == set(keys):
+            exact &= index.deterministic
+        else:
+            alone &= not index.expressions and not brought & set(index.columns)
+    found = connection.execute(_AROUND, {**place, "brought": list(brought)}).one()
+    return Nature(
+        keys_exact=exact and not found.triggers_before_insert,
+        rows_alone=alone and not found.triggers and not found.own_references,
+        rows_numbered=found.numbered > 0,
+    )
+
+
+def passed_its_end(connection: sa.Connection, plan: Plan) -> str:
+    """The sequence that draws numbers which its column no longer takes, with the column; empty: none does."""
+    return "; ".join(connection.scalars(_PASSED, {"name": _name(plan.table)}))
+
+
+def _name(table: sa.Table) -> str:
+    return SA_DIALECT.identifier_preparer.format_table(table)
+
+
+_INDEXES = sa.text("""
+    SELECT c.relname AS name, con.contype AS kind, i.indimmediate AS immediate, i.indisexclusion AS exclusion,
+           i.indisvalid AND i.indisready AND i.indislive AS valid, i.indpred IS NOT NULL AS partial,
+           i.indexprs IS NOT NULL AS expressions, pg_get_indexdef(i.indexrelid) AS definition,
+           ARRAY(SELECT CAST(a.attname AS text) FROM unnest(CAST(i.indkey AS int2[])) WITH ORDINALITY AS k(number, at)
+                 LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
+                 WHERE k.at <= i.indnkeyatts ORDER BY k.at) AS columns,
+           NOT EXISTS (SELECT 1 FROM pg_collation o
+                       WHERE o.oid = ANY (CAST(i.indcollation AS oid[])) AND NOT o.collisdeterministic) AS deterministic
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.conrelid = i.indrelid AND con.contype IN ('p', 'u', 'x')
+    WHERE i.indrelid = to_regclass(:name) AND (i.indisunique OR i.indisexclusion)
+    ORDER BY c.relname""")
+
+# A domain is as the type that it is made of.
+_KEYS = sa.text("""
+    WITH RECURSIVE base AS (
+        SELECT a.attname, a.attcollation, t.typname, t.typtype, t.typbasetype, t.typnamespace
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = to_regclass(:name) AND a.attname = ANY (:keys)
+        UNION ALL
+        SELECT b.attname, b.attcollation, t.typname, t.typtype, t.typbasetype, t.typnamespace
+        FROM base b JOIN pg_type t ON t.oid = b.typbasetype
+        WHERE b.typtype = 'd')
+    SELECT CAST(attname AS text) AS name, CAST(typname AS text) AS type, typtype = 'e' AS enum,
+           typnamespace = CAST('pg_catalog' AS regnamespace) AS own,
+           coalesce((SELECT o.collisdeterministic FROM pg_collation o WHERE o.oid = attcollation), true) AS deterministic
+    FROM base WHERE typtype <> 'd'""")
+
+# A trigger's type has a bit for: each row 1, before 2, insert 4.
+_AROUND = sa.text("""
+    WITH tree AS (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name)),
+    own_triggers AS (
+        SELECT t.tgtype & 7 = 7 AS before_insert, p.prosrc
+        FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE t.tgrelid IN (SELECT relid FROM tree) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
+    numbered AS (
+        SELECT 1
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (:brought)
+          AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~* 'nextval' OR t.typdefault ~* 'nextval'
+               OR EXISTS (SELECT 1 FROM pg_depend e JOIN pg_proc p ON p.oid = e.refobjid
+                          WHERE e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = d.oid
+                            AND e.refclassid = CAST('pg_proc' AS regclass) AND p.prosrc ~* 'nextval'))
+        UNION ALL SELECT 1 FROM own_triggers WHERE before_insert AND prosrc ~* 'nextval')
+    SELECT (SELECT count(*) FROM own_triggers) AS triggers,
+           (SELECT count(*) FROM own_triggers WHERE before_insert) AS triggers_before_insert,
+           (SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(:name) AND confrelid = conrelid)
+               AS own_references,
+           (SELECT count(*) FROM numbered) AS numbered""")
+
+_PASSED = sa.text("""
+    SELECT DISTINCT 'sequence ' || CAST(s.oid AS regclass) || ' of column ' || a.attname || ' (' || format_type(a.atttypid, NULL)
+           || ')'
+    FROM pg_attribute a
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    JOIN pg_depend e ON (e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = d.oid
+                         AND e.refclassid = CAST('pg_class' AS regclass))
+    JOIN pg_class s ON s.oid = e.refobjid AND s.relkind = 'S'
+    WHERE a.attrelid = to_regclass(:name)
+      AND pg_sequence_last_value(s.oid) > CASE format_type(a.atttypid, NULL)
+          WHEN 'smallint' THEN 32767 WHEN 'integer' THEN 2147483647 ELSE 9223372036854775807 END""")

@@ -1,0 +1,89 @@
+"""What SQLite's schema says of a table that is to be written: what its keys are, and what else looks at its rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from waxwing.databases.base import Nature, Plan
+from waxwing.databases.columns import kind_of
+
+_quote = sqlite.dialect().identifier_preparer.quote
+
+
+class _Unique(NamedTuple):
+    name: str
+    columns: set[str | None]  # lower case; None for an expression
+    partial: bool
+    own: bool  # by a constraint of the table, not an index of its own
+    binary: bool  # texts are compared byte by byte
+
+
+def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+    """Why ON CONFLICT can't go by these keys, by the name of what is there; None: nothing unique is on them. Empty: it can."""
+    problems = []
+    wanted = {key.lower() for key in keys}
+    for index in _unique(connection, table):
+        if index.columns == wanted and not index.partial:
+            return []
+        if index.columns == wanted:
+            problems.append(f"the unique index {index.name} has a condition, and holds for some rows only")
+        elif None in index.columns and any(key in _sql(connection, table, index.name).lower() for key in wanted):
+            problems.append(f"the unique index {index.name} is one of expressions, not of columns")
+    return problems or None
+
+
+def nature(connection: sa.Connection, plan: Plan) -> Nature:
+    """What the table does with rows."""
+    table = plan.table
+    keys = {column.name.lower() for column in plan.keys}
+    brought = {column.name.lower() for column in plan.columns}
+    unique, sql = _unique(connection, table), _sql(connection, table, table.name).lower()
+    plain = "collate" not in sql and all(index.binary for index in unique if index.columns == keys)
+    exact = all(kind_of(key) == "integer" or (plain and kind_of(key) not in {"json", "float"}) for key in plan.keys)
+    alone = all(index.columns == keys or not (index.columns & brought or None in index.columns) for index in unique)
+    references = connection.exec_driver_sql(f"PRAGMA {_schema(table)}foreign_key_list({_quote(table.name)})").all()
+    triggers = connection.execute(
+        sa.text(f"SELECT count(*) FROM {_schema(table)}sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = lower(:name)"),  # noqa: S608 - quoted
+        {"name": table.name},
+    ).scalar_one()
+    columns = connection.exec_driver_sql(f"PRAGMA {_schema(table)}table_info({_quote(table.name)})").all()
+    numbers = {column[1].lower() for column in columns if column[5]} - brought
+    return Nature(
+        keys_exact=exact,
+        rows_alone=alone and not triggers and all(row[2].lower() != table.name.lower() for row in references),
+        # Without the word a number is drawn from the rows that are there, and none is used up.
+        rows_numbered=bool(numbers) and re.search(r"\bautoincrement\b", sql) is not None,
+    )
+
+
+def _unique(connection: sa.Connection, table: sa.Table) -> list[_Unique]:
+    schema = _schema(table)
+    columns = connection.exec_driver_sql(f"PRAGMA {schema}table_info({_quote(table.name)})").all()
+    found = []
+    for row in connection.exec_driver_sql(f"PRAGMA {schema}index_list({_quote(table.name)})").all():
+        _, name, unique, origin, partial = row[:5]
+        if unique:
+            parts = [part for part in connection.exec_driver_sql(f"PRAGMA {schema}index_xinfo({_quote(name)})").all() if part[5]]
+            names = {None if part[2] is None else str(part[2]).lower() for part in parts}
+            binary = all(str(part[4]).upper() == "BINARY" for part in parts)
+            found.append(_Unique(name, names, bool(partial), origin != "c", binary))
+    key: set[str | None] = {column[1].lower() for column in columns if column[5]}
+    if key and key not in [index.columns for index in found if index.own]:  # an INTEGER PRIMARY KEY has no index
+        found.append(_Unique("", key, partial=False, own=True, binary=True))
+    return found
+
+
+def _sql(connection: sa.Connection, table: sa.Table, name: str) -> str:
+    master = f"{_schema(table)}sqlite_master"
+    query = sa.text(f"SELECT sql FROM {master} WHERE type IN ('table', 'index') AND lower(name) = lower(:name)")  # noqa: S608 - quoted
+    found: Any = connection.scalar(query, {"name": name})
+    return found or ""
+
+
+def _schema(table: sa.Table) -> str:
+    return f"{_quote(table.schema)}." if table.schema else ""

@@ -1,0 +1,67 @@
+"""What SQL Server's catalog says of a table that is to be written: what its keys are, and what else looks at its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import sqlalchemy as sa
+
+from waxwing.databases.base import Nature, Plan
+from waxwing.databases.columns import kind_of
+
+# Kinds whose keys are equal where Python says so; capitals, blanks at the end and zeros at the end of bytes pass for others.
+_EXACT = {"integer", "decimal", "boolean", "date", "datetime", "time"}
+
+
+def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
+    """Why an upsert can't go by these keys, by the name of what is there; None: nothing unique is on them. Empty: it can."""
+    problems = []
+    for index, columns in _unique(connection, table):
+        if columns != {key.lower() for key in keys}:
+            continue
+        if not index.has_filter and not index.is_disabled:
+            return []
+        why = "is disabled (ALTER INDEX ... REBUILD)" if index.is_disabled else "has a filter, and holds for some rows only"
+        problems.append(f"the unique index {index.key} {why}")
+    return problems or None
+
+
+def nature(connection: sa.Connection, plan: Plan) -> Nature:
+    """What the table does with rows."""
+    place = {"schema": plan.table.schema, "name": plan.table.name}
+    keys = {column.name.lower() for column in plan.keys}
+    brought = {column.name.lower() for column in plan.columns}
+    around = connection.execute(_AROUND, place).one()
+    alone = all(columns == keys or not columns & brought for _, columns in _unique(connection, plan.table))
+    return Nature(
+        keys_exact=all(kind_of(key) in _EXACT for key in plan.keys),
+        rows_alone=alone and not around.triggers and not around.own_references,
+        # Rows that are there are updated first in any case, and draw nothing.
+        rows_numbered=False,
+    )
+
+
+def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[Any, set[str]]]:
+    """Unique indexes, each with its columns."""
+    parts = connection.execute(_KEYS, {"schema": table.schema, "name": table.name}).all()
+    groups = [list(group) for _, group in groupby(parts, attrgetter("key"))]
+    return [(group[0], {part.name for part in group}) for group in groups]
+
+
+_KEYS = sa.text("""
+    SELECT i.name AS [key], LOWER(c.name) AS name, i.has_filter, i.is_disabled
+    FROM sys.indexes AS i INNER JOIN sys.objects AS o ON o.object_id = i.object_id
+    INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id AND x.is_included_column = 0
+    INNER JOIN sys.columns AS c ON c.object_id = i.object_id AND c.column_id = x.column_id
+    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME())) AND i.is_unique = 1
+    ORDER BY i.name, x.key_ordinal""")
+
+_AROUND = sa.text("""
+    SELECT (SELECT COUNT(*) FROM sys.triggers AS t WHERE t.parent_id = o.object_id AND t.is_disabled = 0) AS triggers,
+           (SELECT COUNT(*) FROM sys.foreign_keys AS f
+            WHERE f.parent_object_id = o.object_id AND f.referenced_object_id = o.object_id) AS own_references
+    FROM sys.objects AS o
+    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))""")
