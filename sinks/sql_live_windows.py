@@ -15,6 +15,7 @@ from waxwing.batch import Batch
 from waxwing.databases import ledger
 from waxwing.operators.windows import Windows
 from waxwing.operators.windows.live import Live
+from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import SqlSettings
 
 
@@ -26,7 +27,7 @@ class SqlLiveWindows(SqlTarget):
 
     Args:
         settings: where the database is. `database_table` has no say in it.
-        table: made when missing, else checked at the start; for fixed see WindowTable. It needs a primary key.
+        table: made when missing, else checked at the start; for fixed and names see WindowTable. It needs a primary key.
         windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
 
     Parallelism: one connection and one writer per lane; SQLite: one for all.
@@ -43,9 +44,10 @@ class SqlLiveWindows(SqlTarget):
         windows: Windows,
         *,
         fixed: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
-        self._live = Live(windows)
-        self._window_table = WindowTable(table, windows, fixed)
+        self._window_table = WindowTable(table, windows, fixed, names)
+        self._live = Live(windows, takes=self._window_table.compared())
         merge = self._live.merge(self._window_table.keys)
         brought = [name for name in self._window_table.names if name not in merge.mean]
         super().__init__(settings.model_copy(update={"database_table": ""}), table, merge, columns=brought)
@@ -59,8 +61,14 @@ class SqlLiveWindows(SqlTarget):
             connection.execute(
                 ledger.windows.insert().values(flow=self.flow, step=self.step, buckets=0, definition=definition, streams="[]")
             )
-        elif kept.definition != definition:
+        elif not self._live.windows.means_the_same(kept.definition):
             raise self._anew(f"The windows in {self.name} are of another definition: {kept.definition}; now it is {definition}.")
+        else:
+            window_store.rename(connection, self.flow, self.step, kept, self._live.windows)
+
+    def check_types(self, kind: Any) -> None:
+        """Raises ConfigError for a type of records that the windows can't be of."""
+        check_types(self._live.windows, kind, self._live.takes)
 
     def fold(self, batch: Batch[Any]) -> Batch[Any]:
         """The batch with what it adds to each window in place of its records."""

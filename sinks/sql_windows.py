@@ -34,7 +34,7 @@ class SqlWindows(SqlTarget, WindowTarget):
 
     Args:
         settings: where the database is, how often buckets are written, how many there are. `database_table` has no say in it.
-        table: made when missing, else checked at the start; for fixed see WindowTable.
+        table: made when missing, else checked at the start; for fixed and names see WindowTable.
         windows: the windows.
 
     Parallelism: one connection and one writer per bucket; SQLite: one bucket.
@@ -51,6 +51,7 @@ class SqlWindows(SqlTarget, WindowTarget):
         windows: Windows,
         *,
         fixed: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(settings, SqlWindowSettings):
             raise ConfigError(
@@ -59,7 +60,7 @@ class SqlWindows(SqlTarget, WindowTarget):
             )
         self.windows, self.window_settings = windows, settings
         self._topics: set[str] = set()
-        self._window_table = WindowTable(table, windows, fixed)
+        self._window_table = WindowTable(table, windows, fixed, names)
         keys = self._window_table.keys
         own = settings.model_copy(update={"database_table": ""})
         super().__init__(own, table, Upsert(keys=keys) if keys else Append(), columns=self._window_table.names)
@@ -96,6 +97,7 @@ class SqlWindows(SqlTarget, WindowTarget):
                 held = [Bucket.positions(state)] * self.window_buckets
             else:
                 self._check(row)
+                window_store.rename(connection, self.flow, self.step, row, self.windows)
                 streams, held = self._kept(connection, row)
                 if (more := self._now_read(topic, add_starts(streams, held, starts), starts)) != streams:
                     streams = more
@@ -128,7 +130,7 @@ class SqlWindows(SqlTarget, WindowTarget):
         return self._in_transaction(read)
 
     def _check(self, row: Any) -> None:
-        if row.definition != self.windows.text:
+        if not self.windows.means_the_same(row.definition):
             raise self._anew(
                 f"The windows kept in {self.name} are of another definition: {row.definition}; now it is {self.windows.text}."
             )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sinks.window_target import Known, Streams
 from waxwing.batch import Stream
 from waxwing.databases import ledger
-from waxwing.operators.windows import Bucket, Held
+from waxwing.operators.windows import Bucket, Held, Windows
 from waxwing.target import Position
 
 windows, window_state = ledger.windows, ledger.window_state
@@ -65,6 +65,12 @@ def positions(connection: sa.Connection, flow: str, step: str) -> list[Position]
         Position(stream, min(b[stream].offset_next if stream in b else known.offset_start for b in buckets), *known[:2])
         for stream, known in load_streams(flow, row.streams).items()
     ]
+
+
+def rename(connection: sa.Connection, flow: str, step: str, row: Any, definition: Windows) -> None:
+    """Keep the text of a definition that goes on where the kept one was."""
+    if row.definition != definition.text:
+        connection.execute(windows.update().where(ledger.of_step(windows, flow, step)).values(definition=definition.text))
 
 
 def accept_bad_records(connection: sa.Connection, flow: str, step: str, records: int) -> int:

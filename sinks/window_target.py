@@ -12,6 +12,7 @@ from waxwing.batch import Batch, Stream
 from waxwing.databases import ledger
 from waxwing.errors import ConfigError, TransientError
 from waxwing.operators.windows import Bucket, Held, Opening, Rows, Windows, first_opening, openings
+from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import WindowSettings
 from waxwing.target import Position, Start, Target
 
@@ -54,6 +55,10 @@ class WindowTarget(Target):
     @override
     def idle_after_s(self) -> float | None:
         return self.windows.idle_after_s
+
+    def check_types(self, kind: Any) -> None:
+        """Raises ConfigError for a type of records that the windows can't be of."""
+        check_types(self.windows, kind, {})
 
     def opening(self, batch: Batch[Any]) -> Opening | None:
         """Where a lane that begins with this batch stands; None: the batch is for other steps, this one is further.

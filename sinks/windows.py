@@ -16,6 +16,7 @@ from sinks.window_target import WindowTarget
 from sinks.writer import Writer
 from waxwing.batch import Batch, Stream
 from waxwing.errors import ConfigError
+from waxwing.operators.declared import record_type
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
 from waxwing.target import Target
@@ -29,13 +30,15 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
         window holds is a function of the topic alone, idle partitions aside (see Windows).
 
     Raises:
-        ConfigError: the target serves another step already, or keeps no windows.
+        ConfigError: the target serves another step already, or keeps no windows; or the records' type, where the steps before say
+            it, has no such fields or none that windows can be of.
     """
     if not isinstance(target, WindowTarget | SqlLiveWindows):
         raise ConfigError(
             f"The step {step_id!r} folds windows, and {type(target).__name__} keeps none.",
             hint="Give it SqlWindows, SqlLiveWindows or MemoryWindows; other targets go with sinks.sink.",
         )
+    target.check_types(record_type(up))
     if isinstance(target, SqlLiveWindows):
         sink(step_id, op.map(f"{step_id}_fold", up, target.fold), target)
         return

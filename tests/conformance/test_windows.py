@@ -426,7 +426,7 @@ def test_another_definition_is_refused_with_what_to_do(place: Place) -> None:
     case, data = Case(place), sales(9, 10)
     case.run(data, ends=False)
     with pytest.raises(BaseException, match=r"another definition|error") as caught:
-        case.run(data, case.target(replace(DEFINITION, lateness_s=4)))
+        case.run(data, case.target(replace(DEFINITION, kind=Tumbling(20))))
     assert f"waxwing step drop {case.flow} totals" in _story(caught.value)
 
 
@@ -633,3 +633,45 @@ def test_a_resume_counts_the_records_of_each_partition(place: Place, live: bool)
     case.run(data, case.target(bad_run_max=10))
     assert [n for n, *_ in case.totals().values()] == [11]
     assert len(case.letters("parse")) == 60
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["on_close", "live"])
+def test_lateness_and_grace_may_be_said_anew(place: Place, live: bool) -> None:
+    case, data = Case(place, live=live), orderly(32)
+    before = LIVE if live else DEFINITION
+    after = replace(before, kind=Tumbling(float(LENGTH_S)), lateness_s=8, grace_s=60)
+    case.run({p: records[:20] for p, records in data.items()}, ends=False)
+    case.run({p: records[:30] for p, records in data.items()}, case.target(after), ends=False)
+    t = ledger.windows
+    with place.engine.connect() as connection:
+        kept = connection.scalar(sa.select(t.c.definition).where(t.c.flow == case.flow))
+    assert kept == after.text
+    case.run(data, case.target(replace(before, lateness_s=2.5)))
+    case.check(data)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    time: int
+    key: str
+    value: Any
+
+
+def test_a_text_for_a_live_maximum_is_a_dead_letter_alone_and_a_column_of_any_name_holds_the_start(place: Place) -> None:
+    case = Case(place, live=True)
+    given = case.target()
+    kinds: dict[str, Any] = {"minute": sa.DateTime, "key": sa.String(70), "n": sa.BigInteger, "most": sa.Integer}
+    columns = [sa.Column(name, kind, primary_key=name in ("minute", "key")) for name, kind in kinds.items()]
+    case.table = sa.Table(f"{case.table.name}_own", sa.MetaData(), *columns)
+    windows = replace(LIVE, aggregates={"n": Count(), "most": Max("value")}, null_keys="reject")
+    target = SqlLiveWindows(given.settings, case.table, windows, names={"window_start": "minute"})  # type: ignore[arg-type]  # for windows
+    target._database, target._engine = place.database, place.engine
+    flow = Dataflow(case.flow)
+    values = [5, "many", 7, None, [1], True, 3]
+    data = {0: [{"time": FIRST_S, "key": "a", "value": value} for value in values]}
+    window_sink("totals", parse("parse", op.input("in", flow, MemorySource(data, feeds=[target])), Reading), target)
+    run_main(flow)
+    ((start, key, n, most),) = place.read(case.table)
+    assert (start.replace(tzinfo=UTC).timestamp(), key, n, most) == (FIRST_S, "a", 4, 7)
+    letters = {letter.topic_offset: letter.reason for letter in case.letters("windows")}
+    assert letters.keys() == {1, 4, 5}
+    assert letters[1] == "value: a str can't be merged into its column, which takes Decimal, float, int"

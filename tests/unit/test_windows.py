@@ -751,6 +751,22 @@ def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:
     assert {position.stream for position in target.positions()} == {old, new, other}, "positions stay"
 
 
+def test_under_a_longer_grace_a_window_that_was_forgotten_is_not_written_again() -> None:
+    old, new = define(), define(grace_s=1_000)
+    bucket = Bucket(old, {STREAM: 0})
+    fed(bucket, old, STREAM, [(5, "a", 1), (200, "a", 1)])
+    assert len(bucket.emission().rows) == 1
+    for _ in range(2):  # it is remembered
+        bucket = Bucket.load(new, bucket.pack())
+    held = bucket.held[STREAM]
+    lane = Lane(new, STREAM, 1, Opening(0, held.offset_next, held.watermark))
+    bucket.fold(*lane.fold(batch([(6, "a", 1), (1_000, "a", 1), (130, "a", 1), (2_500, "a", 1)], held.offset_next)))
+    emission = bucket.emission()
+    assert [(row[0] // SECOND, row[-1]) for row in emission.rows.tuples()] == [(180, 0), (960, 0)]
+    late = sorted(row[0] // SECOND for entries in emission.late_entries for row in entries.rows.tuples())
+    assert late == [0, 120], "windows that had ended, whether anything was written of them or not"
+
+
 # -- packing ----------------------------------------------------------------------------------------------
 
 values = st.one_of(

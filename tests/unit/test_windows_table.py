@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 
 from sinks.window_table import WindowTable
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import Count, Session, Tumbling, Windows
+from waxwing.operators.windows import Count, Rows, Session, Tumbling, Windows
 
 
 def define(**changes: Any) -> Windows:
@@ -66,3 +67,34 @@ def test_what_differs_is_told_with_the_side_that_lacks_it() -> None:
     with pytest.raises(ConfigError, match="primary key: they lack shop"):
         WindowTable(other, define())
     assert WindowTable(other, define(), {"shop": "x"}).keys == ("window_start", "key", "shop")
+
+
+def test_a_column_of_yours_holds_the_windows_start_whatever_its_name() -> None:
+    kinds: dict[str, Any] = {"minute": sa.DateTime, "key": sa.String(9), "till": sa.DateTime, "n": sa.BigInteger}
+    made = sa.Table(
+        "totals", sa.MetaData(), *(sa.Column(name, kind, primary_key=name in ("minute", "key")) for name, kind in kinds.items())
+    )
+    rows = Rows(define().names, [[60_000_000], [120_000_000], ["a"], [3], [0]])
+    begins, ends = datetime(1970, 1, 1, 0, 1), datetime(1970, 1, 1, 0, 2)  # noqa: DTZ001 - as the column keeps it
+    for names, till in (({"window_end": "till"}, [ends]), ({"window_start": "minute", "window_end": "till"}, [ends]), (None, [])):
+        one = WindowTable(made, define(), names=names)
+        assert one.keys == ("minute", "key")
+        assert one.names == ["minute", *(["till"] if till else []), "key", "n"]
+        assert one.tuples(rows, one.names) == [(begins, *till, "a", 3)]
+    for wrong, why in (
+        ({"start": "minute"}, "not what windows call"),
+        ({"window_start": "hour"}, "no column hour"),
+        ({"window_end": "n"}, "filled twice"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            WindowTable(made, define(), names=wrong)
+    of_days = sa.Table(
+        "days",
+        sa.MetaData(),
+        sa.Column("day", sa.String(9), primary_key=True),
+        sa.Column("key", sa.String(9), primary_key=True),
+        sa.Column("n", sa.BigInteger),
+    )
+    with pytest.raises(ConfigError, match="they lack day") as caught:
+        WindowTable(of_days, define())
+    assert 'names={"window_start": "day"}' in caught.value.hint

@@ -19,6 +19,7 @@ from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch, Delete, Reject
 from waxwing.operators.cutting import cutter
+from waxwing.operators.declared import declare
 from waxwing.operators.decoding import typed_decoder
 from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of
 
@@ -58,7 +59,7 @@ def parse(
         ConfigError: a kind that can't be decoded.
     """
     parser = Parser(kind, step_id, on_tombstone == "delete", value_bytes_max)
-    return op.map(step_id, up, parser.parsed)
+    return declare(op.map(step_id, up, parser.parsed), kind)
 
 
 class Parser:

@@ -12,6 +12,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch, Headers, Reject, Stream
+from waxwing.operators.declared import declare, record_type, returned
 from waxwing.operators.parse import without
 from waxwing.operators.reasons import reason_of
 
@@ -54,7 +55,8 @@ def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Ba
     Parallelism: where the batch is.
     Delivery: as the source and the target; `fn` must be a function of the record alone, for it is read again after a crash.
     """
-    return op.map(step_id, up, lambda batch: _applied(step_id, batch, builtins.map(fn, iter(batch.records))))
+    made = op.map(step_id, up, lambda batch: _applied(step_id, batch, builtins.map(fn, iter(batch.records))))
+    return declare(made, returned(fn))
 
 
 def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Callable[[R, int], S]]) -> Flowing[Batch[S]]:
@@ -84,7 +86,7 @@ def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Fl
         pairs = [(record, at) for (record, good), at in zip(judged.records, judged.at, strict=True) if good]
         return judged.with_records([record for record, _ in pairs], [at for _, at in pairs])
 
-    return op.map(step_id, up, filtered)
+    return declare(op.map(step_id, up, filtered), record_type(up))
 
 
 def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]) -> Flowing[Batch[S]]:
@@ -108,7 +110,8 @@ def without_rejects(step_id: str, up: Flowing[Batch[R]]) -> Flowing[Batch[R]]:
     Parallelism: where the batch is.
     Delivery: as `map`.
     """
-    return op.map(step_id, up, lambda batch: replace(batch, rejects=()) if batch.rejects else batch)
+    bare = op.map(step_id, up, lambda batch: replace(batch, rejects=()) if batch.rejects else batch)
+    return declare(bare, record_type(up))
 
 
 def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:

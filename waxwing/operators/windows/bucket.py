@@ -63,7 +63,7 @@ class Bucket:
     ) -> None:
         self._definition, self._streams_min = definition, streams_min
         self._held = {stream: first_held(start, moments_us.get(stream)) for stream, start in starts.items()}
-        self._closed_to = NEVER
+        self._closed_to = self._dropped_to = NEVER
         self._windows: dict[int, Window] = {}
         self._sessions = OpenSessions(definition)
         self._gone: set[Stream] = set()  # not read in this run
@@ -197,7 +197,7 @@ class Bucket:
 
     def _fold_group(self, stream: Stream, group: Group) -> None:
         end = group.end_us
-        if end <= self._closed_to - self._definition.grace_us:
+        if end <= max(self._closed_to - self._definition.grace_us, self._dropped_to):
             return self._add_late(stream, [end] * len(group.keys), group)
         window = self._windows.get(end)
         if window is None:
@@ -345,7 +345,9 @@ class Bucket:
         Raises:
             ConfigError: a fold's state can't be kept.
         """
-        header = state.Header(self._definition.text, self._closed_to, self._held, sorted(self._awaited), self.bad_runs)
+        header = state.Header(
+            self._definition.text, self._closed_to, self._held, sorted(self._awaited), self.bad_runs, self._dropped_to
+        )
         try:
             return state.pack(header, self._windows, self._sessions.pack())
         except Exception:
@@ -379,6 +381,8 @@ class Bucket:
         bucket = Bucket(definition, {}, streams_min=streams_min)
         header, bucket._windows, sessions = state.unpack(definition, packed)
         bucket._held, bucket._closed_to, bucket.bad_runs = header.held, header.closed_to, header.bad_runs
+        # Under a longer grace than before, what was written and forgotten is not opened again.
+        bucket._dropped_to = max(header.dropped_to, header.closed_to - definition.grace_of(header.text))
         bucket._sessions.load(sessions)
         bucket._awaited = set(header.awaited)
         if live is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -277,9 +278,22 @@ class Windows:
             for aggregate in self.aggregates.values()
         ]
 
+    def means_the_same(self, text: str) -> bool:
+        """Whether windows of this text left rows and a state that go on under this definition.
+
+        Which records are late, and for how long a window is corrected, may be said anew: that holds for what comes.
+        """
+        return _meaning(text) == _meaning(self.text)
+
+    @staticmethod
+    def grace_of(text: str) -> int:
+        """The grace in a text, in microseconds."""
+        found = _SPANS.search(text)
+        return round(float(found["grace"]) * SECOND_US) if found else 0
+
     @cached_property
     def text(self) -> str:
-        """What the state depends on: a state is only loaded under the same text."""
+        """What is kept beside rows and state, to know them again."""
         aggregates = ", ".join(
             f"{name}={f'Fold({aggregate.field!r})' if isinstance(aggregate, Fold) else aggregate!r}"
             for name, aggregate in self.aggregates.items()
@@ -290,3 +304,11 @@ class Windows:
             f"lateness_s={self.lateness_us / SECOND_US!r} grace_s={self.grace_us / SECOND_US!r}"
             f"{f' null_keys={self.null_keys!r}' if isinstance(self.null_keys, dict) else ''}"
         )
+
+
+_SPANS = re.compile(r" lateness_s=\S+ grace_s=(?P<grace>[0-9.e+-]+)")
+_WHOLE = re.compile(r"(?<=[0-9])\.0(?=[,) ]|$)")
+
+
+def _meaning(text: str) -> str:
+    return _WHOLE.sub("", _SPANS.sub("", text))

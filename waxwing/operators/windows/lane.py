@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from decimal import localcontext
 from itertools import accumulate, count
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from waxwing.batch import Batch, Stream
 from waxwing.errors import OffsetGap
 from waxwing.operators.records import _row
 from waxwing.operators.windows.definition import NEVER, SECOND_US, Windows
+from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT, Entries, FoldError
 from waxwing.operators.windows.pieces import Group, Late, Mark, Opening, Piece, Sessions, buckets_of
 from waxwing.operators.windows.reading import Read, Reader, without
@@ -60,6 +62,7 @@ class Lane:
         opening: where it begins; the batches that it is given end at each of the splits.
         stage: the step's name, in what becomes of rejects.
         clock_us: the time of day, for the limit on times in the future; None: only messages' timestamps limit.
+        takes: by field the types of values, where they are fewer than windows take.
     """
 
     def __init__(
@@ -70,11 +73,12 @@ class Lane:
         opening: Opening,
         stage: str = "windows",
         clock_us: Callable[[], int] | None = None,
+        takes: Takes = MappingProxyType({}),
     ) -> None:
         self._definition, self._stream, self._buckets, self._stage = definition, stream, buckets, stage
         self._offset_start, self._offset, self._watermark = opening.offset_start, opening.offset, opening.watermark
         self._place = opening.place
-        self._reader = Reader(definition, clock_us)
+        self._reader = Reader(definition, clock_us, takes)
 
     @property
     def offset(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import localcontext
+from types import MappingProxyType
 from typing import Any
 
 from waxwing.batch import Batch, Reject
@@ -13,6 +14,7 @@ from waxwing.operators.records import _row
 from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
 from waxwing.operators.windows.definition import NEVER, Session, Windows
 from waxwing.operators.windows.lane import Lane
+from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT
 from waxwing.operators.windows.pieces import Opening
 from waxwing.operators.windows.rows import Rows, make_rows
@@ -25,12 +27,13 @@ class Live:
         windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean. A mean needs the sum and the count of its field
             beside it, for the database keeps those and divides.
         stage: the step's name, in what becomes of rejects.
+        takes: by field of a Min or Max the types that its column takes: a value of another is a reject of its own.
 
     Raises:
         ConfigError: windows that can't be merged row by row.
     """
 
-    def __init__(self, windows: Windows, stage: str = "windows") -> None:
+    def __init__(self, windows: Windows, stage: str = "windows", takes: Takes = MappingProxyType({})) -> None:
         if isinstance(windows.kind, Session):
             raise ConfigError("Sessions can't be live: a record may join two of them.", hint="Write them when they close.")
         if other := [name for name, a in windows.aggregates.items() if not isinstance(a, Count | Sum | Min | Max | Mean)]:
@@ -38,7 +41,7 @@ class Live:
                 f"Live windows can't compute {', '.join(other)}.",
                 hint="They take Count, Sum, Min, Max and Mean; the others are for windows that are written when they close.",
             )
-        self.windows, self._stage = windows, stage
+        self.windows, self._stage, self.takes = windows, stage, takes
         self._definition = windows.never_late()
 
     def merge(self, keys: tuple[str, ...]) -> Merge:
@@ -67,7 +70,7 @@ class Live:
     def fold(self, batch: Batch[Any]) -> tuple[Rows, list[Reject]]:
         """What the batch adds, one row per window and key; and all its rejects."""
         start = batch.offset_first
-        lane = Lane(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage)
+        lane = Lane(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage, takes=self.takes)
         [piece], read = lane.pieces(batch)
         length = self.windows.length_us
         rows = make_rows(self.windows, [], [], [], [[] for _ in self.windows.parts], [])

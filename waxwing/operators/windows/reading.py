@@ -7,13 +7,16 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from operator import attrgetter, itemgetter
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.operators.reasons import reason_of
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
+from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import Column
 from waxwing.operators.windows.values import (
     are_numbers,
@@ -49,11 +52,12 @@ class Read(NamedTuple):
 class Reader:
     """Reads what a definition asks for; how, is decided once per type of record.
 
-    `clock_us` gives the time of day where a message has no timestamp that could be believed.
+    `clock_us` gives the time of day where a message has no timestamp that could be believed; `takes` are the types that a field
+    may have, where it takes fewer.
     """
 
-    def __init__(self, definition: Windows, clock_us: Callable[[], int] | None) -> None:
-        self._definition, self._clock_us = definition, clock_us
+    def __init__(self, definition: Windows, clock_us: Callable[[], int] | None, takes: Takes = MappingProxyType({})) -> None:
+        self._definition, self._clock_us, self._takes = definition, clock_us, takes
         self._getters: dict[type, dict[str, Callable[[Any], Any]]] = {}
 
     def read(self, batch: Batch[Any], refused: Mapping[int, str]) -> Read:
@@ -78,6 +82,8 @@ class Reader:
                 _all(raw[field], bad, field, number_problem)
             elif check == "plain" and not are_plain(raw[field], kinds):
                 _all(raw[field], bad, field, plain_problem)
+            if field in self._takes and not kinds <= self._takes[field] | {NoneType}:
+                _all(raw[field], bad, field, partial(_not_taken, self._takes[field]))
             values = _in_utc(raw[field], bad, field) if check == "plain" and datetime in kinds else raw[field]
             columns[field] = Column(values, kinds)
         keys = by[0] if len(by) == 1 else list(zip(*by, strict=True)) if by else [()] * len(times)
@@ -186,6 +192,12 @@ def _in_utc(values: Sequence[Any], bad: dict[int, str], field: str) -> Sequence[
             except OverflowError:
                 bad.setdefault(number, f"{field}: out of range in UTC")
     return out
+
+
+def _not_taken(takes: frozenset[type], value: Any) -> str | None:
+    kind = type(value)
+    names = ", ".join(sorted(one.__name__ for one in takes))
+    return None if value is None or kind in takes else f"a {kind.__name__} can't be merged into its column, which takes {names}"
 
 
 def _all(

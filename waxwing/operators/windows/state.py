@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError
 from waxwing.operators.windows import packing
-from waxwing.operators.windows.definition import Windows
+from waxwing.operators.windows.definition import NEVER, Windows
 from waxwing.operators.windows.pieces import Held
 from waxwing.operators.windows.rows import Table, Window
 
@@ -27,20 +27,21 @@ RESTORE = (
 
 class Header(NamedTuple):
     """The definition's text, up to where windows are closed, how far the bucket has come, what it waits to hear of, and bad
-    records in a row by stream (None: version 2, which has none)."""
+    records in a row by stream (None: version 2, which has none). Windows that end at `dropped_to` or before are forgotten."""
 
     text: str
     closed_to: int
     held: dict[Stream, Held]
     awaited: list[Stream]
     bad_runs: dict[Stream, int] | None = None
+    dropped_to: int = NEVER
 
 
 def pack(header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> bytes:
     """All of it as bytes."""
     held = [[*stream, *one] for stream, one in header.held.items()]
     runs = [[*stream, run] for stream, run in (header.bad_runs or {}).items() if run]
-    head = packing.encode([header.text, header.closed_to, held, header.awaited, runs])
+    head = packing.encode([header.text, header.closed_to, held, header.awaited, runs, header.dropped_to])
     body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
     body = packing.compress(body)
     head_crc = _head_crc(head, VERSION)
@@ -65,7 +66,7 @@ def unpack(definition: Windows, state: bytes) -> tuple[Header, dict[int, Window]
         DataError: these are not the bytes of a bucket, or those of another version.
     """
     header, head_crc, rest = _read(state)
-    if header.text != definition.text:
+    if not definition.means_the_same(header.text):
         raise ConfigError(
             f"The windows kept so far are of another definition: {header.text}; now it is {definition.text}.",
             hint="Go back to that definition, or give the new one a step name of its own, which begins anew.",
@@ -93,7 +94,8 @@ def _read(state: bytes) -> tuple[Header, int, bytes]:
     text, closed_to, held, awaited, *more = packing.decode(head)
     streams = {Stream(*row[:4]): Held(*row[4:]) for row in held}
     runs = {Stream(*row[:4]): row[4] for row in more[0]} if more else None
-    return Header(text, closed_to, streams, [Stream(*row) for row in awaited], runs), head_crc, state[behind:]
+    dropped_to = more[1] if len(more) > 1 else NEVER
+    return Header(text, closed_to, streams, [Stream(*row) for row in awaited], runs, dropped_to), head_crc, state[behind:]
 
 
 def _head_crc(head: bytes, version: int) -> int:

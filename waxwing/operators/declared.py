@@ -1,0 +1,63 @@
+"""Which type of record a stream carries, where its steps say so: mistakes that it shows are told at the start.
+
+`parse` names it, and so does the annotation of what a `map` returns; where nobody says, nothing is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from bytewax.dataflow import Stream as Flowing
+
+S = TypeVar("S")
+
+# Values of these hints are of that very type. Those of other classes (an Enum, pydantic's EmailStr) may be anything.
+PLAIN_TYPES = frozenset(
+    {bool, int, float, str, bytes, Decimal, date, datetime, time, timedelta, UUID, list, dict, tuple, set, frozenset}
+)
+
+
+def declare(stream: Flowing[S], kind: Any) -> Flowing[S]:
+    """Remember what the records of a stream are; None: nobody knows."""
+    vars(stream.flow()).setdefault("_waxwing_records", {})[stream.stream_id] = kind
+    return stream
+
+
+def record_type(stream: Flowing[Any]) -> Any:
+    """What the records of a stream are; None where nobody said so."""
+    return vars(stream.flow()).get("_waxwing_records", {}).get(stream.stream_id)
+
+
+def returned(fn: Callable[..., Any]) -> Any:
+    """The type that a function says it returns; None where it says nothing."""
+    with contextlib.suppress(Exception):  # whatever stands in somebody's annotations
+        return get_type_hints(fn).get("return")
+    return None
+
+
+def field_types(kind: Any) -> dict[str, frozenset[type] | None] | None:
+    """By field of a record type the types of its values, but null; None: anything. None as a whole: it has no fields."""
+    if not isinstance(kind, type) or not getattr(kind, "__annotations__", None):
+        return None
+    with contextlib.suppress(Exception):
+        return {name: _types(hint) for name, hint in get_type_hints(kind).items()}
+    return None
+
+
+def _types(hint: Any) -> frozenset[type] | None:
+    origin = get_origin(hint)
+    if origin is Union or origin is types.UnionType:
+        parts = [_types(part) for part in get_args(hint) if part is not type(None)]
+        return None if None in parts else frozenset().union(*(part for part in parts if part is not None))
+    if origin is Literal:
+        return frozenset(type(value) for value in get_args(hint) if value is not None)
+    if isinstance(hint, NewType):
+        return _types(hint.__supertype__)
+    plain = origin or hint
+    return frozenset({plain}) if plain in PLAIN_TYPES else None
