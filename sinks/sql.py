@@ -14,7 +14,7 @@ from sinks import window_store
 from sinks.ownership import translated
 from sinks.sql_session import SqlSession
 from waxwing.batch import Stream
-from waxwing.databases import address, database_for, ledger
+from waxwing.databases import address, database_for, ledger, letters
 from waxwing.databases.base import Mode, Plan, Upsert
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, TransientError
@@ -135,6 +135,7 @@ class SqlTarget(Target):
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
+            self._check_topic(connection, topic)
             self._check_kept(connection)
             held = {position.stream: position for position in self._positions(connection)}
             missing = [start for start in starts if start.stream not in held]
@@ -146,6 +147,15 @@ class SqlTarget(Target):
             return [position for position in self._positions(connection) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
+
+    def _check_topic(self, connection: sa.Connection, topic: str) -> None:
+        """Raises ConfigError for a name that can't be kept (Kafka's are ASCII, others may have any)."""
+        encoding = self._database.text_encoding(connection)
+        if letters.held(topic, encoding) != topic:
+            raise ConfigError(
+                f"The source's name {topic!r} can't be stored in {self.name}, whose texts are in {encoding}.",
+                hint="Give the source another name, or take a database in UTF-8.",
+            )
 
     def _check_kept(self, connection: sa.Connection) -> None:
         """Raises ConfigError for a step that did something else so far."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sinks.ownership import OwnedSession, progress
 from sinks.rows import Rows
-from waxwing.databases import ledger
+from waxwing.databases import ledger, letters
 from waxwing.databases.base import Database, Plan
 from waxwing.errors import TargetError, TransientError
 from waxwing.target import Change
@@ -50,8 +50,9 @@ class SqlSession(OwnedSession):
                     self._bulk.write(self._connection, rows)
                 if change.dead_letters:
                     most = self._database.value_bytes_max(self._connection)
-                    letters = [ledger.dead_letter_row(self._step, letter, most) for letter in change.dead_letters]
-                    self._connection.execute(ledger.dead_letters.insert(), letters)
+                    encoding = self._database.text_encoding(self._connection)
+                    for some in letters.statements(self._step, change.dead_letters, bytes_max=most, encoding=encoding):
+                        self._connection.execute(ledger.dead_letters.insert(), some)
                 self._database.check_deferred(self._connection)
                 whole.commit()
                 if not dry_run:

@@ -87,6 +87,7 @@ class SqlWindows(SqlTarget, WindowTarget):
         self._topics.add(topic)
 
         def begin(connection: sa.Connection) -> list[Position]:
+            self._check_topic(connection, topic)
             row = window_store.kept(connection, self.flow, self.step, lock=True)
             if not row.buckets if row else ledger.positions_of(connection, self.flow, self.step):
                 raise self._anew(f"So far step {self.step} wrote {self.name} as records came, not when windows had closed.")

@@ -149,7 +149,7 @@ class MySQL(Database):
             raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
 
     @override
-    def value_bytes_max(self, connection: sa.Connection) -> int | None:
+    def value_bytes_max(self, connection: sa.Connection) -> int:
         # Written as a literal it may take twice as much; and the packet holds the rest of the row.
         packet_bytes_max: int = connection.info["packet_bytes_max"]
         return max(packet_bytes_max // 2 - 8_192, 0)

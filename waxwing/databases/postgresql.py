@@ -60,6 +60,11 @@ _BLOCKERS = sa.text("""
     ORDER BY 1""")
 
 
+# Single-byte encodings that Python knows under another name.
+_ENCODINGS = {"LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN9": "iso8859-15", "KOI8R": "koi8-r"}
+_ENCODINGS |= {f"WIN{number}": f"cp{number}" for number in range(1250, 1259)}
+
+
 class PostgreSQL(Database):
     """PostgreSQL 13 or newer: COPY straight into the table, or through a staging table."""
 
@@ -110,6 +115,14 @@ class PostgreSQL(Database):
     def lock_schema(self, connection: sa.Connection) -> None:
         # CREATE TABLE IF NOT EXISTS can still fail when two sessions run it at once.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+
+    @override
+    def text_encoding(self, connection: sa.Connection) -> str | None:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        encoding = driver.info.parameter_status("server_encoding") or ""
+        # What Python and the server may not read alike is written in ASCII.
+        return None if encoding == "UTF8" else _ENCODINGS.get(encoding, "ascii")
 
     @override
     def check_deferred(self, connection: sa.Connection) -> None:
