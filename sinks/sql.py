@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
-from sinks import window_store
+from sinks import step_store, window_store
 from sinks.ownership import translated
 from sinks.sql_session import SqlSession
+from sinks.step_store import Step
 from waxwing.batch import Stream
-from waxwing.databases import address, database_for, ledger, letters
-from waxwing.databases.base import Mode, Plan, Upsert
+from waxwing.databases import address, database_for, ledger
+from waxwing.databases.base import Append, Merge, Mode, Plan, Upsert
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, TransientError
 from waxwing.settings import SqlSettings
@@ -65,9 +66,14 @@ class SqlTarget(Target):
             raise ConfigError("delete_on_tombstone takes no newer_by: a tombstone brings a key and no version.")
 
     @property
+    def place(self) -> str:
+        """The database, without user and password."""
+        return f"{self._database.dialect.name} at {address.place(self._url)}"
+
+    @property
     @override
     def name(self) -> str:
-        return f"{self._table.fullname} in {self._database.dialect.name} at {address.place(self._url)}"
+        return f"{self._table.fullname} in {self.place}"
 
     @property
     @override
@@ -88,11 +94,7 @@ class SqlTarget(Target):
 
     @override
     def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
-        for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
-            if len(text) > most or not text.isascii():
-                raise ConfigError(
-                    f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
-                )
+        check_names(flow, step)
         for other in (flow_targets or {}).values():
             if self._renamed_from and isinstance(other, SqlTarget) and other._renamed_from not in ("", self._renamed_from):
                 raise ConfigError(
@@ -122,21 +124,46 @@ class SqlTarget(Target):
         query = sa.select(step, sa.func.count()).where(ledger.progress.c.flow == self.flow).group_by(step)
         return self._in_transaction(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
 
+    @property
+    def own_step(self) -> Step:
+        """The step that it serves."""
+        return Step(self.flow, self.step)
+
+    @override
+    def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
+        return self._in_transaction(
+            lambda connection: step_store.taken_elsewhere(
+                connection, self.own_step, self._table, self._table_name(connection), streams
+            )
+        )
+
+    @property
+    @override
+    def again(self) -> str:
+        if isinstance(self._mode, Append):
+            return "every row would stand there twice"
+        if isinstance(self._mode, Merge):
+            return "every record would be added a second time"
+        return "rows are written over, and what has changed since then is lost"
+
+    def _table_name(self, connection: sa.Connection) -> str:
+        return step_store.table_name(connection, self._table, self._database.dialect)
+
+    def _remember_table(self, connection: sa.Connection) -> None:
+        step_store.remember_table(connection, self.own_step, self._table_name(connection))
+
     @override
     def positions(self) -> Sequence[Position]:
         return self._in_transaction(self._positions)
 
     def _positions(self, connection: sa.Connection) -> list[Position]:
-        query = sa.select(ledger.progress).where(ledger.of_step(ledger.progress, self.flow, self.step))
-        found = [ledger.position(row) for row in connection.execute(query)]
-        own = [one for one in found if one.stream.topic_id != ledger.BUCKETS_TOPIC_ID]
-        return own if len(own) == len(found) else window_store.positions(connection, self.flow, self.step)
+        return step_store.positions(connection, self.own_step)
 
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
-            self._check_topic(connection, topic)
             self._check_kept(connection)
+            self._remember_table(connection)
             held = {position.stream: position for position in self._positions(connection)}
             missing = [start for start in starts if start.stream not in held]
             if missing:
@@ -147,15 +174,6 @@ class SqlTarget(Target):
             return [position for position in self._positions(connection) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
-
-    def _check_topic(self, connection: sa.Connection, topic: str) -> None:
-        """Raises ConfigError for a name that can't be kept (Kafka's are ASCII, others may have any)."""
-        encoding = self._database.text_encoding(connection)
-        if letters.held(topic, encoding) != topic:
-            raise ConfigError(
-                f"The source's name {topic!r} can't be stored in {self.name}, whose texts are in {encoding}.",
-                hint="Give the source another name, or take a database in UTF-8.",
-            )
 
     def _check_kept(self, connection: sa.Connection) -> None:
         """Raises ConfigError for a step that did something else so far."""
@@ -211,50 +229,6 @@ class SqlTarget(Target):
 
         self._in_transaction(jump)
 
-    # -- for the operator's commands -------------------------------------------------------------
-
-    def accept_bad_rows(self, records: int) -> int:
-        """Let the next records of each partition pass without limits on bad rows. Returns the number of partitions."""
-        progress = ledger.progress
-
-        def accept(connection: sa.Connection) -> int:
-            anew = {"records_seen": 0, "records_bad": 0, "bad_run": 0, "version": progress.c.version + 1}
-            changed = progress.update().where(ledger.of_step(progress, self.flow, self.step))
-            partitions = connection.execute(changed.values(limits_from=progress.c.offset_next + records, **anew)).rowcount
-            # Buckets of windows count their emissions; records are counted by the streams that they take in.
-            return window_store.accept_bad_records(connection, self.flow, self.step, records) or partitions
-
-        return self._in_transaction(accept)
-
-    def rename_step(self, old: str, new: str) -> int:
-        """Give the positions of a step to another name. Returns their number."""
-
-        def rename(connection: sa.Connection) -> int:
-            for table in (ledger.windows, ledger.window_state, ledger.progress):
-                renamed = connection.execute(table.update().where(ledger.of_step(table, self.flow, old)).values(step=new))
-            return renamed.rowcount
-
-        return self._in_transaction(rename)
-
-    def drop_step(self, step: str) -> int:
-        """Forget the positions of a step, and its dead letters, which would come again. Returns the number of positions."""
-
-        def drop(connection: sa.Connection) -> int:
-            for table in (ledger.dead_letters, ledger.windows, ledger.window_state, ledger.progress):
-                gone = connection.execute(table.delete().where(ledger.of_step(table, self.flow, step))).rowcount
-            return gone
-
-        return self._in_transaction(drop)
-
-    def dead_letter_reasons(self) -> Sequence[tuple[str, str, int]]:
-        """Stage, reason and number of this step's dead letters, the most frequent first. Late records are one reason."""
-        t = ledger.dead_letters
-        count = sa.func.count().label("count")
-        reason = sa.case((t.c.stage == "late", sa.literal_column("'too late for a window'")), else_=t.c.reason).label("why")
-        inner = sa.select(t.c.stage, reason).where(ledger.of_step(t, self.flow, self.step)).subquery()
-        query = sa.select(inner.c.stage, inner.c.why, count).group_by(inner.c.stage, inner.c.why).order_by(count.desc())
-        return self._in_transaction(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
-
     # -- for the sink partition ------------------------------------------------------------------
 
     @override
@@ -287,6 +261,15 @@ class SqlTarget(Target):
             raise
         except sa.exc.DBAPIError as error:
             raise _Race(str(error.orig)) from error
+
+
+def check_names(flow: str, step: str) -> None:
+    """Raises ConfigError for a name that can't be a key of the stored positions."""
+    for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
+        if len(text) > most or not text.isascii():
+            raise ConfigError(
+                f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
+            )
 
 
 def _may_end(held: Position, offset_end: int | None) -> bool:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from typing_extensions import override
 
+from sinks import step_store
 from sinks.ownership import OwnedSession, progress
 from sinks.rows import Rows
-from waxwing.databases import ledger, letters
+from sinks.step_store import Step
+from waxwing.databases import ledger
 from waxwing.databases.base import Database, Plan
-from waxwing.errors import TargetError, TransientError
+from waxwing.errors import TargetError, TransientError, WaxwingError
 from waxwing.target import Change
 
 if TYPE_CHECKING:
@@ -29,9 +31,16 @@ class SqlSession(OwnedSession):
         super().__init__(engine, database, target, token)
         self._rows = Rows(plan, brought, database.dialect)
         self._bulk = database.bulk(plan)
+        self._letters_again = False
 
     @override
     def write(self, change: Change, *, dry_run: bool = False) -> None:
+        try:
+            self._write(change, dry_run=dry_run)
+        except _LettersAgain:
+            self._write(change, dry_run=dry_run)
+
+    def _write(self, change: Change, *, dry_run: bool) -> None:
         rows, deletes, before = self._rows.of(change)
         with self._errors():
             if getattr(self._connection.connection, "dbapi_connection", None) is None:
@@ -49,10 +58,7 @@ class SqlSession(OwnedSession):
                 elif rows:
                     self._bulk.write(self._connection, rows)
                 if change.dead_letters:
-                    most = self._database.value_bytes_max(self._connection)
-                    encoding = self._database.text_encoding(self._connection)
-                    for some in letters.statements(self._step, change.dead_letters, bytes_max=most, encoding=encoding):
-                        self._connection.execute(ledger.dead_letters.insert(), some)
+                    self._bury(change)
                 self._database.check_deferred(self._connection)
                 whole.commit()
                 if not dry_run:
@@ -63,6 +69,21 @@ class SqlSession(OwnedSession):
                     # It must not hide the error that brought us here; the connection goes with it.
                     with contextlib.suppress(Exception):
                         transaction.rollback()
+
+    def _bury(self, change: Change) -> None:
+        """Store the dead letters. Those of an earlier step of this name, which the operator kept, give way to their like."""
+        if self._letters_again:
+            places = ((letter.stream, letter.offset, letter.row) for letter in change.dead_letters)
+            step_store.delete_letters(self._connection, Step(self._flow, self._step), places)
+        most = self._database.value_bytes_max(self._connection)
+        letters = [ledger.dead_letter_row(self._step, letter, most) for letter in change.dead_letters]
+        try:
+            self._connection.execute(ledger.dead_letters.insert(), letters)
+        except sa.exc.IntegrityError as error:
+            if self._letters_again:
+                raise
+            self._letters_again = True
+            raise _LettersAgain from error
 
     def _move(self, change: Change) -> bool:
         """Move the positions by compare-and-set, first of all: it takes the locks and fences.
@@ -105,3 +126,10 @@ class SqlSession(OwnedSession):
         if done not in (0, len(change.before)):
             raise TargetError(f"{self._name}: one transaction stands half committed; this database can't be trusted.")
         return done > 0
+
+
+class _LettersAgain(WaxwingError):
+    """There is a dead letter of this key already: a step of this name began anew, and its former letters were kept."""
+
+    def __init__(self) -> None:
+        super().__init__("A dead letter is there already.")

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import override
 
-from sinks import window_store
+from sinks import step_store, window_store
 from sinks.sql import SqlTarget
 from sinks.sql_session import SqlSession
 from sinks.window_table import WindowTable
@@ -66,6 +66,11 @@ class SqlWindows(SqlTarget, WindowTarget):
         super().__init__(own, table, Upsert(keys=keys) if keys else Append(), columns=self._window_table.names)
         self.window_buckets = 1 if self.parts_max == 1 else settings.window_buckets
 
+    @property
+    @override
+    def again(self) -> str:
+        return "its windows are written over, those whose records the topic no longer holds by partial totals, or a second time"
+
     @override
     def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:
         return self._window_table.tuples(rows, self.columns)
@@ -87,7 +92,7 @@ class SqlWindows(SqlTarget, WindowTarget):
         self._topics.add(topic)
 
         def begin(connection: sa.Connection) -> list[Position]:
-            self._check_topic(connection, topic)
+            self._remember_table(connection)
             row = window_store.kept(connection, self.flow, self.step, lock=True)
             if not row.buckets if row else ledger.positions_of(connection, self.flow, self.step):
                 raise self._anew(f"So far step {self.step} wrote {self.name} as records came, not when windows had closed.")
@@ -145,8 +150,9 @@ class SqlWindows(SqlTarget, WindowTarget):
         # First of all, so that of two processes that begin at once one is refused here.
         first = {"buckets": self.window_buckets, "definition": self.windows.text, "streams": window_store.dump_streams(streams)}
         connection.execute(windows.insert().values(flow=self.flow, step=self.step, **first))
+        emission = step_store.emission_after(connection, self.own_step)
         for number in range(self.window_buckets):
-            connection.execute(progress.insert().values(**self._first(Start(self.bucket_stream(number), 0, None))))
+            connection.execute(progress.insert().values(**self._first(Start(self.bucket_stream(number), emission, None))))
             window_store.save(connection, self.flow, self.step, number, state, self._part_bytes(connection))
 
     def _part_bytes(self, connection: sa.Connection) -> int:

@@ -14,6 +14,7 @@ from sources.kafka_start import LaneState
 from sources.kafka_topic import TopicWatch
 from waxwing import runtime
 from waxwing.batch import lane_name
+from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config
 from waxwing.settings import KafkaSettings
 from waxwing.target import Target
@@ -35,13 +36,17 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
         Bytewax's recovery gives it: at least once with `-r`, else whatever START says.
 
     Raises:
-        ConfigError: settings contradict, login or TLS refused, no such topic (ON_UNKNOWN_TOPIC=fail), a step was renamed.
+        ConfigError: no topic is given, settings contradict, login or TLS refused, no such topic (ON_UNKNOWN_TOPIC=fail), a step
+            was renamed.
+        DataError: the flow was renamed.
         DataLoss: the topic was re-created, or its log does not hold the stored position (ON_DATA_LOSS=fail).
         TransientError: no broker answered for KAFKA_AWAY_MAX_S.
     """
 
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target] = (), flow: str = "") -> None:
         client_config(settings)  # what is wrong with them is said before anything starts
+        if not settings.source_topic:
+            raise ConfigError("SOURCE_TOPIC is not given.", hint="Set it to the topic to read.")
         self._settings, self._feeds, self._flow = settings, tuple(feeds), flow
         self._shared: tuple[TopicWatch, Durable] | None = None
         self._lock = threading.Lock()

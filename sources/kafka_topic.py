@@ -16,7 +16,7 @@ from sources.patience import ask
 from waxwing import log, runtime
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, TransientError
-from waxwing.positions import StartAt, open_feeds, prepare_feeds
+from waxwing.positions import StartAt, StepAt, open_feeds, prepare_feeds, say_starts
 from waxwing.settings import KafkaSettings
 from waxwing.target import Target
 
@@ -41,6 +41,7 @@ class TopicWatch:
         self._settings, self._feeds, self._flow = settings, feeds, flow
         self._name = settings.source_topic
         self.bounded = settings.until == "end"
+        self._anew = settings.begin == "anew"
         self.idle_after_s = min((feed.idle_after_s for feed in feeds if feed.idle_after_s is not None), default=None)
         self.error: BaseException | None = None
         self.revision = 0
@@ -103,7 +104,8 @@ class TopicWatch:
 
     def _run(self) -> None:
         try:
-            self._target_answers(lambda: prepare_feeds(self._feeds, self._flow) if self._feeds else None)
+            if self._feeds:
+                self._target_answers(lambda: prepare_feeds(self._feeds, self._flow, anew=self._anew))
             self._open(self._await_topic())
             log.info("reading", f"Flow {self._flow}: {self._what()}.", topic=self._name)
             self._broker.prompt = False
@@ -158,7 +160,7 @@ class TopicWatch:
         policy = partial(self._policy, streams, ends) if not known else partial(dict, streams)
         until = {stream: ends[stream.partition] for stream in streams} if self.bounded else None
         if self._feeds:
-            starts = self._target_answers(lambda: open_feeds(self._feeds, self._name, streams, policy, until))
+            starts = self._target_answers(lambda: open_feeds(self._feeds, self._name, streams, policy, until, anew=self._anew))
         elif self._topic is not None:  # opened before, so what is new begins at its log's start
             starts = {stream: self._starts.get(stream, StartAt(first)) for stream, first in streams.items()}
         else:
@@ -185,6 +187,7 @@ class TopicWatch:
         with self._lock:
             lanes = dict(self._joined)
         known = {one.stream for parts in self._parts.values() for one in parts}
+        begun: dict[Stream, StartAt] = {}
         for lane, resume in lanes.items():
             mine = {
                 s: start for s, start in self._starts.items() if s.partition % self._settings.lanes == lane and s not in known
@@ -206,6 +209,17 @@ class TopicWatch:
             with self._lock:
                 self._parts[lane] = self._parts.get(lane, []) + opened
                 self.revision += 1
+            begun |= {one.stream: self._begun(one, mine[one.stream], resume) for one in opened}
+        given = self._settings.start if "start" in self._settings.model_fields_set else ""
+        say_starts(self._flow, begun, given, anew=self._anew)
+
+    def _begun(self, opened: OpenPart, start: StartAt, resume: LaneState | None) -> StartAt:
+        """Where each step begins, for people: on the log, whatever was lost of it."""
+        log_of = self._bounds[opened.stream.partition]
+        if self._feeds:
+            return start._replace(steps=tuple(one._replace(offset=log_of.nearest(one.offset)) for one in start.steps))
+        known = resume is not None and resume.offset(opened.stream) is not None
+        return start._replace(steps=(StepAt("of Bytewax's own sink", opened.offset, not known),))
 
     def _with_resume(self, stream: Stream, start: StartAt, resume: LaneState | None) -> StartAt:
         """Without targets: a partition that the recovery store does not know is new; an unfinished bounded run keeps its ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from waxwing import runtime
 from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
-from waxwing.positions import StartAt, open_feeds, prepare_feeds
+from waxwing.positions import StartAt, open_feeds, prepare_feeds, say_starts
 from waxwing.target import Target
 
 
@@ -45,6 +45,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         lanes: lane i reads the partitions p with p % lanes == i.
         feeds: the targets; where they hold positions, the source goes on from there.
         ends: mark the end of each partition, so that windows close; False, where more is to come in a later run.
+        begin: "anew": as the setting BEGIN.
 
     Parallelism: one lane per worker at most, as the Kafka source.
     Delivery: exactly once into targets in `feeds` (tests/flows/test_memory.py); a second run goes on where the first ended.
@@ -60,10 +61,11 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         lanes: int = 1,
         feeds: Sequence[Target] = (),
         ends: bool = True,
+        begin: Literal["", "anew"] = "",
     ) -> None:
         partitions = data if isinstance(data, Mapping) else {0: data}
         self._feeds, self._lanes, self._batch_records = feeds, lanes, batch_records
-        self._topic, self._ends = topic, ends
+        self._topic, self._ends, self._anew = topic, ends, begin == "anew"
         self._flow = flow
         self._messages = {number: _columns(items) for number, items in partitions.items()}
         self._opened: dict[Stream, StartAt] | None = None
@@ -93,15 +95,17 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
             return start
         held = {resumed, start.offset, *start.splits} if self._feeds else {resumed}
         offset, *splits = sorted(held)
-        return StartAt(offset, tuple(splits), start.offset_end)
+        return start._replace(offset=offset, splits=tuple(splits))
 
     def _open(self) -> dict[Stream, StartAt]:
         flow = self._feeds[0].flow if self._feeds else self._flow
         streams = {Stream(flow, self._topic, f"name:{self._topic}", number): 0 for number in self._messages}
         if not self._feeds:
             return {stream: StartAt(0) for stream in streams}
-        prepare_feeds(self._feeds, flow)
-        return open_feeds(self._feeds, self._topic, streams, lambda: streams, None)
+        prepare_feeds(self._feeds, flow, anew=self._anew)
+        starts = open_feeds(self._feeds, self._topic, streams, lambda: streams, None, anew=self._anew)
+        say_starts(flow, starts, anew=self._anew)
+        return starts
 
     def _end(self, stream: Stream) -> int:
         offsets = self._messages[stream.partition].offsets

@@ -92,6 +92,11 @@ def read(kind: type[Group], problems: list[str], *, partial: bool = False) -> di
     return given
 
 
+def names_given() -> list[str]:
+    """Every name that the environment or `.env` gives a value, ours or not."""
+    return list(dict.fromkeys(name for layer in _layers() for name, value in layer.values.items() if value))
+
+
 def names_of(kind: type[Group]) -> list[str]:
     """Every name that the environment may use for these settings."""
     return [name for _, its_names in _fields(kind) for name in its_names]

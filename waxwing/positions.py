@@ -5,24 +5,40 @@ Shared by all sources that feed targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from waxwing import log
 from waxwing.batch import Stream
-from waxwing.errors import ConfigError
-from waxwing.target import Start, Target
+from waxwing.errors import ConfigError, DataError
+from waxwing.target import Position, Start, Target
+
+# So many partitions of a step are named one by one where a start says where it begins; more are summed up.
+NAMED_MAX = 8
+
+
+class StepAt(NamedTuple):
+    """Where one step stands in a stream. `anew`: it has taken nothing of it in yet."""
+
+    step: str
+    offset: int
+    anew: bool
 
 
 class StartAt(NamedTuple):
-    """Where to read a stream from (`offset`), where batches must end (`splits`, rising, above it), where to stop (or None)."""
+    """Where to read a stream from (`offset`), where batches must end (`splits`, rising, above it), where to stop (or None),
+    and where each step stands."""
 
     offset: int
     splits: tuple[int, ...] = ()
     offset_end: int | None = None
+    steps: tuple[StepAt, ...] = ()
 
 
-def prepare_feeds(feeds: Sequence[Target], flow: str) -> None:
+def prepare_feeds(feeds: Sequence[Target], flow: str, *, anew: bool = False) -> None:
     """Make or check the targets' tables, and look for positions that a step of another name left behind.
+
+    With `anew` (BEGIN=anew) these are only named.
 
     Raises:
         ConfigError: a table does not fit; or positions of this flow stand under a step that it no longer has
@@ -34,14 +50,19 @@ def prepare_feeds(feeds: Sequence[Target], flow: str) -> None:
             raise ConfigError("A target in feeds=[...] serves no step.", hint='Write to it: sink("step", batches, target).')
         target.prepare()
         held = target.steps()
-        if left := sorted(step for step in held if step not in steps):
-            drops = "; ".join(f"waxwing step drop {flow} {step}" for step in left)
-            renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
-            raise ConfigError(
-                f"{target.name} holds positions of flow {flow} under steps that it no longer has: {', '.join(left)}; "
-                f"it has {', '.join(sorted(steps))}.",
-                hint=f"{'' if target.step in held else renamed}Steps that were taken out: {drops}",
-            )
+        if not (left := sorted(step for step in held if step not in steps)):
+            continue
+        what = (
+            f"{target.name} holds positions of flow {flow} under steps that it no longer has: {', '.join(left)}; "
+            f"it has {', '.join(sorted(steps))}."
+        )
+        drops = "; ".join(f"waxwing step drop {flow} {step}" for step in left)
+        taken_out = f"Steps that were taken out: {drops}"
+        if anew:
+            log.warning("steps_left", f"{what} They stay as they are (BEGIN=anew). {taken_out}")
+            continue
+        renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
+        raise ConfigError(what, hint=f"{'' if target.step in held else renamed}{taken_out}")
 
 
 def open_feeds(
@@ -50,6 +71,8 @@ def open_feeds(
     log_starts: Mapping[Stream, int],
     resolve: Callable[[], Mapping[Stream, int]],
     ends: Mapping[Stream, int] | None,
+    *,
+    anew: bool = False,
 ) -> dict[Stream, StartAt]:
     """Store a position in every target that has none, before anything is read, and say where each stream starts.
 
@@ -60,35 +83,145 @@ def open_feeds(
         resolve: the START policy's offset of each of these; asked only at the flow's first start. A partition that
             appears later begins at its log's start; a step that appears later where the other steps first began.
         ends: the log's ends, for a bounded run; an unfinished one keeps the ends it began with.
+        anew: a step without positions begins although another flow took the same records into the same place (BEGIN=anew).
+
+    Raises:
+        DataError: a step without positions would take in what another flow took into the same place: it was renamed.
     """
-    held = [{p.stream: p for p in target.positions() if p.stream in log_starts} for target in feeds]
+    held = [_by_stream(target.positions(), log_starts) for target in feeds]
+    for target, positions in zip(feeds, held, strict=True):
+        if not positions:
+            _refuse_doubles(target, log_starts, anew=anew)
     known = {stream for positions in held for stream in positions}
     policy = log_starts if known else resolve()
-    stored_ends = {s: p.offset_end for positions in held for s, p in positions.items() if p.offset_end is not None}
-    unfinished = any(p.offset_end is not None and p.offset_next < p.offset_end for positions in held for p in positions.values())
-    out: dict[Stream, list[tuple[int, int | None]]] = {stream: [] for stream in log_starts}
+    began_with = _unfinished_ends(held)
+    out: dict[Stream, list[tuple[str, Position]]] = {stream: [] for stream in log_starts}
     for number, target in enumerate(feeds):
         starts = []
         for stream, log_start in log_starts.items():
-            firsts = [positions[stream].offset_start for positions in held if stream in positions]
+            firsts = [position.offset_start for positions in held for position in positions.get(stream, ())]
             first = max(min(firsts), log_start) if firsts else policy[stream]
             if ends is None:
                 end = None
-            elif unfinished:
-                end = stored_ends.get(stream, first)
+            elif began_with is not None:
+                end = began_with.get(stream, first)
             else:
                 end = ends[stream]
             starts.append(Start(stream, first, end))
         stored = target.begin(topic, starts)
         # Another process may have been first, with another `latest`: the targets behind this one follow what is stored now.
-        held[number] = {position.stream: position for position in stored if position.stream in log_starts}
+        held[number] = _by_stream(stored, log_starts)
         for position in stored:
             if position.stream in out:
-                out[position.stream].append((position.offset_next, position.offset_end))
+                out[position.stream].append((target.step, position))
     return {stream: _start_at(found) for stream, found in out.items() if found}
 
 
-def _start_at(found: list[tuple[int, int | None]]) -> StartAt:
-    offsets = sorted({offset for offset, _ in found})
-    ends = [end for _, end in found if end is not None]
-    return StartAt(offsets[0], tuple(offsets[1:]), max(ends) if ends else None)
+# A target may hold several positions of one stream: each bucket of windows has its own.
+Held = dict[Stream, list[Position]]
+
+
+def _by_stream(positions: Iterable[Position], streams: Mapping[Stream, int]) -> Held:
+    out: Held = {}
+    for position in positions:
+        if position.stream in streams:
+            out.setdefault(position.stream, []).append(position)
+    return out
+
+
+def _unfinished_ends(held: Sequence[Held]) -> dict[Stream, int] | None:
+    """The ends of a bounded run that has not reached them all; None: there is none.
+
+    Those of the targets that have not reached theirs count: another one, which was no part of that run, may still hold the
+    ends of its own last one.
+    """
+    every = [[position for of_stream in positions.values() for position in of_stream] for positions in held]
+    of_run = [position for positions in every if any(map(_is_unfinished, positions)) for position in positions]
+    if not of_run:
+        return None
+    out: dict[Stream, int] = {}
+    for position in sorted(of_run, key=lambda p: (_is_unfinished(p), p.offset_end or 0)):  # what is unfinished says it best
+        if position.offset_end is not None:
+            out[position.stream] = position.offset_end
+    return out
+
+
+def _is_unfinished(position: Position) -> bool:
+    return position.offset_end is not None and position.offset_next < position.offset_end
+
+
+def _start_at(found: Sequence[tuple[str, Position]]) -> StartAt:
+    offsets = sorted({position.offset_next for _, position in found})
+    ends = [position.offset_end for _, position in found if position.offset_end is not None]
+    of_steps: dict[str, list[Position]] = {}
+    for step, position in found:
+        of_steps.setdefault(step, []).append(position)
+    steps = tuple(
+        StepAt(step, min(p.offset_next for p in of_step), all(p.offset_next == p.offset_start for p in of_step))
+        for step, of_step in of_steps.items()
+    )
+    return StartAt(offsets[0], tuple(offsets[1:]), max(ends) if ends else None, steps)
+
+
+def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool) -> None:
+    others = target.taken_elsewhere(streams)
+    if not others:
+        return
+    flow = next(iter(streams)).flow
+    topics = ", ".join(sorted({stream.topic for stream in streams}))
+    who = ", ".join(f"step {step} of flow {other}" for other, step in others)
+    what = f"{target.name} was filled from {topics} by {who}; step {target.step} of flow {flow} has no positions"
+    if anew:
+        log.warning("begins_anew", f"{what} and begins anew (BEGIN=anew): {target.again}.", step=target.step)
+        return
+    old = others[0][0]
+    drops = "; ".join(f"waxwing step drop {other} {step}" for other, step in others)
+    raise DataError(
+        f"{what}, so beginning anew would do it again: {target.again}.",
+        hint=f"Was the flow renamed? Carry its positions over: waxwing flow rename {old} {flow}. Is the other flow out of use? "
+        f"Empty the table and forget it: {drops}. If it is meant, start with BEGIN=anew.",
+        step=target.step,
+        topic=topics,
+    )
+
+
+def say_starts(flow: str, starts: Mapping[Stream, StartAt], start: str = "", *, anew: bool = False) -> None:
+    """Say where each step begins, a line a step.
+
+    Args:
+        flow: the flow's name.
+        starts: the streams that are about to be read.
+        start: START, where it was given: where positions are stored it has no say.
+        anew: BEGIN=anew was given.
+    """
+    places: dict[str, dict[Stream, StepAt]] = {}
+    for stream, at in sorted(starts.items()):
+        for place in at.steps:
+            places.setdefault(place.step, {})[stream] = place
+    for step, streams in places.items():
+        begins = {stream: place.offset for stream, place in streams.items() if place.anew}
+        goes_on = {stream: place.offset for stream, place in streams.items() if not place.anew}
+        if len(streams) <= NAMED_MAX:
+            parts = [f"{stream} goes on at {offset}" for stream, offset in goes_on.items()]
+            parts += [f"{stream} begins anew at {offset}" for stream, offset in begins.items()]
+        else:
+            parts = [
+                f"{len(found)} of {len(streams)} partitions of {next(iter(found)).topic} {verb} at {_range(found.values())}"
+                for found, verb in ((goes_on, "go on"), (begins, "begin anew"))
+                if found
+            ]
+        ignored = f" START={start} counts only where no position is stored." if start and goes_on else ""
+        if anew and goes_on:
+            ignored += " BEGIN=anew does nothing for a step that has positions: take it out."
+        log.info(
+            "begins",
+            f"Flow {flow}, step {step}: {', '.join(parts)}.{ignored}",
+            step=step,
+            goes_on={str(stream): offset for stream, offset in goes_on.items()},
+            begins_anew={str(stream): offset for stream, offset in begins.items()},
+        )
+
+
+def _range(offsets: Iterable[int]) -> str:
+    low, high = min(offsets := list(offsets)), max(offsets)
+    return str(low) if low == high else f"{low} to {high}"

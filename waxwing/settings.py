@@ -42,11 +42,17 @@ class KafkaSettings(LaneSettings):
         validation_alias=AliasChoices("kafka_group_id", "sink_group_id"),
         description="Consumer group whose offsets are committed for lag tools. They are never read back. Empty: waxwing-FLOW.",
     )
-    source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
+    source_topic: str = Field(default="", min_length=1, max_length=249, description="Topic to read.")
     start: str = Field(
         default="earliest",
         examples=["2026-01-31T00:00:00Z"],
         description="Where to begin where no position is stored: earliest, latest, or an ISO time with its zone.",
+    )
+    begin: Literal["", "anew"] = Field(
+        default="",
+        description="`anew`: a step without positions begins by START even where a flow or step of another name filled its table "
+        "from this topic, which is refused otherwise: rows are doubled or written over. No effect on steps that have positions, "
+        "so a restart goes on.",
     )
     until: Literal["", "end"] = Field(
         default="", description="`end`: stop at the offsets that were the log's end at the start. Empty: run for ever."

@@ -7,7 +7,7 @@ A `Session` is one per partition: one connection, one writer, used by one thread
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -194,6 +194,15 @@ class Target(ABC):
     @abstractmethod
     def steps(self) -> Mapping[str, int]:
         """The steps of this flow that have positions in this target, with how many."""
+
+    def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - for those that know
+        """Steps of other flows, as (flow, step), that took these streams into this very place: of a flow that was renamed."""
+        return ()
+
+    @property
+    def again(self) -> str:
+        """What it means for this target that records are taken in a second time."""
+        return "what it holds of these records is written again"
 
     @abstractmethod
     def positions(self) -> Sequence[Position]:

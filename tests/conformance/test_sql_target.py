@@ -337,16 +337,6 @@ def test_tables_of_a_newer_waxwing_are_refused(url: str) -> None:
         target(url, Append())
 
 
-def test_steps_are_renamed_dropped_and_bad_rows_accepted(url: str) -> None:
-    to = target(url, Append())
-    assert to.accept_bad_rows(10) == 1
-    assert to.positions()[0].limits_from == 10
-    assert to.rename_step("flow.out", "flow.other") == 1
-    assert to.steps() == {"flow.other": 1}
-    assert to.drop_step("flow.other") == 1
-    assert to.steps() == {}
-
-
 def test_sessions_and_targets_never_show_the_password(url: str) -> None:
     to = target(url, Append())
     session = to.connect("lane-000", "t")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count, cycle
-from typing import Any
+from typing import Any, cast
 
 import bytewax.operators as op
 import msgspec
@@ -22,6 +22,7 @@ from bytewax.testing import run_main
 from pydantic import SecretStr
 
 from sinks import SqlLiveWindows, SqlWindows, window_admission, window_sink
+from sinks.sql_steps import SqlSteps
 from sources.memory import MemorySource
 from tests.conformance.place import Place
 from waxwing import metrics
@@ -30,7 +31,7 @@ from waxwing.databases import ledger
 from waxwing.errors import ConfigError, Fenced, TransientError
 from waxwing.operators import parse
 from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
-from waxwing.settings import SqlWindowSettings
+from waxwing.settings import SqlSettings, SqlWindowSettings
 from waxwing.target import Change, Start
 
 LENGTH_S, LATENESS_S, GRACE_S, FIRST_S = 10, 3, 6, 1_700_000_000
@@ -146,6 +147,13 @@ class Case:
         target = self.target()
         target.bind(self.flow, "totals")
         return target
+
+    def steps(self) -> SqlSteps:
+        """What the database remembers of the flow, for a command."""
+        target = self.target()
+        made = SqlSteps(cast("SqlSettings", target.settings), self.flow)
+        made._database, made._engine = target._database, target._engine
+        return made
 
     def begin(self, starts: dict[int, int]) -> None:
         """Store where each partition is to begin."""
@@ -377,8 +385,7 @@ def test_windows_that_began_before_the_place_where_reading_begins_are_left_out(p
     case, data = Case(place, live=live), orderly(31)
     case.run(data)
     case.check(data)
-    forgotten = case.bound()
-    forgotten.drop_step("totals")
+    case.steps().drop("totals", dead_letters=True)
     with place.engine.begin() as connection:
         connection.execute(case.table.delete() if live else case.table.update().values(n=-1))
     # The log of partition 1 is there as a whole.
@@ -624,12 +631,12 @@ def test_a_resume_counts_the_records_of_each_partition(place: Place, live: bool)
 
     stops_at(17)
     stood = next(p.offset_next for p in case.bound().positions() if p.stream.partition == 0)
-    assert case.bound().accept_bad_rows(25) == 2
+    assert case.steps().accept_bad_rows("totals", 25) == 2
     stops_at(stood + 25 + 10)
     passed = next(p.offset_next for p in case.bound().positions() if p.stream.partition == 0)
     assert passed > stood
     stops_at(stood + 25 + 10)  # a start changes nothing
-    case.bound().accept_bad_rows(1_000)
+    case.steps().accept_bad_rows("totals", 1_000)
     case.run(data, case.target(bad_run_max=10))
     assert [n for n, *_ in case.totals().values()] == [11]
     assert len(case.letters("parse")) == 60

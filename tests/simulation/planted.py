@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,12 +177,12 @@ class LosesFailedGroup(SteppedWriter):
         yield from super()._isolate(left if right else batches, error)
 
 
-def splits_ignored(found: list[tuple[int, int | None]]) -> StartAt:
-    return StartAt(min(offset for offset, _ in found))
+def splits_ignored(found: Sequence[tuple[str, Position]]) -> StartAt:
+    return StartAt(min(position.offset_next for _, position in found))
 
 
-def starts_high(found: list[tuple[int, int | None]]) -> StartAt:
-    return StartAt(max(offset for offset, _ in found))
+def starts_high(found: Sequence[tuple[str, Position]]) -> StartAt:
+    return StartAt(max(position.offset_next for _, position in found))
 
 
 def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], *, keep_rejects: bool = False) -> list[Batch[Any]]:

@@ -323,6 +323,7 @@ def test_status_shows_positions_and_dead_letters_by_reason(database: str) -> Non
         "step\tstage\tnumber\treason",
         "orders\tparse\t2\tempty value",
         "orders\tparse\t1\tObject missing required field `order_id`",
+        "3 dead letters of 3 records.",
     ]
 
 
@@ -333,8 +334,16 @@ def test_a_step_is_renamed_and_dropped(database: str) -> None:
     again = waxwing("step", "rename", "orders", "orders", "table", values=values)
     assert again.returncode == 78
     assert "Step 'orders' of flow 'orders' has no positions. Steps that have: table." in again.stderr
-    assert waxwing("step", "drop", "orders", "table", values=values).returncode == 1  # nobody said yes
-    assert waxwing("step", "drop", "orders", "table", "--yes", values=values).returncode == 0
+    asked = waxwing("step", "drop", "orders", "table", values=values)  # nobody said yes
+    assert asked.returncode == 1
+    assert "2 positions of step table are about to be forgotten. Its 3 dead letters stay" in asked.stderr
+    renamed = waxwing("flow", "rename", "orders", "shop", values=values)
+    assert "steps table (2 positions and 3 dead letters) are given to flow shop" in renamed.stderr
+    assert "stay under waxwing-orders" in renamed.stderr
+    dropped = waxwing("step", "drop", "shop", "table", "--yes", values=values)
+    assert (dropped.returncode, "3 dead letters stay" in dropped.stderr) == (0, True)
+    assert "3 dead letters of 3 records." in waxwing("status", "shop", values=values).stdout
+    assert waxwing("step", "drop", "shop", "table", "--yes", "--with-dead-letters", values=values).returncode == 0
     gone = waxwing("status", "orders", values=values)
     assert gone.returncode == 78
     assert "no positions of a flow 'orders'" in gone.stderr

@@ -22,7 +22,9 @@ app = typer.Typer(
 )
 produce_app = typer.Typer(no_args_is_help=True, help="Fill a topic with generated records.")
 step_app = typer.Typer(no_args_is_help=True, help="Rename or drop a step's stored positions, after a change of the code.")
+flow_app = typer.Typer(no_args_is_help=True, help="Rename a flow's stored positions, after a change of the code.")
 app.add_typer(produce_app, name="produce")
+app.add_typer(flow_app, name="flow")
 app.add_typer(step_app, name="step")
 
 FlowName = Annotated[str, typer.Argument(help="The flow's name, as given to Dataflow(...): `orders`.")]
@@ -85,7 +87,10 @@ def resume(
 
 @step_app.command("rename")
 def step_rename(flow: FlowName, old: Annotated[str, typer.Argument()], new: Annotated[str, typer.Argument()]) -> None:
-    """Give the stored positions of step OLD to step NEW: the step was renamed in the code. Stop the flow before."""
+    """Give the stored positions of step OLD to step NEW, and its dead letters: the step was renamed in the code.
+
+    Stop the flow before.
+    """
     from waxwing.cli.positions import rename
 
     rename(flow, old, new)
@@ -96,14 +101,30 @@ def step_drop(
     flow: FlowName,
     old: Annotated[str, typer.Argument()],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    with_dead_letters: Annotated[bool, typer.Option("--with-dead-letters", help="Delete its dead letters as well.")] = False,
 ) -> None:
-    """Forget the stored positions of step OLD: the step was taken out of the code.
+    """Forget the stored positions of step OLD: the step was taken out of the code. Its dead letters stay.
 
     A step of that name would begin anew, and write everything again. Stop the flow before.
     """
     from waxwing.cli.positions import drop
 
-    drop(flow, old, yes=yes)
+    drop(flow, old, yes=yes, dead_letters=with_dead_letters)
+
+
+@flow_app.command("rename")
+def flow_rename(
+    old: Annotated[str, typer.Argument(help="The flow's name so far.")],
+    new: Annotated[str, typer.Argument(help="Its name now, as given to Dataflow(...).")],
+) -> None:
+    """Give all that is stored of flow OLD to flow NEW: the flow was renamed in the code.
+
+    Positions, windows with their open state, owners and dead letters, in each database of the flow. Refused while the flow
+    runs, and where NEW has positions of its own.
+    """
+    from waxwing.cli.positions import rename_flow
+
+    rename_flow(old, new)
 
 
 @app.command()
@@ -123,7 +144,8 @@ def rebucket(
 def status(flow: FlowName) -> None:
     """Show how far a flow is: its positions, how far they are behind Kafka, and its dead letters by reason.
 
-    Reads the database that DATABASE_URL names, and asks Kafka where KAFKA_BOOTSTRAP_SERVERS is given. Changes nothing.
+    Reads the database that DATABASE_URL names, those of further settings of the flow (or ALARMS_DATABASE_URL and the like),
+    and asks Kafka where KAFKA_BOOTSTRAP_SERVERS is given. Changes nothing.
     """
     from waxwing.cli.positions import status
 

@@ -1,32 +1,33 @@
-"""`waxwing status`, `resume`, `step rename` and `step drop`: what the database remembers of a flow."""
+"""`waxwing status`, `resume`, `step rename`, `step drop` and `flow rename`: what databases remember of a flow."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import sqlalchemy as sa
+import pydantic
 import typer
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from sinks import Append, SqlTarget, SqlWindows
+from sinks import SqlWindows
+from sinks.sql_steps import Kept, SqlSteps
 from waxwing import log
-from waxwing.cli.flows import module
-from waxwing.configuration import load
+from waxwing.cli.flows import demand, module, settings_of
+from waxwing.configuration import load, names_given
 from waxwing.databases import address, database_for
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config, make_client, reason_of
 from waxwing.settings import KafkaSettings, SqlSettings
-from waxwing.target import Position
 
 KAFKA_TIMEOUT_S = 10.0
 REASONS_SHOWN = 30
-# The commands touch Waxwing's own tables only; a target wants a table of yours as well.
-_NO_TABLE = sa.Table("waxwing_progress", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
+# What a flow's second database is called where its settings can't be asked.
+MORE_DATABASES = "_DATABASE_URL"
 
 
 class PositionsSettings(KafkaSettings, SqlSettings):
@@ -35,46 +36,73 @@ class PositionsSettings(KafkaSettings, SqlSettings):
 
 def resume(flow: str, records: int) -> None:
     """Let the next records of every step and partition pass without limits on bad rows."""
-    settings = _settings()
-    for step in _steps(settings, flow):
-        partitions = _target(settings, flow, step).accept_bad_rows(records)
-        log.info(
-            "resumed",
-            f"{flow}, step {step}: the next {records:,} records of {partitions} partitions pass without limits.",
-            step=step,
-        )
+    for place, steps in _places(flow):
+        for step in _with_positions(steps):
+            partitions = place.accept_bad_rows(step, records)
+            log.info(
+                "resumed",
+                f"{flow}, step {step} in {place.place}: the next {records:,} records of {partitions} partitions pass "
+                "without limits.",
+                step=step,
+            )
 
 
 def rename(flow: str, old: str, new: str) -> None:
-    """Give the positions of a step to another name."""
-    settings = _settings()
-    steps = _steps(settings, flow)
-    _demand(flow, old, steps)
-    if new in steps:
-        raise ConfigError(
-            f"Step {new!r} of flow {flow!r} has positions of its own.", hint=f"Drop them first: waxwing step drop {flow} {new}"
+    """Give all that is kept of a step to another name."""
+    for place, kept in _places_of(flow, old):
+        log.info("step_renaming", f"{flow} in {place.place}: {_amount(kept)} of step {old} are given to step {new}.")
+        replaced = place.rename([old], flow=flow, steps=[new])
+        log.info("step_renamed", f"{flow}: {_amount(kept)} of step {old} belong to step {new} now.{_replaced(replaced)}")
+
+
+def drop(flow: str, step: str, *, yes: bool, dead_letters: bool) -> None:
+    """Forget the positions of a step, and its dead letters where that is asked for."""
+    places = _places_of(flow, step)
+    for place, kept in places:
+        kept_on = (
+            ""
+            if dead_letters or not kept.dead_letters
+            else f" Its {_number(kept.dead_letters, 'dead letter')} stay (--with-dead-letters forgets them, too)."
         )
-    positions = _target(settings, flow, new).rename_step(old, new)
-    log.info("step_renamed", f"{flow}: {positions} positions of step {old} belong to step {new} now.")
-
-
-def drop(flow: str, step: str, *, yes: bool) -> None:
-    """Forget the positions of a step."""
-    settings = _settings()
-    _demand(flow, step, _steps(settings, flow))
+        what = _amount(kept if dead_letters else kept._replace(dead_letters=0))
+        log.info("step_dropping", f"{flow} in {place.place}: {what} of step {step} are about to be forgotten.{kept_on}")
     if not yes:
         typer.confirm(
-            f"Forget the positions of step {step} of flow {flow}? A step of that name would write everything again, "
+            f"Forget them? A step {step} of flow {flow} would write everything again, "
             "beside or into the rows that its table has.",
             abort=True,
         )
-    positions = _target(settings, flow, step).drop_step(step)
-    log.info("step_dropped", f"{flow}: {positions} positions of step {step} are forgotten.")
+    for place, kept in places:
+        place.drop(step, dead_letters=dead_letters)
+        what = _amount(kept if dead_letters else kept._replace(dead_letters=0))
+        stay = "" if dead_letters else f" {_number(kept.dead_letters, 'dead letter')} stay."
+        log.info("step_dropped", f"{flow}: {what} of step {step} are forgotten.{stay}")
+
+
+def rename_flow(old: str, new: str) -> None:
+    """Give all that is kept of a flow to another name."""
+    settings = _settings(old)
+    places = _places(old)
+    for place, steps in places:
+        every = ", ".join(f"{step} ({_amount(kept)})" for step, kept in steps.items())
+        log.info("flow_renaming", f"{old} in {place.place}: steps {every} are given to flow {new}.")
+    for place, steps in places:
+        replaced = place.rename(list(steps), flow=new, steps=list(steps))
+        log.info(
+            "flow_renamed",
+            f"{place.place}: {_number(len(steps), 'step')} of flow {old} belong to {new} now.{_replaced(replaced)}",
+        )
+    if not settings.kafka_group_id:
+        log.info(
+            "group_offsets",
+            f"Kafka's group offsets are not carried over: they serve lag tools only, stay under waxwing-{old}, and the flow "
+            f"commits to waxwing-{new} from now on.",
+        )
 
 
 def rebucket(flow: str) -> None:
     """Divide the state of a flow's windows anew."""
-    _settings()
+    _settings(flow)
     targets = [one for one in vars(module(flow).flow()).get("_waxwing_windows", ()) if isinstance(one, SqlWindows)]
     if not targets:
         raise ConfigError(f"Flow {flow!r} keeps no state of windows.")
@@ -86,14 +114,19 @@ def rebucket(flow: str) -> None:
 
 
 def status(flow: str) -> None:
-    """Print positions, lag and dead letters."""
-    settings = _settings()
-    positions: list[tuple[str, Position]] = []
-    letters: list[tuple[str, str, str, int]] = []
-    for step in _steps(settings, flow):
-        target = _target(settings, flow, step)
-        positions += [(step, position) for position in target.positions()]
-        letters += [(step, *one) for one in target.dead_letter_reasons()]
+    """Print positions, lag and dead letters of each of the flow's databases."""
+    settings = _settings(flow)
+    places = _places(flow)
+    for place, steps in places:
+        if len(places) > 1:
+            sys.stdout.write(f"{place.place}\n")
+            sys.stdout.flush()
+        _show(settings, flow, place, steps)
+
+
+def _show(settings: KafkaSettings, flow: str, place: SqlSteps, steps: Mapping[str, Kept]) -> None:
+    positions = [(step, position) for step in _with_positions(steps) for position in place.positions_of(step)]
+    letters = [(step, *one) for step in steps for one in place.dead_letter_reasons(step)]
     ends = _ends(settings, sorted({(p.stream.topic, p.stream.partition) for _, p in positions}))
     rows = []
     for step, position in sorted(positions):
@@ -103,62 +136,98 @@ def status(flow: str) -> None:
         rows.append((step, stream.topic, str(stream.partition), f"{position.offset_next:,}", lag))
     _print(f"flow {flow}: the next offset of each partition", ("step", "topic", "partition", "next offset", "behind by"), rows)
     if letters:
-        total = sum(number for *_, number in letters)
+        total, records = place.dead_letters()
         shown = [(step, stage, f"{number:,}", reason) for step, stage, reason, number in letters[:REASONS_SHOWN]]
-        _print(f"{total:,} dead letters", ("step", "stage", "number", "reason"), shown)
+        title = f"{_number(total, 'dead letter')} of {_number(records, 'record')}"
+        _print(title, ("step", "stage", "number", "reason"), shown)
+        if not sys.stdout.isatty():  # where tables have no title
+            sys.stdout.write(f"{title}.\n")
         if len(letters) > REASONS_SHOWN:
             sys.stdout.write(f"... and {len(letters) - REASONS_SHOWN:,} further reasons, in the table waxwing_dead_letters.\n")
 
 
-def _settings() -> PositionsSettings:
-    settings = load(PositionsSettings, partial=True)
-    if not settings.database_url.get_secret_value():
-        raise ConfigError("DATABASE_URL is not given.", hint="Set it to the database that holds the flow's rows.")
-    return settings
+# -- where a flow keeps its positions --------------------------------------------------------------
 
 
-def _target(settings: SqlSettings, flow: str, step: str) -> SqlTarget:
-    target = SqlTarget(settings, _NO_TABLE, Append())
-    target.bind(flow, step)
-    return target
+def _settings(flow: str) -> PositionsSettings:
+    """Kafka and the databases, DATABASE_URL among them or not."""
+    fields: dict[str, Any] = dict.fromkeys(_more_databases(flow), (SecretStr, SecretStr("")))
+    kind: type[PositionsSettings] = pydantic.create_model("FlowDatabases", __base__=PositionsSettings, **fields)
+    return load(kind, partial=True)
 
 
-def _steps(settings: SqlSettings, flow: str) -> Sequence[str]:
-    """The steps of a flow that have positions.
+def _more_databases(flow: str) -> list[str]:
+    """The settings, by their fields, that may name further databases of the flow: its own class says, or their names."""
+    try:
+        demand(flow)
+        kind = settings_of(flow)
+    except ConfigError:
+        return [name.lower() for name in names_given() if name.isidentifier() and name.endswith(MORE_DATABASES)]
+    ours = PositionsSettings.model_fields
+    return [name for name, info in kind.model_fields.items() if info.annotation in (str, SecretStr) and name not in ours]
+
+
+def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
+    """Each database that remembers the flow, with what it keeps of its steps.
 
     Raises:
-        ConfigError: none has.
+        ConfigError: none does.
     """
-    target = _target(settings, flow, "")
+    settings = _settings(flow)
+    urls: dict[str, str] = {}
+    for field in ("database_url", *_more_databases(flow)):
+        text = getattr(settings, field).get_secret_value()
+        if _is_database(text):
+            urls.setdefault(text, field)
+    if not urls:
+        raise ConfigError("DATABASE_URL is not given.", hint="Set it to the database that holds the flow's rows.")
+    places = [SqlSteps(settings.model_copy(update={"database_url": SecretStr(url)}), flow) for url in urls]
+    found = [(place, steps) for place in places if (steps := place.kept())]
+    if not found:
+        where = ", ".join(place.place for place in places)
+        asked = ", ".join(field.upper() for field in urls.values())
+        raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint=f"Is {asked} the flow's?")
+    return found
+
+
+def _is_database(text: str) -> bool:
     try:
-        steps = sorted(target.steps())
+        database_for(address.parsed(text))
     except ConfigError:
-        if not _never_used(settings):
-            raise
-        steps = []
-    if not steps:
-        where = target.name.partition(" in ")[2]
-        raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint="Is DATABASE_URL the flow's?")
-    return steps
+        return False
+    return True
 
 
-def _never_used(settings: SqlSettings) -> bool:
-    """Is this a database without Waxwing's tables?"""
-    url = address.parsed(settings.database_url.get_secret_value())
-    engine = database_for(url).engine(
-        url,
-        connect_timeout_s=settings.database_connect_timeout_s,
-        lock_timeout_s=settings.database_lock_timeout_s,
-        statement_timeout_s=settings.database_statement_timeout_s,
-    )
-    with contextlib.suppress(sa.exc.DBAPIError), engine.connect() as connection:
-        return not sa.inspect(connection).has_table(_NO_TABLE.name)
-    return False
+def _places_of(flow: str, step: str) -> list[tuple[SqlSteps, Kept]]:
+    """The databases that remember a step.
+
+    Raises:
+        ConfigError: none does.
+    """
+    places = _places(flow)
+    if not (found := [(place, steps[step]) for place, steps in places if step in steps]):
+        names = sorted({name for _, steps in places for name in steps})
+        raise ConfigError(f"Step {step!r} of flow {flow!r} has no positions.", hint=f"Steps that have: {', '.join(names)}.")
+    return found
 
 
-def _demand(flow: str, step: str, steps: Sequence[str]) -> None:
-    if step not in steps:
-        raise ConfigError(f"Step {step!r} of flow {flow!r} has no positions.", hint=f"Steps that have: {', '.join(steps)}.")
+def _with_positions(steps: Mapping[str, Kept]) -> list[str]:
+    return sorted(step for step, kept in steps.items() if kept.positions)
+
+
+def _amount(kept: Kept) -> str:
+    parts = [_number(kept.positions, "position")]
+    if kept.dead_letters:
+        parts.append(_number(kept.dead_letters, "dead letter"))
+    return " and ".join(parts)
+
+
+def _replaced(number: int) -> str:
+    return f" {_number(number, 'dead letter')} of an earlier step of that name, of the same records, gave way." if number else ""
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _ends(settings: KafkaSettings, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:

@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from dataflows.orders import OrdersSettings
 from dataflows.orders_generator import PRODUCER_CONFIG, Order, Sender, orders
 from waxwing import log
 from waxwing.configuration import load
@@ -31,7 +32,7 @@ def produce(count: int, *, rate: float | None, bad: float, seed: int, topic: str
         ConfigError: Kafka refuses, or the topic has another number of partitions.
         TransientError: Kafka is away, or did not acknowledge everything.
     """
-    settings = load(KafkaSettings, partial=True)
+    settings = load(OrdersSettings, partial=True)  # by default where the flow reads
     topic = topic or settings.source_topic
     _ensure_topic(settings, topic, partitions)
     # KAFKA_CONFIG wins over our choices for speed.

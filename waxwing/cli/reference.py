@@ -94,8 +94,10 @@ def markdown(kind: type[Group]) -> str:
 def groups(kind: type[Group]) -> Iterator[tuple[type[Group], list[tuple[str, FieldInfo]]]]:
     """The fields by the class that declares them, in the order of the bases."""
     declared = [base for base in reversed(kind.__mro__) if issubclass(base, Group)]
+    # A flow that gives a setting another default declares it anew: it stands where it was declared first.
+    first = {field: base for base in reversed(declared) for field in inspect.get_annotations(base)}
     for group in sorted(declared, key=lambda base: _first_place(kind, base)):
-        fields = [(field, info) for field, info in kind.model_fields.items() if field in inspect.get_annotations(group)]
+        fields = [(field, info) for field, info in kind.model_fields.items() if first[field] is group]
         if fields:
             yield group, fields
 

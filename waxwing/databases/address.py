@@ -47,11 +47,12 @@ def parsed(text: str, setting: str = "DATABASE_URL") -> sa.URL:
 
 
 def place(url: sa.URL) -> str:
-    """Host and port, or the file: what may be shown of a URL."""
+    """Host, port and database, or the file: what may be shown of a URL."""
     hosts = url.query.get("host", ())
+    where = ",".join([hosts] if isinstance(hosts, str) else hosts)
     if url.host:
-        return f"{url.host}:{url.port}" if url.port else url.host
-    return ",".join([hosts] if isinstance(hosts, str) else hosts) or url.database or ""
+        where = f"{url.host}:{url.port}" if url.port else url.host
+    return "/".join(part for part in (where, url.database) if part)
 
 
 def _encode(setting: str) -> ConfigError:

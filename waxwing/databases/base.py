@@ -194,10 +194,6 @@ class Bulk(ABC):
             self.write(connection, rows[done:] if done else rows)
 
 
-# Far above any message of Kafka's that is meant, and below what servers and drivers take (1 GB, of which escapes take half).
-VALUE_BYTES_MAX = 256_000_000
-
-
 class Database(ABC):
     """One database product."""
 
@@ -225,12 +221,8 @@ class Database(ABC):
     def lock_schema(self, connection: sa.Connection) -> None:  # noqa: B027 - one writer at a time needs no lock
         """Let one process at a time make tables, until the end of the transaction."""
 
-    def value_bytes_max(self, connection: sa.Connection) -> int:  # noqa: ARG002 - some have a limit of the connection
-        """How many bytes of a dead letter's key, value and headers, or of a window's state, may stand in one statement."""
-        return VALUE_BYTES_MAX
-
-    def text_encoding(self, connection: sa.Connection) -> str | None:  # noqa: ARG002 - most hold all of Unicode
-        """Python's name of the encoding of the database's texts, for what we write of our own; None: all of Unicode."""
+    def value_bytes_max(self, connection: sa.Connection) -> int | None:  # noqa: ARG002 - most have no limit below Kafka's
+        """How large a value of a dead letter may be over this connection; None: as large as a message of Kafka."""
         return None
 
     def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT

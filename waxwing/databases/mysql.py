@@ -71,7 +71,9 @@ class MySQL(Database):
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
         if not url.database:
-            raise ConfigError("DATABASE_URL names no database.", hint="Such as mysql://user:password@host:3306/DATABASE.")
+            raise ConfigError(
+                "The URL of the MySQL database names no database.", hint="Append it: mysql://user:password@host:3306/database"
+            )
         ours = {
             # Matched rows, not changed ones: a compare-and-set that changes nothing must still count.
             "client_flag": CLIENT.FOUND_ROWS,
@@ -149,7 +151,7 @@ class MySQL(Database):
             raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
 
     @override
-    def value_bytes_max(self, connection: sa.Connection) -> int:
+    def value_bytes_max(self, connection: sa.Connection) -> int | None:
         # Written as a literal it may take twice as much; and the packet holds the rest of the row.
         packet_bytes_max: int = connection.info["packet_bytes_max"]
         return max(packet_bytes_max // 2 - 8_192, 0)

@@ -16,6 +16,7 @@ from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
 from waxwing.databases.postgresql_csv import SA_DIALECT
 from waxwing.databases.postgresql_errors import failure_of
 from waxwing.databases.refusals import Failure
+from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
     name="postgresql",
@@ -60,11 +61,6 @@ _BLOCKERS = sa.text("""
     ORDER BY 1""")
 
 
-# Single-byte encodings that Python knows under another name.
-_ENCODINGS = {"LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN9": "iso8859-15", "KOI8R": "koi8-r"}
-_ENCODINGS |= {f"WIN{number}": f"cp{number}" for number in range(1250, 1259)}
-
-
 class PostgreSQL(Database):
     """PostgreSQL 13 or newer: COPY straight into the table, or through a staging table."""
 
@@ -73,6 +69,11 @@ class PostgreSQL(Database):
 
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
+        if not url.database and not url.query.keys() & {"dbname", "service"}:  # libpq would take the user's name for it
+            raise ConfigError(
+                "The URL of the PostgreSQL database names no database.",
+                hint="Append it: postgresql://user:password@host:5432/database",
+            )
         ours = {
             "application_name": "waxwing",
             "client_encoding": "UTF8",  # whatever the database's own is
@@ -115,14 +116,6 @@ class PostgreSQL(Database):
     def lock_schema(self, connection: sa.Connection) -> None:
         # CREATE TABLE IF NOT EXISTS can still fail when two sessions run it at once.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-
-    @override
-    def text_encoding(self, connection: sa.Connection) -> str | None:
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        encoding = driver.info.parameter_status("server_encoding") or ""
-        # What Python and the server may not read alike is written in ASCII.
-        return None if encoding == "UTF8" else _ENCODINGS.get(encoding, "ascii")
 
     @override
     def check_deferred(self, connection: sa.Connection) -> None:

@@ -134,12 +134,6 @@ class SQLite(Database):
         return sqlite_catalog.key_problems(connection, table, keys)
 
     @override
-    def value_bytes_max(self, connection: sa.Connection) -> int:
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        return min(super().value_bytes_max(connection), int(driver.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)) // 2)
-
-    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         master = f"{SA_DIALECT.identifier_preparer.quote(table.schema)}." if table.schema else ""
         query = sa.text(f"SELECT type, sql FROM {master}sqlite_master WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted

@@ -113,8 +113,6 @@ class SQLServer(Database):
             for parameter in sizes:
                 if isinstance(parameter.type, sa.LargeBinary):
                     sizes[parameter] = (self._pyodbc.SQL_VARBINARY, 0, 0)  # varbinary(max)
-                elif isinstance(parameter.type, sa.String):  # else as varchar, where the code page turns much into "?"
-                    sizes[parameter] = (self._pyodbc.SQL_WVARCHAR, 0, 0)
 
         return engine
 

@@ -151,6 +151,7 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
             table.create(connection)
         except (sa.exc.CompileError, sa.exc.IdentifierError) as error:
             raise ConfigError(f"Table {table.fullname} can't be made: {error}.", hint="Correct the flow's Table.") from error
+        log.info("table_made", f"Table {table.fullname} was not there and is made, in {connection.engine.url.database}.")
         return replace(wanted, nature=database.nature(connection, wanted))
     problems = database.refusals(connection, table)
     if not problems:

@@ -39,11 +39,29 @@ class Header(NamedTuple):
 
 def pack(header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> bytes:
     """All of it as bytes."""
+    body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
+    return _joined(header, packing.compress(body))
+
+
+def renamed(state: bytes, flow: str) -> bytes:
+    """The same state of a flow that bears another name.
+
+    Raises:
+        DataError: these are not the bytes of a bucket, or those of another version.
+    """
+    header, head_crc, rest = _read(state)
+    body = rest[_CRC_BYTES:]
+    _check(rest[:_CRC_BYTES], zlib.crc32(body, head_crc))
+    held = {stream._replace(flow=flow): one for stream, one in header.held.items()}
+    awaited = [stream._replace(flow=flow) for stream in header.awaited]
+    runs = {stream._replace(flow=flow): run for stream, run in (header.bad_runs or {}).items()}
+    return _joined(header._replace(held=held, awaited=awaited, bad_runs=runs), body)
+
+
+def _joined(header: Header, body: bytes) -> bytes:
     held = [[*stream, *one] for stream, one in header.held.items()]
     runs = [[*stream, run] for stream, run in (header.bad_runs or {}).items() if run]
     head = packing.encode([header.text, header.closed_to, held, header.awaited, runs, header.dropped_to])
-    body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
-    body = packing.compress(body)
     head_crc = _head_crc(head, VERSION)
     front = bytes([VERSION]) + head_crc.to_bytes(_CRC_BYTES) + len(head).to_bytes(4)
     return front + head + zlib.crc32(body, head_crc).to_bytes(_CRC_BYTES) + body
