@@ -21,7 +21,8 @@ from waxwing.databases import database_for
 from waxwing.databases.base import Plan, Upsert, columns_of
 from waxwing.databases.mysql_literals import Literals
 from waxwing.databases.postgresql_csv import COPY_OPTIONS, CopyCsv
-from waxwing.databases.sqlite import CACHE_KIB, CHECKPOINT_PAGES, INSERT_ROWS_MAX, ValuesBulk
+from waxwing.databases.sqlite import CACHE_KIB, CHECKPOINT_PAGES
+from waxwing.databases.sqlite_insert import INSERT_ROWS_MAX, ValuesBulk
 
 Rows = Sequence[tuple[Any, ...]]
 MYSQL_STATEMENT_BYTES_MAX = 8_000_000

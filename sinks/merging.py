@@ -18,7 +18,9 @@ Row = tuple[Any, ...]
 _exact = Context(prec=2 * DECIMAL_DIGITS_MAX + 100, traps=[Inexact, Overflow])
 
 
-def merger(mode: Merge, names: Sequence[str], key: Callable[[Row], Any] | None = None) -> Callable[[list[Row]], list[Row]]:
+def merger(
+    mode: Merge, names: Sequence[str], key: Callable[[Row], Any] | None = None, *, exact: bool = True
+) -> Callable[[list[Row]], list[Row]]:
     """A function that merges rows of equal key, and gives them in one order.
 
     That of their keys, so that two writers of the same keys wait for each other instead of deadlocking. But where a column
@@ -28,10 +30,11 @@ def merger(mode: Merge, names: Sequence[str], key: Callable[[Row], Any] | None =
         mode: what is done with which column.
         names: of the columns, as they stand in the rows.
         key: from a row to what stands for its key; by default the values of its key columns.
+        exact: are keys that differ here two to the database as well? Else they stay in the order in which they came.
     """
     key = key or itemgetter(*(names.index(name) for name in mode.keys))
     ways = [_way(mode, name) for name in names]
-    by_arrival = any(way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True))
+    newest = any(way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True))
 
     def merged(rows: list[Row]) -> list[Row]:
         one = {key(row): row for row in rows}
@@ -39,9 +42,9 @@ def merger(mode: Merge, names: Sequence[str], key: Callable[[Row], Any] | None =
             one.clear()
             for row in rows:
                 this = key(row)
-                held = one.pop(this, None) if by_arrival else one.get(this)
+                held = one.pop(this, None) if newest else one.get(this)
                 one[this] = row if held is None else tuple([way(old, new) for way, old, new in zip(ways, held, row, strict=True)])
-        if by_arrival:
+        if newest or not exact:
             return list(one.values())
         try:
             return [one[this] for this in sorted(one)]

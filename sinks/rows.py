@@ -48,7 +48,9 @@ class Rows:
         self._identity = identity(plan.keys, [self._names.index(key.name) for key in plan.keys]) if plan.keys else None
         self._newer: int | None = None
         self._deletes: Deletes | None = None
-        self._merged = merger(mode, self._names, self._identity) if isinstance(mode, Merge) else None
+        self._merged = (
+            merger(mode, self._names, self._identity, exact=plan.nature.keys_exact) if isinstance(mode, Merge) else None
+        )
         if isinstance(mode, Upsert):
             self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
             if mode.delete_on_tombstone:

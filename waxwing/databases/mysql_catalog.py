@@ -42,16 +42,23 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     )
     alone = all(columns == keys.keys() or not columns & brought for _, columns, _ in _unique(connection, plan.table))
     around = connection.execute(_AROUND, place).one()
-    numbered = any(
-        name not in brought and ("auto_increment" in column.extra or "nextval" in (column.default or "").lower())
-        for name, column in found.items()
-    )
     return Nature(
         # A trigger before an insert may write another key; but rows are taken one after the other, and it sees each.
-        keys_exact=exact and not around.triggers,
+        keys_exact=exact and not around.triggers_before_insert,
         rows_alone=alone and not around.triggers and not around.own_references,
-        rows_numbered=numbered,
+        rows_numbered=bool(numbered(connection, plan)),
     )
+
+
+def numbered(connection: sa.Connection, plan: Plan) -> list[str]:
+    """Columns that get a number which rows do not bring."""
+    brought = {column.name.lower() for column in plan.columns}
+    found = connection.execute(_COLUMNS, {"schema": plan.table.schema, "name": plan.table.name}).all()
+    return [
+        column.own
+        for column in found
+        if column.name not in brought and ("auto_increment" in column.extra or "nextval" in (column.default or "").lower())
+    ]
 
 
 def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[str, set[str], list[Any]]]:
@@ -67,12 +74,16 @@ _KEYS = sa.text("""
     ORDER BY index_name, seq_in_index""")
 
 _COLUMNS = sa.text("""
-    SELECT lower(column_name) AS name, collation_name AS collation, lower(extra) AS extra, column_default AS `default`
+    SELECT column_name AS own, lower(column_name) AS name, collation_name AS collation,
+           lower(extra) AS extra, column_default AS `default`
     FROM information_schema.columns WHERE table_schema = coalesce(:schema, database()) AND table_name = :name""")
 
 _AROUND = sa.text("""
     SELECT (SELECT count(*) FROM information_schema.triggers
             WHERE event_object_schema = coalesce(:schema, database()) AND event_object_table = :name) AS triggers,
+           (SELECT count(*) FROM information_schema.triggers
+            WHERE event_object_schema = coalesce(:schema, database()) AND event_object_table = :name
+              AND action_timing = 'BEFORE' AND event_manipulation = 'INSERT') AS triggers_before_insert,
            (SELECT count(*) FROM information_schema.key_column_usage
             WHERE table_schema = coalesce(:schema, database()) AND table_name = :name
               AND referenced_table_schema = table_schema AND referenced_table_name = table_name) AS own_references""")

@@ -19,6 +19,7 @@ from waxwing.databases.base import Bulk, Keyed, Merge, Plan, Upsert, keys_of
 from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import SPARE_DIGITS, Mean, becomes, quotients
 from waxwing.databases.mysql_literals import SA_DIALECT, Literals
+from waxwing.databases.mysql_numbered import Numbered, query
 
 # More made it no faster, and the statement leaves the processor's cache.
 STATEMENT_ROWS_MAX = 5_000
@@ -36,6 +37,7 @@ class InsertBulk(Bulk):
         self._literals = Literals(plan.columns)
         self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
         self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Keyed) else b""
+        self._numbered = Numbered(plan) if plan.keys and plan.nature.rows_numbered else None
         self._key_names = keys_of(plan.mode)
         if isinstance(plan.mode, Keyed):
             keys = ", ".join(names.quote(key.name) for key in plan.keys)
@@ -44,11 +46,22 @@ class InsertBulk(Bulk):
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            if self._numbered is not None:
+                self._numbered.stage(connection)
+                self._send_all(connection, self._numbered.head, self._numbered.literals, self._numbered.placed(rows), b"")
+                query(connection, self._numbered.update + self._tail)
+                rows = [rows[number] for number in self._numbered.missing(connection)]
+            self._send_all(connection, self._head, self._literals, rows, self._tail)
+        except pymysql.err.IntegrityError as error:
+            raise self._explained(error) from error
+
+    @staticmethod
+    def _send_all(
+        connection: sa.Connection, head: bytes, literals: Literals, rows: Sequence[tuple[Any, ...]], tail: bytes
+    ) -> None:
         for first in range(0, len(rows), STATEMENT_ROWS_MAX):
-            try:
-                _send(connection, self._head, self._literals, rows[first : first + STATEMENT_ROWS_MAX], self._tail)
-            except pymysql.err.IntegrityError as error:
-                raise self._explained(error) from error
+            _send(connection, head, literals, rows[first : first + STATEMENT_ROWS_MAX], tail)
 
     def _explained(self, error: pymysql.err.IntegrityError) -> Exception:
         """Rows bring no null in a key, so this null is ours (`_on_duplicate`)."""
@@ -74,15 +87,17 @@ class MergeBulk(InsertBulk):
             self._head = f"INSERT INTO {names.format_table(plan.table)} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
             # A value may name the columns before it.
             self._literals = Literals(plan.columns, more="".join(f",{_mean(mean)}" for mean in means))
+            if self._numbered is not None:
+                at = {column.name: f"waxwing_{number}" for number, column in enumerate(plan.columns)}
+                self._numbered.means = [(m.column.name, _mean(m, at[m.total.name], at[m.number.name])) for m in means]
 
 
 def _send(connection: sa.Connection, head: bytes, literals: Literals, rows: Sequence[tuple[Any, ...]], tail: bytes) -> None:
     """One statement, or several where the server takes no packet so large."""
-    driver: Any = connection.connection.driver_connection
     most = connection.info["packet_bytes_max"] - _PACKET_SPARE_BYTES
     statement = b"".join((head, literals.encode(rows), tail))
     if len(statement) <= most:
-        driver.query(statement)
+        query(connection, statement)
     elif len(rows) > 1:
         half = len(rows) // 2
         _send(connection, head, literals, rows[:half], tail)
@@ -118,8 +133,9 @@ def _on_duplicate(plan: Plan, mode: Keyed) -> str:
 _DIGITS_MAX, _DECIMALS_MAX = 65, 30
 
 
-def _mean(mean: Mean) -> str:
-    total, number = map(SA_DIALECT.identifier_preparer.quote, (mean.total.name, mean.number.name))
+def _mean(mean: Mean, total: str = "", number: str = "") -> str:
+    quote = SA_DIALECT.identifier_preparer.quote
+    total, number = total or quote(mean.total.name), number or quote(mean.number.name)
     if mean.floats:
         return f"({total} + 0e0) / nullif({number}, 0)"
     kind = mean.total.type

@@ -69,7 +69,14 @@ class Staged:
         if self._mode.newer_by is not None:
             collate = collation(self._plan.table.c[self._mode.newer_by], _BY_CODE_POINT)
             last = f"{_quote(self._mode.newer_by)}{collate} DESC NULLS LAST, waxwing_n"
-        return f"(SELECT DISTINCT ON ({self._keys}) * FROM {rows} ORDER BY {self._keys}, {last})"  # noqa: S608 - quoted
+        # Written as the first of them is, as it would stay if each were written by itself.
+        first = [
+            f"first_value({key}) OVER (PARTITION BY {self._keys} ORDER BY waxwing_n) AS {key}"
+            for key in map(_quote, self._mode.keys)
+        ]
+        rest = [_quote(column.name) for column in self._plan.columns if column.name not in self._mode.keys]
+        fields = ", ".join([*first, *rest])
+        return f"(SELECT DISTINCT ON ({self._keys}) {fields} FROM {rows} ORDER BY {self._keys}, {last})"  # noqa: S608 - quoted
 
     @property
     def rounds(self) -> bytes:

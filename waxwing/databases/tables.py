@@ -113,10 +113,22 @@ def _unfilled(table: sa.Table, written: Sequence[sa.Column[Any]]) -> list[str]:
 def _bad_keys(table: sa.Table, mode: Keyed) -> list[str]:
     if not mode.keys:
         return [f"the mode {type(mode).__name__} names no key columns"]
-    unique = [constraint.columns for constraint in table.constraints if isinstance(constraint, sa.UniqueConstraint)]
-    unique += [index.columns for index in table.indexes if index.unique]
-    sets = [{column.name for column in columns} for columns in [table.primary_key.columns, *unique]]
-    if set(mode.keys) not in sets:
+    keys = set(mode.keys)
+    found = [one for one in table.constraints if isinstance(one, sa.PrimaryKeyConstraint | sa.UniqueConstraint)]
+    found = [one for one in found if {column.name for column in one.columns} == keys]
+    if late := [one for one in found if one.deferrable or one.initially]:
+        what = "primary key" if isinstance(late[0], sa.PrimaryKeyConstraint) else "unique constraint"
+        return [f"the {what} {late[0].name or ''} ({', '.join(mode.keys)}) is deferrable, which no upsert can go by"]
+    # An index with a condition holds for some rows only; one on expressions, or on the beginning of a column, for others.
+    plain = [
+        index for index in table.indexes if index.unique and {getattr(each, "name", None) for each in index.expressions} == keys
+    ]
+    plain = [
+        one
+        for one in plain
+        if not any(name.endswith(("_where", "_length")) and has is not None for name, has in one.kwargs.items())
+    ]
+    if not found and not plain:
         return [f"the keys ({', '.join(mode.keys)}) are neither its primary key nor a unique constraint"]
     return []
 

@@ -1,0 +1,194 @@
+"""Keys that only the database takes for one, and rows that are deleted and made anew: as one by one, wherever a batch ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sinks import Merge, Upsert
+from tests.conformance.keyed import Gone, singly, write
+from tests.conformance.place import Place
+from waxwing.databases.base import Plan
+from waxwing.errors import ConfigError, RowError
+
+# A table whose keys fold, by database and way; and two spellings of one key.
+CITEXT = "CREATE TABLE {0} (id citext PRIMARY KEY, n integer, note varchar(20) DEFAULT 'fresh')"
+LOWERED = """CREATE TABLE {0} (id varchar(20) PRIMARY KEY, n integer, note varchar(20) DEFAULT 'fresh');
+    CREATE OR REPLACE FUNCTION lowered() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id = lower(NEW.id); RETURN NEW; END';
+    CREATE TRIGGER lowers BEFORE INSERT ON {0} FOR EACH ROW EXECUTE FUNCTION lowered()"""
+NUMBERED = "CREATE TABLE {0} (number serial PRIMARY KEY, id citext UNIQUE, n integer, note varchar(20) DEFAULT 'fresh')"
+FOLDING = {
+    "postgresql": {"citext": CITEXT, "lowered": LOWERED, "numbered": NUMBERED},
+    "sqlite": {
+        "nocase": "CREATE TABLE {0} (id varchar(20) COLLATE NOCASE PRIMARY KEY, n integer, note varchar(20) DEFAULT 'fresh')",
+        "numbered": "CREATE TABLE {0} (number integer PRIMARY KEY AUTOINCREMENT, id varchar(20) COLLATE NOCASE UNIQUE, "
+        "n integer, note varchar(20) DEFAULT 'fresh')",
+    },
+    "mysql": {
+        "general_ci": "CREATE TABLE {0} (id varchar(20) PRIMARY KEY, n integer, note varchar(20) DEFAULT 'fresh') "
+        "COLLATE utf8mb4_general_ci",
+        "numbered": "CREATE TABLE {0} (number integer AUTO_INCREMENT PRIMARY KEY, id varchar(20) UNIQUE, "
+        "n integer, note varchar(20) DEFAULT 'fresh') COLLATE utf8mb4_general_ci",
+    },
+    "sqlserver": {"default": "CREATE TABLE {0} (id varchar(20) PRIMARY KEY, n integer, note varchar(20) DEFAULT 'fresh')"},
+}
+
+
+def folding(place: Place, made: str, mode: Any) -> Plan:
+    table = place.table(sa.Column("id", sa.String(20)), sa.Column("n", sa.Integer), sa.UniqueConstraint("id"))
+    if place.database.dialect.name == "postgresql":
+        place.run("CREATE EXTENSION IF NOT EXISTS citext")
+    place.run(made.format(table.name))
+    return place.plan(table, mode)
+
+
+def found(place: Place, planned: Plan) -> list[Any]:
+    with place.engine.connect() as connection:
+        query = sa.text(f"SELECT id, n, note FROM {planned.table.name}")
+        return sorted((tuple(row) for row in connection.execute(query)), key=lambda row: row[0].lower())
+
+
+def age(place: Place, planned: Plan) -> None:
+    place.run(f"UPDATE {planned.table.name} SET note = 'old'")
+
+
+def cuts(events: list[Any]) -> list[list[list[Any]]]:
+    """One by one, in two parts of every size, and all at once."""
+    return [singly(events), *([events[:n], events[n:]] for n in range(1, len(events))), [events]]
+
+
+def test_upserts_and_deletes_of_keys_that_are_one_to_the_database(place: Place) -> None:
+    events = [
+        ("b", 0),
+        ("A1", 1),
+        ("a1", 2),
+        Gone(b"B"),
+        ("c", 3),
+        Gone(("C",)),
+        ("C", 4),
+        Gone({"id": "x"}),
+        ("A1", 5),
+        ("d", 6),
+    ]
+    for name, made in FOLDING[place.database.dialect.name].items():
+        planned = folding(place, made, Upsert(keys=("id",), delete_on_tombstone=True))
+        table = planned.table.name
+        # A trigger lowers rows, and no tombstone.
+        of_table = [event if not isinstance(event, Gone) or name != "lowered" else Gone(b"b") for event in events]
+        seen = []
+        for parts in cuts(of_table) if place.database.dialect.name == "sqlite" else [singly(of_table), [of_table]]:
+            place.run(f"DELETE FROM {table}")
+            write(place, planned, [("a1", 0), ("C", 0)])
+            age(place, planned)
+            write(place, planned, *parts)
+            seen.append(found(place, planned))
+        assert all(one == seen[0] for one in seen), name
+        assert [(key.lower(), n) for key, n, _ in seen[0]] == [("a1", 5), ("c", 4), ("d", 6)], name
+        assert seen[0][0][2] == "old", name
+        if name != "lowered":
+            assert [note for key, _, note in seen[0] if key == "C"] == ["fresh"], name
+
+
+def test_the_newest_and_the_sum_of_keys_that_are_one_to_the_database(place: Place) -> None:
+    events = [("A1", 3), ("a1", 3), ("B", 1), ("b", 2), ("A1", 2), ("a1", 5), ("B", 2)]
+    for name, made in FOLDING[place.database.dialect.name].items():
+        for mode, expected in ((Upsert(keys=("id",), newer_by="n"), [5, 2]), (Merge(keys=("id",), add=("n",)), [13, 5])):
+            planned = folding(place, made, mode)
+            for parts in ([events], singly(events)) if place.database.dialect.name != "sqlserver" else [[events]]:
+                place.run(f"DELETE FROM {planned.table.name}")
+                write(place, planned, *parts)
+                rows = found(place, planned)
+                assert [(row[0].lower(), row[1]) for row in rows] == list(zip(("a1", "b"), expected, strict=True)), (name, mode)
+
+
+def test_a_key_that_is_padded_is_one_with_the_shorter_one_that_a_tombstone_brings(place: Place) -> None:
+    table = place.table(sa.Column("id", sa.CHAR(3), primary_key=True), sa.Column("n", sa.Integer))
+    planned = place.plan(table, Upsert(keys=("id",), delete_on_tombstone=True))
+    with place.engine.begin() as connection:
+        connection.execute(table.insert(), [{"id": "ab", "n": 1}, {"id": "abc", "n": 2}])
+    if place.database.dialect.name == "sqlite":  # where CHAR(3) is a text like others
+        write(place, planned, [Gone(b"ab")])
+    else:
+        write(place, planned, [Gone(b"ab"), Gone(b"ab"), Gone(b"x")])
+    assert [row[1] for row in place.read(table)] == [2]
+
+
+# What else is there than the rows of one key: by database, statements about a table {0} of (id, n, note, email).
+AUDIT = {
+    "sqlite": ["CREATE TRIGGER {0}_t AFTER DELETE ON {0} BEGIN INSERT INTO {0}_log VALUES (old.id); END"],
+    "mysql": ["CREATE TRIGGER {0}_t AFTER DELETE ON {0} FOR EACH ROW INSERT INTO {0}_log VALUES (old.id)"],
+    "postgresql": [
+        """CREATE FUNCTION {0}_f() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN INSERT INTO {0}_log VALUES (old.id); RETURN NULL; END'""",
+        "CREATE TRIGGER {0}_t AFTER DELETE ON {0} FOR EACH ROW EXECUTE FUNCTION {0}_f()",
+    ],
+    "sqlserver": ["CREATE TRIGGER {0}_t ON {0} AFTER DELETE AS INSERT INTO {0}_log SELECT id FROM deleted"],
+}
+
+
+@pytest.mark.parametrize("audited", [False, True], ids=["plain", "audited"])
+def test_what_is_deleted_and_made_anew_is_as_if_written_one_by_one(place: Place, audited: bool) -> None:
+    vendor = place.database.dialect.name
+    table = place.table(
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer),
+        sa.Column("note", sa.String(20), server_default="fresh"),
+    )
+    planned = place.plan(table, Upsert(keys=("id",), delete_on_tombstone=True))
+    name = table.name
+    place.run(
+        f"CREATE TABLE {name}_log (id integer)",
+        f"CREATE TABLE {name}_part (id integer, FOREIGN KEY (id) REFERENCES {name} (id) ON DELETE CASCADE)",
+        *(statement.format(name) for statement in (AUDIT[vendor] if audited else [])),
+    )
+    planned = place.plan(table, Upsert(keys=("id",), delete_on_tombstone=True))
+    assert planned.nature.rows_alone is not audited
+    assert planned.nature.keys_exact
+    events = [
+        Gone(b"1"),
+        (1, 10),
+        (2, 20),
+        Gone((2,)),
+        (4, 40),
+        (2, 21),
+        (2, 22),
+        Gone({"id": 3}),
+        Gone(b"4"),
+        Gone(b"5"),
+        (5, 50),
+    ]
+    parts = [[events], [events[:1], events[1:]], singly(events)]
+    seen: list[Any] = []
+    for transactions in parts if vendor != "sqlserver" else parts[:1]:
+        place.run(*(f"DELETE FROM {name}{end}" for end in ("_part", "", "_log")))
+        write(place, planned, [(1, 1), (3, 1), (6, 1)])
+        place.run(f"UPDATE {name} SET note = 'old'", f"INSERT INTO {name}_part VALUES (1), (6)", f"DELETE FROM {name}_log")
+        write(place, planned, *transactions)
+        with place.engine.connect() as connection:
+            log = sorted(connection.scalars(sa.text(f"SELECT id FROM {name}_log")))
+            kept = sorted(connection.scalars(sa.text(f"SELECT id FROM {name}_part")))
+        seen.append((sorted(place.read(table)), log, kept))
+    rows = [(1, 10, "fresh"), (2, 22, "fresh"), (5, 50, "fresh"), (6, 1, "old")]
+    assert seen == [(rows, [1, 2, 3, 4] if audited else [], [6])] * len(seen)
+
+
+def test_deletes_by_keys_of_several_columns(place: Place) -> None:
+    table = place.table(
+        sa.Column("v", sa.Integer),
+        sa.Column("shop", sa.String(10), primary_key=True),
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    )
+    planned = place.plan(table, Upsert(keys=("id", "shop"), delete_on_tombstone=True))
+    write(place, planned, [(1, "a", 1), (2, "a", 2), (3, "b", 1), (4, "b", 2)])
+    write(place, planned, [Gone({"shop": "a", "id": 2}), Gone({"id": 1, "shop": "b"}), (5, "b", 1), Gone({"id": 9, "shop": "b"})])
+    assert sorted(place.read(table)) == [(1, "a", 1), (4, "b", 2), (5, "b", 1)]
+    for key, reason in (({"id": 1}, "no value for column shop"), ({"id": "1", "shop": "a"}, "column id: a value of type str")):
+        with pytest.raises(RowError) as refused:
+            write(place, planned, [(7, "z", 7), Gone(key)])
+        assert list(refused.value.bad) == [1]
+        assert reason in refused.value.bad[1]
+    for wrong in (b"1", ("a",), {"id": 1, "shop": "a", "v": 1}):
+        with pytest.raises(ConfigError, match="key"):
+            write(place, planned, [Gone(wrong)])
