@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from operator import attrgetter, itemgetter
 from typing import Any
 
+import sqlalchemy as sa
 from typing_extensions import override
 
-from sinks.merging import merge_records
+from sinks.memory_rows import ByName, InTable, Kept
 from waxwing.batch import Stream
-from waxwing.databases.base import Append, Keyed, Merge, Mode
+from waxwing.databases.base import Append, Mode
 from waxwing.errors import ConfigError, Fenced, TargetError
 from waxwing.settings import SinkSettings
 from waxwing.target import Change, DeadLetter, Position, Session, Start, Target
@@ -23,24 +23,35 @@ MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
 class MemoryTarget(Target):
     """Rows, positions and dead letters held in this process.
 
+    It refuses, folds, deletes and merges as an SQL target does.
+
     Args:
-        mode: Append() keeps a list; Upsert(keys=...) keeps the last record of each key; Merge(keys=..., add=...) keeps
-            a dict of each key, for records that are dicts or have fields.
+        mode: Append() keeps every record; Upsert(keys=...) the last of each key; Merge(keys=..., add=...) a dict of each key.
         settings: as for a database.
+        table: the table that the rows are for. With it, columns are checked and keys are typed as in a database, and rows may
+            be plain tuples; without, records are kept as they come, and have names where the mode has keys.
+        columns: with a table, which columns records bring: as for SqlTarget.
 
     Attributes:
-        rows: the records, in the order they were taken in (append), or one per key (upsert, merge).
+        rows: the records, in the order they were taken in (append), or one per key (upsert, merge); with a table tuples of all
+            its columns, None where only a database would know.
         dead_letters: the rejects.
 
     Parallelism: one writer per lane, one lock for all.
     Delivery: exactly once, over any number of runs in this process (tests/unit/test_writer.py).
     """
 
-    def __init__(self, mode: Mode | None = None, settings: SinkSettings = MEMORY_SETTINGS) -> None:
+    def __init__(
+        self,
+        mode: Mode | None = None,
+        settings: SinkSettings = MEMORY_SETTINGS,
+        *,
+        table: sa.Table | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(settings)
-        self._mode = mode or Append()
-        self._keyed: dict[Any, Any] = {}
-        self._list: list[Any] = []
+        mode = mode or Append()
+        self._kept: Kept = ByName(mode) if table is None else InTable(table, mode, columns)
         self._positions: dict[tuple[str, Stream], Position] = {}
         self._owners: dict[tuple[str, Stream], str] = {}
         self._lock = threading.Lock()
@@ -54,7 +65,7 @@ class MemoryTarget(Target):
     @property
     def rows(self) -> list[Any]:
         """What was written."""
-        return list(self._keyed.values()) if isinstance(self._mode, Keyed) else self._list
+        return self._kept.rows
 
     @override
     def prepare(self) -> None:
@@ -106,39 +117,13 @@ class MemoryTarget(Target):
                     raise Fenced(f"{stream}: another partition has taken over its position in memory.")
                 if self._positions[self.step, stream].offset_next != before.offset_next:
                     raise TargetError(f"{stream}: the position in memory was changed by somebody else.")
+            self._kept.write(change, dry_run=dry_run)
             if dry_run:
                 return
-            for batch in change.batches:
-                self._take_in(batch)
             for stream, after in change.after.items():
                 held = self._positions[self.step, stream]
                 self._positions[self.step, stream] = after._replace(offset_end=held.offset_end)
             self.dead_letters += change.dead_letters
-
-    def _take_in(self, batch: Any) -> None:
-        if isinstance(self._mode, Append):
-            self._list += batch.records
-            return
-        events = [(at, 0, record) for at, record in zip(batch.at, batch.records, strict=True)]
-        events += [(delete.at, 1, delete.key) for delete in batch.deletes]
-        for _, is_delete, what in sorted(events, key=itemgetter(0)):
-            if is_delete:
-                self._keyed.pop(what.decode(), None)
-                continue
-            if isinstance(what, tuple) and not hasattr(what, "_fields"):
-                raise ConfigError(
-                    f"MemoryTarget({type(self._mode).__name__}(...)) finds keys by name, and these rows are plain tuples.",
-                    hint="Test with MemoryTarget(), which keeps every row, or give it dicts or objects.",
-                )
-            getter = itemgetter if isinstance(what, Mapping) else attrgetter
-            key = getter(*self._mode.keys)(what)
-            held = self._keyed.get(key)
-            if isinstance(self._mode, Merge):
-                self._keyed[key] = merge_records(self._mode, held, what)
-                continue
-            newer = self._mode.newer_by
-            if newer is None or held is None or getter(newer)(what) > getter(newer)(held):
-                self._keyed[key] = what
 
 
 class MemorySession(Session):

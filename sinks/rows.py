@@ -17,6 +17,8 @@ from waxwing.target import Change
 
 Row = tuple[Any, ...]
 _MISSING = object()
+NO_DELETES = "a tombstone (null value), and this target does not delete"
+NO_ROW = "None, where a row is needed (to write none, leave the record out: waxwing.operators.filter)"
 
 
 class Written(NamedTuple):
@@ -149,7 +151,7 @@ class Rows:
         for number, record in enumerate(records, first):
             if not isinstance(record, Mapping):
                 if record is None:
-                    bad[number] = "None, where a row is needed (to write none, leave the record out: waxwing.operators.filter)"
+                    bad[number] = NO_ROW
                     rows.append(blank)
                 elif isinstance(record, tuple) and len(record) != len(self._brought):
                     bad[number] = f"a row of {len(record)} values for {len(self._brought)} columns"
@@ -193,7 +195,7 @@ class Rows:
         for row in rows:
             held = newest.get(key(row), _MISSING)
             # Strictly greater wins, here as in the database, so that batch boundaries change nothing.
-            if held is _MISSING or _greater(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
+            if held is _MISSING or greater(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
                 newest.pop(key(row), None)  # to the end, where it stands among the messages
                 newest[key(row)] = row
         return list(newest.values())
@@ -203,7 +205,7 @@ class Rows:
     def _deletes_of(self, change: Change, first: int, bad: dict[int, str]) -> list[Row]:
         deletes = list(chain.from_iterable(batch.deletes for batch in change.batches))
         if self._deletes is None:
-            bad |= dict.fromkeys(range(first, first + len(deletes)), "a tombstone (null value), and this target does not delete")
+            bad |= dict.fromkeys(range(first, first + len(deletes)), NO_DELETES)
             return []
         return self._deletes.keys(deletes, first, bad)
 
@@ -251,5 +253,6 @@ def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list
     return lambda records: list(map(get, records))
 
 
-def _greater(new: Any, old: Any) -> bool:
+def greater(new: Any, old: Any) -> bool:
+    """Is a version newer than the stored one? Strictly; a null never is, and gives way to any other."""
     return new is not None and (old is None or new > old)

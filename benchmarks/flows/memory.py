@@ -12,29 +12,44 @@ from typing_extensions import override
 
 from dataflows.orders import build
 from sinks import MemoryTarget
+from sinks.memory_rows import Kept
 from sources.kafka import KafkaSource
 from waxwing import runtime
 from waxwing.configuration import load
 from waxwing.settings import KafkaSettings, SinkSettings
+from waxwing.target import Change
 
 
 class Settings(KafkaSettings, SinkSettings):
     """No database."""
 
 
-class Counted(MemoryTarget):
-    """Takes rows in as the memory target does, under its lock and with its positions, and keeps their number only."""
+class Number(Kept):
+    """Of the rows."""
 
     count = 0
 
     @override
-    def _take_in(self, batch: Any) -> None:
-        self.count += len(batch.records)
+    def write(self, change: Change, *, dry_run: bool) -> None:
+        self.count += sum(len(batch.records) for batch in change.batches)
+
+    @property
+    @override
+    def rows(self) -> list[Any]:
+        return []
+
+
+class Counted(MemoryTarget):
+    """Takes rows in as the memory target does, under its lock and with its positions, and keeps their number only."""
+
+    def __init__(self, settings: SinkSettings) -> None:
+        super().__init__(settings=settings)
+        self._kept = Number()
 
 
 def flow() -> Dataflow:
     """The flow with settings from the environment."""
     with runtime.starting():
         settings = load(Settings)
-        target = Counted(settings=settings)
+        target = Counted(settings)
         return build(KafkaSource(settings, feeds=[target], flow="orders"), target)
