@@ -5,17 +5,19 @@
 #          .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 #          .venv/bin/python -m bytewax.run dataflows.orders
 #   test   .venv/bin/python -m pip install --require-hashes -r requirements-dev.txt
-#          .venv/bin/python -m pytest
+#          .venv/bin/python -m pytest -n 3
 #   lint   .venv/bin/python -m ruff check; .venv/bin/python -m ruff format --check
 #          .venv/bin/python -m mypy; .venv/bin/lint-imports
 #   bench  .venv/bin/python -m benchmarks      (set-up as for test)
 #   storm  .venv/bin/python -m tests.faults.storm --help
 #
 # PYTHON=... chooses another Python, 3.11 or 3.12; arguments of a program go into ARGS:
-#   make run ARGS='-w 2'     make test ARGS='tests/unit -k batch'
+#   make run ARGS='-w 2'     make test ARGS='tests/unit -k batch'     make test JOBS=0 (one test after the other)
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell $(name) --version 2>/dev/null),$(name))))
 ARGS ?=
+# Tests side by side, each side with servers of its own. More than cores: many tests wait.
+JOBS ?= 3
 IN_VENV := .venv/bin/python
 
 .PHONY: run test lint format bench storm lock
@@ -25,7 +27,7 @@ run: .venv/.installed-run
 	$(IN_VENV) -m bytewax.run dataflows.orders $(ARGS)
 
 test: .venv/.installed-dev
-	$(IN_VENV) -m pytest $(ARGS)
+	$(IN_VENV) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: .venv/.installed-dev
 	$(IN_VENV) -m ruff check

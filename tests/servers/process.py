@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -19,6 +20,8 @@ import psutil
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _POLL_INTERVAL_S = 0.02
+_PORTS = range(20_000, 32_000)
+_SIDES_MAX = 8
 
 
 class Unavailable(Exception):
@@ -42,9 +45,12 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on.
 
     Below the range that outgoing connections draw from: a server that is down for a while must find its port free again.
+    Tests that run side by side draw from ranges of their own, for the same reason.
     """
     ports: list[int] = []
-    for port in random.sample(range(20_000, 32_000), 1_000):
+    side = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SIDES_MAX
+    each = len(_PORTS) // _SIDES_MAX
+    for port in random.sample(_PORTS[side * each : (side + 1) * each], each):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
