@@ -82,17 +82,21 @@ class WindowAdmission:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
         bucket = self._bucket
         assert bucket is not None
+        idle_marks = 0  # that changed nothing
         for item in items:
             if isinstance(item, Piece):
                 if bucket.fold(item):
                     self._count(item)
             else:
+                closed_to = bucket.closed_to
                 bucket.mark(item)
-        if items and not self._pending:
+                idle_marks += bucket.closed_to == closed_to
+        folded = len(items) - idle_marks
+        if folded and not self._pending:
             self.due_s = self._now_s() + self._settings.window_snapshot_interval_s
-        self._pending += len(items)
+        self._pending += folded
         if not self._pending or not (flushing or self._now_s() >= self.due_s or bucket.rows_waiting >= ROWS_MAX):
-            return [], 0
+            return [], idle_marks
         emission, pending = bucket.emission(), self._pending
         self._state, self._pending, self.due_s = bucket.pack(), 0, math.inf
         self._letters, self._rejects = self._letters_of(emission), emission.rejects
@@ -104,7 +108,7 @@ class WindowAdmission:
         # Of no message: its offset is the emission's number, which no other emission of the bucket has.
         place = Columns([number], [None], [None], [-1], [()])
         rows = self._target.rows_of(emission.rows)
-        return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending
+        return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending + idle_marks
 
     def change(self, batches: list[Batch[Any]]) -> Change:
         """The emission, with the bucket's move.

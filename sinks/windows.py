@@ -64,8 +64,8 @@ class Lanes:
             lane = Lane(self._target.windows, batch.stream, len(self._names), opening, self._step_id, _clock_us)
             self._lanes[batch.stream] = lane
         if batch.mark:
-            mark = lane.mark(ended=batch.mark == "end")
-            return [(name, mark) for name in self._names]
+            mark = lane.mark_of(batch, _clock_us())
+            return [] if mark is None else [(name, mark) for name in self._names]
         return list(zip(self._names, lane.fold(batch), strict=True))
 
 

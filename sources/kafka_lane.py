@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import Literal
 
 from bytewax.inputs import StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -28,6 +28,8 @@ Raw = Batch[bytes | None]
 REST_S = 0.01
 # Nothing came: wait up to this long.
 IDLE_S = 0.02
+# An idle partition says so again: windows are closed by the clock so much later at most.
+IDLE_AGAIN_S = 5.0
 # A batch has about as many bytes of values at most: records of 2 kB come in batches of 1,000, else they would fill the memory.
 BATCH_BYTES_MAX = 2_000_000
 
@@ -48,6 +50,7 @@ class Reader:
         self.stream, self.position, self.end = part.stream, part.offset, part.offset_end
         self._lane, self._splits = lane, list(part.splits)
         self._waiting_since_s: float | None = None  # at the log's end
+        self._idle_said_s = 0.0
 
     @property
     def done(self) -> bool:
@@ -60,7 +63,7 @@ class Reader:
             raise OffsetGap(
                 f"{self.stream}: Kafka's client gave offset {_offset(messages[0])} below the position {self.position}."
             )
-        self._waiting_since_s = None if eof is None else time.monotonic()
+        self._waiting_since_s, self._idle_said_s = (None if eof is None else time.monotonic()), 0.0
         offset_next = max(self.position, eof or 0, _offset(messages[-1]) + 1 if messages else 0)
         if self.end is not None and offset_next > self.end:
             offset_next = self.end
@@ -73,16 +76,21 @@ class Reader:
             messages = messages[cut:]
         return batches + self._batch(offset_next, messages)
 
-    def idle(self, after_s: float) -> bool:
-        """Has it waited at the log's end for so long? Says so once."""
-        if self._waiting_since_s is None or time.monotonic() - self._waiting_since_s < after_s:
-            return False
-        self._waiting_since_s = None
-        return True
+    def idle(self, after_s: Sequence[float]) -> list[Raw]:
+        """A mark where it has waited at the log's end for one of these times, and then every IDLE_AGAIN_S: what waits for the
+        clock is to hear of it."""
+        if self._waiting_since_s is None or not after_s:
+            return []
+        said_s, now_s = self._idle_said_s, time.monotonic() - self._waiting_since_s
+        due_s = next((after for after in after_s if after > said_s), said_s + IDLE_AGAIN_S)
+        if now_s < min(due_s, max(after_s[0], said_s + IDLE_AGAIN_S)):
+            return []
+        self._idle_said_s = now_s
+        return [marked(self.stream, self._lane, self.position, "idle", now_s)]
 
-    def mark(self, mark: Literal["idle", "end"]) -> Raw:
+    def ended(self) -> Raw:
         """Says that there are no more records."""
-        return marked(self.stream, self._lane, self.position, mark)
+        return marked(self.stream, self._lane, self.position, "end")
 
     def _batch(self, offset_next: int, messages: list[Message]) -> list[Raw]:
         offset_first, self.position = self.position, max(self.position, offset_next)
@@ -130,7 +138,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             self._assign()
         if self._ended:
             ended, self._ended = self._ended, []
-            return [reader.mark("end") for reader in ended]
+            return [reader.ended() for reader in ended]
         if topic.bounded and self._revision >= 0 and not self._readers:
             raise StopIteration
         wanted = self._wanted
@@ -138,7 +146,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         self._awake_after_s = 0.0 if len(messages) * 2 >= wanted else REST_S if messages else IDLE_S
         if not messages:
             after_s = topic.idle_after_s
-            return [] if after_s is None else [r.mark("idle") for r in self._readers.values() if r.idle(after_s)]
+            return [mark for r in self._readers.values() for mark in r.idle(after_s)] if after_s else []
         some = messages[:: len(messages) // 8 or 1]
         mean_bytes = sum(len(message.value() or b"") for message in some) / len(some)
         self._wanted = max(1, min(self._settings.batch_records_max, int(BATCH_BYTES_MAX / (mean_bytes + 1))))
@@ -154,7 +162,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             if reader is not None:  # else it has reached its end, and this was still in the queue
                 batches += reader.take(records, eof)
                 if reader.done:
-                    batches.append(reader.mark("end"))
+                    batches.append(reader.ended())
                     del self._readers[partition]
                     self._consumer.incremental_unassign([TopicPartition(self._settings.source_topic, partition)])
         return batches

@@ -96,7 +96,8 @@ def missing(lost: Sequence[Lost], bounds: Mapping[int, Bounds]) -> DataLoss | No
         log, stands = bounds[stream.partition], f"{stream} stands at offset {position}, but the log"
         if position < log.first:
             records += log.first - position
-            parts.append(f"{stands} begins at {log.first}: {log.first - position} offsets are gone unread")
+            gone = f"{log.first - position} offsets are gone unread"
+            parts.append(f"{stands} begins at {log.first}: {gone} (transactions' markers and aborted records may be among them)")
         elif position > log.end:
             records += position - log.end
             parts.append(f"{stands} ends at {log.end}: {position - log.end} offsets that were read are not there")
@@ -104,7 +105,8 @@ def missing(lost: Sequence[Lost], bounds: Mapping[int, Bounds]) -> DataLoss | No
         return None
     return DataLoss(
         f"Kafka's log does not hold the stored positions: {'; '.join(parts)}.",
-        hint="Below the log's start: retention overtook the flow. Beyond its end: the log was cut, or these are other brokers. "
+        hint="Below the log's start: retention overtook the flow. Not all of these offsets need have been records: transactions' "
+        "markers and aborted records take offsets too. Beyond its end: the log was cut, or these are other brokers. "
         + CONTINUE_HINT,
         offsets_lost=records,
     )

@@ -34,7 +34,7 @@ class TopicWatch:
     Attributes:
         error: why reading has to stop; each lane raises it.
         revision: rises when partitions were opened.
-        idle_after_s: after how long at its log's end a partition is marked as idle; None: never.
+        idle_after_s: after how long at its log's end a partition is marked as idle, rising; empty: nobody asks.
     """
 
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target], flow: str) -> None:
@@ -42,7 +42,7 @@ class TopicWatch:
         self._name = settings.source_topic
         self.bounded = settings.until == "end"
         self._anew = settings.begin == "anew"
-        self.idle_after_s = min((feed.idle_after_s for feed in feeds if feed.idle_after_s is not None), default=None)
+        self.idle_after_s = sorted({feed.idle_after_s for feed in feeds if feed.idle_after_s is not None})
         self.error: BaseException | None = None
         self.revision = 0
         self._closing, self._wake = threading.Event(), threading.Event()

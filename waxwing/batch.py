@@ -117,8 +117,8 @@ class Batch(Generic[R]):
     number `at[i]`; `at` never falls and is `range(len(messages))` until a step filters or
     multiplies. `rejects` and `deletes` are in message order. `lane` names the source partition it came by.
     The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do): it is never cut,
-    and `at` says nothing of them. A batch with a `mark` holds nothing: its partition has no more records, for now ("idle")
-    or for ever ("end" of a bounded run).
+    and `at` says nothing of them. A batch with a `mark` holds nothing: its partition has no more records, for now ("idle", since
+    `idle_s`) or for ever ("end" of a bounded run).
     """
 
     stream: Stream
@@ -132,6 +132,7 @@ class Batch(Generic[R]):
     deletes: Sequence[Delete] = ()
     whole: bool = False
     mark: Literal["", "idle", "end"] = ""
+    idle_s: float = 0.0
 
     def with_records(
         self,
@@ -197,9 +198,9 @@ def raw(stream: Stream, lane: str, offset_first: int, offset_next: int, messages
     return Batch(stream, lane, offset_first, offset_next, messages, messages.values, range(len(messages)))
 
 
-def marked(stream: Stream, lane: str, offset: int, mark: Literal["idle", "end"]) -> Batch[bytes | None]:
+def marked(stream: Stream, lane: str, offset: int, mark: Literal["idle", "end"], idle_s: float = 0.0) -> Batch[bytes | None]:
     """A batch that only says that the partition has no more records at this offset."""
-    return Batch(stream, lane, offset, offset, Columns((), (), (), (), ()), (), (), mark=mark)
+    return Batch(stream, lane, offset, offset, Columns((), (), (), (), ()), (), (), mark=mark, idle_s=idle_s)
 
 
 def lane_name(lane: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -198,6 +197,113 @@ def test_compaction_leaves_no_gap_between_batches(kafka: Kafka, read: Start) -> 
     assert len(reading.values) < kafka.end_offsets(topic)[0]
     assert contiguous(reading.ranges())
     assert (reading.ranges()[0][0], reading.ranges()[-1][1]) == (0, kafka.end_offsets(topic)[0])
+
+
+class Transactions:
+    """A producer of transactions in one topic."""
+
+    def __init__(self, kafka: Kafka, topic: str) -> None:
+        self._topic, self._producer = topic, Producer({**kafka.client(), "transactional.id": topic})
+        self._producer.init_transactions()
+
+    def begin(self, *values: bytes) -> None:
+        self._producer.begin_transaction()
+        for value in values:
+            self._producer.produce(self._topic, value, b"key")
+        self._producer.flush()  # an abort would drop what was not sent yet
+
+    def aborted(self, *values: bytes) -> None:
+        self.begin(*values)
+        self._producer.abort_transaction()
+
+    def committed(self, *values: bytes) -> None:
+        self.begin(*values)
+        self.commit()
+
+    def commit(self) -> None:
+        self._producer.commit_transaction()
+
+
+def stands_at(target: MemoryTarget) -> list[int]:
+    return [position.offset_next for position in target.positions()]
+
+
+def test_a_topic_of_aborted_transactions_alone_goes_on_in_every_form(kafka: Kafka, read: Start) -> None:
+    topic, target = kafka.new_topic(), a_target()
+    transactions = Transactions(kafka, topic)
+    transactions.aborted(b"never", b"never")
+    transactions.aborted(b"never")
+    until(lambda: kafka.end_offsets(topic) == {0: 5}, timeout_s=20, what="the last marker is written")
+    for _ in range(2):  # a bounded run, and the next one, which has nothing to do
+        assert read(topic, target, until="end").to_end().values == []
+        assert stands_at(target) == [5]
+    reading, late = read(topic, target), a_target()
+    transactions.aborted(b"never")
+    reading.until(lambda: stands_at(target) == [7])
+    transactions.committed(b"at last")
+    reading.until(lambda: target.rows == [b"at last"] and stands_at(target) == [9])
+    assert read(topic, late, until="end", start="latest").to_end().values == []
+    assert read(topic, a_target(), until="end").to_end().values == [b"at last"]
+
+
+def test_where_aborted_transactions_were_deleted_too_nobody_knows_what_they_were(kafka: Kafka, read: Start) -> None:
+    topic, target = kafka.new_topic(), a_target()
+    assert read(topic, target, until="end").to_end().values == []
+    transactions = Transactions(kafka, topic)
+    for _ in range(3):
+        transactions.aborted(b"never")
+    until(lambda: kafka.end_offsets(topic) == {0: 6}, timeout_s=20, what="the last marker is written")
+    kafka.delete_records(topic, {0: 5})
+    with pytest.raises(DataLoss) as raised:
+        read(topic, target).to_end()
+    assert raised.value.exit_code == 65
+    assert "stands at offset 0, but the log begins at 5: 5 offsets are gone unread" in raised.value.message
+    assert "markers and aborted records may be among them" in raised.value.message
+    assert read(topic, target, until="end", on_data_loss="continue").to_end().values == []
+    assert stands_at(target) == [6]
+
+
+def test_a_compacted_log_with_gaps_and_an_aborted_transaction_at_its_end_is_read_to_the_end(kafka: Kafka, read: Start) -> None:
+    topic, target = (
+        kafka.new_topic(cleanup_policy="compact", segment_ms="100", min_cleanable_dirty_ratio="0.001", delete_retention_ms="0"),
+        a_target(),
+    )
+    transactions = Transactions(kafka, topic)
+    for number in range(10):
+        transactions.committed(b"%d" % number)
+    transactions.aborted(b"never")
+
+    def compacted() -> bool:
+        produce(kafka, topic, b"x", key=b"other")  # the last segment is never compacted, so there has to be another one
+        return len(read(topic, until="end").to_end().values) < 8
+
+    until(compacted, timeout_s=60, what="the log is compacted")
+    end = kafka.end_offsets(topic)[0] + 2
+    transactions.aborted(b"never")
+    until(lambda: kafka.end_offsets(topic) == {0: end}, timeout_s=20, what="the last marker is written")
+    reading = read(topic, target, until="end", batch_records_max=2).to_end()
+    assert contiguous(reading.ranges())
+    assert (reading.ranges()[0][0], stands_at(target)) == (0, [end])
+    assert b"9" in reading.values
+    assert b"never" not in reading.values
+    assert read(topic, target, until="end").to_end().values == []
+
+
+def test_a_bounded_run_ends_before_an_open_transaction_which_the_next_one_takes_in(kafka: Kafka, read: Start) -> None:
+    topic, target = kafka.new_topic(), a_target()
+    transactions = Transactions(kafka, topic)
+    transactions.committed(b"0")
+    until(lambda: kafka.end_offsets(topic) == {0: 2}, timeout_s=20, what="the marker is written")
+    transactions.begin(b"open")
+    produce(kafka, topic, b"behind it")
+    reading = read(topic, target, until="end").to_end()
+    assert reading.values == [b"0"]
+    assert reading.marks == [(0, 2, "end")]
+    assert stands_at(target) == [2]
+    transactions.commit()
+    until(lambda: kafka.end_offsets(topic) == {0: 5}, timeout_s=20, what="the marker is written")
+    assert read(topic, target, until="end").to_end().values == [b"open", b"behind it"]
+    assert stands_at(target) == [5]
 
 
 def test_batches_keep_keys_headers_timestamps_and_offsets_and_pickle(kafka: Kafka, read: Start) -> None:
@@ -623,10 +729,14 @@ def test_without_targets_only_what_an_ended_epoch_covers_is_durable() -> None:
 class Impatient(MemoryTarget):
     """A target that asks for marks of idle partitions."""
 
+    def __init__(self, after_s: float = 0.3) -> None:
+        super().__init__()
+        self._after_s = after_s
+
     @property
     @override
     def idle_after_s(self) -> float | None:
-        return 0.3
+        return self._after_s
 
 
 def test_a_bounded_run_marks_the_end_of_every_partition_empty_ones_too(kafka: Kafka, read: Start) -> None:
@@ -636,17 +746,14 @@ def test_a_bounded_run_marks_the_end_of_every_partition_empty_ones_too(kafka: Ka
     assert sorted(reading.marks) == [(0, 5, "end"), (1, 0, "end")]
 
 
-def test_a_partition_at_its_logs_end_is_marked_as_idle_once_until_it_brings_something(kafka: Kafka, read: Start) -> None:
-    topic, target = kafka.new_topic(2), Impatient()
+def test_a_partition_at_its_logs_end_is_marked_as_idle_once_for_each_time_asked_for(kafka: Kafka, read: Start) -> None:
+    topic, target, other = kafka.new_topic(2), Impatient(), Impatient(0.6)
     target.bind(FLOW, "s")
+    other.bind(FLOW, "t", target._flow_targets)
     produce(kafka, topic, *numbered(0, 5))
-    reading = read(topic, target)
-    reading.until(lambda: len(reading.marks) == 2)
-    assert sorted(reading.marks) == [(0, 5, "idle"), (1, 0, "idle")]
-    time.sleep(0.5)
-    reading.step()
-    assert len(reading.marks) == 2
+    reading = read(topic, target, other)
+    reading.until(lambda: len(reading.marks) == 4)
+    assert sorted(reading.marks) == [(0, 5, "idle")] * 2 + [(1, 0, "idle")] * 2
     produce(kafka, topic, *numbered(5, 6))
-    reading.until(lambda: len(reading.marks) == 3)
-    assert reading.marks[-1] == (0, 6, "idle")
+    reading.until(lambda: (0, 6, "idle") in reading.marks)
     assert reading.values == numbered(0, 6)

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from sources import kafka_lane
 from sources.kafka import KafkaSource
 from sources.kafka_broker import Broker
 from sources.kafka_lane import Reader, lane_config
@@ -214,3 +215,17 @@ def test_an_answer_without_an_offset_is_asked_for_again() -> None:
     broker._admin = Leaderless(OFFSET_INVALID, OFFSET_INVALID, 7)  # type: ignore[assignment]  # a stand-in
     assert broker.offsets("t", [0, 1], OffsetSpec.earliest()) == {0: 7, 1: 7}
     assert broker._admin.answers == []  # type: ignore[attr-defined]  # its own
+
+
+def test_an_idle_partition_says_so_again_for_windows_that_wait_for_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(kafka_lane, "time", SimpleNamespace(monotonic=lambda: now_s))
+    reader = Reader("lane-000", OpenPart(Stream("flow", "t", "id", 0), 0, (), None))
+    assert reader.idle([2.0]) == [], "the log's end was not met yet"
+    reader.take([], eof=0)
+    said = []
+    for now_s in (1.9, 2.0, 2.1, 6.9, 7.0, 11.0, 12.5, 20.1):
+        said += [(now_s, mark.idle_s) for mark in reader.idle([2.0, 20.0])]
+    assert said == [(at, at) for at in (2.0, 7.0, 12.5, 20.1)]
+    reader.take([], eof=0)
+    assert reader.idle([2.0]) == []

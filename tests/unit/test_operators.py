@@ -229,7 +229,7 @@ STEPS: dict[str, tuple[set[str], Callable[[Flowing[Any]], Flowing[Any]]]] = {
 
 def marked(item: Batch[Any], changed: set[str]) -> Batch[Any]:
     """The batch with a value of its own in each field that must not change."""
-    own: dict[str, Any] = {"stream": STREAM._replace(flow="own"), "lane": "own", "whole": True, "mark": "idle"}
+    own: dict[str, Any] = {"stream": STREAM._replace(flow="own"), "lane": "own", "whole": True, "mark": "idle", "idle_s": 2.5}
     own |= {"offset_first": item.offset_first, "offset_next": item.offset_next, "messages": item.messages}
     kept = {field.name for field in fields(Batch)} - changed
     unknown = kept - own.keys() - CHANGED

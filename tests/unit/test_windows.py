@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import MemoryWindows
-from waxwing.batch import Batch, Columns, Delete, Reject, Stream
+from waxwing.batch import Batch, Columns, Delete, Reject, Stream, marked
 from waxwing.errors import ConfigError, DataError, OffsetGap
 from waxwing.operators.windows import (
     MESSAGE_TIME,
@@ -36,6 +36,7 @@ from waxwing.operators.windows import (
     Hopping,
     Lane,
     Last,
+    Mark,
     Max,
     Mean,
     Min,
@@ -625,6 +626,47 @@ def test_lanes_begin_at_the_lowest_position_with_the_watermark_there() -> None:
     held = [{a: Held(3, 10, 7), b: Held(0, 5, 2)}, {a: Held(3, 20, 9), b: Held(0, 5, 2)}, {a: Held(3, 15, 8)}]
     assert openings(held) == {a: Opening(3, 10, 7, (15, 20)), b: Opening(0, 0, NEVER, (5,))}
     assert c not in openings(held)
+
+
+@pytest.mark.parametrize(("kind", "closes_s"), [(Tumbling(60), 120), (Hopping(60, 20), 120), (Session(30), 94)])
+def test_once_all_partitions_are_idle_the_clock_closes_what_is_open_and_nothing_else(kind: Any, closes_s: int) -> None:
+    definition, other = define(kind=kind, idle_after_s=7), STREAM._replace(partition=1)
+    bucket, lanes = (
+        Bucket(definition, {STREAM: 0, other: 0}),
+        {s: Lane(definition, s, 1, Opening(0, 0, NEVER)) for s in (STREAM, other)},
+    )
+    bucket.fold(*lanes[STREAM].fold(batch([(1, "a", 1), (64, "a", 1)])))
+    closed = bucket.closed_to
+
+    def idle(stream: Stream, now_s: float, idle_s: float = 7) -> None:
+        mark = lanes[stream].mark_of(marked(stream, "lane", lanes[stream].offset, "idle", idle_s), round(now_s * SECOND))
+        assert (mark is None) == (idle_s < 7)
+        if mark is not None:
+            bucket.mark(mark)
+
+    idle(STREAM, 10_000)
+    idle(STREAM, 10_000, idle_s=6.9)
+    assert bucket.closed_to == closed, "the other one is waited for"
+    idle(other, 80)
+    assert bucket.closed_to == (80 - 7 - 5) * SECOND
+    idle(other, closes_s + 7 + 5 - 0.001)
+    assert bucket.open_entries > 0, "not yet"
+    idle(other, closes_s + 7 + 5)
+    assert bucket.open_entries == 0
+    idle(other, 10_000)
+    assert bucket.closed_to == closes_s * SECOND, "of what may come the clock says nothing"
+    assert sum(row[3] for row in bucket.emission().rows.tuples()) == 2 * (3 if isinstance(kind, Hopping) else 1)
+    # What comes later for what was closed is late, and what comes for later windows is not.
+    one = batch([(70 if isinstance(kind, Session) else 65, "a", 1), (150, "a", 1)])
+    bucket.fold(*lanes[other].fold(Batch(other, "lane", 0, 2, one.messages, one.records, one.at)))
+    assert [len(entries.rows) for entries in bucket.emission().late_entries] == [1] * (3 if isinstance(kind, Hopping) else 1)
+    assert bucket.open_entries > 0
+
+
+def test_without_idle_after_s_nothing_is_idle_whatever_other_windows_of_the_flow_ask_for() -> None:
+    lane = Lane(define(), STREAM, 1, Opening(0, 0, NEVER))
+    assert lane.mark_of(marked(STREAM, "lane", 0, "idle", 1e9), 10**18) is None
+    assert lane.mark_of(marked(STREAM, "lane", 0, "end"), 0) == Mark(STREAM, 0, 0, True)
 
 
 def test_an_idle_partition_is_not_waited_for_until_its_next_batch() -> None:

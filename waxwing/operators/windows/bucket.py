@@ -73,6 +73,7 @@ class Bucket:
         # Decided in memory only: what was not committed never happened.
         self._idle: set[Stream] = set()
         self._ended: set[Stream] = set()
+        self._clocks: dict[Stream, int] = {}  # until when it was idle, at least
         self._clear()
 
     def _clear(self) -> None:
@@ -129,6 +130,7 @@ class Bucket:
             )
         self._idle.discard(piece.stream)
         self._ended.discard(piece.stream)
+        self._clocks.pop(piece.stream, None)
         self._late += piece.late
         self._rejects += piece.rejects
         self._messages += piece.messages
@@ -154,6 +156,7 @@ class Bucket:
                 f"Windows: {mark.stream} is said to end at {mark.offset:,}, the bucket stands at {held.offset_next:,}."
             )
         self._idle.add(mark.stream)
+        self._clocks[mark.stream] = max(mark.clock_us, self._clocks.get(mark.stream, NEVER))
         if mark.ended:
             self._ended.add(mark.stream)
         with self._computing():
@@ -260,7 +263,7 @@ class Bucket:
         elif len(self._ended) == len(read):
             closed_to = self._end_of_all()
         else:
-            closed_to = max(read.values())
+            closed_to = max(*read.values(), self._by_clock(read))
         if closed_to > self._closed_to:
             self._closed_to = closed_to
             self._close_windows()
@@ -277,6 +280,13 @@ class Bucket:
             starts, ends, keys = ([some[n] for n in whole] for some in (starts, ends, keys))
             columns = [[column[n] for n in whole] for column in columns]
         self._add_rows(starts, ends, keys, columns, [0] * len(keys))
+
+    def _by_clock(self, read: Collection[Stream]) -> int:
+        """All are idle: as if each brought a record at the time of the day until which it was idle. Not behind the last window
+        that a record is in: the clock closes what is open, and says nothing of what may come.
+        """
+        idle = [self._clocks.get(stream, NEVER) for stream in read if stream not in self._ended]
+        return max(NEVER, min(min(idle, default=NEVER) - self._definition.lateness_us, self._end_of_all()))
 
     def _end_of_all(self) -> int:
         """Behind every window that a record so far may be in, its grace too: the same for all buckets, whatever keys they have.

@@ -95,9 +95,18 @@ class Lane:
         """Where the partition begins in event time, as far as is known (see Held)."""
         return self._place
 
-    def mark(self, *, ended: bool) -> Mark:
+    def mark(self, *, ended: bool, clock_us: int = NEVER) -> Mark:
         """For every bucket: the partition is idle, or has ended, where the lane stands."""
-        return Mark(self._stream, self._offset_start, self._offset, ended)
+        return Mark(self._stream, self._offset_start, self._offset, ended, clock_us)
+
+    def mark_of(self, batch: Batch[Any], now_us: int) -> Mark | None:
+        """What a marked batch says; None: not idle for long enough, or these windows wait for all partitions for ever."""
+        if batch.mark == "end":
+            return self.mark(ended=True)
+        after_s = self._definition.idle_after_s
+        if after_s is None or batch.idle_s < after_s:
+            return None
+        return self.mark(ended=False, clock_us=now_us - round(after_s * SECOND_US))
 
     def fold(self, batch: Batch[Any]) -> list[Piece]:
         """One piece for each bucket, in their order.

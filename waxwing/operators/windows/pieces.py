@@ -73,12 +73,16 @@ class Piece:
 
 
 class Mark(NamedTuple):
-    """A partition has no more records at this offset: for now (it is idle), or for ever (`ended`, in a bounded run)."""
+    """A partition has no more records at this offset: for now (it is idle), or for ever (`ended`, in a bounded run).
+
+    `clock_us`: what is idle was idle already at that time of the day.
+    """
 
     stream: Stream
     offset_start: int
     offset: int
     ended: bool
+    clock_us: int = NEVER
 
 
 class Held(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,7 @@ class _LaneLogic(StatefulBatchLogic[Batch[Any], tuple[str, Piece | Mark], LaneSt
         self._make: Callable[[Stream, Opening], Lane] = lambda stream, opening: Lane(
             definition, stream, buckets, opening, step_id, clock_us
         )
+        self._now_us = clock_us or (lambda: time.time_ns() // 1_000)
         self._opening = None if state is None else Opening(*state)
         self._lane: Lane | None = None
 
@@ -98,14 +100,14 @@ class _LaneLogic(StatefulBatchLogic[Batch[Any], tuple[str, Piece | Mark], LaneSt
     def on_batch(self, values: list[Batch[Any]]) -> tuple[Iterable[tuple[str, Piece | Mark]], bool]:
         return [one for value in values for one in self._folded(value)], StatefulBatchLogic.RETAIN
 
-    def _folded(self, value: Batch[Any]) -> Iterator[tuple[str, Piece | Mark]]:
+    def _folded(self, value: Batch[Any]) -> Iterable[tuple[str, Piece | Mark]]:
         if self._opening is None:
             self._opening = first_opening(value.offset_first)
         if self._lane is None:
             self._lane = self._make(value.stream, self._opening)
         if value.mark:
-            mark = self._lane.mark(ended=value.mark == "end")
-            return ((name, mark) for name in self._names)
+            mark = self._lane.mark_of(value, self._now_us())
+            return ((name, mark) for name in self._names if mark is not None)
         return zip(self._names, self._lane.fold(value), strict=True)
 
     @override
