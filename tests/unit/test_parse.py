@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, NewType, NotRequired
+from uuid import UUID
 
 import bytewax.operators as op
 import msgspec
@@ -24,6 +25,7 @@ from waxwing.batch import Batch, Columns, Delete, Reject, Stream, raw
 from waxwing.errors import ConfigError
 from waxwing.operators import parse
 from waxwing.operators.decoding import decoder
+from waxwing.operators.keys import key_reader
 from waxwing.operators.parse import Parser
 
 
@@ -242,6 +244,86 @@ def test_tombstones() -> None:
     assert deleted.rejects[2].reason == "empty value"
 
 
+class TypedRaw(TypedDict):
+    a: msgspec.Raw
+
+
+class StructKey(msgspec.Struct):
+    id: int
+    region: str = "eu"
+
+
+class ModelKey(BaseModel):
+    id: int
+    region: str = "eu"
+
+
+@dataclasses.dataclass
+class DataKey:
+    id: int
+    region: str = "eu"
+
+
+class TypedKey(TypedDict):
+    id: int
+    region: NotRequired[str]
+
+
+class TimeKey(msgspec.Struct):
+    at: datetime
+
+
+def deleted(kind: Any, *keys: bytes) -> list[Any]:
+    """What tombstones with these keys delete; a text says why nothing."""
+    batch = Parser(StructOrder, "parse", True, 1_000_000, kind).parsed(messages([None] * len(keys), keys))
+    out: dict[int, Any] = {delete.at: delete.key for delete in batch.deletes}
+    out |= {reject.at: reject.reason for reject in batch.rejects}
+    return [out[at] for at in range(len(keys))]
+
+
+@pytest.mark.parametrize("kind", [StructKey, ModelKey, DataKey, TypedKey])
+def test_a_key_that_is_a_record_names_its_columns(kind: Any) -> None:
+    whole, other, wrong, no_json, null = deleted(
+        kind, b'{"id":7,"region":"us"}', b' {"id":8,"region":"us","more":1}', b'{"id":"7"}', b"7;us", b"null"
+    )
+    assert whole == {"id": 7, "region": "us"}
+    assert other == {"id": 8, "region": "us"}
+    for reason in (wrong, no_json, null):
+        assert reason.startswith("null value (a tombstone), and its key can't be read: ")
+    assert "id" in wrong
+
+
+def test_a_key_may_be_one_value() -> None:
+    unread = "null value (a tombstone), and its key can't be read: "
+    assert deleted(str, b'"7"', b'"\\u00e9"') == [("7",), ("é",)]
+    assert deleted(int, b"7", b" -8 ") == [(7,), (-8,)]
+    assert deleted(bytes, b'"7"', b"\xff", b"") == [(b'"7"',), (b"\xff",), (b"",)]
+    assert deleted(UUID, b'"0123abcd-0000-4000-8000-000000000000"') == [(UUID("0123abcd-0000-4000-8000-000000000000"),)]
+    assert deleted(Decimal, b"12345678901234567.89") == [(Decimal("12345678901234567.89"),)]
+    assert deleted(None, b'"7"') == [b'"7"']
+    for reason in [*deleted(int, b'"7"', b"7.0", b"x"), *deleted(str, b"7", b"plain", b"", b'"\xff"', b"null")]:
+        assert reason.startswith(unread), reason
+
+
+def test_times_of_keys_are_cut_as_those_of_values_are() -> None:
+    last = datetime(2026, 11, 26, 23, 59, 59, 999_999, tzinfo=UTC)
+    assert deleted(TimeKey, b'{"at":"2026-11-26T23:59:59.9999999Z"}') == [{"at": last}]
+    assert deleted(datetime, b'"2026-11-26T23:59:59.9999999Z"') == [(last,)]
+
+
+@pytest.mark.parametrize("kind", [float, dict, list[int], "Key", TypedRaw])
+def test_a_kind_of_keys_that_can_not_be_read_is_refused(kind: Any) -> None:
+    with pytest.raises(ConfigError, match="parse"):
+        key_reader(kind)
+
+
+def test_a_key_is_read_for_deletes_only() -> None:
+    flow = Dataflow("flow")
+    up = op.input("in", flow, TestingSource([messages([])]))
+    with pytest.raises(ConfigError, match="on_tombstone"):
+        parse("parse", up, StructOrder, key=int)
+
+
 def test_an_oversized_value_is_refused_undecoded() -> None:
     big = b'{"price":1,"name":"%s"}' % (b"x" * 100)
     batch = parsed(StructOrder, [b'{"price":1}', big], value_bytes_max=len(big) - 1)
@@ -331,10 +413,6 @@ def test_no_memory_is_not_the_values_fault() -> None:
 
 class Unresolved(BaseModel):
     a: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
-
-
-class TypedRaw(TypedDict):
-    a: msgspec.Raw
 
 
 @pytest.mark.parametrize("kind", [int, dict, list[int], Callable, "Order", None, Unresolved, TypedRaw])

@@ -1,0 +1,70 @@
+"""Keys of messages, read for deletes: which row a tombstone (a null value) means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pydantic
+from typing_extensions import is_typeddict
+
+from waxwing.errors import ConfigError
+from waxwing.operators.cutting import cutter
+from waxwing.operators.decoding import typed_decoder
+
+# Kinds of a key that is one value; all but bytes stand in JSON.
+VALUES = (str, int, bytes, UUID, Decimal, date, datetime, time)
+
+# What a tombstone deletes: the value of each key column by its name, or of the only one.
+Key = bytes | Mapping[str, Any] | tuple[Any]
+
+
+def key_reader(kind: Any) -> Callable[[bytes], Key]:
+    """From a message's key to what is deleted.
+
+    The fields of a record are the key columns, by name. A plain type is the value of the only one: in JSON, but bytes, which are
+    the key as it stands. None leaves it to the table: the key is the text of the only column's value (or its bytes).
+
+    Raises:
+        ConfigError: a kind that can't be read.
+    """
+    if kind is None:
+        return lambda key: key
+    if kind is bytes:
+        return lambda key: (key,)
+    is_value = isinstance(kind, type) and kind in VALUES
+    if is_value:
+        decode: Callable[[Any], Any] = msgspec.json.Decoder(kind).decode
+        told = kind
+    elif (
+        isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct | pydantic.BaseModel))
+    ) or is_typeddict(kind):
+        decode, told = typed_decoder(kind)
+    else:
+        raise ConfigError(
+            f"parse: key={kind!r} is no type of keys.",
+            hint="Give it a record type whose fields are the key columns, or str, int, bytes, UUID, Decimal, date or datetime.",
+        )
+    cut, names = cutter(told), _names(kind)
+
+    def read(key: bytes) -> Key:
+        made = decode(key if cut is None else cut([key])[0])
+        if names is None:
+            return (made,)
+        return dict(made) if isinstance(made, dict) else {name: getattr(made, name) for name in names}
+
+    return read
+
+
+def _names(kind: Any) -> list[str] | None:
+    """The fields of a record type; None where a key is one value."""
+    if isinstance(kind, type) and kind in VALUES:
+        return None
+    if dataclasses.is_dataclass(kind):
+        return [field.name for field in dataclasses.fields(kind)]
+    return list(getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or ())
