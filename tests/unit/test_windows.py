@@ -51,6 +51,7 @@ from waxwing.operators.windows.live import Live
 from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
 from waxwing.operators.windows.parts import EXACT, _expansion
 from waxwing.operators.windows.pieces import buckets_of
+from waxwing.operators.windows.reading import _times
 from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "id", 0)
@@ -904,3 +905,21 @@ def test_a_large_state_is_compressed() -> None:
     state = bucket.pack()
     assert len(state) < 30_000
     assert Bucket.load(definition, state).open_entries == 5_000
+
+
+@pytest.mark.parametrize("first", [1764201599, 1764201599.5, Decimal(1764201599), DAY])
+def test_digits_of_a_time_beyond_the_microsecond_are_cut_and_open_no_other_window(first: Any) -> None:
+    # The last ones are no whole microseconds, as a Decimal and as a float: they belong to the second that they began in.
+    times = [first, Decimal("1764201599.9999999"), 1764201599.9999998, 1764201599.123457, Decimal("-0.0000009"), -59.9999995]
+    read = _times([time for time in times if type(time) is type(first)] if type(first) is not int else times[:4])
+    expected = {
+        int: [1764201599_000000, 1764201599_999999, 1764201599_999999, 1764201599_123457],
+        float: [1764201599_500000, 1764201599_999999, 1764201599_123457, -59_999999],
+        Decimal: [1764201599_000000, 1764201599_999999, 0],
+        datetime: [1767225600_000000],
+    }
+    assert read == expected[type(first)]
+    emission = run(
+        define(kind=Tumbling(1), lateness_s=0), batch([(Decimal("1764201599.9999999"), "a", 1), (1764201599.9999998, "a", 1)])
+    )
+    assert [(row[0], row[3]) for row in emission.rows.tuples()] == [(1764201599_000000, 2)]

@@ -48,7 +48,7 @@ def typed_decoder(kind: Any) -> tuple[Decode, Any]:
     try:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return msgspec.json.Decoder(kind, float_hook=Decimal).decode, kind
-        if not (is_typeddict(kind) or (dataclasses.is_dataclass(kind) and isinstance(kind, type)) or is_model):
+        if not is_record(kind):
             raise ConfigError(
                 f"parse: {kind!r} is no record type.",
                 hint="Give it a msgspec Struct, a pydantic model, a TypedDict or a dataclass.",
@@ -100,6 +100,14 @@ def _all_problems(check: Decode, value: Any) -> Exception | None:
     except Exception:
         return None
     return None
+
+
+def is_record(kind: Any) -> bool:
+    """Is it a Struct, a pydantic model, a TypedDict or a dataclass?"""
+    is_class = isinstance(kind, type) and (
+        dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct | pydantic.BaseModel)
+    )
+    return is_class or is_typeddict(kind)
 
 
 def _exact(text: str) -> Decimal:

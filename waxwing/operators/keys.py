@@ -10,12 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import pydantic
-from typing_extensions import is_typeddict
 
 from waxwing.errors import ConfigError
 from waxwing.operators.cutting import cutter
-from waxwing.operators.decoding import typed_decoder
+from waxwing.operators.decoding import is_record, typed_decoder
 
 # Kinds of a key that is one value; all but bytes stand in JSON.
 VALUES = (str, int, bytes, UUID, Decimal, date, datetime, time)
@@ -41,9 +39,7 @@ def key_reader(kind: Any) -> Callable[[bytes], Key]:
     if is_value:
         decode: Callable[[Any], Any] = msgspec.json.Decoder(kind).decode
         told = kind
-    elif (
-        isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct | pydantic.BaseModel))
-    ) or is_typeddict(kind):
+    elif is_record(kind):
         decode, told = typed_decoder(kind)
     else:
         raise ConfigError(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from operator import attrgetter, itemgetter
+from itertools import repeat
+from operator import attrgetter, itemgetter, truediv
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from waxwing.errors import ConfigError
 from waxwing.operators.reasons import reason_of
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
 from waxwing.operators.windows.misfits import Takes
-from waxwing.operators.windows.parts import Column
+from waxwing.operators.windows.parts import EXACT, Column
 from waxwing.operators.windows.values import (
     are_numbers,
     are_plain,
@@ -228,9 +229,11 @@ def _times(values: Sequence[Any]) -> list[int]:
         return [value * SECOND_US for value in values]
     if kinds == {float}:
         try:
-            return [round(value * SECOND_US) for value in values]
+            times = [round(value * SECOND_US) for value in values]
         except (OverflowError, ValueError):  # one is too large, or no number
-            pass
+            return list(map(_time_us, values))
+        # Most have no digits beyond the microsecond.
+        return times if list(map(truediv, times, repeat(SECOND_US))) == values else list(map(_time_us, values))
     return list(map(_time_us, values))
 
 
@@ -241,8 +244,10 @@ def _time_us(value: Any) -> int:
     if type(value) not in (int, float, Decimal) or (type(value) is Decimal and not is_kept(value)):
         return _NO_TIME
     # Judged before it is multiplied; not a number is not less either.
-    time_us: int = round(value * SECOND_US) if abs(value) < TIME_MAX_US else _NO_TIME
-    return time_us
+    if not abs(value) < TIME_MAX_US:
+        return _NO_TIME
+    # Digits beyond the microsecond are cut: those of a float are what its text has.
+    return int(EXACT.multiply(Decimal(repr(value)) if type(value) is float else value, SECOND_US))
 
 
 def _time_problem(time_us: int) -> str | None:
