@@ -90,10 +90,10 @@ def test_every_type_of_an_existing_table_is_kept(place: Place, name: str, staged
     assert read == rows
 
 
-@pytest.mark.parametrize("declared", ["datetime2(3)", "time(0)", "sql_variant", "rowversion"])
-def test_a_column_that_would_round_is_refused_at_the_start(place: Place, declared: str) -> None:
-    kind: Any = {"time(0)": sa.Time()}.get(declared, sa.DateTime())
-    table = columns(place, f"n int PRIMARY KEY, v {declared}", sa.Column("n", sa.Integer, primary_key=True), sa.Column("v", kind))
+@pytest.mark.parametrize("declared", ["sql_variant", "rowversion"])
+def test_a_column_that_is_not_written_is_refused_at_the_start(place: Place, declared: str) -> None:
+    own, v = sa.Column("n", sa.Integer, primary_key=True), sa.Column("v", sa.DateTime)
+    table = columns(place, f"n int PRIMARY KEY, v {declared}", own, v)
     with pytest.raises(ConfigError, match=r"column v is .* where .* is needed"):
         place.plan(table, Append(), columns=["n", "v"])
 

@@ -134,8 +134,8 @@ SOME_CASES: dict[str, tuple[Case, Callable[[Dialect], bool]]] = {
         Case(
             lambda: sa.DateTime(timezone=True),
             st.datetimes(timezones=ZONES) | st.datetimes(),
-            [datetime(2026, 1, 1, 12, 0, 0, 1, tzinfo=timezone(timedelta(hours=5, minutes=45))), datetime(1, 1, 3, tzinfo=UTC)],
-            [datetime(2026, 1, 1), datetime.min.replace(tzinfo=UTC)],
+            [datetime(2026, 1, 1, 12, 0, 0, 1, tzinfo=timezone(timedelta(hours=5, minutes=45))), datetime(1, 1, 1, tzinfo=UTC)],
+            [datetime(2026, 1, 1), datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))],
         ),
         with_zones,
     ),

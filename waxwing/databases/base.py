@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from waxwing.databases.catalog import Found, Types
 from waxwing.databases.refusals import Failure, of_python
 
 
@@ -101,6 +102,8 @@ class Dialect:
     # Whether a column of the type JSON keeps a number that stands alone, by its text; None: all of them
     json_number_kept: Callable[[str], bool] | None
     char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
+    times_are_text: bool  # are dates and times stored as text, so that a column of text is one of them
+    untyped_columns: bool  # may a column have no type at all, and keep what it is given
 
 
 class Nature(NamedTuple):
@@ -198,6 +201,7 @@ class Database(ABC):
     """One database product."""
 
     dialect: Dialect
+    types: Types  # of the database's whole catalog
     # One text a session; None where the database does not know who holds its locks.
     blockers_sql: sa.TextClause | None = None
 
@@ -217,6 +221,10 @@ class Database(ABC):
     @abstractmethod
     def of_driver(self, cause: BaseException) -> Failure | None:
         """What an error means that the driver raised; None if it did not. Codes that stand in no table are `unknown`."""
+
+    @abstractmethod
+    def columns(self, connection: sa.Connection, table: sa.Table) -> list[Found]:
+        """The columns of an existing table, by the database's table of types."""
 
     def lock_schema(self, connection: sa.Connection) -> None:  # noqa: B027 - one writer at a time needs no lock
         """Let one process at a time make tables, until the end of the transaction."""

@@ -12,9 +12,11 @@ from types import NoneType
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql import sqltypes
 
 from waxwing.databases import rules, rules_of_time
 from waxwing.databases.base import Dialect, Merge, Plan, Upsert, keys_of
+from waxwing.databases.limits import Limit
 from waxwing.databases.rules import Kind, Rule, Values
 from waxwing.errors import ConfigError
 
@@ -31,7 +33,11 @@ RULES: dict[Kind, Callable[[sa.Column[Any], Dialect], Rule]] = {
     "binary": rules.binary_rule,
     "json": rules.json_rule,
     "uuid": rules.uuid_rule,
+    "untyped": rules.untyped_rule,
 }
+
+# Under this key a column's `info` has what the database's own column keeps of the declared type (limits.py).
+LIMIT = "waxwing_limit"
 
 Check = Callable[[Values], dict[int, str]]
 
@@ -47,10 +53,9 @@ _KINDS: tuple[tuple[type[Any], Kind], ...] = (
     (sa.DateTime, "datetime"),
     (sa.Date, "date"),
     (sa.Time, "time"),
-    (sa.LargeBinary, "binary"),
-    (sa.BINARY, "binary"),
-    (sa.VARBINARY, "binary"),
+    (sqltypes._Binary, "binary"),  # LargeBinary, BINARY, VARBINARY, and those of single databases
     (sa.JSON, "json"),
+    (sqltypes.NullType, "untyped"),
 )
 SUPPORTED = "integers, Numeric, Double, Float, String, Text, Enum, Boolean, Date, DateTime, Time, LargeBinary, JSON, Uuid"
 
@@ -94,7 +99,19 @@ def rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     Raises:
         ConfigError: the type is not supported, or the database can't keep it exactly.
     """
-    return RULES[kind_of(column)](column, dialect)
+    full = RULES[kind_of(column)](column, dialect)
+    limit: Limit | None = column.info.get(LIMIT)
+    return full if limit is None else _limited(full, limit)
+
+
+def _limited(rule: Rule, limit: Limit) -> Rule:
+    fit, reason_of = rule.all_fit, rule.reason
+
+    def reason(value: Any) -> str | None:
+        why = reason_of(value)
+        return limit.reason(value) if why is None else why
+
+    return Rule(rule.types, lambda values: fit(values) and limit.all_fit(values), reason)
 
 
 def _check(rule: Rule, nullable: bool) -> Check:

@@ -1,85 +1,120 @@
 """Does an existing column take what the flow's Table declares?
 
-A column of another family, or one that would change values (fewer decimals, single precision, no microseconds), is refused. One
-that is merely smaller, or takes no nulls, is written: what it can't hold becomes a dead letter, by the same checks.
+A column of another family, of a type that is refused, or one that keeps fewer decimals, is an error. One that is merely smaller,
+coarser, or takes no nulls, is written: what it can't hold exactly becomes a dead letter, by the same checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
 from waxwing.databases.base import Dialect
-from waxwing.databases.columns import kind_of
-from waxwing.databases.rules import integer_range
+from waxwing.databases.catalog import Found
+from waxwing.databases.columns import LIMIT, kind_of
+from waxwing.databases.json_values import TextJSON
+from waxwing.databases.limits import UTF8_BYTES_MAX, Limit, Members, Octets
+from waxwing.databases.rules import UUID_CHARACTERS, UUID_DIGITS, integer_range
 from waxwing.errors import ConfigError
 
 
-def differences(column: sa.Column[Any], found: Mapping[str, Any], sql: sa.Dialect, dialect: Dialect) -> list[str]:
+def differences(column: sa.Column[Any], found: Found, sql: sa.Dialect, dialect: Dialect) -> list[str]:
     """Why this existing column can't be written as declared. Empty: it can."""
-    have, declared = found["type"], column.type.compile(dialect=sql)
+    declared = _declared(column, sql)
     problems = []
-    if found.get("computed"):
+    if found.computed:
         problems.append("is computed by the database")
-    if not _same_family(column, have, declared, sql) or (dialect.lengths_kept and _changes(kind_of(column), have, column)):
-        problems.append(f"is {have.compile(dialect=sql)}, where {declared} is needed")
+    if found.type is None:
+        problems.append(f"is {found.sql}, where {declared} is needed: it {found.refused.removeprefix('which ')}")
+    elif not _same_family(column, found.type, declared, sql, dialect) or (
+        dialect.lengths_kept and _changes(kind_of(column), found.type, column)
+    ):
+        problems.append(f"is {shown(found, sql)}, where {declared} is needed")
     return [f"column {column.name} {problem}" for problem in problems]
 
 
-def smaller(column: sa.Column[Any], found: Mapping[str, Any], dialect: Dialect) -> sa.Column[Any] | None:
-    """The column as it is, if it takes less than declared."""
-    narrow = _SMALLER.get(kind_of(column)) if dialect.lengths_kept else None
-    kind = narrow(found["type"], column.type) if narrow else None
-    no_null = bool(column.nullable) and not found["nullable"]
-    if kind is None and not no_null:
+def smaller(column: sa.Column[Any], found: Found, sql: sa.Dialect, dialect: Dialect) -> sa.Column[Any] | None:
+    """The column as it is, if it takes less than declared, or otherwise."""
+    assert found.type is not None
+    kind = kind_of(column)
+    narrow = _SMALLER.get(kind) if dialect.lengths_kept or kind == "json" else None
+    less = narrow(found.type, column.type) if narrow else None
+    limit = found.limit if kind_of(sa.Column("v", found.type)) == kind or isinstance(found.limit, Members) else None
+    length = getattr(column.type, "length", None)
+    if isinstance(limit, Octets) and length is not None and length * UTF8_BYTES_MAX <= limit.most:
+        limit = None  # whatever the declared type takes has room
+    if kind == "enum":
+        limit = _some_of(column, found.type, limit, sql)
+    no_null = bool(column.nullable) and not found.nullable
+    if less is None and limit is None and not no_null:
         return None
-    return sa.Column(column.name, kind or column.type, nullable=bool(column.nullable) and not no_null)
+    info = {**column.info, LIMIT: limit} if limit is not None else column.info
+    return sa.Column(column.name, less or column.type, nullable=bool(column.nullable) and not no_null, info=info)
 
 
-def _same_family(column: sa.Column[Any], have: Any, declared: str, sql: sa.Dialect) -> bool:
+def _declared(column: sa.Column[Any], sql: sa.Dialect) -> str:
+    try:
+        return str(column.type.compile(dialect=sql))
+    except sa.exc.CompileError:  # a reflected column without a type, as SQLite has them
+        return "a column without a type"
+
+
+def shown(found: Found, sql: sa.Dialect) -> str:
+    """The column's type, as SQLAlchemy writes it where it can."""
+    try:
+        return found.sql if found.type is None else str(found.type.compile(dialect=sql))
+    except sa.exc.CompileError:
+        return found.sql or "without a type"
+
+
+def takes_less(column: sa.Column[Any], narrow: sa.Column[Any]) -> bool:
+    """Is the narrowed column one to warn of? A UUID, or JSON, that only stands there as text takes all."""
+    shorter = narrow.type is not column.type and kind_of(column) not in {"uuid", "json"}
+    return shorter or LIMIT in narrow.info or narrow.nullable != column.nullable
+
+
+def _same_family(column: sa.Column[Any], have: Any, declared: str, sql: sa.Dialect, dialect: Dialect) -> bool:
     kind = kind_of(column)
     try:
         found = kind_of(sa.Column(column.name, have))
     except ConfigError:
         return False
+    if "untyped" in (kind, found):
+        return dialect.untyped_columns
     families: set[str] = {kind}
     if kind in {"uuid", "enum"} and declared.startswith(("CHAR", "VARCHAR", "NCHAR", "NVARCHAR")):
         families.add("text")  # what it is stored as
+    if kind == "text":
+        families.add("enum")  # value by value
+    if kind == "enum" or (kind == "uuid" and getattr(have, "length", None) in (UUID_DIGITS, UUID_CHARACTERS)):
+        families.add("text")
+    if kind in {"date", "datetime", "time"} and dialect.times_are_text:
+        families.add("text")
     if kind == "boolean" and not sql.supports_native_boolean:
         families.add("integer")
     if kind == "json":
         families.add("text")
-    return found in families and bool(getattr(have, "timezone", False)) == bool(getattr(column.type, "timezone", False))
+    zones_fit = found == "text" or bool(getattr(have, "timezone", False)) == bool(getattr(column.type, "timezone", False))
+    return found in families and zones_fit
 
 
 def _changes(kind: str, have: Any, column: sa.Column[Any]) -> bool:
-    """Would the column round, cut or pad what the declared one keeps?"""
+    """Would the column round or cut what the declared one keeps, whatever the value?"""
     want: Any = column.type
-    if kind == "text":
-        padded = isinstance(have, sa.CHAR | sa.NCHAR)
-        return padded and (not isinstance(want, sa.CHAR | sa.NCHAR) or (have.length or 1) > (want.length or 1))
-    if kind in {"uuid", "enum"}:
-        length = getattr(have, "length", None)
-        return length is not None and not isinstance(have, sa.Enum) and length < (32 if kind == "uuid" else want.length)
+    if kind == "uuid":
+        return getattr(have, "length", None) is not None and have.length < 32
     if kind == "decimal":
         return have.precision is not None and (want.precision is None or (have.scale or 0) < (want.scale or 0))
-    if hasattr(have, "keeps"):
-        return False  # value by value
-    if kind == "float":
-        return isinstance(have, sa.REAL) or (have.__visit_name__ == "FLOAT" and (have.precision or 0) <= 24)
-    return kind in {"datetime", "time"} and _microseconds_lost(have)
-
-
-def _microseconds_lost(have: Any) -> bool:
-    if hasattr(have, "fsp"):  # MySQL's types; its TIMESTAMP ends in 2038
-        return have.__visit_name__ == "TIMESTAMP" or (have.fsp or 0) < 6
-    digits = getattr(have, "precision", None)
-    return digits is not None and digits < 6
+    return False
 
 
 def _smaller_text(have: Any, want: Any) -> Any:
+    if isinstance(have, sa.Enum):
+        return None
+    if isinstance(have, sa.CHAR | sa.NCHAR):  # shorter texts would be padded
+        return None if isinstance(want, sa.CHAR | sa.NCHAR) and (have.length or 1) == (want.length or 1) else have
     return have if have.length is not None and (want.length is None or want.length > have.length) else None
 
 
@@ -89,24 +124,58 @@ def _smaller_integer(have: Any, want: Any) -> Any:
 
 
 def _smaller_decimal(have: Any, want: Any) -> Any:
-    if have.precision is None:
+    if have.precision is None or have.precision - (have.scale or 0) >= want.precision - (want.scale or 0):
         return None
-    spare = have.precision - (have.scale or 0) - (want.precision - (want.scale or 0))
-    # Types of single databases that keep only some of their longest numbers tell which.
-    some = hasattr(have, "keeps")
-    if spare > 0 or (spare == 0 and not some):
-        return None
-    return (type(have) if some else sa.Numeric)(have.precision - (have.scale or 0) + (want.scale or 0), want.scale)
+    return sa.Numeric(have.precision - (have.scale or 0) + (want.scale or 0), want.scale)
 
 
-def _keeps_some(have: Any, want: Any) -> Any:
-    return have if hasattr(have, "keeps") and not hasattr(want, "keeps") else None
+def _smaller_binary(have: Any, want: Any) -> Any:
+    length, wanted = getattr(have, "length", None), getattr(want, "length", None)
+    if isinstance(have, sa.BINARY):
+        return None if isinstance(want, sa.BINARY) and length == wanted else have
+    return have if length is not None and (wanted is None or wanted > length) else None
+
+
+def _uuid_in_text(have: Any, want: Any) -> Any:
+    """As it is written elsewhere, with hyphens, where the column has room for just that."""
+    if not isinstance(have, sa.String) or have.length != UUID_CHARACTERS:
+        return None
+    kind = sa.Uuid(as_uuid=want.as_uuid, native_uuid=False)
+    kind.hyphens = True  # type: ignore[attr-defined]  # ours, for encoders
+    return kind
+
+
+def _json_in_text(have: Any, want: Any) -> Any:
+    """As text it keeps every number, where the type JSON may not."""
+    return TextJSON() if isinstance(have, sa.String) and not isinstance(want, TextJSON) else None
+
+
+def _some_of(column: sa.Column[Any], have: Any, limit: Limit | None, sql: sa.Dialect) -> Limit | None:
+    """Which members of an enumeration an existing column holds; None: all."""
+    kind: Any = column.type
+    stored = kind.dialect_impl(sql).bind_processor(sql) or (lambda value: value)
+    labels = {value: stored(value) for value in (*kind.enums, *(kind.enum_class or ()))}
+    members = set(have.enums) if isinstance(have, sa.Enum) else None
+    longest = None if members is not None else getattr(have, "length", None)
+    padded = isinstance(have, sa.CHAR | sa.NCHAR)
+
+    def holds(label: str) -> bool:
+        if members is not None:
+            return label in members
+        size_fits = longest is None or (len(label) == longest if padded else len(label) <= longest)
+        return size_fits and (limit is None or limit.reason(label) is None)
+
+    held = {value for value, label in labels.items() if holds(label)}
+    if len(held) == len(labels):
+        return None
+    return Members(frozenset(held), ", ".join(sorted(label for label in set(labels.values()) if holds(label))))
 
 
 _SMALLER: dict[str, Callable[[Any, Any], Any]] = {
     "text": _smaller_text,
     "integer": _smaller_integer,
     "decimal": _smaller_decimal,
-    "datetime": _keeps_some,
-    "float": _keeps_some,
+    "binary": _smaller_binary,
+    "uuid": _uuid_in_text,
+    "json": _json_in_text,
 }

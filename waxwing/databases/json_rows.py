@@ -52,6 +52,8 @@ def _encoder(column: sa.Column[Any], dialect: sa.Dialect) -> Encode | None:
     if kind == "json":
         return each(text_of)
     if kind == "uuid":
+        if getattr(column.type, "hyphens", False):
+            return each(str)
         # 32 digits are read by columns of uuids too, and are what SQLAlchemy keeps where Uuid(native_uuid=False).
         return each((lambda value: value.hex) if getattr(column.type, "as_uuid", True) else lambda value: value.replace("-", ""))
     if kind == "enum" and (process := column.type.dialect_impl(dialect).bind_processor(dialect)) is not None:

@@ -16,8 +16,10 @@ from typing_extensions import override
 from waxwing.databases import mysql_catalog
 from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
+from waxwing.databases.catalog import Found
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
+from waxwing.databases.mysql_types import TYPES, columns
 from waxwing.databases.refusals import UNKNOWN, Failure, is_disk_full
 from waxwing.errors import ConfigError
 
@@ -43,6 +45,8 @@ DIALECT = Dialect(
     integer_key_automatic=False,
     json_number_kept=None,
     char_blanks_kept=False,
+    times_are_text=False,
+    untyped_columns=False,
 )
 
 # Whatever the server's own default is: a value that does not fit is an error, never cut or zero; a 0 in a numbered
@@ -66,6 +70,7 @@ class MySQL(Database):
     """MySQL 8 or MariaDB 10.6, or newer: INSERT with many rows as literals."""
 
     dialect = DIALECT
+    types = TYPES
     blockers_sql = _BLOCKERS
 
     @override
@@ -142,6 +147,10 @@ class MySQL(Database):
         return UNKNOWN.failure(type(cause).__name__, str(cause)) if isinstance(cause, pymysql.err.Error) else None
 
     @override
+    def columns(self, connection: sa.Connection, table: sa.Table) -> list[Found]:
+        return columns(connection, table)
+
+    @override
     def lock_schema(self, connection: sa.Connection) -> None:
         # By name, since CREATE TABLE ends a transaction. Held until the connection is closed, at the end of the preparation.
         got = connection.scalar(
@@ -170,7 +179,7 @@ class MySQL(Database):
         row = connection.execute(_KIND, where).one_or_none()
         if row is None:
             return []
-        if row.kind != "BASE TABLE":
+        if row.kind not in {"BASE TABLE", "SYSTEM VERSIONED"}:
             return [f"{table.name} is a {row.kind.lower()}, not a table"]
         why = []
         if (row.engine or "").lower() not in map(str.lower, ENGINES):

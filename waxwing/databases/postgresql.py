@@ -11,10 +11,12 @@ from typing_extensions import override
 
 from waxwing.databases import postgresql_catalog
 from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
+from waxwing.databases.catalog import Found
 from waxwing.databases.postgresql_connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
 from waxwing.databases.postgresql_csv import SA_DIALECT
 from waxwing.databases.postgresql_errors import failure_of
+from waxwing.databases.postgresql_types import TYPES, columns
 from waxwing.databases.refusals import Failure
 from waxwing.errors import ConfigError
 
@@ -40,6 +42,8 @@ DIALECT = Dialect(
     integer_key_automatic=False,
     json_number_kept=None,
     char_blanks_kept=True,
+    times_are_text=False,
+    untyped_columns=False,
 )
 
 # What makes one lock of all who make Waxwing's or the flow's tables ("waxwing" in ASCII).
@@ -65,6 +69,7 @@ class PostgreSQL(Database):
     """PostgreSQL 13 or newer: COPY straight into the table, or through a staging table."""
 
     dialect = DIALECT
+    types = TYPES
     blockers_sql = _BLOCKERS
 
     @override
@@ -111,6 +116,10 @@ class PostgreSQL(Database):
     @override
     def of_driver(self, cause: BaseException) -> Failure | None:
         return failure_of(cause) if isinstance(cause, psycopg.Error) else None
+
+    @override
+    def columns(self, connection: sa.Connection, table: sa.Table) -> list[Found]:
+        return columns(connection, SA_DIALECT.identifier_preparer.format_table(table))
 
     @override
     def lock_schema(self, connection: sa.Connection) -> None:

@@ -19,11 +19,14 @@ from waxwing.databases.base import Dialect
 from waxwing.errors import ConfigError
 
 Values = Sequence[Any]
-Kind = Literal["integer", "decimal", "float", "text", "enum", "boolean", "date", "datetime", "time", "binary", "json", "uuid"]
+Kind = Literal[
+    "integer", "decimal", "float", "text", "enum", "boolean", "date", "datetime", "time", "binary", "json", "uuid", "untyped"
+]
 
 # Larger numbers are no use to anyone, and PostgreSQL's unbounded numeric ends near 131,072 digits.
 DECIMAL_DIGITS_MAX = 1_000
 _SINGLE_PRECISION_BITS = 24
+UUID_DIGITS, UUID_CHARACTERS = 32, 36  # without and with hyphens
 
 
 class Rule(NamedTuple):
@@ -90,7 +93,6 @@ def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 
         return Rule(types, fits_each(reason_any), reason_any)
 
-    kept: Callable[[Decimal | int], bool] | None = getattr(column.type, "keeps", None)
     quantum, zero = Decimal(1).scaleb(-scale), (Decimal(0),)
     # quantize() in this context raises where a digit would be lost, behind the point or in front of it.
     quantize = Context(prec=precision, traps=[Inexact, InvalidOperation]).quantize
@@ -101,7 +103,7 @@ def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             deque(map(quantize, values, repeat(quantum)), maxlen=0)
         except DecimalException:
             return False
-        return kept is None or all(map(kept, values))
+        return True
 
     def reason(value: Decimal | int) -> str | None:
         if isinstance(value, Decimal) and not value.is_finite():
@@ -112,16 +114,14 @@ def decimal_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return f"more than {scale} decimals"
         except InvalidOperation:
             return f"more than {precision - scale} digits before the decimal point"
-        return None if kept is None or kept(value) else "outside of the range of the column's type"
+        return None
 
     return Rule(types, all_fit, reason)
 
 
 def float_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.Float)
-    # Types of single databases that keep only some values bring the test with them.
-    kept: Callable[[float], bool] | None = getattr(column.type, "keeps", None)
-    if kept is None and (isinstance(column.type, sa.REAL) or (column.type.precision or 53) <= _SINGLE_PRECISION_BITS):
+    if isinstance(column.type, sa.REAL) or (column.type.precision or 53) <= _SINGLE_PRECISION_BITS:
         raise refused(column, "single precision rounds nearly every value", "Declare Double, or Float without a precision.")
     nan, infinity = dialect.float_nan, dialect.float_infinity
 
@@ -133,10 +133,10 @@ def float_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return None if nan else "NaN, which the column does not take"
         if math.isinf(value) and not infinity:
             return f"infinity, which {dialect.name} does not keep"
-        return None if kept is None or kept(value) else f"a number that {column.type} would round"
+        return None
 
     def all_fit(values: Values) -> bool:
-        if kept is None and nan and infinity and int not in set(map(type, values)):
+        if nan and infinity and int not in set(map(type, values)):
             return True
         return all(reason(value) is None for value in values)
 
@@ -239,3 +239,25 @@ def uuid_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
         return None if value == canonical else "a UUID, but not written in the canonical way (lower case, 8-4-4-4-12)"
 
     return Rule(frozenset({str}), fits_each(reason), reason)
+
+
+def untyped_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
+    """A column without a type, which keeps what it is given: no bool, which would become a number."""
+    if not dialect.untyped_columns:
+        raise refused(
+            column,
+            "SQLAlchemy knows no such type",
+            'Declare the column in the flow\'s Table (sa.Column("name", sa.Text)): docs/types.md has what each database takes',
+        )
+    whole = integer_rule(sa.Column(column.name, sa.BigInteger), dialect)
+    ways = {
+        int: whole,
+        float: float_rule(sa.Column(column.name, sa.Double), dialect),
+        str: text_rule(sa.Column(column.name, sa.Text), dialect),
+        bytes: binary_rule(sa.Column(column.name, sa.LargeBinary), dialect),
+    }
+
+    def reason(value: Any) -> str | None:
+        return ways[type(value)].reason(value)
+
+    return Rule(frozenset(ways), fits_each(reason), reason)

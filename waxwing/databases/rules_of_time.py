@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from operator import attrgetter
 from typing import Any
 
@@ -14,8 +13,8 @@ import sqlalchemy as sa
 from waxwing.databases.base import Dialect
 from waxwing.databases.rules import Rule, Values, fits_each, refused
 
-_FIRST = datetime.min.replace(tzinfo=UTC) + timedelta(days=1)
-_LAST = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_MICROSECOND_DIGITS = 6
 _zone = attrgetter("tzinfo")
 
 
@@ -24,42 +23,48 @@ def date_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 
 
 def datetime_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    # Types of single databases that keep only some values bring the test with them.
-    kept: Callable[[datetime], bool] | None = getattr(column.type, "keeps", None)
-    zoned = kept is None and _zoned(column, dialect)
+    zoned, grain = _zoned(column, dialect), _grain(column.type)
 
     def reason(value: datetime) -> str | None:
         if (value.utcoffset() is not None) != zoned:
             return _wrong_zone(zoned)
-        if kept is not None and not kept(value):
-            return f"a time that {column.type.__visit_name__.upper()} does not keep exactly"
-        # Within a day of the calendar's ends the same instant may lie outside of it in another zone.
-        return None if not zoned or _FIRST <= value <= _LAST else "too close to the calendar's end for a timestamp with zone"
+        if value.microsecond % grain:
+            return _TOO_FINE
+        # At the calendar's ends the instant may lie outside of it in UTC, in which it is read.
+        return None if not zoned or _FIRST <= value <= _LAST else "outside of the years 1 to 9999 in UTC"
 
     def all_fit(values: Values) -> bool:
-        zones = set(map(_zone, values))
-        if not zoned:
-            return zones == {None}
-        return zones == {UTC} and bool(min(values) >= _FIRST and max(values) <= _LAST)
+        if set(map(_zone, values)) != {UTC if zoned else None}:
+            return False
+        return grain == 1 or not any(value.microsecond % grain for value in values)
 
     def each(values: Values) -> bool:
-        return (kept is None and all_fit(values)) or all(reason(value) is None for value in values)
+        return all_fit(values) or all(reason(value) is None for value in values)
 
-    return Rule(frozenset({datetime}), each if zoned or kept is not None else all_fit, reason)
+    return Rule(frozenset({datetime}), each if zoned else all_fit, reason)
 
 
 def time_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
-    zoned = _zoned(column, dialect)
+    zoned, grain = _zoned(column, dialect), _grain(column.type)
 
     def reason(value: time) -> str | None:
-        return None if (value.utcoffset() is not None) == zoned else _wrong_zone(zoned)
+        if (value.utcoffset() is not None) != zoned:
+            return _wrong_zone(zoned)
+        return _TOO_FINE if value.microsecond % grain else None
 
     return Rule(frozenset({time}), fits_each(reason), reason)
 
 
+_TOO_FINE = "a time with more digits of a second than the column keeps"
+
+
+def _grain(kind: Any) -> int:
+    """Microseconds that the declared type tells apart; some call it precision, some fsp."""
+    digits = next((each for name in ("precision", "fsp") if (each := getattr(kind, name, None)) is not None), _MICROSECOND_DIGITS)
+    return int(10 ** max(_MICROSECOND_DIGITS - digits, 0))
+
+
 def _zoned(column: sa.Column[Any], dialect: Dialect) -> bool:
-    if (getattr(column.type, "precision", None) or 6) < 6 or getattr(column.type, "precision", None) == 0:
-        raise refused(column, "it would round microseconds", "Declare it without a precision.")
     zoned = bool(getattr(column.type, "timezone", False))
     if zoned and not (dialect.time_timezone_kept if isinstance(column.type, sa.Time) else dialect.timezone_kept):
         raise refused(

@@ -16,9 +16,11 @@ from typing_extensions import override
 from waxwing.databases import sqlite_catalog
 from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
+from waxwing.databases.catalog import Found
 from waxwing.databases.refusals import Failure
 from waxwing.databases.sqlite_errors import failure_of
 from waxwing.databases.sqlite_insert import DECIMAL_DIGITS_MAX, PARAMETERS_MAX, SA_DIALECT, MergeBulk, ValuesBulk
+from waxwing.databases.sqlite_types import TYPES, columns
 from waxwing.errors import ConfigError
 
 
@@ -51,6 +53,8 @@ DIALECT = Dialect(
     integer_key_automatic=True,
     json_number_kept=_number_kept,
     char_blanks_kept=True,
+    times_are_text=True,
+    untyped_columns=True,
 )
 
 # The default (2 MB) no longer holds the index of a table of a few 10,000 rows, and by default the log is copied into the
@@ -66,6 +70,7 @@ class SQLite(Database):
     """SQLite 3.33 or newer, one writer, write-ahead log."""
 
     dialect = DIALECT
+    types = TYPES
 
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
@@ -119,6 +124,10 @@ class SQLite(Database):
     @override
     def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
         return sqlite_catalog.key_problems(connection, table, keys)
+
+    @override
+    def columns(self, connection: sa.Connection, table: sa.Table) -> list[Found]:
+        return columns(connection, table)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

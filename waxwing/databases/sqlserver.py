@@ -12,10 +12,12 @@ from typing_extensions import override
 from waxwing.databases import sqlserver_catalog, sqlserver_driver
 from waxwing.databases.address import check_options
 from waxwing.databases.base import Bulk, Database, Dialect, Nature, Plan
+from waxwing.databases.catalog import Found
 from waxwing.databases.refusals import UNKNOWN, Failure, Meaning
 from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
 from waxwing.databases.sqlserver_dialect import DRIVERNAME, BrokenTransaction
 from waxwing.databases.sqlserver_errors import failure
+from waxwing.databases.sqlserver_types import TYPES, columns
 from waxwing.errors import ConfigError
 
 DIALECT = Dialect(
@@ -40,6 +42,8 @@ DIALECT = Dialect(
     integer_key_automatic=False,
     json_number_kept=None,
     char_blanks_kept=True,
+    times_are_text=False,
+    untyped_columns=False,
 )
 
 # What every connection is given unless the URL says otherwise. https://learn.microsoft.com/sql/connect/odbc/dsn-connection-string-attribute
@@ -68,6 +72,7 @@ class SQLServer(Database):
     """SQL Server 2016 or newer, Azure SQL: rows as one JSON parameter, older ones by fast_executemany."""
 
     dialect = DIALECT
+    types = TYPES
     blockers_sql = _BLOCKERS
 
     def __init__(self) -> None:
@@ -132,6 +137,10 @@ class SQLServer(Database):
         if isinstance(cause, BrokenTransaction):
             return Failure("transient", type(cause).__name__, str(cause))
         return None
+
+    @override
+    def columns(self, connection: sa.Connection, table: sa.Table) -> list[Found]:
+        return columns(connection, table)
 
     @override
     def lock_schema(self, connection: sa.Connection) -> None:

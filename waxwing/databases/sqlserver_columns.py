@@ -150,6 +150,8 @@ def _encoder(column: sa.Column[Any], stored: str, *, as_json: bool) -> Encode | 
         return lambda values: [None if value is None else text_of(value) for value in values]
     if kind == "datetime" and stored == "datetimeoffset":
         return lambda values: [None if value is None else value.astimezone(UTC).isoformat() for value in values]
+    if kind == "uuid" and getattr(column.type, "hyphens", False):
+        return lambda values: [None if value is None else str(value) for value in values]
     if kind == "uuid" and stored != "uniqueidentifier":
         return lambda values: [None if value is None else str(value).replace("-", "") for value in values]
     if kind == "enum":
@@ -176,8 +178,10 @@ def _decimals(values: Sequence[Decimal | int | None]) -> Sequence[str | None]:
 _KNOWN = _PLAIN | _FRACTION | _ROUGH | UNICODE | BYTES | BINARY | {"decimal", "numeric"}
 
 
+# (sysname is an alias of nvarchar to SQL Server; a type of its own, in a code page, to a server that is not Microsoft's.)
 _COLUMNS = """
-    SELECT c.name, TYPE_NAME(c.system_type_id), c.max_length, c.precision, c.scale, COALESCE(c.collation_name, ''),
+    SELECT c.name, REPLACE(TYPE_NAME(c.system_type_id), 'sysname', 'varchar'), c.max_length, c.precision, c.scale,
+           COALESCE(c.collation_name, ''),
            COALESCE(CAST(COLLATIONPROPERTY(c.collation_name, 'CodePage') AS int), 0), c.is_identity
     FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
     WHERE o.name = ? AND o.schema_id = SCHEMA_ID(COALESCE(?, SCHEMA_NAME()))"""

@@ -5,13 +5,10 @@
 from __future__ import annotations
 
 import contextlib
-from ctypes import c_float
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mssql, registry
+from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mssql.base import MSIdentifierPreparer, MSTypeCompiler
 from sqlalchemy.dialects.mssql.pyodbc import MSDialect_pyodbc
 
@@ -30,12 +27,6 @@ _BEGIN_PROOF = (
     "IF @held < 0 THROW 51901, N'The lock of this session is held by another one.', 1; "
 )
 _END_PROOF = "SELECT APPLOCK_MODE(N'public', CONCAT(N'waxwing transaction ', @@SPID), N'Transaction')"
-
-
-_DIGITS = """
-    SELECT c.name, c.scale
-    FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
-    WHERE o.name = ? AND o.schema_id = SCHEMA_ID(COALESCE(?, SCHEMA_NAME()))"""
 
 
 class BrokenTransaction(Exception):
@@ -95,89 +86,12 @@ class _Names(MSIdentifierPreparer):
         return value.replace('""', '"')
 
 
-class _Datetime(sa.DATETIME):
-    """DATETIME: from 1753 on, in steps of 1/300 s, which it gives as .000, .003 and .007."""
-
-    @staticmethod
-    def keeps(value: datetime) -> bool:
-        """Does it come back as it was?"""
-        return value.microsecond % 10_000 in _TICKS and value.year >= _DATETIME_YEAR_FIRST
-
-
-class _SmallDatetime(mssql.SMALLDATETIME):
-    """SMALLDATETIME: minutes."""
-
-    @staticmethod
-    def keeps(value: datetime) -> bool:
-        """Does it come back as it was?"""
-        return not value.second and not value.microsecond and _SMALL_FIRST <= value <= _SMALL_LAST
-
-
-class _Real(sa.REAL[float]):
-    """REAL, which FLOAT(1) to FLOAT(24) are too: four bytes."""
-
-    @staticmethod
-    def keeps(value: float) -> bool:
-        """Does it come back as it was? Numbers closer to zero than _REAL_LEAST are outside of its range."""
-        return c_float(value).value == value and (value == 0 or abs(value) >= _REAL_LEAST)
-
-
-class _Money(sa.NUMERIC[Decimal]):
-    """MONEY: a whole number of ten-thousandths in eight bytes."""
-
-    most = Decimal("922337203685477.5807")
-
-    def keeps(self, value: Decimal | int) -> bool:
-        """Is it within the range?"""
-        return -self.most <= value <= self.most
-
-
-class _SmallMoney(_Money):
-    """SMALLMONEY: the same in four bytes."""
-
-    most = Decimal("214748.3647")
-
-
-_REAL_LEAST = 2.0**-126
-_TICKS = {0, 3_000, 7_000}
-_DATETIME_YEAR_FIRST = 1753
-_SMALL_FIRST, _SMALL_LAST = datetime(1900, 1, 1), datetime(2079, 6, 6, 23, 59)  # noqa: DTZ001 - it has no zone
-
-
-def _general(kind: Any) -> Any:
-    """What a type of SQL Server's own is among the general ones; rough times and floats say which values they keep."""
-    if isinstance(kind, mssql.MONEY):
-        return _Money(19, 4)
-    if isinstance(kind, mssql.SMALLMONEY):
-        return _SmallMoney(10, 4)
-    if isinstance(kind, mssql.DATETIMEOFFSET):
-        kind.timezone = True
-    elif isinstance(kind, mssql.SMALLDATETIME):
-        return _SmallDatetime()
-    elif type(kind) is sa.DATETIME:
-        return _Datetime()
-    elif isinstance(kind, sa.REAL):
-        return _Real()
-    return kind
-
-
 class SQLServerDialect(MSDialect_pyodbc):
     """SQLAlchemy's own dialect for pyodbc, with our types, names, and proof."""
 
     supports_statement_cache = True
     type_compiler_cls = _Types
     preparer = _Names  # type: ignore[assignment]  # as SQLAlchemy's own dialects do
-
-    def get_columns(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
-        """As SQLAlchemy reads them, with types of SQL Server's own as the general ones that hold the same."""
-        columns = super().get_columns(connection, table_name, schema=schema, **kw)  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects are not annotated
-        # Digits of a second, which SQLAlchemy does not ask for.
-        digits = {row[0].lower(): row[1] for row in connection.exec_driver_sql(_DIGITS, (table_name, schema))}
-        for column in columns:
-            kind: Any = column["type"]
-            if isinstance(kind, mssql.DATETIME2 | mssql.DATETIMEOFFSET | mssql.TIME):
-                kind.precision = digits.get(column["name"].lower())
-        return [{**column, "type": _general(column["type"])} for column in columns]
 
     def get_unique_constraints(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> list[Any]:
         """None beside the unique indexes, among which SQL Server keeps them."""

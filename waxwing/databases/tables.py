@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 
 from waxwing import log
 from waxwing.databases.base import Append, Database, Dialect, Keyed, Merge, Mode, Plan, Upsert, keys_of
+from waxwing.databases.catalog import Found
 from waxwing.databases.columns import kind_of, rule
-from waxwing.databases.fit import differences, smaller
+from waxwing.databases.fit import differences, shown, smaller, takes_less
 from waxwing.databases.merging import bad_merge, means
 from waxwing.errors import ConfigError
 
@@ -27,6 +30,7 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
     Raises:
         ConfigError: all that is wrong, in one message.
     """
+    table = _without_domains(table)
     given: Any = keys_of(mode)
     if isinstance(given, str):
         raise ConfigError(f"keys={given!r} is one text, where a tuple of names is needed.", hint=f"Write keys=({given!r},).")
@@ -56,6 +60,17 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
         )
     touched = () if isinstance(mode, Append) else tuple(c for c in table.c if _touched(c) and c.name not in (*wanted, *made))
     return Plan(table=table, columns=written, mode=mode, touched=touched)
+
+
+def _without_domains(table: sa.Table) -> sa.Table:
+    """A reflected table's domains as the types that they stand for; what else they say is asked of the database."""
+    if not any(hasattr(column.type, "data_type") for column in table.c):
+        return table
+    plain = table.to_metadata(sa.MetaData())
+    for column in plain.c:
+        while (stands_for := getattr(column.type, "data_type", None)) is not None:
+            column.type = stands_for
+    return plain
 
 
 def _brought(table: sa.Table, keys: tuple[str, ...]) -> list[str]:
@@ -146,37 +161,36 @@ def _bad_version(table: sa.Table, mode: Upsert, wanted: Sequence[str]) -> list[s
 
 
 def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
-    """Make the table when it is missing, with its indexes; else check it. Several processes may do so at once.
+    """Make the table when it is missing, with its indexes; check it as it then stands. Several processes may do so at once.
 
     Returns:
-        The plan as the existing table takes it: without nullable columns that it lacks, with its own smaller columns (one
-        warning each names them).
+        The plan as the table takes it: without nullable columns that it lacks, with its own smaller columns (one warning each
+        names them).
 
     Raises:
         ConfigError: all differences, in one message.
     """
     table = wanted.table
     database.lock_schema(connection)
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(table.name, schema=table.schema):
+    if made := not sa.inspect(connection).has_table(table.name, schema=table.schema):
         try:
             table.create(connection)
         except (sa.exc.CompileError, sa.exc.IdentifierError) as error:
             raise ConfigError(f"Table {table.fullname} can't be made: {error}.", hint="Correct the flow's Table.") from error
         log.info("table_made", f"Table {table.fullname} was not there and is made, in {connection.engine.url.database}.")
-        return replace(wanted, nature=database.nature(connection, wanted))
-    problems = database.refusals(connection, table)
+    problems = [] if made else database.refusals(connection, table)
     if not problems:
-        found = _Found(inspector, table, database.dialect)
+        existing = _Existing(connection, table, database)
         written = (*wanted.columns, *means(table, wanted.mode))
-        lacking = [column for column in (*written, *wanted.touched) if found.column(column.name) is None]
+        lacking = [column for column in (*written, *wanted.touched) if existing.column(column.name) is None]
         left_out = [column for column in lacking if column.nullable and column.name not in _needed(wanted.mode)]
         problems += [f"column {column.name} ({column.type}) is missing" for column in lacking if column not in left_out]
-        there = [(column, have) for column in written if (have := found.column(column.name)) is not None]
+        there = [(column, have) for column in written if (have := existing.column(column.name)) is not None]
         for column, have in there:
             problems += differences(column, have, connection.dialect, database.dialect)
-        problems += found.unfilled(written)
-        if keys := keys_of(wanted.mode):
+        if not made:  # what it was made with is known; of types the database may have its own idea
+            problems += existing.unfilled(written)
+        if not made and (keys := keys_of(wanted.mode)):
             kind = type(wanted.mode).__name__.lower()
             nothing = [f"no primary key, unique constraint or unique index on ({', '.join(keys)}), the keys of the {kind}"]
             problems += nothing if (unfit := database.key_problems(connection, table, keys)) is None else unfit
@@ -188,17 +202,7 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     if left_out:
         names = ", ".join(column.name for column in left_out)
         log.warning("columns_left_out", f"The existing table {table.fullname} lacks the columns {names}: they are not written.")
-    narrow = {column.name: less for column, have in there if (less := smaller(column, have, database.dialect)) is not None}
-    if narrow:
-        sql = connection.dialect  # the database's own names: SMALLINT UNSIGNED
-        names = ", ".join(
-            f"{name} ({less.type.compile(dialect=sql)}{'' if less.nullable else ' NOT NULL'})" for name, less in narrow.items()
-        )
-        log.warning(
-            "columns_smaller",
-            f"The existing table {table.fullname} takes less than the flow's Table in {names}: "
-            "what does not fit there becomes a dead letter.",
-        )
+    narrow = _narrowed(connection, table, there, database.dialect)
     found_plan = replace(
         wanted,
         columns=tuple(narrow.get(column.name, column) for column in wanted.columns if column not in left_out),
@@ -207,25 +211,60 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
     return replace(found_plan, nature=database.nature(connection, found_plan))
 
 
+def _narrowed(
+    connection: sa.Connection, table: sa.Table, there: Sequence[tuple[sa.Column[Any], Found]], dialect: Dialect
+) -> dict[str, sa.Column[Any]]:
+    """Columns that take less than declared, by name, told in one warning; and those whose values stand there otherwise."""
+    sql = connection.dialect
+    narrow = {column.name: less for column, have in there if (less := smaller(column, have, sql, dialect)) is not None}
+    for name, less in list(narrow.items()):
+        if getattr(less.type, "hyphens", False) and _of_digits(connection, table, name):
+            narrow[name] = sa.Column(name, table.c[name].type, nullable=less.nullable, info=less.info)
+    told = [
+        f"{column.name} ({shown(have, sql)}{'' if have.nullable else ' NOT NULL'})"
+        for column, have in there
+        if column.name in narrow and takes_less(column, narrow[column.name])
+    ]
+    if told:
+        log.warning(
+            "columns_smaller",
+            f"The existing table {table.fullname} takes less than the flow's Table in {', '.join(told)}: "
+            "what does not fit there becomes a dead letter.",
+        )
+    return narrow
+
+
+def _of_digits(connection: sa.Connection, table: sa.Table, name: str) -> bool:
+    """Do the UUIDs of this column of text stand there as 32 digits, without hyphens? The first row says so for all."""
+    column = sa.column(name, sa.String)
+    first = connection.scalar(sa.select(column).select_from(table).where(column.is_not(None)).limit(1))
+    return first is not None and "-" not in first
+
+
 def _needed(mode: Mode) -> set[str | None]:
     if isinstance(mode, Merge):
         return {*mode.keys, *mode.merged, *mode.mean}
     return {*mode.keys, mode.newer_by} if isinstance(mode, Upsert) else set()
 
 
-class _Found:
+class _Existing:
     """An existing table, as the database describes it."""
 
-    def __init__(self, inspector: sa.Inspector, table: sa.Table, dialect: Dialect) -> None:
-        name, schema = table.name, table.schema
-        self._dialect = dialect
-        self._columns = {self._same(column["name"]): column for column in inspector.get_columns(name, schema=schema)}
-        self._key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
+    def __init__(self, connection: sa.Connection, table: sa.Table, database: Database) -> None:
+        self._dialect, self._connection, self._table = database.dialect, connection, table
+        self._columns = {self._same(column.name): column for column in database.columns(connection, table)}
+
+    @cached_property
+    def _key(self) -> Sequence[str]:
+        inspector = sa.inspect(self._connection)
+        with warnings.catch_warnings():  # of types that it does not know: those we read ourselves
+            warnings.simplefilter("ignore", sa.exc.SAWarning)
+            return inspector.get_pk_constraint(self._table.name, schema=self._table.schema)["constrained_columns"]
 
     def _same(self, name: str) -> str:
         return name if self._dialect.case_sensitive else name.lower()
 
-    def column(self, name: str) -> Mapping[str, Any] | None:
+    def column(self, name: str) -> Found | None:
         return self._columns.get(self._same(name))
 
     def unfilled(self, written: Iterable[sa.Column[Any]]) -> list[str]:
@@ -233,11 +272,9 @@ class _Found:
         brought = {self._same(column.name) for column in written}
         numbered = self._dialect.integer_key_automatic and len(self._key) == 1
         return [
-            f"column {column['name']} is NOT NULL without a default, and rows do not bring it"
+            f"column {column.name} is NOT NULL without a default, and rows do not bring it"
             for name, column in self._columns.items()
             if name not in brought
-            and not column["nullable"]
-            and column["default"] is None
-            and not (column.get("identity") or column.get("computed") or column.get("autoincrement") is True)
-            and not (numbered and column["name"] == self._key[0] and isinstance(column["type"], sa.Integer))
+            and not (column.nullable or column.filled or column.computed)
+            and not (numbered and column.name == self._key[0] and isinstance(column.type, sa.Integer))
         ]
