@@ -52,7 +52,8 @@ def as_struct(names: Sequence[str]) -> Callable[[dict[str, Any]], Any]:
 
 
 def as_model(names: Sequence[str]) -> Callable[[dict[str, Any]], Any]:
-    kind: Any = pydantic.create_model("Row", **dict.fromkeys(names, (Any, None)))
+    make: Any = pydantic.create_model
+    kind = make("Row", **dict.fromkeys(names, (Any, None)))
     return lambda row: kind(**row)
 
 
