@@ -47,6 +47,8 @@ DIALECT = Dialect(
     integer_key_automatic=True,
     json_number_kept=None,
     char_blanks_kept=True,
+    times_are_text=False,
+    untyped_columns=True,
 )
 _exact = Context(prec=2_000)
 Row = dict[str, Any]
