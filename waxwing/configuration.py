@@ -266,12 +266,19 @@ def _validated(kind: type[G], given: Mapping[str, Given], problems: list[str]) -
         return kind.model_validate(values, by_name=True)
     except pydantic.ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
-            field = _field_of(kind, str(problem["loc"][0]))
-            one = given[field]
-            safe = shown(field, kind.model_fields[field], one.text)
-            told = f" (it is {safe!r})" if safe == one.text else ""
             what = re.sub(r"^(Value error, |Input )", "", problem["msg"]).replace("should be", "must be")
-            problems.append(secrets.scrub(f"{one}: {what}{told}."))
+            field = _field_of(kind, str(problem["loc"][0])) if problem["loc"] else ""
+            info = kind.model_fields.get(field)
+            if info is None:  # of several settings together
+                problems.append(secrets.scrub(f"{what}."))
+            elif field not in given:
+                told = (info.description or "it has no default").rstrip(".")
+                problems.append(f"{environment_names(field, info)[0]} is not set: {told}.")
+            else:
+                one = given[field]
+                safe = shown(field, info, one.text)
+                told = f" (it is {safe!r})" if safe == one.text else ""
+                problems.append(secrets.scrub(f"{one}: {what}{told}."))
         return None
 
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn
 
-from waxwing import log
-from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, ConfigError, TransientError, WaxwingError
+from waxwing import log, mistakes
+from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, WaxwingError
 from waxwing.secrets import scrub_bytes
 
 # A stop takes this long at most: container runtimes kill after 10 s.
@@ -64,12 +64,17 @@ def is_run() -> bool:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Around the body of a flow's `flow()`: makes the process a run; a WaxwingError ends it with its message and exit code."""
+    """Around the body of a flow's `flow()`: makes the process a run. A WaxwingError ends it with its message and exit code, any
+    other error with its place in the flow and 78.
+    """
     enter()
     try:
         yield
+        mistakes.check_command_line()
     except WaxwingError as error:
         refuse(error)
+    except Exception as error:
+        refuse(mistakes.in_flow(error))
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -159,21 +164,14 @@ def _too_slow() -> None:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not _entered and not isinstance(error, WaxwingError):  # in a flow's module: its author wants to see where
-        sys.__excepthook__(kind, error, trace)
-        return
+    if not _entered and isinstance(error, Exception) and not isinstance(error, WaxwingError | ModuleNotFoundError):
+        error = mistakes.in_flow(error)  # in a flow's module, or its flow()
     if isinstance(error, KeyboardInterrupt):
         _exit(128 + signal.SIGINT)
     # Bytewax wraps what a step raises; the first cause is what happened.
     while error.__cause__ is not None and not isinstance(error, WaxwingError):
         error = error.__cause__
-    if "is not in this worker's routing map" in str(error):  # Bytewax's recovery store knows a partition that is gone
-        error = ConfigError(
-            "The recovery store (-r) was made with more lanes than there are now.",
-            hint="With -r, LANES may only rise; set it as it was, or start without -r: the targets remember.",
-        )
-    if _NETWORKING in (text := str(error)):
-        error = _address_error(text.rpartition(_NETWORKING)[2])
+    error = mistakes.of_bytewax(error) or error
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))
@@ -184,27 +182,11 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
             "a step raised an error that Bytewax hides in a cluster: run the flow in one process to see it.",
         )
         _exit(EXIT_TRY_AGAIN)
-    if isinstance(error, ImportError):
+    if isinstance(error, ModuleNotFoundError):
         log.error("missing_package", f"A package is missing: {error}.")
         _exit(EXIT_CONFIG)
     log.failure(error)
     _exit(EXIT_BUG)
-
-
-_NETWORKING = "failed to initialize networking: "
-
-
-def _address_error(reason: str) -> WaxwingError:
-    """What keeps Bytewax from listening at this process's own address (-a)."""
-    if "already in use" in reason:  # by an earlier run that is about to end, perhaps
-        return TransientError(
-            "Another process listens at this process's address (-a).",
-            hint="Does this process of the flow run already? Otherwise give it another port.",
-        )
-    return ConfigError(
-        f"This process can't listen at its address (-a): {reason}.",
-        hint="-a takes host:port of every process, with semicolons between; -i says which of them this one is, from 0.",
-    )
 
 
 def peer_is_gone(error: BaseException) -> bool:

@@ -93,6 +93,70 @@ def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
         assert "Traceback" not in cluster.output()
 
 
+OWN_FLOW = """
+import sqlalchemy as sa
+from bytewax.dataflow import Dataflow
+from bytewax import operators as op
+from sinks import MemoryTarget, SqlTarget, Append, sink
+from sources.memory import MemorySource
+from waxwing import runtime
+from waxwing.configuration import load
+from waxwing.settings import Group, KafkaSettings, SqlSettings
+
+class Own(KafkaSettings, SqlSettings):
+    rate_url: str
+
+def flow():
+    with runtime.starting():
+        flow = Dataflow("own")
+        target = MemoryTarget()
+        up = op.input("in", flow, MemorySource([], feeds=[target]))
+        sink("out", up, target)
+        {line}
+        return flow
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("load(Own)", "RATE_URL is not set"),
+        ('sink("out", up, MemoryTarget())', r"(own\.py:20 in flow)"),
+        ("1 / 0", r"ZeroDivisionError: division by zero (own\.py:20 in flow)"),
+        (
+            'SqlTarget(SqlSettings().model_copy(update={"database_url": "sqlite:///x"}), sa.Table("t", sa.MetaData()), Append())',
+            r"AttributeError: 'str' object has no attribute 'get_secret_value' (own\.py:20 in flow)",
+        ),
+        ("from sinks import nothing", r"cannot import name 'nothing' from 'sinks'"),
+    ],
+)
+def test_a_mistake_in_ones_own_flow_names_its_place(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "own.py").write_text(OWN_FLOW.replace("{line}", line))
+    with Cluster(str(tmp_path / "own.py"), {}, tmp_path) as cluster:
+        assert cluster.wait(60) == [78], cluster.output()
+        assert re.search(told.replace("(", r"\(").replace(")", r"\)"), cluster.output()), cluster.output()
+        assert "Traceback" not in cluster.output()
+        assert "report it" not in cluster.output()
+
+
+def test_what_bytewax_is_told_wrongly_is_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with socket.create_server(("0.0.0.0", 0)) as other:
+        port = str(other.getsockname()[1])
+        for args, env, told in [
+            (("-r", str(tmp_path / "missing"), "-s", "1", "-b", "1"), {}, "does not exist"),
+            (("-r", str(empty), "-s", "1", "-b", "1"), {}, "python -m bytewax.recovery FOLDER 1"),
+            (("-w", "0"), {}, "-w 0 leaves nobody to work"),
+            (("-i", "2", "-a", "127.0.0.1:1;127.0.0.1:2"), {}, "-i 2 is none of the 2 addresses"),
+            ((), {"BYTEWAX_DATAFLOW_API_ENABLED": "1", "BYTEWAX_DATAFLOW_API_PORT": port}, f"can't be served at port {port}"),
+        ]:
+            with Cluster("tests.fixtures.failing", env, tmp_path, args=args) as cluster:
+                assert cluster.wait(60) == [78], (args, cluster.output())
+                assert told in cluster.output()
+                assert "Traceback" not in cluster.output()
+
+
 def test_an_address_that_is_taken_or_none_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"

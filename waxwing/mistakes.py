@@ -1,0 +1,108 @@
+"""What a user did, told by what Python or Bytewax made of it: each becomes a ConfigError that says where, and what to do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from waxwing import log
+from waxwing.errors import ConfigError, TransientError, WaxwingError
+
+_OURS = Path(__file__).parents[1]
+_INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+_NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (_OURS / "waxwing", _OURS / "sinks", _OURS / "sources", *_INSTALLED))
+_NETWORKING = "failed to initialize networking: "
+_RECOVERY = ("NoPartitionsError", "MissingPartitionsError", "InconsistentPartitionsError")
+_RECOVERY_HINT = (
+    "-r needs a folder with recovery partitions that this process can write: make it by `python -m bytewax.recovery FOLDER 1`, "
+    "or start without -r: the targets remember."
+)
+
+
+def in_flow(error: Exception) -> ConfigError:
+    """An error of the user's own module or `flow()`, with its file and line."""
+    if isinstance(error, SyntaxError):
+        return ConfigError(f"{Path(error.filename or '').name}:{error.lineno} is no Python: {error.msg}.", hint="Correct it.")
+    text = " ".join(str(error).split())
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    place = place_of(error.__traceback__)
+    return ConfigError(
+        f"The flow can't be built: {told}{f' ({place})' if place else ''}.", hint="Correct it there, then start again."
+    )
+
+
+def place_of(traceback: TracebackType | None) -> str:
+    """The innermost line of the user's own code, such as `payments.py:72 in flow`; empty where there is none."""
+    place = ""
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not code.co_filename.startswith(("<", *_NOT_THE_USERS)):
+            place = f"{Path(code.co_filename).name}:{traceback.tb_lineno} in {code.co_name}"
+        traceback = traceback.tb_next
+    return place
+
+
+def of_bytewax(error: BaseException) -> WaxwingError | None:
+    """What an error of Bytewax's own means that the command line or the folders brought about; None: something else."""
+    text = str(error)
+    if "is not in this worker's routing map" in text:  # Bytewax's recovery store knows a partition that is gone
+        return ConfigError(
+            "The recovery store (-r) was made with more lanes than there are now.",
+            hint="With -r, LANES may only rise; set it as it was, or start without -r: the targets remember.",
+        )
+    if type(error).__name__ in _RECOVERY or "recovery directory" in text or "readonly database" in text:
+        return ConfigError(f"The recovery store (-r) can't be used: {text.partition(';')[0]}.", hint=_RECOVERY_HINT)
+    if _NETWORKING not in text:
+        return None
+    reason = text.rpartition(_NETWORKING)[2]
+    if "already in use" in reason:  # by an earlier run that is about to end, perhaps
+        return TransientError(
+            "Another process listens at this process's address (-a).",
+            hint="Does this process of the flow run already? Otherwise give it another port.",
+        )
+    return ConfigError(
+        f"This process can't listen at its address (-a): {reason}.",
+        hint="-a takes host:port of every process, with semicolons between; -i says which of them this one is, from 0.",
+    )
+
+
+def check_command_line() -> None:
+    """Look at what bytewax.run was told and does not check itself, where this process is it.
+
+    Raises:
+        ConfigError: no workers, a process that none of the addresses is for, a port of metrics that is taken.
+    """
+    main = sys.modules["__main__"]
+    if getattr(getattr(main, "__spec__", None), "name", "") != "bytewax.run" or not hasattr(main, "_parse_args"):
+        return
+    told: Any = main._parse_args()
+    workers = told.workers_per_process
+    if workers is not None and workers < 1:
+        raise ConfigError(f"-w {workers} leaves nobody to work.", hint="Give at least one worker.")
+    addresses = (told.addresses or "").split(";")
+    if told.process_id is not None and not 0 <= told.process_id < len(addresses):
+        raise ConfigError(
+            f"-i {told.process_id} is none of the {len(addresses)} addresses that -a gives.",
+            hint=f"Processes are counted from 0: -i 0 to {len(addresses) - 1}.",
+        )
+    if os.environ.get("BYTEWAX_DATAFLOW_API_ENABLED") is not None:
+        _check_metrics_port(os.environ.get("BYTEWAX_DATAFLOW_API_PORT", "3030"), alone=not told.process_id)
+
+
+def _check_metrics_port(text: str, *, alone: bool) -> None:
+    """Bytewax would go on without its metrics, and say nothing."""
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise ConfigError(f"BYTEWAX_DATAFLOW_API_PORT is {text!r}.", hint="It is a port, 1 to 65535.")
+    try:
+        socket.create_server(("0.0.0.0", int(text))).close()  # noqa: S104 - the address that Bytewax takes
+    except OSError as error:
+        message = f"The metrics can't be served at port {text}: {(error.strerror or str(error)).lower()}."
+        hint = "Give another one by BYTEWAX_DATAFLOW_API_PORT, or unset BYTEWAX_DATAFLOW_API_ENABLED."
+        if alone:
+            raise ConfigError(message, hint=hint) from error
+        log.warning("no_metrics", f"{message} {hint}")  # the first process of this machine serves its own there
