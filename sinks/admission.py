@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from sinks.isolation import dead_letters
@@ -123,17 +123,23 @@ class Admission:
         self.positions.update(change.after)
 
     def _judged(self, position: Position, batch: Batch[Any]) -> Position:
-        """The position behind the batch, with the counters of bad records moved on, record by record in offset order."""
-        size = len(batch.messages)
-        first = bisect_left(batch.messages.offsets, position.limits_from) if batch.offset_first < position.limits_from else 0
+        """The position behind the batch, with the counters of bad records moved on, record by record in offset order.
+
+        Counted is what came this far: a filter's left-overs would hide that all of the rest is bad.
+        """
+        arrived = batch.arrived
+        size = len(arrived)
+        below = bisect_left(batch.messages.offsets, position.limits_from) if batch.offset_first < position.limits_from else 0
+        first = bisect_left(arrived, below)
         base = position.records_seen - first  # of the block that the position stands in
         block, bad, run, previous = 0, position.records_bad, position.bad_run, first - 1
-        for at in sorted(at for at in _bad(batch) if at >= first) if batch.rejects else ():
-            if (base + at) // RATIO_BLOCK_RECORDS != block:
-                block, bad = (base + at) // RATIO_BLOCK_RECORDS, 0
+        for at in sorted(at for at in _bad(batch, arrived) if at >= below) if batch.rejects else ():
+            n = bisect_left(arrived, at)
+            if (base + n) // RATIO_BLOCK_RECORDS != block:
+                block, bad = (base + n) // RATIO_BLOCK_RECORDS, 0
             bad += 1
-            run = run + 1 if at == previous + 1 else 1
-            previous = at
+            run = run + 1 if n == previous + 1 else 1
+            previous = n
             if run > self._settings.bad_run_max:
                 self._limit(batch, at, f"{run:,} bad records in a row")
             if bad > self._settings.bad_ratio_max * RATIO_BLOCK_RECORDS:
@@ -162,14 +168,14 @@ class Admission:
         )
 
 
-def _bad(batch: Batch[Any]) -> set[int]:
+def _bad(batch: Batch[Any], arrived: Sequence[int]) -> set[int]:
     """The numbers of the messages that are bad, in full or in part.
 
     Bad rows of a batch that is whole are of no one message: they count as that share of its messages, evenly spread.
     """
     bad = {reject.at for reject in batch.rejects if reject.value is None}
-    rows, size = len(batch.rejects) - sum(reject.value is None for reject in batch.rejects), len(batch.messages)
+    rows, size = len(batch.rejects) - sum(reject.value is None for reject in batch.rejects), len(arrived)
     if rows:
         share = -(-size * rows // (len(batch.records) + rows))
-        bad |= {n * size // share for n in range(share)}
+        bad |= {arrived[n * size // share] for n in range(share)}
     return bad

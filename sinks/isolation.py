@@ -1,4 +1,4 @@
-"""Bad rows: looking for them in halves, taking them out of their batches, and turning rejects into dead letters.
+"""Bad rows: taking them out of their batches, and turning rejects into dead letters.
 
 A batch that is whole can't be cut, since its rows stand for all its messages. Its bad rows are looked for among its rows, and a
 dead letter of one holds the row itself.
@@ -6,7 +6,9 @@ dead letter of one holds the row itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -15,10 +17,8 @@ from waxwing.batch import Batch, Reject
 from waxwing.target import DeadLetter
 
 
-def without_rows(
-    batches: list[Batch[Any]], bad: Mapping[int, str], columns: Sequence[str] = (), *, keep_rejects: bool = False
-) -> list[Batch[Any]]:
-    """The batches without these rows, which become rejects (with `keep_rejects` they are only left out).
+def without_rows(batches: list[Batch[Any]], bad: Mapping[int, str], columns: Sequence[str] = ()) -> list[Batch[Any]]:
+    """The batches without these rows, which become rejects.
 
     Rows are numbered over the records of all batches first, then over their deletes, as in RowError.bad. `columns` are
     names of the values of rows that are plain tuples.
@@ -29,24 +29,21 @@ def without_rows(
         records = {n - record: bad[n] for n in range(record, record + len(batch.records)) if n in bad}
         deletes = {n - delete: bad[n] for n in range(delete, delete + len(batch.deletes)) if n in bad}
         record, delete = record + len(batch.records), delete + len(batch.deletes)
-        out.append(_without(batch, records, deletes, columns, keep_rejects) if records or deletes else batch)
+        out.append(_without(batch, records, deletes, columns) if records or deletes else batch)
     return out
 
 
-def _without(
-    batch: Batch[Any], records: dict[int, str], deletes: dict[int, str], columns: Sequence[str], keep_rejects: bool
-) -> Batch[Any]:
+def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str], columns: Sequence[str]) -> Batch[Any]:
     stay = [n for n in range(len(batch.records)) if n not in records]
     rejects = list(batch.rejects)
-    if not keep_rejects and batch.whole:
+    if batch.whole:
         rejects += _of_whole(batch, records, columns)
-    elif not keep_rejects:
+    else:
         rejects += [
             Reject(batch.at[n], "sink", reason, row)
             for (n, reason), row in zip(records.items(), _row_numbers(batch, list(records)), strict=True)
         ]
-    if not keep_rejects:
-        rejects += [Reject(batch.deletes[n].at, "sink", reason) for n, reason in deletes.items()]
+    rejects += [Reject(batch.deletes[n].at, "sink", reason) for n, reason in deletes.items()]
     return batch.with_records(
         [batch.records[n] for n in stay],
         [batch.at[n] for n in stay],
@@ -112,10 +109,39 @@ def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]
     return [*batches[:number], batch.part(0, at)], [batch.part(at, len(batch.messages)), *batches[number + 1 :]]
 
 
-def halved(rows: range) -> list[range]:
-    """Two halves, of which the last one is the first to be looked at; a single row stays alone."""
-    middle = len(rows) // 2
-    return [rows[middle:], *([rows[:middle]] if middle else [])]
+class Units:
+    """The rows and deletes of some batches, one by one: numbered from 0, in the order of their messages."""
+
+    def __init__(self, batches: list[Batch[Any]]) -> None:
+        self._batches = batches
+        self._places: list[tuple[int, bool, int]] = []  # batch, is it a delete, its number there
+        for number, batch in enumerate(batches):
+            steps = [] if batch.deletes else [(number, False, n) for n in range(len(batch.records))]
+            if batch.deletes:
+                events = [(at, False, n) for n, at in enumerate(batch.at)]
+                events += [(delete.at, True, n) for n, delete in enumerate(batch.deletes)]
+                steps = [(number, is_delete, n) for _, is_delete, n in sorted(events)]
+            self._places += steps
+        records = list(accumulate((len(batch.records) for batch in batches), initial=0))
+        deletes = list(accumulate((len(batch.deletes) for batch in batches), initial=records[-1]))
+        self.numbers = [(deletes if is_delete else records)[number] + n for number, is_delete, n in self._places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def is_delete(self, unit: int) -> bool:
+        """Is it a tombstone?"""
+        return self._places[unit][1]
+
+    def only(self, units: Iterable[int]) -> list[Batch[Any]]:
+        """The batches with these of their rows and deletes, and nothing else."""
+        out = []
+        for number, places in groupby((self._places[unit] for unit in units), itemgetter(0)):
+            batch, chosen = self._batches[number], list(places)
+            rows = [n for _, is_delete, n in chosen if not is_delete]
+            gone = [batch.deletes[n] for _, is_delete, n in chosen if is_delete]
+            out.append(batch.with_records([batch.records[n] for n in rows], [batch.at[n] for n in rows], (), gone))
+        return out
 
 
 def dead_letters(batch: Batch[Any]) -> list[DeadLetter]:

@@ -13,7 +13,7 @@ from sinks.merging import fields_of, merger
 from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.errors import ConfigError, RowError
-from waxwing.target import Change
+from waxwing.target import Change, Order
 
 Row = tuple[Any, ...]
 _MISSING = object()
@@ -89,6 +89,15 @@ class Rows:
             return (self._deletes_first if in_any_order else self._in_order)(_events(change, rows, deletes))
         last = self._last(rows)
         return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
+
+    def order(self, change: Change) -> Order:
+        """In which order the rows and deletes have to be written."""
+        if not isinstance(self._plan.mode, Upsert) or self._newer is not None or self._identity is None:
+            return Order()
+        bad: dict[int, str] = {}
+        rows = self._rows(change, bad)
+        deletes = map(self._deletes.identity, self._deletes_of(change, len(rows), bad)) if self._deletes else ()
+        return Order([*map(self._identity, rows), *deletes], replaces=True)
 
     # -- records to tuples ---------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -12,11 +13,11 @@ from typing_extensions import override
 
 from sinks import step_store, window_store
 from sinks.ownership import translated
-from sinks.sql_session import SqlSession
+from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
 from waxwing.batch import Stream
 from waxwing.databases import address, database_for, ledger
-from waxwing.databases.base import Append, Merge, Mode, Plan, Upsert
+from waxwing.databases.base import Append, Merge, Mode, Upsert
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, TransientError
 from waxwing.settings import SqlSettings
@@ -54,7 +55,8 @@ class SqlTarget(Target):
         self._renamed_from = table.fullname if settings.database_table else ""
         self._mode = mode
         self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
-        self._plan: Plan | None = None
+        self._looked: Looked | None = None
+        self._looking = threading.RLock()  # sessions of several lanes may find the table altered at once
         self._engine = self._database.engine(
             self._url,
             connect_timeout_s=settings.database_connect_timeout_s,
@@ -74,6 +76,16 @@ class SqlTarget(Target):
     @override
     def name(self) -> str:
         return f"{self._table.fullname} in {self.place}"
+
+    @property
+    def table(self) -> sa.Table:
+        """The table that is written."""
+        return self._table
+
+    @property
+    @override
+    def savepoints(self) -> bool:
+        return self._database.dialect.savepoints
 
     @property
     @override
@@ -105,7 +117,7 @@ class SqlTarget(Target):
 
     @override
     def prepare(self) -> None:
-        def prepare(connection: sa.Connection) -> Plan:
+        def prepare(connection: sa.Connection) -> Looked:
             self._database.lock_schema(connection)
             ledger.make(connection)
             found = ensure(connection, self._wanted, self._database)
@@ -114,9 +126,9 @@ class SqlTarget(Target):
                 refusals += self._database.refusals(connection, own)
             if refusals:
                 raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")
-            return found
+            return Looked(found, self._database.shape(connection, self._table))
 
-        self._plan = self._in_transaction(prepare)
+        self._looked = self._in_transaction(prepare)
 
     @override
     def steps(self) -> Mapping[str, int]:
@@ -233,10 +245,21 @@ class SqlTarget(Target):
 
     @override
     def connect(self, part: str, token: str) -> SqlSession:
-        if self._plan is None:  # a sink whose source was not given this target
-            self.prepare()
-        assert self._plan is not None
-        return SqlSession(self._engine, self._database, self._plan, self.columns, self, token)
+        return SqlSession(self._engine, self._database, self._look(), self, token)
+
+    def _look(self) -> Looked:
+        """What was found at the start, or is found now: after the table was altered, or where no source was given this target."""
+        with self._looking:
+            if self._looked is None:
+                self.prepare()
+            assert self._looked is not None
+            return self._looked
+
+    def forget(self, shape: Hashable) -> None:
+        """The table has no longer this shape."""
+        with self._looking:
+            if self._looked is not None and self._looked.shape == shape:
+                self._looked = None
 
     def _in_transaction(self, call: Callable[[sa.Connection], T]) -> T:
         for race in range(RACES_MAX):

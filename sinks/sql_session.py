@@ -3,75 +3,196 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import operator
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from typing_extensions import override
 
 from sinks import step_store
 from sinks.ownership import OwnedSession, progress
-from sinks.rows import Rows
+from sinks.rows import Rows, Written
 from sinks.step_store import Step
+from waxwing.batch import Batch
 from waxwing.databases import ledger
 from waxwing.databases.base import Database, Plan
-from waxwing.errors import TargetError, TransientError, WaxwingError
-from waxwing.target import Change
+from waxwing.errors import RowError, TableAltered, TargetError, TransientError, WaxwingError
+from waxwing.target import Change, Order
 
 if TYPE_CHECKING:
     from sinks.sql import SqlTarget
 
 
+class Looked(NamedTuple):
+    """What was found when the table was looked at: what is written, and what tells that it was altered since."""
+
+    plan: Plan
+    shape: Hashable
+
+
 class SqlSession(OwnedSession):
     """One connection, used by one thread."""
 
-    def __init__(
-        self, engine: sa.Engine, database: Database, plan: Plan, brought: Sequence[str], target: SqlTarget, token: str
-    ) -> None:
+    def __init__(self, engine: sa.Engine, database: Database, looked: Looked, target: SqlTarget, token: str) -> None:
+        self._trial: Trial | None = None
         super().__init__(engine, database, target, token)
-        self._rows = Rows(plan, brought, database.dialect)
-        self._bulk = database.bulk(plan)
+        self._target, self._shape = target, looked.shape
+        self._rows = Rows(looked.plan, target.columns, database.dialect)
+        self._bulk = database.bulk(looked.plan)
         self._letters_again = False
 
     @override
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
-        try:
-            self._write(change, dry_run=dry_run)
-        except _LettersAgain:
-            self._write(change, dry_run=dry_run)
+    def order(self, change: Change) -> Order:
+        return self._rows.order(change)
 
-    def _write(self, change: Change, *, dry_run: bool) -> None:
-        rows, deletes, before = self._rows.of(change)
-        with self._errors():
-            if getattr(self._connection.connection, "dbapi_connection", None) is None:
-                # A rollback of an earlier attempt found the transaction ended by the server (a trigger may), and closed it.
-                raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
-            transaction = self._connection.begin()
+    @override
+    def write(self, change: Change, *, dry_run: bool = False) -> None:
+        write = self._try if dry_run else self._write
+        try:
             try:
-                # Set now and released right before COMMIT: proof that the transaction is still the same one
-                # (a server may end it inside, and the next statement would silently begin another).
-                whole = self._connection.begin_nested()
-                if self._move(change):
-                    return
-                if deletes:
-                    self._bulk.replace(self._connection, rows, deletes, before)
-                elif rows:
-                    self._bulk.write(self._connection, rows)
-                if change.dead_letters:
-                    self._bury(change)
+                write(change)
+            except _LettersAgain:
+                write(change)
+        except RowError as error:
+            if not dry_run:
+                self._look_again(error)  # before a row is blamed
+            raise
+
+    def _write(self, change: Change) -> None:
+        writes = [self._rows.of(part) for part in _parts(change)]
+        with self._errors(), self._begun() as transaction:
+            # Set now and released right before COMMIT: proof that the transaction is still the same one
+            # (a server may end it inside, and the next statement would silently begin another).
+            whole = self._connection.begin_nested()
+            if self._move(change):
+                return
+            for written in writes:
+                self._send(written)
+            self._bury(change)
+            self._database.check_deferred(self._connection)
+            if any(written.rows or written.deletes for written in writes):
+                self._check_shape()  # it can't be altered any more: this transaction has written to it
+            whole.commit()
+            self._committing = True
+            transaction.commit()
+
+    def _send(self, written: Written) -> None:
+        rows, deletes, before = written
+        if deletes:
+            self._bulk.replace(self._connection, rows, deletes, before)
+        elif rows:
+            self._bulk.write(self._connection, rows)
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[sa.RootTransaction]:
+        """A transaction that is rolled back, unless it was committed."""
+        self._end_trial()
+        if getattr(self._connection.connection, "dbapi_connection", None) is None:
+            # A rollback of an earlier attempt found the transaction ended by the server (a trigger may), and closed it.
+            raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
+        transaction = self._connection.begin()
+        try:
+            yield transaction
+        finally:
+            _roll_back(transaction)
+
+    # -- dry runs --------------------------------------------------------------------------------
+
+    def _try(self, change: Change) -> None:
+        """Write the parts behind those that the trial holds, and leave it open: the next one may begin with the same."""
+        parts = [change.batches] if change.parts is None else list(change.parts)
+        with self._errors():
+            if not self._database.dialect.savepoints:
+                self._try_at_once(change)
+                return
+            if self._trial is None or self._trial.before is not change.before or not self._trial.begins(parts):
+                self._begin_trial(change)
+            try:
+                self._add(parts, change)
+            except Exception as error:
+                # Has the transaction ended with the refusal, or unseen before it, and with it what the row needs? Once more.
+                if self._trial is not None or self._database.classify(error).kind != "row":
+                    raise
+                self._begin_trial(change)
+                self._add(parts, change)
+
+    def _try_at_once(self, change: Change) -> None:
+        writes = [self._rows.of(part) for part in _parts(change)]
+        with self._begun():
+            whole = self._connection.begin_nested()
+            self._move(change)
+            for written in writes:
+                self._send(written)
+            self._bury(change)
+            self._database.check_deferred(self._connection)
+            whole.commit()
+
+    def _begin_trial(self, change: Change) -> None:
+        self._end_trial()
+        stack = contextlib.ExitStack()
+        stack.enter_context(self._begun())
+        self._trial = Trial(change.before, stack)
+        try:
+            self._move(change)
+            self._bury(change)
+        except BaseException:
+            self._end_trial()
+            raise
+
+    def _add(self, parts: Sequence[list[Batch[Any]]], change: Change) -> None:
+        assert self._trial is not None
+        for part in parts[len(self._trial.parts) :]:
+            written = self._rows.of(replace(change, batches=part))
+            before = self._connection.begin_nested()
+            try:
+                self._send(written)
                 self._database.check_deferred(self._connection)
-                whole.commit()
-                if not dry_run:
-                    self._committing = True
-                    transaction.commit()
-            finally:
-                if transaction.is_active:
-                    # It must not hide the error that brought us here; the connection goes with it.
-                    with contextlib.suppress(Exception):
-                        transaction.rollback()
+                before.commit()
+            except BaseException:
+                rolled_back = False
+                with contextlib.suppress(Exception):  # it must not hide the error that brought us here
+                    before.rollback()
+                    rolled_back = True
+                if not rolled_back:  # the server, or a trigger, has ended the transaction
+                    self._end_trial()
+                raise
+            self._trial.parts.append(part)
+
+    @override
+    def heartbeat(self) -> None:
+        self._end_trial()
+        super().heartbeat()
+
+    def _end_trial(self) -> None:
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.stack.close()
+
+    # -- the table's shape -----------------------------------------------------------------------
+
+    def _look_again(self, cause: Exception) -> None:
+        """Raises TableAltered if the table is not what it was when the plan was made."""
+        with self._errors():
+            try:
+                with self._begun():
+                    self._check_shape()
+            except TableAltered as altered:
+                raise altered from cause
+
+    def _check_shape(self) -> None:
+        shape = self._database.shape(self._connection, self._target.table)
+        if shape != self._shape:
+            self._target.forget(self._shape)
+            raise TableAltered(f"{self._name}: the table was altered; looking at it again.")
+
+    # -- positions -------------------------------------------------------------------------------
 
     def _bury(self, change: Change) -> None:
         """Store the dead letters. Those of an earlier step of this name, which the operator kept, give way to their like."""
+        if not change.dead_letters:
+            return
         if self._letters_again:
             places = ((letter.stream, letter.offset, letter.row) for letter in change.dead_letters)
             step_store.delete_letters(self._connection, Step(self._flow, self._step), places)
@@ -133,3 +254,29 @@ class _LettersAgain(WaxwingError):
 
     def __init__(self) -> None:
         super().__init__("A dead letter is there already.")
+
+
+@dataclass
+class Trial:
+    """A transaction that is never committed, with the parts that it holds."""
+
+    before: Any  # of the change that began it
+    stack: contextlib.ExitStack
+    parts: list[list[Batch[Any]]] = field(default_factory=list)
+
+    def begins(self, parts: list[list[Batch[Any]]]) -> bool:
+        """Do these parts begin with those that it holds?"""
+        held = self.parts
+        return len(held) <= len(parts) and all(map(operator.is_, held, parts))
+
+
+def _parts(change: Change) -> list[Change]:
+    """What is written one after the other."""
+    return [change] if change.parts is None else [replace(change, batches=part) for part in change.parts]
+
+
+def _roll_back(transaction: sa.Transaction) -> None:
+    if transaction.is_active:
+        # It must not hide the error that brought us here; the connection goes with it.
+        with contextlib.suppress(Exception):
+            transaction.rollback()

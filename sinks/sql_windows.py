@@ -224,10 +224,7 @@ class SqlWindows(SqlTarget, WindowTarget):
 
     @override
     def connect(self, part: str, token: str) -> SqlSession:
-        if self._plan is None:
-            self.prepare()
-        assert self._plan is not None
-        return WindowSession(self._engine, self._database, self._plan, self.columns, self, token)
+        return WindowSession(self._engine, self._database, self._look(), self, token)
 
 
 class WindowSession(SqlSession):

@@ -8,15 +8,16 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from sinks.admission import Admission, Admits
-from sinks.isolation import halved, halves, without_rows
+from sinks.isolation import halves, without_rows
+from sinks.suspects import Parts, Search, Steps
 from sinks.transaction_size import TransactionSize
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
-from waxwing.errors import RowError, StopError, TableError, TransientError
+from waxwing.errors import RowError, StopError, TableAltered, TableError, TransientError
 from waxwing.target import Change, Position, Session, Target
 
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
@@ -30,10 +31,8 @@ HEARTBEATS_PER_STALE = 4
 # business, and a frozen server keeps none.
 SILENCE_S = 10.0
 CLOSE_S = 5.0
-
-T = TypeVar("T")
-# What the thread does, as a generator: it yields, holding `_wake`, how many seconds to wait for that at most.
-Steps = Generator[float, None, T]
+# So often bad rows are looked for in one transaction: others may change, between a dry run and the transaction, what rows need.
+SEARCHES_MAX = 5
 
 
 class Writer:
@@ -194,18 +193,40 @@ class Writer:
             self._called_s = 0.0
 
     def _commit(self, batches: list[Batch[Any]]) -> Steps[None]:
-        """One transaction for the batches; when rows are bad, without these, or in halves until they stand alone."""
-        change = self._admission.change(batches)
+        """Take the batches in: in one transaction, or in halves where that is too much at once."""
+        while True:
+            try:
+                yield from self._commit_at_once(batches)
+                return
+            except TableAltered:
+                continue  # all anew: what was bad may be good now
+            except _TooLarge:
+                break
+        for half in halves(batches):
+            yield from self._commit(half)
+
+    def _commit_at_once(self, batches: list[Batch[Any]]) -> Steps[None]:
+        """One transaction for the batches; when rows are bad, without these."""
         started_s = self._now_s()
-        try:
-            yield from self._retrying("write", lambda session: session.write(change), change)
-        except _TooLarge:
-            for half in halves(batches):
-                yield from self._commit(half)
-            return
-        except RowError as error:
-            yield from self._isolate(batches, error)
-            return
+        parts: Parts | None = None
+        searches = 0
+        while True:
+            change = self._admission.change(batches)
+            change.parts = parts
+            try:
+                yield from self._retrying("write", lambda session, change=change: session.write(change), change)
+                break
+            except RowError as error:
+                refusal = error
+            if refusal.bad and parts is None:  # checked before anything was sent
+                batches = without_rows(batches, refusal.bad, self._target.columns)
+                continue
+            if (searches := searches + 1) > SEARCHES_MAX:
+                raise TransientError(
+                    f"{self._target.name}: rows that fitted in a dry run are refused: {refusal.message}.",
+                    hint="Others change what these rows need. The next start goes on from the stored positions.",
+                ) from refusal
+            batches, parts = yield from self._isolate(change, refusal)
         self._admission.moved(change)
         took_s = self._now_s() - started_s
         self._size.learn(sum(map(self._admission.weight, batches)), took_s)
@@ -213,44 +234,44 @@ class Writer:
         if self._now_s() >= self._heartbeat_due_s:
             self._heartbeat()
 
-    def _isolate(self, batches: list[Batch[Any]], error: RowError) -> Steps[None]:
-        """Write the batches without the rows that the error blames; in halves, where it names none."""
-        if error.bad:
-            yield from self._commit(without_rows(batches, error.bad, self._target.columns))
-            return
-        left, right = halves(batches)
-        if right:
-            yield from self._commit(left)
-            yield from self._commit(right)
-            return
-        if not any(batch.records or batch.deletes for batch in left):
+    def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], Parts]]:
+        """Find the bad rows of a change that is refused: the batches without them, and the others in parts that fit."""
+        batches = change.batches
+        alone = Change([], change.before, change.after, change.dead_letters, parts=[])
+        alone_refused = refusal if not any(batch.records or batch.deletes for batch in batches) else None
+        if change.dead_letters and alone_refused is None:
+            alone_refused = yield from self._try(alone)
+        if alone_refused is not None:
             # Nothing but positions and dead letters: it is Waxwing's own tables that refuse.
             raise TableError(
-                f"{self._target.name}: a transaction without any row is refused: {error.message}.",
+                f"{self._target.name}: a transaction without any row is refused: {alone_refused.message}.",
                 hint="Look at triggers and constraints of the waxwing_* tables, and at dead letters left by an earlier flow.",
-            ) from error
-        bad = yield from self._bad_rows(left, str(error))
-        yield from self._commit(without_rows(left, bad, self._target.columns))
+            ) from alone_refused
 
-    def _bad_rows(self, batches: list[Batch[Any]], reason: str) -> Steps[dict[int, str]]:
-        """Which rows of the only message (or whole batch) with rows are bad: in halves, each with the good ones before it."""
-        bad: dict[int, str] = {}
-        total = sum(len(batch.records) + len(batch.deletes) for batch in batches)
-        parts = halved(range(total))
-        while parts:
-            part = parts.pop()
-            others = dict.fromkeys(range(part.stop, total), "") | bad
-            change = self._admission.change(without_rows(batches, others, keep_rejects=True))
-            try:
-                yield from self._retrying("write", lambda session, change=change: session.write(change, dry_run=True), change)
-            except RowError as error:
-                if len(part) > 1:
-                    parts += halved(part)
-                    continue
-                bad[part.start] = error.message
-                self._admission.change(without_rows(batches, bad))  # beyond the limits the search ends
-        # All well one by one, and not together: then the message as a whole is to blame.
-        return bad or dict.fromkeys(range(total), reason)
+        def attempt(parts: Parts) -> Steps[RowError | None]:
+            written = [batch for part in parts for batch in part]
+            return (yield from self._try(Change(written, change.before, change.after, parts=parts)))
+
+        order = yield from self._retrying("write", lambda session: session.order(change))
+        search = Search(
+            batches,
+            attempt,
+            lambda bad: self._admission.change(without_rows(batches, bad, self._target.columns)),
+            order,
+            resends=not self._target.savepoints,
+        )
+        yield from search.run()
+        return without_rows(batches, search.bad, self._target.columns), search.parts
+
+    def _try(self, change: Change) -> Steps[RowError | None]:
+        """A dry run: the refusal, or None."""
+        if self._now_s() >= self._heartbeat_due_s:
+            self._heartbeat()
+        try:
+            yield from self._retrying("write", lambda session: session.write(change, dry_run=True), change)
+        except RowError as error:
+            return error
+        return None
 
     # -- connection and retry ------------------------------------------------------------------
 
@@ -282,6 +303,9 @@ class Writer:
             except TransientError as error:
                 attempt += 1
                 self._drop_session()
+                if isinstance(error, TableAltered) and not (change and change.in_doubt):
+                    log.warning("table_altered", error.message, part=self._part)
+                    raise
                 if change is not None:
                     change.in_doubt |= error.committing
                     if error.too_large and not change.in_doubt and halves(change.batches)[1]:

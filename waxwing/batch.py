@@ -116,9 +116,10 @@ class Batch(Generic[R]):
     Offsets may have holes (compaction, transaction markers). `records[i]` was made of message
     number `at[i]`; `at` never falls and is `range(len(messages))` until a step filters or
     multiplies. `rejects` and `deletes` are in message order. `lane` names the source partition it came by.
-    The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do): it is never cut,
-    and `at` says nothing of them. A batch with a `mark` holds nothing: its partition has no more records, for now ("idle", since
-    `idle_s`) or for ever ("end" of a bounded run).
+    The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do), or for those that a filter
+    left (`stands_for`, their numbers): it is never cut, and `at` says nothing of them. A batch with a `mark` holds nothing: its
+    partition has no more records, for now ("idle",
+    since `idle_s`) or for ever ("end" of a bounded run).
     """
 
     stream: Stream
@@ -133,6 +134,16 @@ class Batch(Generic[R]):
     whole: bool = False
     mark: Literal["", "idle", "end"] = ""
     idle_s: float = 0.0
+    stands_for: Sequence[int] | None = None
+
+    @property
+    def arrived(self) -> Sequence[int]:
+        """The numbers of the messages that came this far, as a record, a delete or a reject: those that no step filtered out."""
+        if self.stands_for is not None:
+            return self.stands_for
+        if isinstance(self.at, range) or self.whole:  # one record a message
+            return range(len(self.messages))
+        return sorted({*self.at, *(reject.at for reject in self.rejects), *(delete.at for delete in self.deletes)})
 
     def with_records(
         self,

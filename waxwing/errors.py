@@ -4,6 +4,7 @@ WaxwingError
 ├── ConfigError       a setting, a table or a permission is wrong                     exit 78
 │   └── TableError        the database's table does not take what the flow brings
 ├── TransientError    try again, bounded                                              exit 75
+│   └── TableAltered      the table was altered while the flow runs
 ├── RowError          some rows can't be stored: they go to the dead letters
 └── StopError         stop; nothing of the current transaction was written
     ├── TargetError   the target refuses what should be right: a bug                  exit 70
@@ -86,6 +87,10 @@ class TransientError(WaxwingError):
         self.committing = committing
         self.too_large = too_large
         self.locked = locked
+
+
+class TableAltered(TransientError):
+    """The table is no longer as it was when it was looked at: a new session looks at it again."""
 
 
 class RowError(WaxwingError):

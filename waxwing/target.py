@@ -7,7 +7,7 @@ A `Session` is one per partition: one connection, one writer, used by one thread
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -74,8 +74,21 @@ class Change:
     # Set while the outcome of an earlier COMMIT of this very change is unknown: then a position
     # that already stands at `after` means that it was committed, otherwise it is a conflict.
     in_doubt: bool = False
+    # Rows and deletes of the batches that are written one after the other, in this order; None: all of them at once.
+    parts: Sequence[list[Batch[Any]]] | None = None
     # Messages taken in, where the batches do not hold them (windows).
     messages: int | None = None
+
+
+class Order(NamedTuple):
+    """What has to be known to write rows in another order than that of their messages.
+
+    `keys`: what stands for the key of each record, then of each delete, numbered as in RowError.bad; None: any order will do.
+    `replaces`: a later row of the same key makes an earlier one needless.
+    """
+
+    keys: Sequence[Hashable] | None = None
+    replaces: bool = False
 
 
 class Session(ABC):
@@ -98,13 +111,19 @@ class Session(ABC):
     def write(self, change: Change, *, dry_run: bool = False) -> None:
         """Write rows, dead letters and positions in one transaction; positions first, by compare-and-set.
 
-        With `dry_run` everything is done and then rolled back.
+        With `dry_run` everything is done and then rolled back, if only with the next call: where that one begins with the same
+        parts, a session may keep what it has.
 
         Raises:
             RowError: rows that can't be stored; nothing was written. Its `bad` counts the records of all
                 batches first, then their deletes.
             TransientError: its `committing` is True when the outcome of COMMIT is unknown.
+            TableAltered: the table is no longer what it was when it was looked at; nothing was written.
         """
+
+    def order(self, change: Change) -> Order:  # noqa: ARG002 - a target without keys has no order
+        """In which order rows and deletes have to be written; by default in any."""
+        return Order()
 
     @abstractmethod
     def heartbeat(self) -> None:
@@ -179,6 +198,11 @@ class Target(ABC):
         """About how long a transaction should take: below it round trips and the commit show, above it nothing is gained, and
         more rows wait in memory."""
         return 0.1
+
+    @property
+    def savepoints(self) -> bool:
+        """Does a dry run go on behind a part that was refused, with what it had written before?"""
+        return False
 
     # -- what a source asks --------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.simulation.truth import Rows, counters, expected
+from tests.simulation.truth import Rows, counters, expected, good_after_all
 from waxwing.batch import Stream
 from waxwing.target import DeadLetter, Position
 
@@ -135,6 +135,8 @@ class Database:
         for partition, row in transaction.rows:
             held = self.rows.setdefault((transaction.step, partition), {})
             held[row] = held.get(row, 0) + 1
+        for partition in {letter.stream.partition for letter in transaction.letters}:
+            self._check_condemned(transaction, partition)
         for letter in transaction.letters:
             self.letters.setdefault((transaction.step, letter.stream.partition), {})[letter.offset, letter.row] = letter
         partitions = {stream.partition for _, stream in transaction.after}
@@ -169,14 +171,23 @@ class Database:
         if torn_at is not None and after.position.offset_next > torn_at:
             self._world.violated(f"{where}: {transaction.process} went on behind a batch that came in two halves")
 
+    def _check_condemned(self, transaction: Transaction, partition: int) -> None:
+        """No row is condemned that would have fitted beside the others of its transaction."""
+        needs = self._world.logs[partition].needs
+        buried = {(letter.offset, letter.row) for letter in transaction.letters if letter.stream.partition == partition}
+        held = self.rows.get((transaction.step, partition), {})
+        good = good_after_all(buried & needs.keys(), held, needs, row_by_row=self._world.row_by_row)
+        if good:
+            self._world.violated(f"{transaction.step}[{partition}]: rows were condemned that fit beside others: {sorted(good)}")
+
     def check(self, step: str, partition: int, *, complete: bool = False) -> None:
         """Rows, dead letters and counters are those of the records between the step's start and its position."""
         log = self._world.logs[partition]
         position = self.progress[self.key(step, log.stream)].position
-        rows, letters = expected(step, log, position.offset_start, log.end if complete else position.offset_next)
+        held, buried = self.rows.get((step, partition), {}), self.letters.get((step, partition), {})
+        rows, letters = expected(step, log, position.offset_start, log.end if complete else position.offset_next, buried)
         where = f"{step} {log.stream}, read from {position.offset_start}, stands at {position.offset_next}"
         torn = self._world.torn.get((step, partition), [])
-        held, buried = self.rows.get((step, partition), {}), self.letters.get((step, partition), {})
         lost = [row for row in [*(rows.keys() - held.keys()), *(letters - buried.keys())] if not _within(row[0], torn)]
         if lost:
             self._world.violated(f"{where}: rows or dead letters are lost, (offset, row) {sorted(lost)}")
@@ -186,7 +197,7 @@ class Database:
         if torn:
             return
         told = position.records_seen, position.records_bad, position.bad_run
-        if told != (true := counters(step, log, position.offset_start, position.offset_next)):
+        if told != (true := counters(step, log, position.offset_start, position.offset_next, buried)):
             self._world.violated(f"{where}: counters of bad records {told}, expected {true}")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import sinks.writer
 from sinks.admission import Admission
-from sinks.isolation import halves, without_rows
-from sinks.writer import Steps
+from sinks.isolation import without_rows
+from sinks.suspects import Search, Steps
 from tests.simulation.database import Database, Key, Progress
 from tests.simulation.session import ModelSession
 from tests.simulation.stepped import SteppedWriter
@@ -166,15 +166,27 @@ class CountersNotMoved(Admission):
 
 
 class BlamesAllRows(SteppedWriter):
-    def _bad_rows(self, batches: list[Batch[Any]], reason: str) -> Steps[dict[int, str]]:
+    def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], list[list[Batch[Any]]]]]:
         yield from ()
-        return dict.fromkeys(range(sum(len(batch.records) for batch in batches)), reason)
+        rows = sum(len(batch.records) for batch in change.batches)
+        return without_rows(change.batches, dict.fromkeys(range(rows), refusal.message)), []
 
 
 class LosesFailedGroup(SteppedWriter):
-    def _isolate(self, batches: list[Batch[Any]], error: RowError) -> Steps[None]:
-        left, right = halves(batches)
-        yield from super()._isolate(left if right else batches, error)
+    def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], list[list[Batch[Any]]]]]:
+        batches, parts = yield from super()._isolate(change, refusal)
+        return batches, parts[: (len(parts) + 1) // 2]
+
+
+class BlamesAtOnce(Search):
+    def _behind(self) -> Steps[None]:
+        yield from ()
+
+
+class BlamesOneByOne(Search):
+    def _together(self) -> Steps[bool]:
+        yield from ()
+        return False
 
 
 def splits_ignored(found: Sequence[tuple[str, Position]]) -> StartAt:
@@ -185,8 +197,9 @@ def starts_high(found: Sequence[tuple[str, Position]]) -> StartAt:
     return StartAt(max(position.offset_next for _, position in found))
 
 
-def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], *, keep_rejects: bool = False) -> list[Batch[Any]]:
-    return without_rows(batches, bad, keep_rejects=True)
+def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], columns: Sequence[str]) -> list[Batch[Any]]:
+    left = zip(batches, without_rows(batches, bad, columns), strict=True)
+    return [after.with_records(after.records, after.at, before.rejects, after.deletes) for before, after in left]
 
 
 def _session(session: type[ModelSession]) -> Parts:
@@ -217,7 +230,14 @@ PLANTED = {
     "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),
     "blames-all": Planted("all rows of a message with a bad row are taken for bad", Parts(writer=BlamesAllRows)),
-    "half-forgotten": Planted("of a transaction with a bad row only the first half is looked at", Parts(writer=LosesFailedGroup)),
+    "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(writer=LosesFailedGroup)),
+    "blames-at-once": Planted(
+        "a row that was refused is not tried beside rows that come later",
+        Parts(replaced=((sinks.writer, "Search", BlamesAtOnce),)),
+    ),
+    "blames-one-by-one": Planted(
+        "rows that need each other are not tried together", Parts(replaced=((sinks.writer, "Search", BlamesOneByOne),))
+    ),
     "nothing-buried": Planted(
         "bad rows are left out and not buried", Parts(replaced=((sinks.writer, "without_rows", nothing_buried),))
     ),

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from tests.simulation.database import Key, Lost, Owner, Progress, Transaction
+from tests.simulation.truth import Row
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, Fenced, RowError, TargetError, TransientError
 from waxwing.target import Change, Position, Session
@@ -134,10 +135,21 @@ class ModelSession(Session):
         return (row.position.offset_next, row.owner, row.token) == (before.offset_next, self._generation, self._token)
 
     def _insert(self, change: Change) -> None:
-        records = [(batch.stream.partition, record) for batch in change.batches for record in batch.records]
-        if len(records) > self.world.rows_max:
+        parts = [change.batches] if change.parts is None else change.parts
+        if sum(len(batch.records) for part in parts for batch in part) > self.world.rows_max:
             raise TransientError("the transaction takes too long", too_large=True)
+        for part in parts:
+            try:
+                self._insert_part([(batch.stream.partition, record) for batch in part for record in batch.records])
+            except RowError:
+                self._statement("rollback to savepoint")
+                if not self._opened().whole:
+                    raise Lost("no such savepoint: the transaction was ended inside") from None
+                raise
+
+    def _insert_part(self, records: list[tuple[int, Any]]) -> None:
         bad: dict[int, str] = {}
+        lacking = False
         for number, (partition, record) in enumerate(records):
             if number % 3 == 0:
                 self._statement("insert")
@@ -146,8 +158,20 @@ class ModelSession(Session):
                 if self.world.blames == "first":
                     break
             self._opened().rows += [(partition, row) for row in record]
+            lacking |= self.world.row_by_row and self._lacks(partition, record[0])
         if bad:
             raise RowError("bad row", bad=None if self.world.blames == "none" else bad)
+        if lacking or any(self._lacks(partition, record[0]) for partition, record in records):
+            raise RowError("a row lacks another")
+
+    def _lacks(self, partition: int, row: Row) -> bool:
+        """Is the row that it needs neither here nor there?"""
+        needed = self.world.logs[partition].needs.get(row)
+        if needed is None or self._step == "sums":
+            return False
+        return (
+            needed not in self.database.rows.get((self._step, partition), {}) and (partition, needed) not in self._opened().rows
+        )
 
     def _bury(self, change: Change) -> None:
         if change.dead_letters:

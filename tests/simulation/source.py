@@ -67,6 +67,7 @@ def batch_of(step: str, log: Log, lane: str, offset_first: int, offset_next: int
         records, places = [[row] for _, row in rows], [at for at, _ in rows]
         return Batch(log.stream, lane, offset_first, offset_next, messages, records, places, rejects)
     whole = [[row for _, row in rows]] if rows else []
-    batch = Sum(log.stream, lane, offset_first, offset_next, messages, whole, [0] * len(whole), rejects)
+    arrived = [at for at, record in enumerate(found) if record.rejected or record.rows]
+    batch = Sum(log.stream, lane, offset_first, offset_next, messages, whole, [0] * len(whole), rejects, stands_for=arrived)
     object.__setattr__(batch, "known", began[log.stream])
     return batch

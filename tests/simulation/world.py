@@ -73,6 +73,7 @@ class World:
         self.faults = {fault: weight / 1_000 * chance.choice((0, 0.5, 1, 1, 3)) for fault, weight in FAULTS.items()}
         self.one_writer = chance.random() < 0.15
         self.blames = chance.choice(("all", "first", "none"))
+        self.row_by_row = chance.random() < 0.5
         self.rows_max = chance.choice((1_000, 1_000, 4))
         self._from_latest = chance.random() < 0.2
         self._settings: dict[str, Any] = {

@@ -229,7 +229,14 @@ STEPS: dict[str, tuple[set[str], Callable[[Flowing[Any]], Flowing[Any]]]] = {
 
 def marked(item: Batch[Any], changed: set[str]) -> Batch[Any]:
     """The batch with a value of its own in each field that must not change."""
-    own: dict[str, Any] = {"stream": STREAM._replace(flow="own"), "lane": "own", "whole": True, "mark": "idle", "idle_s": 2.5}
+    own: dict[str, Any] = {
+        "stream": STREAM._replace(flow="own"),
+        "lane": "own",
+        "whole": True,
+        "mark": "idle",
+        "idle_s": 2.5,
+        "stands_for": (0, 2),
+    }
     own |= {"offset_first": item.offset_first, "offset_next": item.offset_next, "messages": item.messages}
     kept = {field.name for field in fields(Batch)} - changed
     unknown = kept - own.keys() - CHANGED
@@ -269,4 +276,4 @@ def test_parts_of_a_batch_keep_every_field_but_those_that_are_cut() -> None:
         for made in half_of:
             same(whole, made, CUT)
     definition = Windows(by=(), time=MESSAGE_TIME, kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
-    same(item, Live(definition).whole(item, [(1,)], []), CHANGED)
+    same(item, Live(definition).whole(item, [(1,)], []), {*CHANGED, "stands_for"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -101,6 +101,7 @@ class Dialect:
     integer_key_automatic: bool  # does a single integer primary key without a default number itself
     # Whether a column of the type JSON keeps a number that stands alone, by its text; None: all of them
     json_number_kept: Callable[[str], bool] | None
+    savepoints: bool  # does a transaction go on behind a refused statement, from a savepoint before it
     char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
     times_are_text: bool  # are dates and times stored as text, so that a column of text is one of them
     untyped_columns: bool  # may a column have no type at all, and keep what it is given
@@ -233,8 +234,12 @@ class Database(ABC):
         """How large a value of a dead letter may be over this connection; None: as large as a message of Kafka."""
         return None
 
+    @abstractmethod
+    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+        """What tells that the table's columns were altered: one cheap question, asked in every transaction."""
+
     def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
-        """Make deferred constraints speak now, before COMMIT."""
+        """Make deferred constraints speak now, before COMMIT; they go on to wait."""
 
     def blockers(self, connection: sa.Connection) -> str:
         """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""

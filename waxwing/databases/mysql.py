@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from inspect import signature
 from typing import Any
 
@@ -44,6 +44,7 @@ DIALECT = Dialect(
     case_sensitive=False,
     integer_key_automatic=False,
     json_number_kept=None,
+    savepoints=True,
     char_blanks_kept=False,
     times_are_text=False,
     untyped_columns=False,
@@ -174,6 +175,10 @@ class MySQL(Database):
         return mysql_catalog.key_problems(connection, table, keys)
 
     @override
+    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+        return tuple(map(tuple, connection.execute(_SHAPE, {"schema": table.schema, "name": table.name})))
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         where = {"schema": table.schema, "name": table.name}
         row = connection.execute(_KIND, where).one_or_none()
@@ -247,6 +252,10 @@ class _Tables(MySQLDDLCompiler):
 _KIND = sa.text("""
     SELECT table_type AS kind, engine AS engine FROM information_schema.tables
     WHERE table_schema = coalesce(:schema, database()) AND table_name = :name""")
+
+_SHAPE = sa.text("""
+    SELECT column_name, column_type, is_nullable, column_default, extra, collation_name FROM information_schema.columns
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name ORDER BY ordinal_position""")
 
 _CHARSETS = sa.text("""
     SELECT column_name AS name, character_set_name AS charset FROM information_schema.columns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import psycopg
@@ -41,6 +41,7 @@ DIALECT = Dialect(
     case_sensitive=True,
     integer_key_automatic=False,
     json_number_kept=None,
+    savepoints=True,
     char_blanks_kept=True,
     times_are_text=False,
     untyped_columns=False,
@@ -128,7 +129,8 @@ class PostgreSQL(Database):
 
     @override
     def check_deferred(self, connection: sa.Connection) -> None:
-        connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+        # Undone again, so that they go on to wait.
+        connection.exec_driver_sql("SAVEPOINT waxwing_check; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO SAVEPOINT waxwing_check")
 
     @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
@@ -143,6 +145,10 @@ class PostgreSQL(Database):
     @override
     def key_problems(self, connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
         return postgresql_catalog.key_problems(connection, table, keys)
+
+    @override
+    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+        return str(connection.scalar(_SHAPE, {"name": SA_DIALECT.identifier_preparer.format_table(table)}))
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
@@ -172,6 +178,11 @@ _OVERDUE = sa.text("""
       AND (a.state = 'active'
            OR a.state = 'idle in transaction' AND a.application_name = current_setting('application_name'))
       AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
+
+_SHAPE = sa.text("""
+    SELECT CAST(array_agg(ROW(attname, atttypid, atttypmod, attnotnull, atthasdef, attidentity, attgenerated, attcollation)
+                          ORDER BY attnum) AS text)
+    FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped""")
 
 _RELATIONS = sa.text("""
     SELECT CAST(c.oid AS regclass)::text AS name, CAST(c.relkind AS text) AS kind, CAST(c.relpersistence AS text) AS persistence

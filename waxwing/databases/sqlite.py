@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import sqlalchemy as sa
 from typing_extensions import override
@@ -52,6 +52,7 @@ DIALECT = Dialect(
     case_sensitive=False,
     integer_key_automatic=True,
     json_number_kept=_number_kept,
+    savepoints=True,
     char_blanks_kept=True,
     times_are_text=True,
     untyped_columns=True,
@@ -130,10 +131,12 @@ class SQLite(Database):
         return columns(connection, table)
 
     @override
+    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+        return tuple(connection.scalars(_definition(table), {"name": table.name}))
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
-        master = f"{SA_DIALECT.identifier_preparer.quote(table.schema)}." if table.schema else ""
-        query = sa.text(f"SELECT type, sql FROM {master}sqlite_master WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted
-        found = connection.execute(query, {"name": table.name}).all()
+        found = connection.execute(_definition(table), {"name": table.name}).all()
         why = [f"{table.name} is a view" for row in found if row.type == "view"]
         sql = " ".join(row.sql.upper() for row in found if row.type == "table")
         if sql.startswith("CREATE VIRTUAL"):
@@ -143,3 +146,8 @@ class SQLite(Database):
         if clause := re.search(r"\bON\s+CONFLICT\s+(REPLACE|IGNORE)\b", sql):
             why.append(f"{table.name} has a key ON CONFLICT {clause[1]}, which drops rows without a word")
         return why
+
+
+def _definition(table: sa.Table) -> sa.TextClause:
+    master = f"{SA_DIALECT.identifier_preparer.quote(table.schema)}." if table.schema else ""
+    return sa.text(f"SELECT sql, type FROM {master}sqlite_master WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,6 +41,7 @@ DIALECT = Dialect(
     case_sensitive=False,
     integer_key_automatic=False,
     json_number_kept=None,
+    savepoints=False,  # under XACT_ABORT any error dooms the transaction
     char_blanks_kept=True,
     times_are_text=False,
     untyped_columns=False,
@@ -168,6 +169,10 @@ class SQLServer(Database):
         return sqlserver_catalog.key_problems(connection, table, keys)
 
     @override
+    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+        return tuple(map(tuple, connection.execute(_SHAPE, {"name": connection.dialect.identifier_preparer.format_table(table)})))
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = connection.dialect.identifier_preparer.format_table(table)
         place = {"name": table.name, "schema": table.schema}
@@ -187,6 +192,11 @@ _LOCK_SCHEMA = (
     "EXEC @held = sp_getapplock @Resource = @name, @LockMode = N'Exclusive', @LockOwner = N'Transaction'; "
     "IF @held < 0 THROW 51902, N'Another process makes the tables and does not finish.', 1"
 )
+
+_SHAPE = sa.text("""
+    SELECT name, system_type_id, user_type_id, max_length, precision, scale, is_nullable, default_object_id, is_identity,
+           is_computed, collation_name
+    FROM sys.columns WHERE object_id = OBJECT_ID(:name) ORDER BY column_id""")
 
 _OBJECT = sa.text("""
     SELECT o.type, t.durability

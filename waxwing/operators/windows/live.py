@@ -87,4 +87,4 @@ class Live:
 
     def whole(self, batch: Batch[Any], rows: list[Any], rejects: list[Reject]) -> Batch[Any]:
         """The batch, with these rows in place of its records."""
-        return replace(batch, whole=True).with_records(rows, [0] * len(rows), rejects, ())
+        return replace(batch, whole=True, stands_for=batch.arrived).with_records(rows, [0] * len(rows), rejects, ())
