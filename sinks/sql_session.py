@@ -102,11 +102,11 @@ class SqlSession(OwnedSession):
 
     def _try(self, change: Change) -> None:
         """Write the parts behind those that the trial holds, and leave it open: the next one may begin with the same."""
-        parts = [change.batches] if change.parts is None else list(change.parts)
         with self._errors():
-            if not self._database.dialect.savepoints:
+            if change.parts is None or not self._database.dialect.savepoints:
                 self._try_at_once(change)
                 return
+            parts = list(change.parts)
             if self._trial is None or self._trial.before is not change.before or not self._trial.begins(parts):
                 self._begin_trial(change)
             try:
@@ -164,6 +164,11 @@ class SqlSession(OwnedSession):
     def heartbeat(self) -> None:
         self._end_trial()
         super().heartbeat()
+
+    @override
+    def release(self) -> None:
+        self._end_trial()
+        super().release()
 
     def _end_trial(self) -> None:
         trial, self._trial = self._trial, None

@@ -111,8 +111,8 @@ class Session(ABC):
     def write(self, change: Change, *, dry_run: bool = False) -> None:
         """Write rows, dead letters and positions in one transaction; positions first, by compare-and-set.
 
-        With `dry_run` everything is done and then rolled back, if only with the next call: where that one begins with the same
-        parts, a session may keep what it has.
+        With `dry_run` everything is done and then rolled back. Where the change is written in parts, that may wait for the next
+        call: if it begins with the same parts, the session goes on with what it has.
 
         Raises:
             RowError: rows that can't be stored; nothing was written. Its `bad` counts the records of all
