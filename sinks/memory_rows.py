@@ -46,6 +46,7 @@ DIALECT = Dialect(
     case_sensitive=True,
     integer_key_automatic=True,
     json_number_kept=None,
+    savepoints=False,
     char_blanks_kept=True,
     times_are_text=False,
     untyped_columns=True,

@@ -118,8 +118,7 @@ class Batch(Generic[R]):
     multiplies. `rejects` and `deletes` are in message order. `lane` names the source partition it came by.
     The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do), or for those that a filter
     left (`stands_for`, their numbers): it is never cut, and `at` says nothing of them. A batch with a `mark` holds nothing: its
-    partition has no more records, for now ("idle",
-    since `idle_s`) or for ever ("end" of a bounded run).
+    partition has no more records, for now ("idle", since `idle_s`) or for ever ("end" of a bounded run).
     """
 
     stream: Stream
