@@ -24,6 +24,7 @@ from sinks.rows import Rows
 from sinks.writer import Writer
 from tests.unit.test_writer import QUICK, STREAM, Faulty, batch, run
 from waxwing.batch import Batch, Reject
+from waxwing.databases.base import Nature
 from waxwing.databases.sqlite import DIALECT
 from waxwing.databases.tables import plan
 from waxwing.errors import BadRowsLimit, ConfigError, OffsetGap, RowError
@@ -83,7 +84,7 @@ def table_of(*columns: sa.Column[Any]) -> sa.Table:
 
 def rows_of(mode: Merge, records: list[Any]) -> list[Any]:
     table = table_of(sa.Column("n", sa.Integer), sa.Column("f", sa.Double))
-    planned = plan(table, mode, dialect=DIALECT)
+    planned = replace(plan(table, mode, dialect=DIALECT), nature=Nature(keys_exact=True, rows_alone=True, rows_numbered=False))
     change = Change([whole(0, 9, records)], {}, {})
     return Rows(planned, [column.name for column in planned.columns], DIALECT).of(change).rows
 
