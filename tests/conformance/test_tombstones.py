@@ -10,7 +10,6 @@ from uuid import UUID
 
 import bytewax.operators as op
 import msgspec
-import pytest
 import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
@@ -79,8 +78,13 @@ def run(
         ]
 
 
-@pytest.mark.parametrize("kind", [StructKey, ModelKey, DataKey, TypedKey])
-def test_a_key_of_several_columns_deletes_its_row(place: Place, kind: Any) -> None:
+def test_a_key_of_several_columns_deletes_its_row(place: Place) -> None:
+    # What reads keys is the same on all of them.
+    for kind in (StructKey, ModelKey, DataKey, TypedKey) if place.database.dialect.name == "sqlite" else (StructKey,):
+        deletes_by_several_columns(place, kind)
+
+
+def deletes_by_several_columns(place: Place, kind: Any) -> None:
     table = place.table(
         sa.Column("id", sa.String(9), primary_key=True),
         sa.Column("region", sa.String(9), primary_key=True),
@@ -128,6 +132,8 @@ def test_a_key_of_one_column_of_each_kind(place: Place) -> None:
         (sa.DateTime(timezone=zoned), datetime, moment, moment, OfTime),
         (sa.Uuid(), UUID, uuid, uuid, msgspec.defstruct("OfUuid", [("id", UUID), ("n", int, 0)])),
     ]
+    if place.database.dialect.name == "sqlserver":  # each flow takes it seconds
+        cases = [cases[0], cases[5]]
     for kind, key, value, tombstone, record in cases:
         table = place.table(sa.Column("id", kind, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
         other = {"id": 8} if isinstance(kind, sa.Integer | sa.Numeric) else None
