@@ -18,6 +18,7 @@ from tests.conformance.place import Place
 from tests.unit.test_parse import field, parsed
 from waxwing.databases.base import Append, Upsert
 from waxwing.databases.columns import checks
+from waxwing.databases.json_values import Doubles
 
 LONG = "123456789012345678901234567890.12345678901234567890"
 # Each stands alone, in an array and in an object.
@@ -120,11 +121,10 @@ def test_a_column_of_text_keeps_numbers_that_stand_alone(place: Place) -> None:
         sa.Column("n", sa.Integer, primary_key=True, autoincrement=False), sa.Column("v", sa.JSON), name=table.name
     )
     planned = place.plan(declared, Upsert(keys=("n",)))
-    numbers = NUMBERS if place.database.dialect.json_number_kept is None else ["5", "1.5"]
-    values = values_of(OfRaw, numbers)
+    values = values_of(OfRaw, NUMBERS)
     assert checks(planned, place.database.dialect)[1](values) == {}
     place.write(planned, list(enumerate(values)))
-    assert stored(place, table) == numbers
+    assert stored(place, table) == NUMBERS
 
 
 def test_a_null_is_sqls_and_a_raw_one_is_jsons(place: Place) -> None:
@@ -160,3 +160,22 @@ def test_jsonb_keeps_the_number(postgresql_place: Place, staged: bool) -> None:
         assert "1E-16384" in bad[1]
         assert list(bad) == [0, 1, 2, 3]
     assert written(postgresql_place, sa.JSON(), values_of(OfAny, beyond), staged=staged)[1] == {}
+    # A table that is there may have the type, too.
+    name = f"declared_json_{int(staged)}"
+    postgresql_place.run(f"CREATE TABLE {name} (n integer PRIMARY KEY, v jsonb)")
+    declared = postgresql_place.table(sa.Column("n", sa.Integer, primary_key=True), sa.Column("v", sa.JSON), name=name)
+    planned = postgresql_place.plan(declared, Upsert(keys=("n",)))
+    assert list(checks(planned, postgresql_place.database.dialect)[1](values_of(OfRaw, beyond))) == [0, 1, 2, 3]
+
+
+def test_what_a_double_does_not_hold_is_refused_where_numbers_of_json_are_doubles() -> None:
+    limit = Doubles()
+    assert limit.all_fit([{"a": [1.5, Decimal("1.10"), 2**64 - 1, -(2**63), Decimal("1E+2")]}, "x", [], Decimal("0.1")])
+    for value in (
+        Decimal("12345678901234567890.123"),
+        {"a": [Decimal("1E+400")]},
+        [2**64],
+        msgspec.Raw(b"0.1000000000000000055"),
+    ):
+        assert not limit.all_fit([1, value])
+        assert str(limit.reason(value)).startswith("the number ")

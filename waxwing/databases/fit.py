@@ -145,9 +145,11 @@ def _uuid_in_text(have: Any, want: Any) -> Any:
     return kind
 
 
-def _json_in_text(have: Any, want: Any) -> Any:
-    """As text it keeps every number, where the type JSON may not."""
-    return TextJSON() if isinstance(have, sa.String) and not isinstance(want, TextJSON) else None
+def _json_as_found(have: Any, want: Any) -> Any:
+    """As text it keeps every number, where the type JSON may not; as JSONB those that are numbers of SQL."""
+    if isinstance(have, sa.String):
+        return None if isinstance(want, TextJSON) else TextJSON()
+    return have if have.__visit_name__ == "JSONB" and want.__visit_name__ != "JSONB" else None
 
 
 def _some_of(column: sa.Column[Any], have: Any, limit: Limit | None, sql: sa.Dialect) -> Limit | None:
@@ -177,5 +179,5 @@ _SMALLER: dict[str, Callable[[Any, Any], Any]] = {
     "decimal": _smaller_decimal,
     "binary": _smaller_binary,
     "uuid": _uuid_in_text,
-    "json": _json_in_text,
+    "json": _json_as_found,
 }

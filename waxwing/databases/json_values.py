@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 import orjson
 import sqlalchemy as sa
+from typing_extensions import override
 
 from waxwing.databases.base import Dialect
+from waxwing.databases.limits import Limit
 
 TYPES: frozenset[type] = frozenset({dict, list, str, bool, int, float, Decimal, msgspec.Raw})
 
@@ -156,6 +158,35 @@ def _beyond_numeric(value: Any) -> Iterator[Decimal]:
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _beyond_numeric(part)
+
+
+class Doubles(Limit):
+    """JSON whose numbers are kept as integers of 64 bits or as doubles."""
+
+    @override
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        try:
+            orjson.dumps(values, None, _OPTIONS)
+        except TypeError:  # with Decimals, or longer integers
+            return super().all_fit(values)
+        return True
+
+    @override
+    def reason(self, value: Any) -> str | None:
+        lost = next(_beyond_doubles(exact(text_of(value))), None)
+        return None if lost is None else f"the number {_named(str(lost))}, which JSON in this database would round"
+
+
+def _beyond_doubles(value: Any) -> Iterator[Decimal | int]:
+    if type(value) is int:
+        if not -(2**63) <= value < 2**64:
+            yield value
+    elif type(value) is Decimal:
+        if Decimal(repr(float(value))) != value:
+            yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _beyond_doubles(part)
 
 
 def _named(text: str) -> str:

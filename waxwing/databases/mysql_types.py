@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from waxwing.databases.catalog import Found, Made, Raw, Refused, Taken, Types, found, table_of
+from waxwing.databases.json_values import Doubles
 from waxwing.databases.limits import Between, Grains, Limit, Members, Moments, Octets, Selection
 
 # MariaDB 11.5 goes on to 2106.
@@ -190,7 +191,15 @@ TYPES: Types = table_of(
             make=lambda raw: (mysql.SMALLINT(unsigned=True), Between(*_YEARS, raw.sql)),
         ),
     ),
-    ("json", Taken(names="json (MySQL's)", declare="JSON", exact="numbers by their value", make=lambda _: mysql.JSON())),
+    (
+        "json",
+        Taken(
+            names="json (MySQL's)",
+            declare="JSON",
+            exact="integers of 64 bits, and doubles",
+            make=lambda _: (mysql.JSON(), Doubles()),
+        ),
+    ),
     (
         "uuid",
         Taken(names="uuid (MariaDB's)", declare="Uuid", exact="those that the standard has", make=lambda _: sa.UUID()),
