@@ -53,10 +53,12 @@ class Admission:
 
     Args:
         settings: the limits on bad rows.
+        where: the step and its target, for messages.
+        resume: what an operator types to let bad rows pass.
     """
 
-    def __init__(self, settings: SinkSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: SinkSettings, where: str = "", resume: str = "waxwing resume FLOW") -> None:
+        self._settings, self._where, self._resume = settings, where, resume
         self._arrived: dict[Stream, int] = {}
         self.positions: dict[Stream, Position] = {}
 
@@ -159,9 +161,9 @@ class Admission:
         ours = reject.stage != "sink" or reject.reason.startswith("column ")
         reason = reject.reason if ours else reject.reason.partition(": ")[0]
         raise BadRowsLimit(
-            f"{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
+            f"{self._where}{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
             hint="Something is wrong with the table or the producer. Mend it and start again, or accept them as dead letters: "
-            f"waxwing resume {batch.stream.flow}",
+            f"{self._resume}",
             topic=batch.stream.topic,
             partition=batch.stream.partition,
             offset=offset,

@@ -33,6 +33,7 @@ class OwnedSession(Session):
 
     def __init__(self, engine: sa.Engine, database: Database, target: SqlTarget, token: str) -> None:
         self._database, self._name, self._token = database, target.name, token
+        self._url_setting = target.url_setting
         self._flow, self._step = target.flow, target.step
         self._stale_s = target.settings.owner_stale_s
         self._statement_timeout_s = target.statement_timeout_s
@@ -158,7 +159,7 @@ class OwnedSession(Session):
     def _errors(self, *, lock_hint: bool = False) -> Iterator[None]:
         self._committing = False
         try:
-            with translated(self._database, self._name):
+            with translated(self._database, self._name, self._url_setting):
                 yield
         except TransientError as error:
             error.committing = self._committing
@@ -178,8 +179,11 @@ class OwnedSession(Session):
 
 
 @contextlib.contextmanager
-def translated(database: Database, name: str) -> Iterator[None]:
-    """Errors of the driver as ours; an error that blames a row comes out as SQLAlchemy's DBAPIError, for the caller to read."""
+def translated(database: Database, name: str, url_setting: str) -> Iterator[None]:
+    """Errors of the driver as ours, of the target `name`, whose URL that setting gave.
+
+    An error that blames a row comes out as SQLAlchemy's DBAPIError, for the caller to read.
+    """
     try:
         yield
     except WaxwingError:
@@ -189,6 +193,7 @@ def translated(database: Database, name: str) -> Iterator[None]:
         if address.was_connecting(error):
             failure = failure.of_connecting(database.dialect.name)
         if (ours := failure.error(name)) is not None:
+            ours.hint = ours.hint.replace("DATABASE_URL", url_setting)
             raise ours from error
         if isinstance(error, sa.exc.DBAPIError):
             raise

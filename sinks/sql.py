@@ -16,6 +16,7 @@ from sinks.ownership import translated
 from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
 from waxwing.batch import Stream
+from waxwing.configuration import setting_of
 from waxwing.databases import address, database_for, ledger
 from waxwing.databases.base import Append, Merge, Mode, Upsert
 from waxwing.databases.tables import ensure, plan
@@ -49,7 +50,9 @@ class SqlTarget(Target):
     def __init__(self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None) -> None:
         super().__init__(settings)
         self.statement_timeout_s = settings.database_statement_timeout_s
-        self._url = address.parsed(settings.database_url.get_secret_value())
+        text = settings.database_url.get_secret_value()
+        self.setting = setting_of(text)
+        self._url = address.parsed(text, self.setting or "DATABASE_URL")
         self._database = database_for(self._url)
         self._table = _renamed(table, settings.database_table)
         self._renamed_from = table.fullname if settings.database_table else ""
@@ -63,6 +66,20 @@ class SqlTarget(Target):
             lock_timeout_s=settings.database_lock_timeout_s,
             statement_timeout_s=settings.database_statement_timeout_s,
         )
+
+    @override
+        self._plan: Plan | None = None
+        try:
+            self._engine = self._database.engine(
+                self._url,
+                connect_timeout_s=settings.database_connect_timeout_s,
+                lock_timeout_s=settings.database_lock_timeout_s,
+                statement_timeout_s=settings.database_statement_timeout_s,
+            )
+        except ConfigError as error:
+            if self.setting:
+                error.message = f"{self.setting}: {error.message}"
+            raise
         address.note_connecting(self._engine)
         if isinstance(mode, Upsert) and mode.delete_on_tombstone and mode.newer_by:
             raise ConfigError("delete_on_tombstone takes no newer_by: a tombstone brings a key and no version.")
@@ -71,6 +88,17 @@ class SqlTarget(Target):
     def place(self) -> str:
         """The database, without user and password."""
         return f"{self._database.dialect.name} at {address.place(self._url)}"
+
+    @property
+    def url_setting(self) -> str:
+        """The setting that gave the URL."""
+        return self.setting or f"DATABASE_URL, or wherever the URL of {self.place} comes from,"
+
+    @property
+    @override
+    def resume_command(self) -> str:
+        elsewhere = "" if self.setting else f" (with DATABASE_URL set to {self.place})"
+        return f"{super().resume_command}{elsewhere}"
 
     @property
     @override
@@ -274,7 +302,7 @@ class SqlTarget(Target):
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            with translated(self._database, self.name):
+            with translated(self._database, self.name, self.url_setting):
                 yield
         except TransientError as error:
             # Locks that keep even a start waiting may be a frozen process's.

@@ -179,9 +179,9 @@ class WindowAdmission:
 
     def _limit(self, what: str) -> NoReturn:
         raise BadRowsLimit(
-            f"{self._target.name}: {what}.",
+            f"Step {self._target.step}, {self._target.name}: {what}.",
             hint="Something is wrong with the definition or the producer. Mend it and start again, or accept them as dead "
-            f"letters: waxwing resume {self._stream.flow}",
+            f"letters: {self._target.resume_command}",
         )
 
     def _letters_of(self, emission: Emission) -> list[DeadLetter]:

@@ -49,7 +49,9 @@ class Writer:
         self._settings = target.settings
         self._token = secrets.token_hex(8)
         self._session_now: Session | None = None
-        self._admission: Admits = admission or Admission(target.settings)
+        self._admission: Admits = admission or Admission(
+            target.settings, f"Step {target.step}, {target.name}: ", target.resume_command
+        )
         self._queue: deque[Any] = deque()
         self._waiting = 0  # records in the queue, by their weight
         self._size = TransactionSize(target.settings.flush_rows_max, target.transaction_s)
@@ -187,7 +189,8 @@ class Writer:
             self._session().heartbeat()
         except TransientError as error:
             # Nothing is lost by a missed heartbeat; the next transaction will retry and say so.
-            log.warning("heartbeat_missed", f"{self._target.name}: no heartbeat: {error.message}", part=self._part)
+            what = f"{self._target.name}: no heartbeat: {error.message}"
+            log.lasting("heartbeat_missed", error.message, what, part=self._part)
             self._drop_session()
         finally:
             self._called_s = 0.0
@@ -322,8 +325,9 @@ class Writer:
                         )
                     error.hint = error.hint or "The flow stops here; the next start goes on from the stored positions."
                     raise
-                log.warning(
+                log.lasting(
                     "retry",
+                    error.message,
                     f"{self._target.name}: {what} failed, trying again in {wait_s:.1f} s: {error.message}",
                     part=self._part,
                     attempt=attempt,

@@ -70,6 +70,8 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
     def _shared_by_lanes(self, flow: str) -> tuple[TopicWatch, Durable]:
         """What all lanes of this process share; a second run of the same source begins anew."""
         if self._shared is None or self._shared[0].closed:
+            for feed in self._feeds:
+                feed.claim(self._settings.source_topic, self)
             topic = TopicWatch(self._settings, self._feeds, flow)
             durable = Durable(self._feeds, self._settings.source_topic, lambda: topic.topic_id)
             self._shared = (topic, durable)

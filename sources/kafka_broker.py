@@ -147,9 +147,8 @@ class Broker:
                 if away_s >= self._settings.kafka_away_max_s:
                     hint = "Check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and whether the broker runs; then start again."
                     raise TransientError(f"No answer from Kafka at {brokers} for {away_s:.0f} s: {reason}.", hint=hint) from error
-                log.warning(
-                    "kafka_away", f"Kafka at {brokers} does not answer ({reason}); still trying.", away_s=round(away_s, 1)
-                )
+                what = f"Kafka at {brokers} does not answer ({reason})"
+                log.lasting("kafka_away", what, f"{what}; still trying.", away_s=round(away_s, 1))
                 said = True
                 timeout_s = min(timeout_s * 2, ATTEMPT_MAX_S, max(1.0, self._settings.kafka_away_max_s - away_s))
                 if (rest_s := min(timeout_s / 2, BACKOFF_MAX_S) - (time.monotonic() - attempt_s)) > 0:

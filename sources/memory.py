@@ -102,6 +102,8 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         streams = {Stream(flow, self._topic, f"name:{self._topic}", number): 0 for number in self._messages}
         if not self._feeds:
             return {stream: StartAt(0) for stream in streams}
+        for feed in self._feeds:
+            feed.claim(self._topic, self)
         prepare_feeds(self._feeds, flow, anew=self._anew)
         starts = open_feeds(self._feeds, self._topic, streams, lambda: streams, None, anew=self._anew)
         say_starts(flow, starts, anew=self._anew)

@@ -29,6 +29,6 @@ def ask(call: Callable[[], T], retry_max_s: float, pause: Callable[[float], None
         except TransientError as error:
             if time.monotonic() - began_s + pause_s > retry_max_s:
                 raise
-            log.warning("target_away", f"{error.message.rstrip('.')}; still trying.", **error.context)
+            log.lasting("target_away", error.message, f"{error.message.rstrip('.')}; still trying.", **error.context)
         pause(pause_s * random.uniform(0.5, 1.0))
         pause_s = min(pause_s * 2, RETRY_WAIT_MAX_S)

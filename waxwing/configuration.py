@@ -87,9 +87,19 @@ def read(kind: type[Group], problems: list[str], *, partial: bool = False) -> di
                 )
             for one in found:
                 _remember(field, kind.model_fields[field], one.text)
+                _setting_of.setdefault(one.text, one.name)
             if found:
                 given.setdefault(field, found[0])
     return given
+
+
+# By its text, the setting that gave a value: an error of a second database names the setting to look at.
+_setting_of: dict[str, str] = {}
+
+
+def setting_of(text: str) -> str:
+    """The name of the setting that gave this very text; empty where none that was loaded did."""
+    return _setting_of.get(text, "")
 
 
 def names_given() -> list[str]:
@@ -243,6 +253,7 @@ def _from_parts(given: dict[str, Given]) -> Iterator[str]:
         url = sa.URL.create(scheme, text.get("user"), text.get("password"), text.get("host"), port, text.get(database))
         url = url.update_query_dict({option: text[name] for name, option in options.items() if text.get(name)})
         given["database_url"] = Given(url.render_as_string(hide_password=False), some.name, some.place)
+        _setting_of.setdefault(given["database_url"].text, f"the settings {prefix.upper()}_...")
         if table := parts.get("table"):
             if "database_table" in given:
                 yield f"{given['database_table']} and {table} are both given: give one."

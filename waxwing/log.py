@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -13,6 +15,10 @@ from waxwing.secrets import scrub
 
 # Asked once: later stderr may lead through a filter.
 terminal = sys.stderr.isatty()
+SAY_AGAIN_S = 30.0
+LASTING_MAX = 1_000
+_lasting: dict[str, tuple[float, int]] = {}  # by what is wrong: when it was last said, and how often it was met since
+_lock = threading.Lock()
 _LEVELS = {"info": "", "warning": "warning: ", "error": "error: "}
 
 
@@ -24,6 +30,23 @@ def info(event: str, message: str, **fields: Any) -> None:
 def warning(event: str, message: str, **fields: Any) -> None:
     """Say what someone should look at; the flow goes on."""
     _say("warning", event, message, fields)
+
+
+def lasting(event: str, about: str, message: str, **fields: Any) -> None:
+    """Say what lasts, and is met by many: at once, then every half minute, with how often it was met since.
+
+    `about` is what is wrong; a target's name before it ("orders in postgresql at ...: ") makes no difference.
+    """
+    key, now_s = re.sub(r"^\S+ in ", "", about), time.monotonic()
+    with _lock:
+        if len(_lasting) > LASTING_MAX:
+            _lasting.clear()
+        said_s, more = _lasting.get(key, (-SAY_AGAIN_S, 0))
+        again = now_s - said_s < SAY_AGAIN_S
+        _lasting[key] = (said_s, more + 1) if again else (now_s, 0)
+    if not again:
+        times = f" ({more:,} more times since that was last said)" if more else ""
+        _say("warning", event, f"{message}{times}", fields)
 
 
 def error(event: str, message: str, **fields: Any) -> None:

@@ -146,6 +146,7 @@ class Target(ABC):
         self._flow = ""
         self._step = ""
         self._flow_targets: dict[str, Target] = {}
+        self._sources: dict[str, object] = {}  # by topic
 
     # -- which step it serves ------------------------------------------------------------------
 
@@ -163,8 +164,25 @@ class Target(ABC):
                 hint="Make a second target object for the second step.",
             )
         self._flow, self._step = flow, step
+        if flow_targets is None or self._flow_targets is not flow_targets:  # another Dataflow, whose sources are others
+            self._sources = {}
         self._flow_targets = {} if flow_targets is None else flow_targets
         self._flow_targets[step] = self
+
+    def claim(self, topic: str, source: object) -> None:
+        """Called by a source that feeds this target, before it reads: one source a topic.
+
+        Raises:
+            ConfigError: another source of the same flow reads a topic of this name into it.
+        """
+        if self._sources.setdefault(topic, source) is not source:
+            raise ConfigError(
+                f"Two sources of flow {self.flow} read a topic {topic!r} into step {self.step}, where nothing tells them apart.",
+                hint="Read it by one source, which may feed any number of steps; or give each source a topic name of its own, or "
+                "a step of its own.",
+                step=self.step,
+                topic=topic,
+            )
 
     @property
     def flow(self) -> str:
@@ -260,6 +278,11 @@ class Target(ABC):
     def columns(self) -> Sequence[str]:
         """What the values of rows that are plain tuples are called; empty where nobody knows."""
         return ()
+
+    @property
+    def resume_command(self) -> str:
+        """What an operator types to let bad records pass."""
+        return f"waxwing resume {self.flow}"
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 from pydantic import SecretStr
 
-from sinks import SqlTarget, SqlWindows, Upsert, sink, window_sink
+from sinks import MemoryTarget, SqlTarget, SqlWindows, Upsert, sink, window_sink
+from sources.kafka import KafkaSource
 from sources.memory import MemorySource
+from waxwing import log
 from waxwing import operators as ww
+from waxwing.configuration import load
 from waxwing.databases import ledger
-from waxwing.errors import ConfigError
+from waxwing.errors import BadRowsLimit, ConfigError
 from waxwing.operators.windows import Count, Tumbling, Windows
-from waxwing.settings import SqlWindowSettings
+from waxwing.settings import KafkaSettings, SqlSettings, SqlWindowSettings
 
 
 class Numbered(msgspec.Struct):
@@ -101,3 +105,98 @@ def test_windows_whose_source_does_not_know_them_are_refused_with_what_to_do(tmp
         error = error.__cause__ or error.__context__
     assert isinstance(error, ConfigError)
     assert "feeds=" in error.hint
+
+
+def test_two_sources_of_one_topic_name_into_one_step_are_refused_before_anything_is_read() -> None:
+    for _ in range(2):
+        target, flow = MemoryTarget(), Dataflow("two")
+        sources = [MemorySource([b"a"], topic=topic, feeds=[target]) for topic in ("one", "other")]
+        sink("out", op.merge("merge", *(op.input(f"in{n}", flow, source) for n, source in enumerate(sources))), target)
+        run_main(flow)
+        assert target.rows == [b"a", b"a"]
+    target, flow = MemoryTarget(), Dataflow("two")
+    sources = [MemorySource([b"a"], feeds=[target]) for _ in range(2)]
+    sink("out", op.merge("merge", *(op.input(f"in{n}", flow, source) for n, source in enumerate(sources))), target)
+    with pytest.raises(BaseException, match=r"Two sources|error") as caught:
+        run_main(flow)
+    assert "Two sources of flow two read a topic 'memory' into step out" in str(config_error(caught.value))
+    assert target.rows == []
+
+
+def test_two_kafka_sources_of_one_topic_into_one_step_are_refused() -> None:
+    target, flow = MemoryTarget(), Dataflow("two")
+    settings = KafkaSettings(kafka_bootstrap_servers="127.0.0.1:9", source_topic="t")
+    first, second = KafkaSource(settings, feeds=[target]), KafkaSource(settings, feeds=[target])
+    sink("out", op.input("in", flow, first), target)
+    lane = first.build_part("two.in", "lane-000", None)
+    with pytest.raises(ConfigError, match="Two sources of flow two read a topic 't' into step out"):
+        second.build_part("two.in2", "lane-000", None)
+    lane.close()
+
+
+def test_a_flow_of_one_s_own_has_no_default_topic() -> None:
+    with pytest.raises(ConfigError, match=r"SOURCE_TOPIC is not given\."):
+        KafkaSource(KafkaSettings(kafka_bootstrap_servers="127.0.0.1:9"))
+
+
+def config_error(error: BaseException | None) -> ConfigError:
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    assert error is not None
+    return error
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://user:s3cretpw@127.0.0.1:5432", "PostgreSQL"),
+        ("postgresql://user:s3cretpw@127.0.0.1:5432/", "PostgreSQL"),
+        ("mysql://user:s3cretpw@127.0.0.1:3306", "MySQL"),
+    ],
+)
+def test_a_url_without_a_database_is_refused_by_the_name_of_its_setting(
+    url: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALARMS_DATABASE_URL", url)
+    given = load(Alarms)
+    own = SqlSettings(database_url=given.alarms_database_url)
+    with pytest.raises(ConfigError, match=f"ALARMS_DATABASE_URL: The URL of the {named} database names no database") as refused:
+        SqlTarget(own, table("t"), Upsert(keys=("id",)))
+    assert "s3cretpw" not in str(refused.value)
+
+
+class Alarms(KafkaSettings, SqlSettings):
+    """A flow with a second database."""
+
+    alarms_database_url: SecretStr = SecretStr("")
+
+
+def test_what_lasts_is_said_once_for_all_who_meet_it_and_again_after_a_while(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in range(8):
+        log.lasting("retry", "orders in db at h: refused", f"orders: attempt {part}")
+        log.lasting("target_away", "totals in db at h: refused", "totals: still trying")
+    log.lasting("retry", "orders in db at h: another reason", "orders: otherwise")
+    monkeypatch.setattr(log, "SAY_AGAIN_S", 0.0)
+    log.lasting("retry", "orders in db at h: refused", "orders: attempt 9")
+    said = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "orders: attempt 0",
+        "orders: otherwise",
+        "orders: attempt 9 (15 more times since that was last said)",
+    ]
+
+
+def test_a_limit_on_bad_rows_names_step_database_and_the_command(tmp_path: Path) -> None:
+    flow, target = Dataflow("limited"), SqlTarget(settings(tmp_path, bad_run_max=2), table("t"), Upsert(keys=("id",)))
+    records = ww.parse("parse", op.input("in", flow, MemorySource([b"?"] * 9, feeds=[target], lanes=1)), Numbered)
+    sink("out", records, target)
+    with pytest.raises(BaseException, match=r"in a row|error") as caught:
+        run_main(flow)
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, BadRowsLimit):
+        error = error.__cause__ or error.__context__
+    assert error is not None
+    assert f"Step out, t in sqlite at {tmp_path}/db.sqlite: memory[0]: 3 bad records in a row, up to offset 2" in str(error)
+    assert "waxwing resume limited" in str(error)

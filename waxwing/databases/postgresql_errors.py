@@ -179,7 +179,9 @@ def failure_of(cause: psycopg.Error) -> Failure:
 
 def _without_code(error: psycopg.Error) -> Failure:
     """An error that no server gave a code to: of connecting, of a lost connection, of the driver itself."""
-    reason = " ".join(str(error).split())
+    # libpq tries each address, with TLS and without, and says of each the same.
+    lines = (line.strip().removeprefix("connection failed: ") for line in str(error).splitlines())
+    reason = " ".join(" ".join(dict.fromkeys(line for line in lines if line)).split())
     if isinstance(error, psycopg.ProgrammingError) or _OPTIONS.search(reason):
         return Failure("config", type(error).__name__, reason, "Check the options in DATABASE_URL.")
     if isinstance(error, psycopg.OperationalError):
