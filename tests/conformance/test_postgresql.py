@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy.dialects.postgresql import JSONB
 
+from sinks import SqlTarget
 from tests.conformance.place import Place, make_place
 from tests.servers import PostgreSQL
+from waxwing.configuration import load
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
+from waxwing.settings import SqlSettings
 
 
 @pytest.fixture
@@ -260,3 +264,23 @@ def test_a_database_of_another_encoding_and_of_old_string_rules_is_written(postg
     rows = [("a", 'back\\slash "quoted"'), ("b", "ключ"), ("c", None)]
     place.write(place.plan(table, Upsert(keys=("id",))), rows, rows)
     assert place.read(table) == rows
+
+
+def test_a_second_database_s_refused_password_names_its_own_setting_and_is_said_once(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Settings(SqlSettings):
+        alarms_database_url: SecretStr = SecretStr("")
+
+    url = postgresql.new_database()
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("ALARMS_DATABASE_URL", url.replace(postgresql.sql_password, "wrong-secret"))
+    given = load(Settings)
+    alarms = sa.Table("alarms", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
+    target = SqlTarget(given.model_copy(update={"database_url": given.alarms_database_url}), alarms, Append())
+    target.bind("shop", "alarms")
+    with pytest.raises(ConfigError, match="alarms in postgresql at") as refused:
+        target.prepare()
+    assert str(refused.value).count("password authentication failed") == 1
+    assert "Check user and password in ALARMS_DATABASE_URL" in refused.value.hint
+    assert "wrong-secret" not in str(refused.value)

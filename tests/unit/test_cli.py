@@ -15,16 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import bytewax.operators as op
 import psutil
 import pytest
+from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 from pydantic import SecretStr
 
-from dataflows.orders import OrdersSettings, build, orders
-from sinks import SqlTarget, Upsert
+from dataflows.orders import OrdersSettings, RawOrder, build, orders
+from sinks import SqlTarget, Upsert, sink
 from sources.memory import MemorySource
 from tests.servers import Kafka
+from waxwing.cli import positions
 from waxwing.cli.supervisor import verdict
+from waxwing.errors import ConfigError
+from waxwing.operators import parse
 
 ROOT = Path(__file__).parents[2]
 NONE: Mapping[str, str] = {}
@@ -368,3 +373,34 @@ def test_a_database_in_which_no_flow_has_run_is_told(tmp_path: Path) -> None:
     done = waxwing("status", "orders", values={"DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite'}"})
     assert done.returncode == 78
     assert "no positions of a flow 'orders'" in done.stderr
+
+
+def test_commands_look_at_each_of_a_flow_s_databases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urls = {"DATABASE_URL": f"sqlite:///{tmp_path / 'shop.sqlite'}", "B_DATABASE_URL": f"sqlite:///{tmp_path / 'alarms.sqlite'}"}
+    monkeypatch.chdir(tmp_path)
+    flow = Dataflow("two-databases")
+    targets = [SqlTarget(OrdersSettings(database_url=SecretStr(url)), orders, Upsert(keys=("id",))) for url in urls.values()]
+    read = op.input("in", flow, MemorySource([b"{}", b"?", None], feeds=targets))
+    for step, target in zip(("table", "alarms"), targets, strict=True):
+        sink(step, parse("parse_" + step, read, RawOrder), target)
+    run_main(flow)
+    for name, url in urls.items():
+        monkeypatch.setenv(name, url)
+    positions.status("two-databases")
+    shown = capsys.readouterr().out.splitlines()
+    for path, step in (("shop", "table"), ("alarms", "alarms")):
+        assert f"sqlite at {tmp_path}/{path}.sqlite" in shown
+        assert f"{step}\tmemory\t0\t3\t" in shown
+    assert shown.count("3 dead letters of 3 records.") == 2
+    positions.resume("two-databases", 10)
+    positions.rename_flow("two-databases", "renamed")
+    said = capsys.readouterr().err
+    for text in ("the next 10 records", "1 position and 3 dead letters", "belong to renamed now"):
+        assert said.count(text) == 2
+    positions.drop("renamed", "alarms", yes=True, dead_letters=True)
+    positions.status("renamed")
+    assert f"sqlite at {tmp_path}/alarms.sqlite" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"There are no positions of a flow 'two-databases' in .*shop.sqlite, .*alarms.sqlite"):
+        positions.status("two-databases")
