@@ -60,15 +60,6 @@ class SqlTarget(Target):
         self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
         self._looked: Looked | None = None
         self._looking = threading.RLock()  # sessions of several lanes may find the table altered at once
-        self._engine = self._database.engine(
-            self._url,
-            connect_timeout_s=settings.database_connect_timeout_s,
-            lock_timeout_s=settings.database_lock_timeout_s,
-            statement_timeout_s=settings.database_statement_timeout_s,
-        )
-
-    @override
-        self._plan: Plan | None = None
         try:
             self._engine = self._database.engine(
                 self._url,

@@ -110,7 +110,7 @@ def test_row_level_security_is_refused_where_it_applies(place: Place) -> None:
     with pytest.raises(ConfigError, match="row-level security"):
         other.plan(table, Append())
     missing = simple(place)
-    assert other.kind_of_failure(lambda: other.plan(missing, Append())) == "config"  # may not make tables
+    assert other.kind_of_failure(lambda: other.plan(missing, Append())) == "permission"  # may not make tables
 
 
 @pytest.mark.parametrize(
