@@ -168,7 +168,8 @@ class OwnedSession(Session):
                 error.hint = f"Locks are held by: {blockers}."
             raise
         except sa.exc.DBAPIError as error:
-            raise RowError(_reason(self._database, error)) from error
+            failure = self._database.classify(error)
+            raise RowError(f"{failure.reason} ({failure.code})", column=failure.column) from error
 
     def _blockers(self) -> str:
         with contextlib.suppress(Exception), self._connection.engine.connect() as other:
@@ -198,8 +199,3 @@ def translated(database: Database, name: str, url_setting: str) -> Iterator[None
         if isinstance(error, sa.exc.DBAPIError):
             raise
         raise sa.exc.DBAPIError("", None, error) from error
-
-
-def _reason(database: Database, error: sa.exc.DBAPIError) -> str:
-    failure = database.classify(error)
-    return f"{failure.reason} ({failure.code})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -274,7 +274,7 @@ class SqlTarget(Target):
             assert self._looked is not None
             return self._looked
 
-    def forget(self, shape: Hashable) -> None:
+    def forget(self, shape: tuple[object, ...]) -> None:
         """The table has no longer this shape."""
         with self._looking:
             if self._looked is not None and self._looked.shape == shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,7 @@ from sinks.step_store import Step
 from waxwing.batch import Batch
 from waxwing.databases import ledger
 from waxwing.databases.base import Database, Plan
-from waxwing.errors import RowError, TableAltered, TargetError, TransientError, WaxwingError
+from waxwing.errors import RowError, TableAltered, TableError, TargetError, TransientError, WaxwingError
 from waxwing.target import Change, Order
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Looked(NamedTuple):
     """What was found when the table was looked at: what is written, and what tells that it was altered since."""
 
     plan: Plan
-    shape: Hashable
+    shape: tuple[object, ...]
 
 
 class SqlSession(OwnedSession):
@@ -41,6 +41,7 @@ class SqlSession(OwnedSession):
         self._target, self._shape = target, looked.shape
         self._rows = Rows(looked.plan, target.columns, database.dialect)
         self._bulk = database.bulk(looked.plan)
+        self._brought = {column.name.lower() for column in looked.plan.columns}
         self._letters_again = False
 
     @override
@@ -55,9 +56,9 @@ class SqlSession(OwnedSession):
                 write(change)
             except _LettersAgain:
                 write(change)
-        except RowError as error:
+        except (RowError, TableError) as error:
             if not dry_run:
-                self._look_again(error)  # before a row is blamed
+                self._look_again(error)  # before a row is blamed, or the table
             raise
 
     def _write(self, change: Change) -> None:
@@ -177,20 +178,30 @@ class SqlSession(OwnedSession):
 
     # -- the table's shape -----------------------------------------------------------------------
 
-    def _look_again(self, cause: Exception) -> None:
-        """Raises TableAltered if the table is not what it was when the plan was made."""
-        with self._errors():
-            try:
-                with self._begun():
-                    self._check_shape()
-            except TableAltered as altered:
-                raise altered from cause
+    def _look_again(self, refusal: RowError | TableError) -> None:
+        """Look whether the table is as it was when the plan was made.
 
-    def _check_shape(self) -> None:
+        Raises:
+            TableAltered: it is not; the next session has a plan for what it is now.
+            TableError: it refuses nulls in a column that the flow does not bring.
+        """
+        null = str(refusal.context.get("column") or "").lower()
+        with self._errors(), self._begun():
+            self._check_shape(refusal)
+            if not null or null in self._brought:
+                return
+            found = {column.name.lower() for column in self._database.columns(self._connection, self._target.table)}
+        if null in found:
+            raise TableError(
+                f"{self._name}: {refusal.message}; rows do not bring the column {null}.",
+                hint="Give the column a default that is no null (or look at what a trigger makes of it), then start again.",
+            ) from refusal
+
+    def _check_shape(self, cause: Exception | None = None) -> None:
         shape = self._database.shape(self._connection, self._target.table)
-        if shape != self._shape:
+        if shape != self._shape and shape:  # one that is gone altogether is not made anew
             self._target.forget(self._shape)
-            raise TableAltered(f"{self._name}: the table was altered; looking at it again.")
+            raise TableAltered(f"{self._name}: the table was altered; looking at it again.") from cause
 
     # -- positions -------------------------------------------------------------------------------
 

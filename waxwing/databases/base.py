@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -235,8 +235,8 @@ class Database(ABC):
         return None
 
     @abstractmethod
-    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
-        """What tells that the table's columns were altered: one cheap question, asked in every transaction."""
+    def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
+        """What tells that the table's columns were altered: one cheap question, asked in every transaction. Empty: it is gone."""
 
     def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
         """Make deferred constraints speak now, before COMMIT; they go on to wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -175,7 +175,7 @@ class MySQL(Database):
         return mysql_catalog.key_problems(connection, table, keys)
 
     @override
-    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+    def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(map(tuple, connection.execute(_SHAPE, {"schema": table.schema, "name": table.name})))
 
     @override

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -147,8 +147,8 @@ class PostgreSQL(Database):
         return postgresql_catalog.key_problems(connection, table, keys)
 
     @override
-    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
-        return str(connection.scalar(_SHAPE, {"name": SA_DIALECT.identifier_preparer.format_table(table)}))
+    def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
+        return tuple(filter(None, connection.scalars(_SHAPE, {"name": SA_DIALECT.identifier_preparer.format_table(table)})))
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

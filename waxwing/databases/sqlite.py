@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from typing_extensions import override
@@ -131,7 +131,7 @@ class SQLite(Database):
         return columns(connection, table)
 
     @override
-    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+    def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(connection.scalars(_definition(table), {"name": table.name}))
 
     @override

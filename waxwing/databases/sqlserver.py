@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -169,7 +169,7 @@ class SQLServer(Database):
         return sqlserver_catalog.key_problems(connection, table, keys)
 
     @override
-    def shape(self, connection: sa.Connection, table: sa.Table) -> Hashable:
+    def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(map(tuple, connection.execute(_SHAPE, {"name": connection.dialect.identifier_preparer.format_table(table)})))
 
     @override
