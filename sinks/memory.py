@@ -68,6 +68,10 @@ class MemoryTarget(Target):
         return self._kept.rows
 
     @override
+    def check_records(self, kind: Any) -> None:
+        self._kept.check_records(kind)
+
+    @override
     def prepare(self) -> None:
         """Nothing to make."""
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from sinks.keys import identity
 from sinks.merging import fields_of, merge_records
+from sinks.misfits import check_records
 from sinks.rows import NO_DELETES, NO_ROW, Rows, greater
 from waxwing.batch import Delete
 from waxwing.databases.base import Append, Dialect, Keyed, Merge, Mode, Nature, Upsert, keys_of
@@ -66,6 +67,9 @@ class Kept(ABC):
             RowError: rows that can't be stored.
         """
 
+    def check_records(self, kind: Any) -> None:  # noqa: B027 - without a table any record is taken
+        """Refuse a type of records of which not one could be written."""
+
     @property
     @abstractmethod
     def rows(self) -> list[Any]:
@@ -88,6 +92,10 @@ class InTable(Kept):
         self._identity = identity(key, range(len(key))) if key and whole else None
         self._key = [column.name for column in key]
         self._held: dict[Any, Row] = {}
+
+    @override
+    def check_records(self, kind: Any) -> None:
+        check_records(kind, self._plan.columns, DIALECT, self._plan.table.fullname)
 
     @property
     @override

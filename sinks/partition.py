@@ -12,6 +12,7 @@ from typing_extensions import override
 from sinks.writer import Writer
 from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
+from waxwing.operators.declared import record_type
 from waxwing.target import Target
 
 
@@ -24,9 +25,10 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
         (`feeds=[target]`): tests/faults/test_storm.py.
 
     Raises:
-        ConfigError: the target serves another step already.
+        ConfigError: the target serves another step already, or not one record of the declared type could be written.
     """
     bind(step_id, up, target)
+    target.check_records(record_type(up))
     keyed = op.map(f"{step_id}_lane", up, lambda batch: (batch.lane, batch))
     op.output(step_id, keyed, TargetSink(target))
 

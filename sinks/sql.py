@@ -12,6 +12,7 @@ from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
 from sinks import step_store, window_store
+from sinks.misfits import check_records
 from sinks.ownership import translated
 from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
@@ -110,6 +111,10 @@ class SqlTarget(Target):
     @override
     def columns(self) -> Sequence[str]:
         return [column.name for column in self._wanted.columns]
+
+    @override
+    def check_records(self, kind: Any) -> None:
+        check_records(kind, self._wanted.columns, self._database.dialect, self._table.fullname)
 
     @property
     @override

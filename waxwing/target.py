@@ -274,6 +274,13 @@ class Target(ABC):
         The first session of a token draws its generation; a later one (after a lost connection) keeps it.
         """
 
+    def check_records(self, kind: Any) -> None:  # noqa: B027 - a target without columns takes any
+        """Refuse a type of records (None: nobody has declared it) of which not one could be written.
+
+        Raises:
+            ConfigError: with all that does not fit.
+        """
+
     @property
     def columns(self) -> Sequence[str]:
         """What the values of rows that are plain tuples are called; empty where nobody knows."""

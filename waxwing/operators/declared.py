@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from bytewax.dataflow import Stream as Flowing
@@ -46,18 +46,21 @@ def field_types(kind: Any) -> dict[str, frozenset[type] | None] | None:
     if not isinstance(kind, type) or not getattr(kind, "__annotations__", None):
         return None
     with contextlib.suppress(Exception):
-        return {name: _types(hint) for name, hint in get_type_hints(kind).items()}
+        return {name: types_of(hint) for name, hint in get_type_hints(kind).items()}
     return None
 
 
-def _types(hint: Any) -> frozenset[type] | None:
+def types_of(hint: Any) -> frozenset[type] | None:
+    """The types of a hint's values, but null; None: anything."""
     origin = get_origin(hint)
+    if origin is Annotated:
+        return types_of(get_args(hint)[0])
     if origin is Union or origin is types.UnionType:
-        parts = [_types(part) for part in get_args(hint) if part is not type(None)]
+        parts = [types_of(part) for part in get_args(hint) if part is not type(None)]
         return None if None in parts else frozenset().union(*(part for part in parts if part is not None))
     if origin is Literal:
         return frozenset(type(value) for value in get_args(hint) if value is not None)
     if isinstance(hint, NewType):
-        return _types(hint.__supertype__)
+        return types_of(hint.__supertype__)
     plain = origin or hint
     return frozenset({plain}) if plain in PLAIN_TYPES else None

@@ -1,0 +1,99 @@
+"""What a record type shows to be wrong with a table, before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgspec
+import pydantic
+import sqlalchemy as sa
+from typing_extensions import get_type_hints, is_typeddict
+
+from waxwing.databases.base import Dialect
+from waxwing.databases.columns import rule
+from waxwing.errors import ConfigError
+from waxwing.operators.declared import field_types, types_of
+
+
+def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect, table: str) -> None:
+    """Refuse records of a declared type of which not one could be written; where it says nothing, nothing is refused.
+
+    Args:
+        kind: the records' type, as their flow declares it: with fields of the columns' names, or a tuple[...] in their order.
+        columns: that rows bring.
+        dialect: of the database.
+        table: its name, for the message.
+
+    Raises:
+        ConfigError: with all that does not fit.
+    """
+    if get_origin(kind) is tuple:
+        hints = get_args(kind)
+        if Ellipsis in hints:
+            return
+        problems = [f"it has {len(hints)} values for {len(columns)} columns"] if len(hints) != len(columns) else []
+        named = list(zip(columns, hints, strict=False))
+        name = str(kind)
+    else:
+        fields = field_types(kind)
+        if fields is None:
+            return
+        own = get_type_hints(kind, include_extras=True)
+        problems = [*_lacking(kind, fields, columns), *_unknown(kind, columns)]
+        named = [(column, own[column.name]) for column in columns if column.name in fields]
+        name = kind.__name__
+    for column, hint in named:
+        if (why := _misfit(column, hint, dialect)) is not None:
+            problems.append(f"its {column.name}, {why}")
+    if problems:
+        raise ConfigError(
+            f"Records of type {name} do not fit the table {table}: {'; '.join(problems)}.",
+            hint="Correct the record type or the Table, or convert in a step before the sink (map); "
+            "or name the columns to write: SqlTarget(..., columns=[...]).",
+        )
+
+
+def _lacking(kind: Any, fields: Mapping[str, Any], columns: Sequence[sa.Column[Any]]) -> list[str]:
+    """Columns that no record has. (A property may bring one; a mapping may leave nullable ones out.)"""
+    if is_typeddict(kind):
+        return [f"it has no {c.name}" for c in columns if c.name not in fields and not c.nullable]
+    return [f"it has no {c.name}" for c in columns if c.name not in fields and not hasattr(kind, c.name)]
+
+
+def _unknown(kind: Any, columns: Sequence[sa.Column[Any]]) -> list[str]:
+    """What every mapping has and no column takes."""
+    if not is_typeddict(kind):
+        return []
+    names = {column.name for column in columns}
+    return [f"the table has no column {name}" for name in sorted(kind.__required_keys__ - names)]
+
+
+def _misfit(column: sa.Column[Any], hint: Any, dialect: Dialect) -> str | None:
+    takes, has = rule(column, dialect).types, types_of(hint)
+    if has and not has & takes:
+        return f"{_names(has)}, where column {column.name} ({column.type!r}) takes {_names(takes)}"
+    zone, zoned = _zone(hint), bool(getattr(column.type, "timezone", False))
+    if datetime in takes and zone is not None and zone != zoned:
+        given, wanted = ("with", "none") if zone else ("without", "one")
+        return f"a time {given} zone, where column {column.name} ({column.type!r}) has {wanted}"
+    return None
+
+
+def _names(kinds: frozenset[type]) -> str:
+    return " or ".join(sorted(kind.__name__ for kind in kinds))
+
+
+def _zone(hint: Any) -> bool | None:
+    """Does the hint say of a time whether it has a zone?"""
+    if hint in (pydantic.AwareDatetime, pydantic.NaiveDatetime):
+        return bool(hint is pydantic.AwareDatetime)
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        said = [note.tz for note in notes if isinstance(note, msgspec.Meta) and note.tz is not None]
+        return said[-1] if said else _zone(inner)
+    if get_origin(hint) is Union or type(hint).__name__ == "UnionType":
+        says = {_zone(part) for part in get_args(hint) if part is not type(None)}
+        return says.pop() if len(says) == 1 else None
+    return None

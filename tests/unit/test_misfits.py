@@ -1,0 +1,121 @@
+"""Records whose declared type shows that not one of them could be written are refused when the flow is built."""
+
+from __future__ import annotations
+
+from dataclasses import make_dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+from uuid import UUID
+
+import bytewax.operators as op
+import msgspec
+import pydantic
+import pytest
+import sqlalchemy as sa
+from bytewax.dataflow import Dataflow
+from pydantic import SecretStr
+from typing_extensions import TypedDict
+
+from sinks import Append, MemoryTarget, SqlTarget, sink
+from sources.memory import MemorySource
+from waxwing import operators as ww
+from waxwing.errors import ConfigError
+from waxwing.settings import SqlSettings
+from waxwing.target import Target
+
+TABLE = sa.Table(
+    "payments",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("amount", sa.Numeric(10, 2)),
+    sa.Column("at", sa.DateTime),
+)
+make_typed_dict: Any = TypedDict
+make_model: Any = pydantic.create_model
+CLASSES: dict[str, Any] = {
+    "struct": lambda fields: msgspec.defstruct("Payment", list(fields.items())),
+    "model": lambda fields: make_model("Payment", **{name: (hint, ...) for name, hint in fields.items()}),
+    "typed dict": lambda fields: make_typed_dict("Payment", fields),
+    "dataclass": lambda fields: make_dataclass("Payment", list(fields.items())),
+}
+
+
+def target(where: str) -> Target:
+    if where == "memory":
+        return MemoryTarget(Append(), table=TABLE)
+    return SqlTarget(SqlSettings(database_url=SecretStr("sqlite:////tmp/nothing-is-made.sqlite")), TABLE, Append())
+
+
+def build(kind: Any, to: Target, row: Any = None) -> None:
+    flow = Dataflow("payments")
+    records = ww.parse("parse", op.input("in", flow, MemorySource([])), kind)
+    sink("table", records if row is None else ww.map("row", records, row), to)
+
+
+@pytest.mark.parametrize("where", ["memory", "sqlite"])
+@pytest.mark.parametrize("make", CLASSES)
+def test_a_field_whose_values_no_column_takes_is_told_at_the_start(make: str, where: str) -> None:
+    good = {"id": int, "amount": Decimal, "at": datetime}
+    build(CLASSES[make](good), target(where))
+    build(CLASSES[make]({**good, "amount": int | None}), target(where))
+    build(CLASSES[make]({**good, "amount": Any}), target(where))
+    for wrong, why in (
+        ({"id": str}, r"its id, str, where column id \(Integer\(\)\) takes int"),
+        ({"id": bool}, "its id, bool"),
+        ({"amount": float | None}, "its amount, float, where column amount"),
+        ({"at": str, "id": UUID}, r"its id, UUID.*its at, str"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            build(CLASSES[make]({**good, **wrong}), target(where))
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"), [("struct", Annotated[datetime, msgspec.Meta(tz=True)]), ("model", pydantic.AwareDatetime)]
+)
+def test_a_time_with_zone_for_a_column_without_is_told_at_the_start(make: str, hint: Any) -> None:
+    with pytest.raises(ConfigError, match=r"its at, a time with zone, where column at .* has none"):
+        build(CLASSES[make]({"id": int, "amount": Decimal, "at": hint | None}), target("sqlite"))
+
+
+@pytest.mark.parametrize("make", CLASSES)
+def test_a_column_that_no_record_has_is_told_at_the_start(make: str) -> None:
+    with pytest.raises(ConfigError, match="it has no id"):
+        build(CLASSES[make]({"amount": Decimal, "at": datetime}), target("sqlite"))
+
+
+def test_a_field_without_a_column_is_told_where_records_are_mappings() -> None:
+    fields = {"id": int, "amount": Decimal, "at": datetime, "more": int}
+    with pytest.raises(ConfigError, match="the table has no column more"):
+        build(CLASSES["typed dict"](fields), target("sqlite"))
+    build(CLASSES["struct"](fields), target("sqlite"))
+
+
+class Row(NamedTuple):
+    id: int
+    amount: str
+    at: datetime
+
+
+def as_pair(record: Any) -> tuple[int, Decimal]:
+    return record.id, record.amount
+
+
+def as_tuple(record: Any) -> tuple[int, float, datetime]:
+    return record.id, record.amount, record.at
+
+
+def as_named(record: Any) -> Row:
+    return Row(record.id, record.amount, record.at)
+
+
+def as_it_was(record):  # type: ignore[no-untyped-def]  # whoever says nothing is not judged
+    return record
+
+
+def test_rows_that_a_function_says_to_return_are_checked_too() -> None:
+    kind = CLASSES["struct"]({"id": int})
+    for row, why in ((as_pair, "2 values for 3 columns"), (as_tuple, "its amount, float"), (as_named, "its amount, str")):
+        with pytest.raises(ConfigError, match=why):
+            build(kind, target("sqlite"), row)
+    build(kind, target("sqlite"), as_it_was)
