@@ -28,12 +28,23 @@ def in_flow(error: Exception) -> ConfigError:
     """An error of the user's own module or `flow()`, with its file and line."""
     if isinstance(error, SyntaxError):
         return ConfigError(f"{Path(error.filename or '').name}:{error.lineno} is no Python: {error.msg}.", hint="Correct it.")
+    if isinstance(error, ImportError) and error.name in ("sinks", "sources") and not _is_ours(error.path):
+        return ConfigError(
+            f"The folder {Path(error.path or error.name).parent} of your own hides Waxwing's package {error.name}.",
+            hint="Give it another name, or start the flow from elsewhere.",
+        )
+    if isinstance(error, ModuleNotFoundError):
+        return ConfigError(f"A package is missing: {error}.", hint="Install it, or run this in the folder that holds it.")
     text = " ".join(str(error).split())
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = place_of(error.__traceback__)
     return ConfigError(
         f"The flow can't be built: {told}{f' ({place})' if place else ''}.", hint="Correct it there, then start again."
     )
+
+
+def _is_ours(path: str | None) -> bool:
+    return path is not None and Path(path).is_relative_to(_OURS)
 
 
 def place_of(traceback: TracebackType | None) -> str:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from waxwing import log, mistakes
-from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_OK, EXIT_TRY_AGAIN, WaxwingError
+from waxwing.errors import EXIT_BUG, EXIT_OK, EXIT_TRY_AGAIN, WaxwingError
 from waxwing.secrets import scrub_bytes
 
 # A stop takes this long at most: container runtimes kill after 10 s.
@@ -164,7 +164,7 @@ def _too_slow() -> None:
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not _entered and isinstance(error, Exception) and not isinstance(error, WaxwingError | ModuleNotFoundError):
+    if not _entered and isinstance(error, Exception) and not isinstance(error, WaxwingError):
         error = mistakes.in_flow(error)  # in a flow's module, or its flow()
     if isinstance(error, KeyboardInterrupt):
         _exit(128 + signal.SIGINT)
@@ -182,9 +182,6 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
             "a step raised an error that Bytewax hides in a cluster: run the flow in one process to see it.",
         )
         _exit(EXIT_TRY_AGAIN)
-    if isinstance(error, ModuleNotFoundError):
-        log.error("missing_package", f"A package is missing: {error}.")
-        _exit(EXIT_CONFIG)
     log.failure(error)
     _exit(EXIT_BUG)
 
@@ -256,6 +253,6 @@ class _PanicFilter(threading.Thread):
 
 
 _main = getattr(sys.modules["__main__"], "__spec__", None)
-if _main is not None and _main.name == "bytewax.run":
+if _main is not None and _main.name in ("bytewax.run", "waxwing.cli.child"):
     # What a flow's module defines outside its flow() may be wrong as well: windows, targets.
     sys.excepthook = _excepthook

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import typing
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -72,6 +73,18 @@ class StrictModel(ModelOrder):
     at: datetime | None = None
 
 
+class OldInner(typing.TypedDict, total=False):
+    weight: float
+
+
+class OldOrder(typing.TypedDict):
+    price: Decimal
+    inner: OldInner
+    many: list[OldInner]
+    maybe: OldInner | None
+    name: typing.NotRequired[str]
+
+
 KINDS: list[Any] = [StructOrder, ModelOrder, DataOrder, DictOrder]
 EVERY: list[Any] = [*KINDS, FloatModel, StrictModel]
 
@@ -107,14 +120,22 @@ def reason(kind: Any, value: bytes) -> str:
     return reject.reason
 
 
+def test_the_typed_dict_of_the_standard_library_is_taken_too() -> None:
+    batch = parsed(
+        OldOrder, [b'{"price":1.10,"inner":{},"many":[{"weight":2}],"maybe":null}', b'{"price":1,"inner":{},"many":[{}]}']
+    )
+    assert batch.records == [{"price": Decimal("1.10"), "inner": {}, "many": [{"weight": 2.0}], "maybe": None}]
+    assert [reject.at for reject in batch.rejects] == [1]
+
+
 DEEP = b"[" * 100_000
 
 REFUSED = [
     (b"", "empty"),
     (b" ", ""),
-    (b"\xef\xbb\xbf" + b'{"price":1}', ""),
+    (b"\xef\xbb\xbf" + b'{"price":1}', "byte order mark"),
     (b'{"price":1,"name":"\xff"}', "utf-8|UTF-8|unicode"),
-    ('{"price":1}'.encode("utf-16"), ""),
+    ('{"price":1}'.encode("utf-16"), "byte order mark"),
     (b'{"price":1,"name":"\\ud800"}', ""),
     (b'{"price":1},{"price":2}', ""),
     (b'{"price":1} x', ""),

@@ -27,6 +27,23 @@ app.add_typer(produce_app, name="produce")
 app.add_typer(flow_app, name="flow")
 app.add_typer(step_app, name="step")
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from waxwing import __version__
+
+        typer.echo(f"waxwing {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None: ...
+
+
 FlowName = Annotated[str, typer.Argument(help="The flow's name, as given to Dataflow(...): `orders`.")]
 
 
@@ -66,7 +83,17 @@ def produce_orders(
     The key is the customer; about half of the orders bring an `id`. Kafka is where KAFKA_BOOTSTRAP_SERVERS (and the
     other KAFKA_ settings) say. The topic is made when it is missing.
     """
-    from waxwing.cli.produce import produce
+    try:
+        from waxwing.cli.produce import produce
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("dataflows"):
+            raise
+        from waxwing.errors import ConfigError
+
+        raise ConfigError(
+            "`waxwing produce orders` is a part of Waxwing's own flow, dataflows/orders.py, which is not installed.",
+            hint="Run it in a clone of Waxwing.",
+        ) from error
 
     produce(count, rate=rate, bad=bad, seed=seed, topic=topic, partitions=partitions)
 

@@ -11,9 +11,18 @@ from waxwing.settings import Group
 
 
 def import_string(flow: str) -> str:
-    """What bytewax.run takes: `orders` is short for dataflows.orders; everything else stays as it is."""
+    """What bytewax.run takes: `orders` is short for dataflows.orders, where there is one; everything else stays as it is."""
     name = flow.partition(":")[0]
-    return flow if "." in name or "/" in name or ":" in flow else f"dataflows.{flow}"
+    if "." in name or "/" in name or ":" in flow or (not _is_there(f"dataflows.{flow}") and _is_there(flow)):
+        return flow
+    return f"dataflows.{flow}"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
 
 
 def demand(flow: str) -> None:
@@ -23,11 +32,7 @@ def demand(flow: str) -> None:
         ConfigError: there is none.
     """
     name = import_string(flow).partition(":")[0].removesuffix(".py").replace("/", ".")
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
+    if not _is_there(name):
         raise ConfigError(f"There is no flow {flow!r}: no module {name}.", hint="Run this in the folder that holds it.")
 
 

@@ -10,13 +10,19 @@ know) is left to pydantic.
 from __future__ import annotations
 
 import dataclasses
+import sys
+import typing
 from collections.abc import Callable
 from decimal import Decimal
+from functools import reduce
+from operator import or_
+from types import UnionType
 from typing import Any
 
 import msgspec
 import msgspec.inspect
 import pydantic
+import typing_extensions
 from pydantic_core import SchemaError, SchemaValidator
 from typing_extensions import is_typeddict  # knows its own TypedDict too, which pydantic wants before Python 3.12
 
@@ -44,6 +50,8 @@ def typed_decoder(kind: Any) -> tuple[Decode, Any]:
     Raises:
         ConfigError: the kind can't be decoded.
     """
+    if sys.version_info < (3, 12):  # pydantic wants the newer one there
+        kind = _newer(kind)
     is_model = isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
     try:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -79,6 +87,23 @@ def typed_decoder(kind: Any) -> tuple[Decode, Any]:
         return check(made)
 
     return decode, told
+
+
+def _newer(kind: Any) -> Any:
+    """A type with typing_extensions' TypedDict in place of typing's, itself and in what it holds."""
+    if typing.is_typeddict(kind):
+        made = {name: _newer(hint) for name, hint in typing.get_type_hints(kind, include_extras=True).items()}
+        for name in kind.__optional_keys__:  # of `total=False`; where annotations are texts, it does not know NotRequired
+            if typing.get_origin(made[name]) not in (typing.Required, typing.NotRequired):
+                made[name] = typing.NotRequired[made[name]]
+        return typing_extensions.TypedDict(kind.__name__, made)  # type: ignore[operator]  # from names known only now
+    parts = typing.get_args(kind)
+    newer = tuple(map(_newer, parts))
+    if newer == parts or typing.get_origin(kind) is typing.Annotated:
+        return kind
+    if isinstance(kind, UnionType):
+        return reduce(or_, newer)
+    return kind.copy_with(newer) if hasattr(kind, "copy_with") else typing.get_origin(kind)[newer]
 
 
 def _check_raw(kind: Any) -> None:

@@ -26,6 +26,7 @@ from waxwing.operators.keys import key_reader
 from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of
 
 # Exponents that no Decimal has.
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _EXPONENT = re.compile(rb"-?[\d.]+[eE][-+]?\d{18,}")
 
 R = TypeVar("R")
@@ -165,6 +166,8 @@ def _reason(error: Exception, value: bytes | None) -> str:
         text = refusals_of(error)
     elif isinstance(error, RecursionError):
         text = "nested too deeply"
+    elif value.startswith(_BYTE_ORDER_MARKS):
+        text = "it begins with a byte order mark, which JSON has none of: the producer must write UTF-8 without one"
     elif isinstance(error, UnicodeDecodeError):
         text = "not UTF-8"
     elif isinstance(error, msgspec.MsgspecError):
