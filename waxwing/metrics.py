@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from waxwing.shared_counts import SharedCounts
 from waxwing.target import Change
 
 RECORDS = Counter("waxwing_records", "Records taken in, durable.", ["step"])
@@ -30,7 +31,7 @@ class Tally:
 
     records_of: dict[str, int] = field(default_factory=dict)  # by step
     rows: int = 0
-    dead_letters: int = 0
+    dead_letters_of: dict[str, int] = field(default_factory=dict)  # by step: two may refuse one record
     late: int = 0
     left_out: int = 0
     transactions: int = 0
@@ -42,9 +43,22 @@ class Tally:
         """Records taken in. Each step of a flow takes in all of them: this is how far the first of them is."""
         return max(self.records_of.values(), default=0)
 
+    @property
+    def dead_letters(self) -> int:
+        """Dead letters written, of all steps."""
+        return sum(self.dead_letters_of.values())
+
 
 _lock = threading.Lock()
 tally = Tally()
+# Read by `waxwing run`, which adds up what processes did that were killed.
+_shared = SharedCounts.given()
+
+
+def _share() -> None:
+    if _shared is not None:
+        of_steps = {"records_of": tally.records_of, "dead_letters_of": tally.dead_letters_of}
+        _shared.write({**of_steps, "rows": tally.rows, "retries": tally.retries})
 
 
 def transaction(step: str, part: str, change: Change, seconds: float) -> None:
@@ -59,13 +73,14 @@ def transaction(step: str, part: str, change: Change, seconds: float) -> None:
     with _lock:
         tally.records_of[step] = tally.records_of.get(step, 0) + records
         tally.rows += rows
-        tally.dead_letters += len(change.dead_letters)
+        tally.dead_letters_of[step] = tally.dead_letters_of.get(step, 0) + len(change.dead_letters)
         tally.transactions += 1
         for stream, position in change.after.items():
             if position.state is not None:  # a bucket of windows counts its emissions
                 continue
             OFFSET_NEXT.labels(step, stream.topic, str(stream.partition)).set(position.offset_next)
             tally.positions[f"{step}:{stream}"] = position.offset_next
+        _share()
 
 
 def late(step: str, records: int) -> None:
@@ -88,3 +103,4 @@ def retry(step: str, part: str) -> None:
     RETRIES.labels(step, part).inc()
     with _lock:
         tally.retries += 1
+        _share()

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from waxwing import log, metrics, runtime
+from waxwing.shared_counts import dead_letters_of_steps
 
 TERMINAL_INTERVAL_S = 0.5
 
@@ -61,6 +62,7 @@ class _Reporter:
             "records_of": dict(tally.records_of),
             "rows": tally.rows,
             "dead_letters": tally.dead_letters,
+            "dead_letters_of": dict(tally.dead_letters_of),
             "late": tally.late,
             "left_out": tally.left_out,
             "transactions": tally.transactions,
@@ -73,10 +75,12 @@ class _Reporter:
         tally = metrics.tally
         if self._terminal and self._records:
             sys.stderr.write("\r\x1b[2K")
+        of_steps = dead_letters_of_steps(tally.dead_letters_of)
         late = f"{tally.late:,} times too late for a window, " if tally.late else ""
         late += f"{tally.left_out:,} rows of windows left out, " if tally.left_out else ""
         text = (
-            f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, {tally.dead_letters:,} dead letters, {late}"
+            f"Done: {tally.records:,} records taken in, {tally.rows:,} rows written, "
+            f"{tally.dead_letters:,} dead letters{of_steps}, {late}"
             f"{tally.transactions:,} transactions, {tally.retries:,} retries; it ran for {seconds:.1f} s."
         )
         log.info("summary", text, **self._counts(), seconds=round(seconds, 1), positions=tally.positions)

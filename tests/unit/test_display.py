@@ -1,19 +1,68 @@
-"""What `waxwing run` adds up from its processes."""
+"""What `waxwing run` adds up over its processes and runs."""
 
 from __future__ import annotations
 
-import io
-import json
+import os
+import subprocess
+import sys
 
 from waxwing.cli.display import Display
+from waxwing.shared_counts import VARIABLE, SharedCounts
+
+
+def counted(**counts: object) -> SharedCounts:
+    shared = SharedCounts.make()
+    shared.write(counts)
+    return shared
 
 
 def test_records_are_added_up_by_step_because_each_step_takes_in_all_of_them() -> None:
     """The windows' first bucket is in one process only, and counts the records of both."""
     display = Display("orders", 2)
-    for process, records_of in enumerate([{"rows": 2_090, "totals": 4_000}, {"rows": 1_910}]):
-        event = {"event": "summary", "records": max(records_of.values()), "records_of": records_of, "rows": 7}
-        display.read(process, io.BytesIO(json.dumps(event).encode() + b"\n"))
-    assert display._counts() == {"records": 4_000, "rows": 14, "dead_letters": 0, "retries": 0}
+    one = counted(records_of={"rows": 2_090, "totals": 4_000}, rows=7, dead_letters_of={"rows": 3, "totals": 3}, retries=0)
+    two = counted(records_of={"rows": 1_910}, rows=7, dead_letters_of={"rows": 1}, retries=2)
+    display.run_begins([one, two])
+    wanted = {"records": 4_000, "rows": 14, "dead_letters": 7, "dead_letters_of": {"rows": 4, "totals": 3}, "retries": 2}
+    assert display._counts() == wanted
     display.run_ended()
-    assert display._counts()["records"] == 4_000
+    display.run_begins([SharedCounts.make(), counted(records_of={"rows": 5, "totals": 5}, rows=5, dead_letters_of={}, retries=0)])
+    assert display._counts() == {**wanted, "records": 4_005, "rows": 19}
+
+
+# As a process of a flow does, which is killed right behind a transaction.
+KILLED = """
+import os, signal
+from waxwing import metrics
+from waxwing.batch import Batch, Columns, Stream
+from waxwing.target import Change
+stream = Stream("f", "t", "i", 0)
+for n in range(3):
+    batch = Batch(stream, "lane-000", n, n + 1, Columns([n], [None], [b""], [-1], [()]), [1, 2], [0, 0])
+    metrics.transaction("out", "lane-000", Change([batch], {}, {}), 0.1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_did_is_counted() -> None:
+    display, shared = Display("f", 1), SharedCounts.make()
+    display.run_begins([shared])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        env={**os.environ, VARIABLE: str(shared.descriptor)},
+        pass_fds=[shared.descriptor],
+        check=False,
+    )
+    assert done.returncode == -9
+    display.run_ended()
+    assert display._counts() == {"records": 3, "rows": 6, "dead_letters": 0, "dead_letters_of": {}, "retries": 0}
+
+
+def test_counts_too_many_to_share_leave_those_before_and_a_strange_file_is_not_written() -> None:
+    shared = counted(rows=1)
+    shared.write({"rows": 2, "records_of": {f"step {n}": n for n in range(10_000)}})
+    assert shared.read() == {"rows": 1}
+    os.environ[VARIABLE] = "0"
+    try:
+        assert SharedCounts.given() is None
+    finally:
+        del os.environ[VARIABLE]

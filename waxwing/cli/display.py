@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.text import Text
 
 from waxwing import log
+from waxwing.shared_counts import SharedCounts, dead_letters_of_steps
 
-COUNTS = ("rows", "dead_letters", "retries")
 REFRESH_PER_S = 4
 RATE_WINDOW_S = 5.0
 _MESH_FORMS = re.compile(rb"^worker \d+:\s+error connecting to worker \d+: .*retrying$")
@@ -30,7 +30,7 @@ class Display:
 
     def __init__(self, flow: str, processes: int) -> None:
         self._flow, self._processes = flow, processes
-        self._now: dict[int, Counter[Any]] = {}  # by process, since its start: COUNTS, and records by (step,)
+        self._now: list[SharedCounts] = []  # of each process, since its start
         self._before: Counter[Any] = Counter()  # of runs that have ended
         self._restarts = 0
         self._started_s = time.monotonic()
@@ -47,10 +47,6 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._live.stop()
 
-    def environment(self) -> dict[str, str]:
-        """The environment of the processes: on a terminal they report every second, unless told otherwise."""
-        return {"PROGRESS_INTERVAL_S": "1", **os.environ} if log.terminal else dict(os.environ)
-
     def read(self, process: int, lines: IO[bytes]) -> None:
         """Take in what a process writes, to its end. Called by one thread per process."""
         for line in lines:
@@ -62,12 +58,8 @@ class Display:
             if not isinstance(event, dict):
                 self._pass_on(process, text)
                 continue
-            if event.get("event") in ("progress", "summary"):
-                with self._lock:
-                    records_of = {(step,): count for step, count in event.get("records_of", {}).items()}
-                    self._now[process] = Counter({name: event.get(name, 0) for name in COUNTS} | records_of)
-                if log.terminal:
-                    continue
+            if log.terminal and event.get("event") in ("progress", "summary"):
+                continue  # the line that renews itself says as much
             if log.terminal:
                 self._print(event.get("level", ""), event.get("message", text), process)
             else:
@@ -88,12 +80,18 @@ class Display:
         else:
             (log.warning if level == "warning" else log.info)(event, message, **fields)
 
-    def run_ended(self) -> None:
-        """All processes have ended; where they are started again they count from zero."""
+    def run_begins(self, counts: Sequence[SharedCounts]) -> None:
+        """Processes are about to be started that count here, from zero."""
         with self._lock:
-            for counts in self._now.values():
-                self._before += counts
-            self._now = {}
+            self._now = list(counts)
+
+    def run_ended(self) -> None:
+        """All processes have ended."""
+        with self._lock:
+            for counts in self._now:
+                self._before += counts.read()
+                counts.close()
+            self._now = []
 
     def restarting(self, message: str, **fields: Any) -> None:
         """All processes are about to be started again."""
@@ -107,17 +105,24 @@ class Display:
         self._live.stop()
         text = (
             f"{self._flow}: {counts['records']:,} records taken in, {counts['rows']:,} rows written, "
-            f"{counts['dead_letters']:,} dead letters, "
+            f"{counts['dead_letters']:,} dead letters{dead_letters_of_steps(counts['dead_letters_of'])}, "
             f"by {_number(self._processes, 'process', 'processes')} in {seconds:.1f} s, {_number(self._restarts, 'restart')}."
         )
         self.say("info", "run_summary", text, **counts, seconds=round(seconds, 1), restarts=self._restarts, exit_code=exit_code)
 
-    def _counts(self) -> dict[str, int]:
+    def _counts(self) -> dict[str, Any]:
         with self._lock:
-            total = sum(self._now.values(), Counter(self._before))
+            total = sum((counts.read() for counts in self._now), Counter(self._before))
         # Each step takes in all records, not all of them in the same process: this is how far the first of them is.
-        records = max((count for name, count in total.items() if isinstance(name, tuple)), default=0)
-        return {"records": records} | {name: total[name] for name in COUNTS}
+        records = max((count for name, count in total.items() if name[0] == "records_of"), default=0)
+        letters = {name[1]: count for name, count in total.items() if name[0] == "dead_letters_of"}
+        return {
+            "records": records,
+            "rows": total["rows"],
+            "dead_letters": sum(letters.values()),
+            "dead_letters_of": letters,
+            "retries": total["retries"],
+        }
 
     def _line(self) -> Text:
         counts = self._counts()

@@ -22,6 +22,7 @@ from waxwing import log
 from waxwing.cli.display import Display
 from waxwing.cli.flows import import_string
 from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_DATA, EXIT_FENCED, EXIT_OK, EXIT_TRY_AGAIN
+from waxwing.shared_counts import VARIABLE, SharedCounts
 
 # The first restart waits about a second, later ones twice as long as the one before, up to this.
 BACKOFF_FIRST_S = 1.0
@@ -88,11 +89,14 @@ class Supervisor:
         addresses = ";".join(f"127.0.0.1:{port}" for port in _free_ports(self._processes))
         readers = []
         self._children = []
+        counts = [SharedCounts.make() for _ in range(self._processes)]
+        self._display.run_begins(counts)
         for number in range(self._processes):
             mesh = ["-i", str(number), "-a", addresses] if self._processes > 1 else []
             child = subprocess.Popen(  # noqa: S603 - Python itself, and what the user typed
                 [sys.executable, "-m", "waxwing.cli.child", str(os.getpid()), self._flow, *mesh, *self._args],
-                env=self._display.environment(),
+                env={**os.environ, VARIABLE: str(counts[number].descriptor)},
+                pass_fds=[counts[number].descriptor],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
