@@ -68,6 +68,7 @@ def cuts(events: list[Any]) -> list[list[list[Any]]]:
 def test_upserts_and_deletes_of_keys_that_are_one_to_the_database(place: Place) -> None:
     events = [
         ("b", 0),
+        ("E", 0),
         ("A1", 1),
         ("a1", 2),
         Gone(b"B"),
@@ -77,6 +78,7 @@ def test_upserts_and_deletes_of_keys_that_are_one_to_the_database(place: Place) 
         Gone({"id": "x"}),
         ("A1", 5),
         ("d", 6),
+        ("e", 7),
     ]
     for name, made in FOLDING[place.database.dialect.name].items():
         planned = folding(place, made, Upsert(keys=("id",), delete_on_tombstone=True))
@@ -91,7 +93,7 @@ def test_upserts_and_deletes_of_keys_that_are_one_to_the_database(place: Place) 
             write(place, planned, *parts)
             seen.append(found(place, planned))
         assert all(one == seen[0] for one in seen), name
-        assert [(key.lower(), n) for key, n, _ in seen[0]] == [("a1", 5), ("c", 4), ("d", 6)], name
+        assert [(key.lower(), n) for key, n, _ in seen[0]] == [("a1", 5), ("c", 4), ("d", 6), ("e", 7)], name
         assert seen[0][0][2] == "old", name
         if name != "lowered":
             assert [note for key, _, note in seen[0] if key == "C"] == ["fresh"], name

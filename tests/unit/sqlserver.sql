@@ -12,7 +12,7 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, "id", "price", "at", "blob", "version")
 SELECT j.waxwing_n, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), CONVERT(varbinary(max), j."blob", 2), j."version"
-FROM (SELECT j.waxwing_n, j."id", j."price", j."at", j."blob", j."version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+FROM (SELECT j.waxwing_n, FIRST_VALUE(j."id") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n) AS "id", j."price", j."at", j."blob", j."version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
   FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" nvarchar(37) '$[1]', "price" decimal(10, 2) '$[2]', "at" nvarchar(40) '$[3]', "blob" nvarchar(max) '$[4]', "version" int '$[5]') AS j) AS j
 WHERE j.waxwing_last = 1;
 UPDATE t
@@ -33,8 +33,9 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id", "price", "at", "blob", "version")
 SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), CONVERT(varbinary(max), j."blob", 2), j."version"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", j."at", j."blob", j."version", MAX(j.waxwing_gone) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
-  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" nvarchar(37) '$[2]', "price" decimal(10, 2) '$[3]', "at" nvarchar(40) '$[4]', "blob" nvarchar(max) '$[5]', "version" int '$[6]') AS j) AS j
+FROM (SELECT j.waxwing_n, j.waxwing_gone, FIRST_VALUE(j."id") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY CASE WHEN j.waxwing_n > j.waxwing_until THEN 0 ELSE 1 END, j.waxwing_n) AS "id", j."price", j."at", j."blob", j."version", CASE WHEN j.waxwing_until < 0 THEN 0 ELSE 1 END AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM (SELECT j.*, MAX(CASE j.waxwing_gone WHEN 1 THEN j.waxwing_n ELSE -1 END) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS waxwing_until
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" nvarchar(37) '$[2]', "price" decimal(10, 2) '$[3]', "at" nvarchar(40) '$[4]', "blob" nvarchar(max) '$[5]', "version" int '$[6]') AS j) AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
@@ -59,7 +60,7 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" varchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, "id", "version")
 SELECT j.waxwing_n, j."id", j."version"
-FROM (SELECT j.waxwing_n, j."id", j."version", ROW_NUMBER() OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j."version" DESC, j.waxwing_n) AS waxwing_last
+FROM (SELECT j.waxwing_n, FIRST_VALUE(j."id") OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j.waxwing_n) AS "id", j."version", ROW_NUMBER() OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j."version" DESC, j.waxwing_n) AS waxwing_last
   FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" nvarchar(37) '$[1]', "version" int '$[2]') AS j) AS j
 WHERE j.waxwing_last = 1;
 UPDATE t
@@ -81,8 +82,9 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" varchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id", "version")
 SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id", j."version"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."version", MAX(j.waxwing_gone) OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36))) AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j."version" DESC, j.waxwing_n) AS waxwing_last
-  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" nvarchar(37) '$[2]', "version" int '$[3]') AS j) AS j
+FROM (SELECT j.waxwing_n, j.waxwing_gone, FIRST_VALUE(j."id") OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY CASE WHEN j.waxwing_n > j.waxwing_until THEN 0 ELSE 1 END, j.waxwing_n) AS "id", j."version", CASE WHEN j.waxwing_until < 0 THEN 0 ELSE 1 END AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36)) ORDER BY j."version" DESC, j.waxwing_n) AS waxwing_last
+  FROM (SELECT j.*, MAX(CASE j.waxwing_gone WHEN 1 THEN j.waxwing_n ELSE -1 END) OVER (PARTITION BY CAST(j."id" COLLATE Latin1_General_CI_AS AS varchar(36))) AS waxwing_until
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" nvarchar(37) '$[2]', "version" int '$[3]') AS j) AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
@@ -108,7 +110,7 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, "id", "price", "at", "blob", "version")
 SELECT j.waxwing_n, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), j."blob", j."version"
-FROM (SELECT j.waxwing_n, j."id", j."price", j."at", j."blob", j."version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+FROM (SELECT j.waxwing_n, FIRST_VALUE(j."id") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n) AS "id", j."price", j."at", j."blob", j."version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
   FROM (SELECT CAST(r.c0 AS int) AS waxwing_n, CAST(r.c1 AS nvarchar(37)) AS "id", CAST(r.c2 AS decimal(10, 2)) AS "price", CAST(r.c3 AS nvarchar(40)) AS "at", r.c4 AS "blob", CAST(r.c5 AS int) AS "version" FROM #waxwing_raw AS r) AS j) AS j
 WHERE j.waxwing_last = 1;
 UPDATE t
@@ -129,8 +131,9 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id", "price", "at", "blob", "version")
 SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), j."blob", j."version"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", j."price", j."at", j."blob", j."version", MAX(j.waxwing_gone) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
-  FROM (SELECT CAST(r.c0 AS int) AS waxwing_n, CAST(r.c1 AS int) AS waxwing_gone, CAST(r.c2 AS nvarchar(37)) AS "id", CAST(r.c3 AS decimal(10, 2)) AS "price", CAST(r.c4 AS nvarchar(40)) AS "at", r.c5 AS "blob", CAST(r.c6 AS int) AS "version" FROM #waxwing_raw AS r) AS j) AS j
+FROM (SELECT j.waxwing_n, j.waxwing_gone, FIRST_VALUE(j."id") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY CASE WHEN j.waxwing_n > j.waxwing_until THEN 0 ELSE 1 END, j.waxwing_n) AS "id", j."price", j."at", j."blob", j."version", CASE WHEN j.waxwing_until < 0 THEN 0 ELSE 1 END AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM (SELECT j.*, MAX(CASE j.waxwing_gone WHEN 1 THEN j.waxwing_n ELSE -1 END) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS waxwing_until
+  FROM (SELECT CAST(r.c0 AS int) AS waxwing_n, CAST(r.c1 AS int) AS waxwing_gone, CAST(r.c2 AS nvarchar(37)) AS "id", CAST(r.c3 AS decimal(10, 2)) AS "price", CAST(r.c4 AS nvarchar(40)) AS "at", r.c5 AS "blob", CAST(r.c6 AS int) AS "version" FROM #waxwing_raw AS r) AS j) AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "my shop".orders AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"
@@ -155,7 +158,7 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" nvarchar(36) COLLATE Latin1_General_CI_AS NOT NULL, "price" decimal(10, 2) NULL, "at" datetimeoffset(7) NULL, "blob" varbinary(max) NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, "id", "price", "at", "blob", "version")
 SELECT j.waxwing_n, j."id", j."price", CAST(j."at" AS datetimeoffset(7)), CONVERT(varbinary(max), j."blob", 2), j."version"
-FROM (SELECT j.waxwing_n, j."id", SUM(j."price") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "price", MAX(CAST(j."at" AS datetimeoffset(7))) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "at", j."blob", MIN(j."version") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
+FROM (SELECT j.waxwing_n, FIRST_VALUE(j."id") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n) AS "id", SUM(j."price") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "price", MAX(CAST(j."at" AS datetimeoffset(7))) OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "at", j."blob", MIN(j."version") OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS) AS "version", ROW_NUMBER() OVER (PARTITION BY j."id" COLLATE Latin1_General_CI_AS ORDER BY j.waxwing_n DESC) AS waxwing_last
   FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" nvarchar(37) '$[1]', "price" decimal(10, 2) '$[2]', "at" nvarchar(40) '$[3]', "blob" nvarchar(max) '$[4]', "version" int '$[5]') AS j) AS j
 WHERE j.waxwing_last = 1;
 DECLARE @merged int;
@@ -224,8 +227,9 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, waxwing_gone int NOT NULL, waxwing_deleted int NOT NULL, "id" int NOT NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, waxwing_gone, waxwing_deleted, "id")
 SELECT j.waxwing_n, j.waxwing_gone, j.waxwing_deleted, j."id"
-FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", MAX(j.waxwing_gone) OVER (PARTITION BY j."id") AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" ORDER BY j.waxwing_n DESC) AS waxwing_last
-  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" int '$[2]') AS j) AS j
+FROM (SELECT j.waxwing_n, j.waxwing_gone, j."id", CASE WHEN j.waxwing_until < 0 THEN 0 ELSE 1 END AS waxwing_deleted, ROW_NUMBER() OVER (PARTITION BY j."id" ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM (SELECT j.*, MAX(CASE j.waxwing_gone WHEN 1 THEN j.waxwing_n ELSE -1 END) OVER (PARTITION BY j."id") AS waxwing_until
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', waxwing_gone int '$[1]', "id" int '$[2]') AS j) AS j) AS j
 WHERE j.waxwing_last = 1;
 DELETE t
 FROM #waxwing_stage AS s INNER JOIN "odd ""name]" AS t WITH (UPDLOCK, ROWLOCK) ON t."id" = s."id"

@@ -157,7 +157,7 @@ def test_every_recorded_statement_is_t_sql() -> None:
     for batch in RECORDED.read_text().split("-- ---- ")[1:]:
         text = batch.partition("\n")[2].replace("?", "@P1")
         # sqlglot's grammar has no OPTION behind a DELETE; T-SQL's has.
-        text = re.sub(r"(waxwing_gone = 1)\nOPTION \(.*?\)", r"\1", text)
+        text = re.sub(r"(waxwing_deleted = 1)\nOPTION \(.*?\)", r"\1", text)
         statements = sqlglot.parse(text, dialect="tsql")
         kinds = [type(statement).__name__ for statement in statements if statement is not None]
         assert "Insert" in kinds

@@ -148,9 +148,17 @@ class Statements:
             # Keys that Python tells apart may be one here (capitals, trailing blanks): the last of them stands, or the newest,
             # or what they are together.
             same = ", ".join(f"j.{c.name}" if self._raw and c.kind in BINARY else c.key("j") for c in self.keys)
-            fields = ", ".join([*(f"j.{name}" for name in own), *(self._folded(column, mode, same) for column in self.columns)])
+            first = "j.waxwing_n"
             if deletes:
-                fields += f", MAX(j.waxwing_gone) OVER (PARTITION BY {same}) AS waxwing_deleted"
+                gone = "MAX(CASE j.waxwing_gone WHEN 1 THEN j.waxwing_n ELSE -1 END)"
+                source = f"(SELECT j.*, {gone} OVER (PARTITION BY {same}) AS waxwing_until\n  FROM {source}) AS j"  # noqa: S608 - quoted
+                first = "CASE WHEN j.waxwing_n > j.waxwing_until THEN 0 ELSE 1 END, j.waxwing_n"
+            window = f"PARTITION BY {same} ORDER BY {first}"
+            fields = ", ".join(
+                [*(f"j.{name}" for name in own), *(self._folded(column, mode, same, window) for column in self.columns)]
+            )
+            if deletes:
+                fields += ", CASE WHEN j.waxwing_until < 0 THEN 0 ELSE 1 END AS waxwing_deleted"
             last = "j.waxwing_n DESC"
             if isinstance(mode, Upsert) and mode.newer_by is not None:
                 version = next(c for c in self.columns if c.column.name == mode.newer_by)
@@ -162,8 +170,10 @@ class Statements:
             f"INSERT INTO #waxwing_stage ({names})\nSELECT {values}\nFROM {source}",
         ]
 
-    def _folded(self, column: Stored, mode: Keyed, same: str) -> str:
-        """A column of one row out of several whose key is the same here."""
+    def _folded(self, column: Stored, mode: Keyed, same: str, window: str) -> str:
+        """A column of one row out of several whose key is the same here. The key is written as in the first of them."""
+        if column.folds and column in self.keys:
+            return f"FIRST_VALUE(j.{column.name}) OVER ({window}) AS {column.name}"
         if isinstance(mode, Merge):
             ways = {**dict.fromkeys(mode.add, "SUM"), **dict.fromkeys(mode.least, "MIN"), **dict.fromkeys(mode.greatest, "MAX")}
             if way := ways.get(column.column.name):
