@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.batch import Stream
-from waxwing.databases import address, ledger
+from waxwing.databases import address, ledger, letters
 from waxwing.databases.base import Database
 from waxwing.errors import ConfigError, Fenced, RowError, TransientError, WaxwingError
 from waxwing.target import Position, Session
@@ -69,7 +69,7 @@ class OwnedSession(Session):
             for column in (owners.c.generation, progress.c.owner)
         ]
         generation = 1 + max(int(number or 0) for number in known)
-        place = f"{socket.gethostname()} pid {os.getpid()}"[:255]
+        place = letters.held(f"{socket.gethostname()} pid {os.getpid()}", "ascii")[:255]
         values = {"flow": self._flow, "step": self._step, "generation": generation, "token": self._token, "place": place}
         connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, **values))
         # Owners that are long gone; the positions' own numbers keep the count from falling.

@@ -18,10 +18,10 @@ from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
 from waxwing.batch import Stream
 from waxwing.configuration import setting_of
-from waxwing.databases import address, database_for, ledger
-from waxwing.databases.base import Append, Merge, Mode, Upsert
+from waxwing.databases import address, database_for, ledger, letters, rights
+from waxwing.databases.base import Append, Merge, Mode, Need, Upsert
 from waxwing.databases.tables import ensure, plan
-from waxwing.errors import ConfigError, TransientError
+from waxwing.errors import ConfigError, RightsError, TransientError
 from waxwing.settings import SqlSettings
 from waxwing.target import Position, Start, Target
 
@@ -150,9 +150,26 @@ class SqlTarget(Target):
                 refusals += self._database.refusals(connection, own)
             if refusals:
                 raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")
+            if lacking := rights.missing(connection, self._database, self._needs()):
+                raise self._lacking(lacking)
             return Looked(found, self._database.shape(connection, self._table))
 
-        self._looked = self._in_transaction(prepare)
+        try:
+            self._looked = self._in_transaction(prepare)
+        except RightsError as error:
+            # On the way, somebody's table may not be read: look at all of them before anything is said.
+            lacking = self._in_transaction(lambda connection: rights.missing(connection, self._database, self._needs()))
+            raise (self._lacking(lacking) if lacking else error) from error
+
+    def _needs(self) -> Sequence[Need]:
+        """The rights that a run needs."""
+        return [*rights.of_own(rights.OWN), *rights.of_plan(self._wanted, self._database)]
+
+    def _lacking(self, why: Sequence[str]) -> RightsError:
+        return RightsError(
+            f"{self.name} can't be written by this user: {'; '.join(why)}.",
+            hint="Grant it (GRANT UPDATE ON the table TO the user of DATABASE_URL), then start again.",
+        )
 
     @override
     def steps(self) -> Mapping[str, int]:
@@ -198,6 +215,7 @@ class SqlTarget(Target):
     @override
     def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
+            self._check_topic(connection, topic)
             self._check_kept(connection)
             self._remember_table(connection)
             held = {position.stream: position for position in self._positions(connection)}
@@ -210,6 +228,15 @@ class SqlTarget(Target):
             return [position for position in self._positions(connection) if position.stream.topic == topic]
 
         return self._in_transaction(begin)
+
+    def _check_topic(self, connection: sa.Connection, topic: str) -> None:
+        """Raises ConfigError for a name that can't be kept (Kafka's are ASCII, others may have any)."""
+        encoding = self._database.text_encoding(connection)
+        if letters.held(topic, encoding) != topic:
+            raise ConfigError(
+                f"The source's name {topic!r} can't be stored in {self.name}, whose texts are in {encoding}.",
+                hint="Give the source another name, or take a database in UTF-8.",
+            )
 
     def _check_kept(self, connection: sa.Connection) -> None:
         """Raises ConfigError for a step that did something else so far."""

@@ -16,7 +16,7 @@ from sinks.ownership import OwnedSession, progress
 from sinks.rows import Rows, Written
 from sinks.step_store import Step
 from waxwing.batch import Batch
-from waxwing.databases import ledger
+from waxwing.databases import ledger, letters
 from waxwing.databases.base import Database, Plan
 from waxwing.errors import RowError, TableAltered, TableError, TargetError, TransientError, WaxwingError
 from waxwing.target import Change, Order
@@ -212,10 +212,10 @@ class SqlSession(OwnedSession):
         if self._letters_again:
             places = ((letter.stream, letter.offset, letter.row) for letter in change.dead_letters)
             step_store.delete_letters(self._connection, Step(self._flow, self._step), places)
-        most = self._database.value_bytes_max(self._connection)
-        letters = [ledger.dead_letter_row(self._step, letter, most) for letter in change.dead_letters]
+        most, encoding = self._database.value_bytes_max(self._connection), self._database.text_encoding(self._connection)
         try:
-            self._connection.execute(ledger.dead_letters.insert(), letters)
+            for some in letters.statements(self._step, change.dead_letters, bytes_max=most, encoding=encoding):
+                self._connection.execute(ledger.dead_letters.insert(), some)
         except sa.exc.IntegrityError as error:
             if self._letters_again:
                 raise

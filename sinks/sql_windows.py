@@ -15,8 +15,8 @@ from sinks.sql_session import SqlSession
 from sinks.window_table import WindowTable
 from sinks.window_target import Streams, WindowTarget, add_starts
 from waxwing.batch import Stream
-from waxwing.databases import ledger
-from waxwing.databases.base import Append, Upsert
+from waxwing.databases import ledger, rights
+from waxwing.databases.base import Append, Need, Upsert
 from waxwing.databases.folding import folding
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Bucket, Held, Rows, Windows
@@ -72,6 +72,10 @@ class SqlWindows(SqlTarget, WindowTarget):
         return "its windows are written over, those whose records the topic no longer holds by partial totals, or a second time"
 
     @override
+    def _needs(self) -> Sequence[Need]:
+        return [*super()._needs(), *rights.of_own(rights.OWN_OF_WINDOWS)]
+
+    @override
     def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:
         return self._window_table.tuples(rows, self.columns)
 
@@ -92,6 +96,7 @@ class SqlWindows(SqlTarget, WindowTarget):
         self._topics.add(topic)
 
         def begin(connection: sa.Connection) -> list[Position]:
+            self._check_topic(connection, topic)
             self._remember_table(connection)
             row = window_store.kept(connection, self.flow, self.step, lock=True)
             if not row.buckets if row else ledger.positions_of(connection, self.flow, self.step):

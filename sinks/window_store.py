@@ -27,9 +27,9 @@ def kept(connection: sa.Connection, flow: str, step: str, *, lock: bool = False)
     return connection.execute(ledger.locking(query) if lock else query).one_or_none()
 
 
-def part_bytes(value_bytes_max: int | None) -> int:
+def part_bytes(value_bytes_max: int) -> int:
     """The size of a part, where a server takes values up to this size."""
-    return PART_BYTES if value_bytes_max is None else max(PART_BYTES_MIN, min(PART_BYTES, value_bytes_max))
+    return max(PART_BYTES_MIN, min(PART_BYTES, value_bytes_max))
 
 
 def save(connection: sa.Connection, flow: str, step: str, bucket: int, state: bytes, part_size: int = PART_BYTES) -> None:

@@ -2,7 +2,8 @@
 
 WaxwingError
 ├── ConfigError       a setting, a table or a permission is wrong                     exit 78
-│   └── TableError        the database's table does not take what the flow brings
+│   ├── TableError        the database's table does not take what the flow brings
+│   └── RightsError       a right is missing
 ├── TransientError    try again, bounded                                              exit 75
 │   └── TableAltered      the table was altered while the flow runs
 ├── RowError          some rows can't be stored: they go to the dead letters
@@ -70,6 +71,10 @@ class ConfigError(WaxwingError):
 
 class TableError(ConfigError):
     """The database's table, or what hangs on it, does not take what the flow brings; it may have changed since the start."""
+
+
+class RightsError(ConfigError):
+    """A right is missing: on a table, a schema, a file."""
 
 
 class TransientError(WaxwingError):

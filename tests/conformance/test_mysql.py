@@ -10,19 +10,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pydantic import SecretStr
 
 from dataflows.orders import orders
-from sinks import SqlTarget
-from sinks.writer import Writer
 from tests.conformance.place import Place, database_on, make_place
-from tests.servers import MariaDB
-from waxwing.batch import Batch, Columns, Reject, Stream
 from waxwing.databases.base import Append, Upsert
 from waxwing.databases.mysql import SQL_MODE
 from waxwing.errors import ConfigError
-from waxwing.settings import SqlSettings
-from waxwing.target import Start
 
 
 @pytest.fixture
@@ -178,7 +171,7 @@ def test_a_login_that_is_refused_an_unknown_database_and_a_missing_permission_ar
     with pytest.raises(ConfigError, match="names no database"):
         make_place(place.url._replace(database=None))
     limited = make_place(place.url.set(username="limited", password="limited"))
-    assert limited.kind_of_failure(lambda: limited.plan(keyed(limited), Append())) == "config"
+    assert limited.kind_of_failure(lambda: limited.plan(keyed(limited), Append())) == "permission"
 
 
 def place_query(place: Place, statement: str, column: int) -> list[list[Any]]:
@@ -207,31 +200,6 @@ def test_a_smaller_column_without_sign_is_named_as_the_server_names_it(place: Pl
 def test_a_tls_file_that_is_missing_is_a_matter_of_configuration(place: Place) -> None:
     other = make_place(place.url.update_query_dict({"ssl_ca": "/nowhere/ca.pem"}))
     assert other.kind_of_failure(other.engine.connect) == "config"
-
-
-def test_a_dead_letter_that_the_server_can_t_take_whole_is_kept_without_its_value(mariadb: MariaDB) -> None:
-    url = mariadb.new_database()
-    admin = make_place(sa.make_url(url))
-    admin.run("SET GLOBAL max_allowed_packet = 1048576")
-    try:
-        values = [b"'" * 600_000, b"small"]
-        to = SqlTarget(SqlSettings(database_url=SecretStr(url)), keyed(admin), Append())
-        to.bind("flow", "flow.out")
-        to.prepare()
-        to.begin("topic", [Start(stream := Stream("flow", "topic", "id", 0), 0, None)])
-        messages = Columns([0, 1], [None] * 2, values, [0] * 2, [()] * 2)
-        writer = Writer(to, "lane-000")
-        writer.put(Batch(stream, "lane-000", 0, 2, messages, [], [], [Reject(n, "parse", "no JSON") for n in (0, 1)]))
-        writer.flush()
-        writer.close()
-    finally:
-        admin.run("SET GLOBAL max_allowed_packet = DEFAULT")
-    with admin.engine.connect() as connection:
-        query = sa.text("SELECT message_value, reason FROM waxwing_dead_letters ORDER BY topic_offset")
-        (left_out, why), small = connection.execute(query).all()
-    assert left_out is None
-    assert "no JSON (its value of 600,000 bytes is not kept" in why
-    assert tuple(small) == (b"small", "no JSON")
 
 
 @pytest.mark.real_mysql

@@ -98,6 +98,7 @@ class Dialect:
     float_infinity: bool  # may a float be infinite
     lengths_kept: bool  # are lengths, precisions and integer widths of columns enforced
     case_sensitive: bool  # are "id" and "ID" two columns
+    upsert_sets_all: bool  # does an upsert set the key's columns as well, and read every column where it compares versions
     integer_key_automatic: bool  # does a single integer primary key without a default number itself
     # Whether a column of the type JSON keeps a number that stands alone, by its text; None: all of them
     json_number_kept: Callable[[str], bool] | None
@@ -198,6 +199,18 @@ class Bulk(ABC):
             self.write(connection, rows[done:] if done else rows)
 
 
+# Far above any message of Kafka's that is meant, and below what servers and drivers take (1 GB, of which escapes take half).
+VALUE_BYTES_MAX = 256_000_000
+
+
+class Need(NamedTuple):
+    """A right on a table that is there; `columns`: those that it is needed for, none where it is one of whole rows."""
+
+    right: str
+    table: sa.Table
+    columns: Sequence[sa.Column[Any]]
+
+
 class Database(ABC):
     """One database product."""
 
@@ -230,8 +243,12 @@ class Database(ABC):
     def lock_schema(self, connection: sa.Connection) -> None:  # noqa: B027 - one writer at a time needs no lock
         """Let one process at a time make tables, until the end of the transaction."""
 
-    def value_bytes_max(self, connection: sa.Connection) -> int | None:  # noqa: ARG002 - most have no limit below Kafka's
-        """How large a value of a dead letter may be over this connection; None: as large as a message of Kafka."""
+    def value_bytes_max(self, connection: sa.Connection) -> int:  # noqa: ARG002 - some have a limit of the connection
+        """How many bytes of a dead letter's key, value and headers, or of a window's state, may stand in one statement."""
+        return VALUE_BYTES_MAX
+
+    def text_encoding(self, connection: sa.Connection) -> str | None:  # noqa: ARG002 - most hold all of Unicode
+        """Python's name of the encoding of the database's texts, for what we write of our own; None: all of Unicode."""
         return None
 
     @abstractmethod
@@ -258,6 +275,14 @@ class Database(ABC):
 
         Empty: it can. None: nothing unique is on them.
         """
+
+    @abstractmethod
+    def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
+        """None where the user has the right; else the columns that it is missing for (all, where it is one of the table's)."""
+
+    def obstacles(self, connection: sa.Connection, need: Need) -> Sequence[str]:  # noqa: ARG002 - most have none
+        """Why the server would refuse this all the same, as the table stands."""
+        return ()
 
     @abstractmethod
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -6,7 +6,6 @@ Lengths keep each key within 900 bytes, the smallest limit (SQL Server's cluster
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,8 +13,7 @@ import sqlalchemy as sa
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError
-from waxwing.secrets import scrub
-from waxwing.target import DeadLetter, Position
+from waxwing.target import Position
 
 SCHEMA_VERSION = 1
 FLOW_CHARACTERS_MAX = STEP_CHARACTERS_MAX = 100
@@ -183,42 +181,3 @@ def locking(query: sa.Select[Any]) -> sa.Select[Any]:
     return query.with_for_update().with_hint(
         table, "WITH (UPDLOCK, ROWLOCK)", "mssql"
     )  # which has no FOR UPDATE, and says nothing
-
-
-def dead_letter_row(step: str, letter: DeadLetter, value_bytes_max: int | None = None) -> dict[str, object]:
-    """A DeadLetter as a row of waxwing_dead_letters. Header values that are no text are given in hex.
-
-    A value above `value_bytes_max`, which the server would not take, is left out, and the reason says so.
-    """
-    if value_bytes_max is not None and letter.value is not None and len(letter.value) > value_bytes_max:
-        size = len(letter.value)
-        reason = f"{letter.reason[:1_800]} (its value of {size:,} bytes is not kept: the server takes no statement so large)"
-        letter = letter._replace(value=None, reason=reason)
-    headers = [[name, None if value is None else _text(value)] for name, value in letter.headers]
-    return {
-        "flow": letter.stream.flow,
-        "step": step,
-        "topic_id": letter.stream.topic_id,
-        "topic_partition": letter.stream.partition,
-        "topic_offset": letter.offset,
-        "row_index": letter.row,
-        "topic": letter.stream.topic,
-        "stage": letter.stage[:100],
-        "reason": _plain(letter.reason),
-        "message_key": letter.key,
-        "message_value": letter.value,
-        "message_headers": json.dumps(headers),
-        "message_timestamp_ms": letter.timestamp_ms,
-    }
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return f"hex:{value.hex()}"
-
-
-def _plain(reason: str) -> str:
-    """Text that every database takes: no U+0000, no lone surrogates, not pages long."""
-    return scrub(reason).replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()[:2_000]

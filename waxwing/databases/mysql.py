@@ -13,9 +13,9 @@ from pymysql.constants import CLIENT
 from sqlalchemy.dialects.mysql.base import MySQLDDLCompiler, MySQLTypeCompiler
 from typing_extensions import override
 
-from waxwing.databases import mysql_catalog
+from waxwing.databases import mysql_catalog, mysql_rights
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
@@ -42,6 +42,7 @@ DIALECT = Dialect(
     float_infinity=False,
     lengths_kept=True,
     case_sensitive=False,
+    upsert_sets_all=True,  # `key = IF(key <=> VALUES(key), ...)`, `column = IF(newer, VALUES(column), column)`
     integer_key_automatic=False,
     json_number_kept=None,
     savepoints=True,
@@ -161,7 +162,7 @@ class MySQL(Database):
             raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
 
     @override
-    def value_bytes_max(self, connection: sa.Connection) -> int | None:
+    def value_bytes_max(self, connection: sa.Connection) -> int:
         # Written as a literal it may take twice as much; and the packet holds the rest of the row.
         packet_bytes_max: int = connection.info["packet_bytes_max"]
         return max(packet_bytes_max // 2 - 8_192, 0)
@@ -177,6 +178,10 @@ class MySQL(Database):
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(map(tuple, connection.execute(_SHAPE, {"schema": table.schema, "name": table.name})))
+
+    @override
+    def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
+        return mysql_rights.lacking(connection, need)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -99,7 +99,10 @@ _TEXT: dict[Kind, str] = {
 }
 
 _LOGIN = "Check user and password in DATABASE_URL, and from which hosts the user may connect."
-_GRANT = "Grant it: SELECT, INSERT, UPDATE, DELETE, and CREATE, INDEX where tables are missing."
+_GRANT = (
+    "Grant it: SELECT, INSERT, UPDATE, DELETE, and CREATE, INDEX where tables are missing; one of them for the whole table, "
+    "since rights on columns alone do not show what it is."
+)
 _NUMBERS = "The table's numbers (AUTO_INCREMENT) are at the end of the column's range: give the column a larger type."
 _ROOM = Meaning("later", "The table or the disk of the database server is full: make room, then start again.")
 _DAMAGED = Meaning("table", f"{DAMAGED_HINT} (CHECK TABLE, and the server's log.)")

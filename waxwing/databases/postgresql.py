@@ -9,8 +9,8 @@ import psycopg
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases import postgresql_catalog
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
+from waxwing.databases import postgresql_catalog, postgresql_rights
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.postgresql_connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
@@ -39,6 +39,7 @@ DIALECT = Dialect(
     float_infinity=True,
     lengths_kept=True,
     case_sensitive=True,
+    upsert_sets_all=False,
     integer_key_automatic=False,
     json_number_kept=None,
     savepoints=True,
@@ -64,6 +65,11 @@ _BLOCKERS = sa.text("""
       AND (c.relname LIKE 'waxwing%' AND l.mode <> 'AccessShareLock'
            OR l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
     ORDER BY 1""")
+
+
+# Single-byte encodings that Python knows under another name.
+_ENCODINGS = {"LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN9": "iso8859-15", "KOI8R": "koi8-r"}
+_ENCODINGS |= {f"WIN{number}": f"cp{number}" for number in range(1250, 1259)}
 
 
 class PostgreSQL(Database):
@@ -128,6 +134,14 @@ class PostgreSQL(Database):
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
     @override
+    def text_encoding(self, connection: sa.Connection) -> str | None:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        encoding = driver.info.parameter_status("server_encoding") or ""
+        # What Python and the server may not read alike is written in ASCII.
+        return None if encoding == "UTF8" else _ENCODINGS.get(encoding, "ascii")
+
+    @override
     def check_deferred(self, connection: sa.Connection) -> None:
         # Undone again, so that they go on to wait.
         connection.exec_driver_sql("SAVEPOINT waxwing_check; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO SAVEPOINT waxwing_check")
@@ -149,6 +163,14 @@ class PostgreSQL(Database):
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(filter(None, connection.scalars(_SHAPE, {"name": SA_DIALECT.identifier_preparer.format_table(table)})))
+
+    @override
+    def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
+        return postgresql_rights.lacking(connection, need)
+
+    @override
+    def obstacles(self, connection: sa.Connection, need: Need) -> Sequence[str]:
+        return postgresql_rights.obstacles(connection, need)
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from waxwing.errors import ConfigError, TableError, TargetError, TransientError, TryLater, WaxwingError
+from waxwing.errors import ConfigError, RightsError, TableError, TargetError, TransientError, TryLater, WaxwingError
 
 Kind = Literal[
     "transient",  # the same may succeed soon: it is tried again, bounded
@@ -73,7 +73,12 @@ class Failure(NamedTuple):
         message, hint = f"{name}: {self.reason} ({self.code}).", self.hint or HINTS[self.kind]
         if self.kind == "transient":
             return TransientError(message, hint=hint, too_large=self.too_large, locked=self.locked)
-        kinds: dict[Kind, type[WaxwingError]] = {"later": TryLater, "table": TableError, "statement": TargetError}
+        kinds: dict[Kind, type[WaxwingError]] = {
+            "later": TryLater,
+            "table": TableError,
+            "permission": RightsError,
+            "statement": TargetError,
+        }
         return None if self.kind == "row" else kinds.get(self.kind, ConfigError)(message, hint=hint)
 
 

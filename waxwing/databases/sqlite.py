@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from waxwing.databases import sqlite_catalog
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.refusals import Failure
 from waxwing.databases.sqlite_errors import failure_of
@@ -50,6 +50,7 @@ DIALECT = Dialect(
     float_infinity=True,
     lengths_kept=False,
     case_sensitive=False,
+    upsert_sets_all=False,
     integer_key_automatic=True,
     json_number_kept=_number_kept,
     savepoints=True,
@@ -133,6 +134,20 @@ class SQLite(Database):
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(connection.scalars(_definition(table), {"name": table.name}))
+
+    @override
+    def value_bytes_max(self, connection: sa.Connection) -> int:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        return min(super().value_bytes_max(connection), int(driver.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)) // 2)
+
+    @override
+    def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
+        # Who may write the file may write every table; of one that may not be written, SQLite just begins to read.
+        if need.right != "SELECT":
+            name = SA_DIALECT.identifier_preparer.format_table(need.table)
+            connection.exec_driver_sql(f"DELETE FROM {name} WHERE 0")  # noqa: S608 - quoted
+        return None
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:

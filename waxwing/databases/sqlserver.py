@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from waxwing.databases import sqlserver_catalog, sqlserver_driver
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Nature, Plan
+from waxwing.databases.base import Bulk, Database, Dialect, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.refusals import UNKNOWN, Failure, Meaning
 from waxwing.databases.sqlserver_bulk import Abilities, KeyRace, SQLServerBulk
@@ -39,6 +39,7 @@ DIALECT = Dialect(
     float_infinity=False,
     lengths_kept=True,
     case_sensitive=False,
+    upsert_sets_all=False,
     integer_key_automatic=False,
     json_number_kept=None,
     savepoints=False,  # under XACT_ABORT any error dooms the transaction
@@ -119,6 +120,8 @@ class SQLServer(Database):
             for parameter in sizes:
                 if isinstance(parameter.type, sa.LargeBinary):
                     sizes[parameter] = (self._pyodbc.SQL_VARBINARY, 0, 0)  # varbinary(max)
+                elif isinstance(parameter.type, sa.String):  # else as varchar, where the code page turns much into "?"
+                    sizes[parameter] = (self._pyodbc.SQL_WVARCHAR, 0, 0)
 
         return engine
 
@@ -173,6 +176,14 @@ class SQLServer(Database):
         return tuple(map(tuple, connection.execute(_SHAPE, {"name": connection.dialect.identifier_preparer.format_table(table)})))
 
     @override
+    def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
+        given = {"name": connection.dialect.identifier_preparer.format_table(need.table), "right": need.right}
+        if not need.columns:
+            return [] if connection.scalar(_HAS, given) == 0 else None
+        columns = [column.name.lower() for column in need.columns]
+        return connection.scalars(_LACKING, {**given, "columns": columns}).all() or None
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = connection.dialect.identifier_preparer.format_table(table)
         place = {"name": table.name, "schema": table.schema}
@@ -186,6 +197,13 @@ class SQLServer(Database):
                 )
         return why
 
+
+# Null where there is no such table.
+_HAS = sa.text("SELECT HAS_PERMS_BY_NAME(:name, 'OBJECT', :right)")
+_LACKING = sa.text("""
+    SELECT c.name FROM sys.columns AS c
+    WHERE c.object_id = OBJECT_ID(:name) AND LOWER(c.name) IN :columns
+      AND HAS_PERMS_BY_NAME(:name, 'OBJECT', :right, c.name, 'COLUMN') = 0""").bindparams(sa.bindparam("columns", expanding=True))
 
 _LOCK_SCHEMA = (
     "DECLARE @held int, @name nvarchar(255) = CONCAT(N'waxwing schema ', DB_NAME()); "

@@ -293,13 +293,13 @@ class Windows:
 
     @cached_property
     def text(self) -> str:
-        """What is kept beside rows and state, to know them again."""
+        """What is kept beside rows and state, to know them again: in ASCII, which every database holds."""
         aggregates = ", ".join(
             f"{name}={f'Fold({aggregate.field!r})' if isinstance(aggregate, Fold) else aggregate!r}"
             for name, aggregate in self.aggregates.items()
         )
         time = "MESSAGE_TIME" if isinstance(self.time, MessageTime) else repr(self.time)
-        return (
+        return _ascii(
             f"by={self.by!r} time={time} kind={self.kind!r} aggregates=({aggregates}) "
             f"lateness_s={self.lateness_us / SECOND_US!r} grace_s={self.grace_us / SECOND_US!r}"
             f"{f' null_keys={self.null_keys!r}' if isinstance(self.null_keys, dict) else ''}"
@@ -311,4 +311,8 @@ _WHOLE = re.compile(r"(?<=[0-9])\.0(?=[,) ]|$)")
 
 
 def _meaning(text: str) -> str:
-    return _WHOLE.sub("", _SPANS.sub("", text))
+    return _WHOLE.sub("", _SPANS.sub("", _ascii(text)))
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
