@@ -9,14 +9,15 @@ import types
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, Json, JsonValue, WrapValidator, create_model
 from typing_extensions import TypedDict
 
 from tests.unit.test_parse import field, messages, parsed
@@ -220,3 +221,48 @@ def test_what_a_model_says_beyond_a_struct_holds() -> None:
         ).records
         assert record.v == value
     assert math.isnan(parsed(kinds_of(Decimal)[1], [b'{"v":"NaN"}']).records[0].v)
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    n: int
+    at: datetime
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    w: Decimal
+
+
+class Beyond(BaseModel):
+    """What no Struct can say."""
+
+    pet: Cat | Dog
+    other: Cat | Dog | None = Field(None, discriminator="kind")
+    some: Sequence[int] = ()
+    text: Json[list[int]] | None = None
+    json_: JsonValue = Field(None, alias="json")
+    either: datetime | str = ""
+    first: Decimal = Field(Decimal(0), validation_alias=AliasChoices("x", "y"))
+    deep: int = Field(0, validation_alias=AliasPath("z", 0, "q"))
+    path: Path | None = None
+    wrapped: Annotated[Decimal, WrapValidator(lambda value, handler: handler(value))] = Decimal(0)
+    kids: list[Beyond] = []
+
+
+def test_what_only_models_have_is_read_exactly_and_cut_too() -> None:
+    moment = b'"2026-11-26T23:59:59.9999999Z"'
+    dog, cat = b'{"kind":"dog","w":12345678901234567.25}', b'{"kind":"cat","n":1,"at":%s}' % moment
+    value = b"""{"pet":%s,"other":%s,"some":[1],"text":"[2]","json":{"a":[1.10,1%s]},"either":%s,"y":1.10,
+        "z":[{"q":5}],"path":"/x","wrapped":12345678901234567.25,"kids":[{"pet":%s}]}""" % (dog, cat, b"0" * 30, moment, cat)
+    batch = parsed(
+        Beyond,
+        [value, b'{"pet":%s}' % cat.replace(b":1,", b':"1",'), b'{"pet":{"kind":"cow"}}', b'{"pet":%s,"some":["1"]}' % dog],
+    )
+    [record] = batch.records
+    assert [reject.at for reject in batch.rejects] == [1, 2, 3]
+    last = datetime(2026, 11, 26, 23, 59, 59, 999_999, UTC)
+    assert (record.pet.w, record.other.at, record.kids[0].pet.at) == (Decimal("12345678901234567.25"), last, last)
+    assert (list(record.some), record.text, record.json_) == ([1], [2], {"a": [Decimal("1.10"), 10**30]})
+    assert (record.either, record.first, record.deep) == (moment.decode().strip('"'), Decimal("1.10"), 5)
+    assert (record.path, record.wrapped) == (Path("/x"), Decimal("12345678901234567.25"))

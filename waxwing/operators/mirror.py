@@ -6,7 +6,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
@@ -35,8 +35,8 @@ _FUNCTIONS_OF_BYTES = {"hex": bytes.fromhex, "base64": urlsafe_b64decode}
 _ASIDE = frozenset({"default", "expected", "members", "metadata", "serialization", "cls", "function", "post_init"})
 # And under these, the keys of a dict are names of the user's.
 _NAMED = frozenset({"fields", "choices"})
-# Types that JSON has: where nothing else is said they are not made of others.
-_OF_JSON = frozenset({"int", "bool", "str"})
+# Types that JSON has: where nothing else is said they are not made of others. (pydantic makes text of nothing else by itself.)
+_OF_JSON = frozenset({"int", "bool"})
 
 
 class Mirror:
@@ -76,7 +76,8 @@ class Mirror:
         if kind == "bytes" and (way := self._config.get("val_json_bytes")) is not None:
             function = _FUNCTIONS_OF_BYTES.get(way, str.encode)
             return str, core_schema.no_info_before_validator_function(function, _plain(schema))
-        return _LEAVES[kind], _plain(schema)
+        # (Strict, for where a definition is also used in what is left to pydantic.)
+        return _LEAVES[kind], {**_plain(schema), "strict": True} if kind in _OF_JSON else _plain(schema)
 
     def _any(self, schema: Any) -> Told:
         return Any, schema
@@ -96,6 +97,10 @@ class Mirror:
 
     _default = _function_after = _wrapped
 
+    def _json_or_python(self, schema: Any) -> Told:
+        told, rest = self.of(schema["json_schema"])
+        return told, _named_as(schema, rest)
+
     def _nullable(self, schema: Any) -> Told:
         told, rest = self._wrapped(schema)
         return (told if told is Any else Union[told, None]), rest  # noqa: UP007 - a type made at run time
@@ -103,7 +108,9 @@ class Mirror:
     def _union(self, schema: Any) -> Told:
         choices = [choice[0] if isinstance(choice, tuple) else choice for choice in schema["choices"]]
         told = [self.of(choice) for choice in choices]
-        if any(kind is Any for kind, _ in told) or not _is_read(Union[tuple(_outside(kind) for kind, _ in told)]):  # noqa: UP007
+        outside = [_outside(part) for kind, _ in told for part in (get_args(kind) if _is_union(kind) else (kind,))]
+        # Two arrays, or two objects, msgspec does not tell apart.
+        if Any in outside or len(set(outside)) < len(outside) or not _is_read(Union[tuple(outside)]):  # noqa: UP007
             return self._left(schema)
         return Union[tuple(kind for kind, _ in told)], {**_plain(schema), "choices": [rest for _, rest in told]}  # noqa: UP007
 
@@ -232,6 +239,8 @@ def _loose(schema: Any, strict: bool | None, *, by_function: bool) -> Any:
     if not isinstance(schema, dict):
         return schema
     kind = schema.get("type")
+    if kind == "json-or-python":
+        return _named_as(schema, _loose(schema["json_schema"], strict, by_function=by_function))
     strict = (schema.get("config") or {}).get("strict", strict)
     by_function = by_function or kind in ("function-before", "function-wrap", "function-plain")
     own = schema.get("strict", strict)
@@ -247,6 +256,11 @@ def _loose(schema: Any, strict: bool | None, *, by_function: bool) -> Any:
     if kind in _OF_JSON and (own is True or (own is None and not by_function)):
         out["strict"] = True
     return out
+
+
+def _named_as(schema: Any, rest: Any) -> Any:
+    """A part in place of the whole, under the whole's name."""
+    return {**rest, "ref": schema["ref"]} if "ref" in schema else rest
 
 
 def _keys(name: str, field: Any, *, by_name: bool) -> tuple[list[str], bool]:
@@ -286,6 +300,14 @@ def _is_read(kind: Any) -> bool:
     return True
 
 
+def _is_union(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Union
+
+
 def _outside(kind: Any) -> Any:
     """The type without what is inside of it: objects are not complete yet."""
-    return dict if isinstance(kind, type) and hasattr(kind, "__required_keys__") else getattr(kind, "__origin__", None) or kind
+    if isinstance(kind, type) and hasattr(kind, "__required_keys__"):
+        return dict
+    origin = get_origin(kind)
+    return kind if origin is None or origin is Literal else origin
