@@ -1,4 +1,4 @@
-"""The pages your-own-flow.md and windows.md, done as they say: files in an empty repository, their tests run there."""
+"""The pages your-own-flow.md, windows.md and recipes.md, done as they say: files in an empty repository, their tests run there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ def test_a_first_flow_and_its_test_are_short() -> None:
     assert sum(1 for name in first for line in files[name].splitlines() if line.strip()) <= 75
 
 
-@pytest.mark.parametrize(("page", "flows"), [("your-own-flow.md", ["payments", "totals"]), ("windows.md", ["minutes"])])
+PAGES = [
+    ("your-own-flow.md", ["payments", "totals"]),
+    ("windows.md", ["minutes"]),
+    ("recipes.md", ["two_tables", "two_places", "checked"]),
+]
+
+
+@pytest.mark.parametrize(("page", "flows"), PAGES)
 def test_a_page_s_flows_and_tests_run_in_a_repository_of_their_own(page: str, flows: list[str], tmp_path: Path) -> None:
     files = files_of(page)
     tests = [f"test_{flow}.py" for flow in flows]
@@ -34,7 +41,7 @@ def test_a_page_s_flows_and_tests_run_in_a_repository_of_their_own(page: str, fl
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"{len(tests)} passed" in run.stdout
 
