@@ -1,4 +1,4 @@
-"""The pages your-own-flow.md, windows.md and recipes.md, done as they say: files in an empty repository, their tests run there."""
+"""The pages your-own-flow.md, windows.md and recipes.md, done as they say: files in an empty repository, tests run there."""
 
 from __future__ import annotations
 
