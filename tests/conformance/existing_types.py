@@ -144,7 +144,7 @@ MYSQL = {
     "text": Case("text", sa.Text(), texts(9), ["x" * 65_535], ["x" * 65_535 + "  ", "x" * 65_536]),
     "mediumtext": Case("mediumtext", sa.Text(), texts(9), [LONG + " "]),
     "longtext": Case("longtext", sa.Text(), texts(9), [LONG + " ", "a\x00b"]),
-    "json in text": Case("longtext", sa.JSON(), JSON, [{"a": ["b "]}]),
+    "longtext of JSON": Case("longtext", sa.JSON(), JSON, [{"a": ["b "]}]),
     "enum": Case("enum('Open', 'it''s, ok', 'closed')", sa.Enum(*ENUM[0], "open", "1", name="other"), LETTERS, *ENUM),
     "enum for texts": Case("enum('Open', 'it''s, ok', 'closed') collate utf8mb4_general_ci", sa.String(20), LETTERS, *ENUM),
     "enum of a class": Case("enum('red', 'green')", sa.Enum(Colour), st.sampled_from(Colour), [Colour.green, "green"], [Colour.Red, "Red"], read=sa.Text(), shown=lambda c: getattr(c, "name", c)),

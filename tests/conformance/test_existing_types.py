@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -176,3 +177,39 @@ def test_a_type_that_is_not_taken_is_refused_at_the_start_with_its_name_and_what
     for column in columns:
         name, sql = column.split(" ", 1)
         assert re.search(rf"column {name} is [^;]*{re.escape(sql.split('(')[0])}", str(refused.value), re.IGNORECASE), column
+
+
+def test_every_type_of_the_server_s_catalog_stands_in_the_table(place: Place) -> None:
+    """What the server has and our table has not would be refused too, but without a word on what to do."""
+    catalogs = {
+        "postgresql": "SELECT typname FROM pg_type WHERE typnamespace = CAST('pg_catalog' AS regnamespace) "
+        "AND typtype = 'b' AND NOT (typcategory = 'A' AND typelem <> 0) AND typname <> 'unknown' ORDER BY 1",
+        "sqlserver": "SELECT DISTINCT name FROM sys.types WHERE is_user_defined = 0",
+        "mysql": "SELECT lower(plugin_name) FROM information_schema.plugins WHERE plugin_type = 'DATA TYPE'",
+    }
+    if (catalog := catalogs.get(place.database.dialect.name)) is None:
+        return  # any word is a type to SQLite
+    with place.engine.connect() as connection:
+        there = set(connection.scalars(sa.text(catalog)))
+    assert there, "a server without types"
+    assert there - place.database.types.keys() == set()
+
+
+def test_a_reflected_table_is_taken_or_refused_by_the_types_that_the_database_names(place: Place) -> None:
+    """As `sa.Table("t", metadata, autoload_with=engine)` makes it: never an error without a word on what to do."""
+    here = prepared(place)
+    own = {"sqlite": "", "postgresql": "short", "mysql": "set('a', 'b')", "sqlserver": "dbo.email"}
+    for number, sql in enumerate([own[place.database.dialect.name], *re.split(r", (?![^(]*\))", here.refused)]):
+        name = place.table().name
+        place.run(f"CREATE TABLE {name} (n int PRIMARY KEY, v {sql})")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types that it does not know
+            table = sa.Table(name, sa.MetaData(), autoload_with=place.engine)
+        if number == 0:
+            planned = place.plan(table, Append(), columns=["n", "v"])
+            place.write(planned, place.accepted(planned, [(1, "a"), (2, "b,a,c" * 40)]))
+            with place.engine.connect() as connection:
+                assert connection.execute(sa.text(f"SELECT n, v FROM {name} WHERE n = 1")).one()[1] == "a"
+            continue
+        with pytest.raises(ConfigError, match=r"[Cc]olumn v"):
+            place.plan(table, Append(), columns=["n", "v"])

@@ -199,6 +199,16 @@ class Format(StrEnum):
 
 
 @app.command()
+def types() -> None:
+    """Print which column types of existing tables are written, exact how far, and which are refused: docs/types.md."""
+    import sys
+
+    from waxwing.databases.types_page import page
+
+    sys.stdout.write(page())
+
+
+@app.command()
 def settings(
     flow: Annotated[str, typer.Argument(help="`orders`, or your own flow's module.")] = "orders",
     as_: Annotated[

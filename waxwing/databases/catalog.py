@@ -49,7 +49,7 @@ class Taken:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """A type that is not written: `why` completes "column x is of this type, which ..."; `instead` says what to do."""
+    """A type that is not written: `why` completes "it ..."; `instead` says what to do."""
 
     names: str
     why: str
@@ -73,18 +73,13 @@ class Found:
     filled: bool
     computed: bool
 
-    @property
-    def shown(self) -> str:
-        """The type, for messages."""
-        return self.sql
-
 
 def found(name: str, raw: Raw, types: Types, *, nullable: bool, filled: bool, computed: bool, alias: str = "") -> Found:
     """A column, by the table of types. `alias`: the name of a type that stands for another one (a domain)."""
     entry = types.get(raw.kind, UNKNOWN)
     kind, limit, why = None, None, ""
     if isinstance(entry, Refused):
-        why = f"which {entry.why}. {entry.instead or ELSEWHERE}"
+        why = f"it {entry.why}. {entry.instead or ELSEWHERE}"
     else:
         made = entry.make(raw)
         kind, limit = made if isinstance(made, tuple) else (made, None)
@@ -102,14 +97,15 @@ def found(name: str, raw: Raw, types: Types, *, nullable: bool, filled: bool, co
 
 UNKNOWN = Refused(
     names="any other",
-    why="Waxwing does not know: it might change values",
+    why="is unknown to Waxwing, and might change values",
     instead=f"{ELSEWHERE} to a type of docs/types.md",
 )
 
 
 def entries(types: Types) -> list[Taken | Refused]:
-    """Each entry once, in the order of the table."""
-    return [*dict.fromkeys(types.values()), UNKNOWN]
+    """Each entry once, in the order of the table, and what holds for a type that stands nowhere in it."""
+    listed = list(dict.fromkeys(types.values()))
+    return listed if any(entry.names.startswith(UNKNOWN.names) for entry in listed) else [*listed, UNKNOWN]
 
 
 def table_of(*rows: tuple[str, Taken | Refused]) -> Types:

@@ -27,7 +27,7 @@ def differences(column: sa.Column[Any], found: Found, sql: sa.Dialect, dialect: 
     if found.computed:
         problems.append("is computed by the database")
     if found.type is None:
-        problems.append(f"is {found.sql}, where {declared} is needed: it {found.refused.removeprefix('which ')}")
+        problems.append(f"is {found.sql}, where {declared} is needed: {found.refused}")
     elif not _same_family(column, found.type, declared, sql, dialect) or (
         dialect.lengths_kept and _changes(kind_of(column), found.type, column)
     ):

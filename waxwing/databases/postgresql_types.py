@@ -89,12 +89,12 @@ TYPES: Types = table_of(
         "varchar",
         Taken(
             names="varchar(n), varchar",
-            declare="String(n), String, Enum; Uuid where n is 36 or 32",
+            declare="String(n), String, Enum, JSON; Uuid where n is 36 or 32",
             exact="n characters, no U+0000",
             make=lambda raw: sa.VARCHAR(raw.length),
         ),
     ),
-    ("text", Taken(names="text", declare="Text, String(n), Enum", exact="no U+0000", make=lambda _: sa.TEXT())),
+    ("text", Taken(names="text", declare="Text, String(n), Enum, JSON", exact="no U+0000", make=lambda _: sa.TEXT())),
     (
         "citext",
         Taken(names="citext", declare="String(n), Text", exact="no U+0000", make=lambda _: postgresql.CITEXT()),

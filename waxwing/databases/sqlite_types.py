@@ -28,7 +28,7 @@ TYPES: Types = table_of(
         "text varchar nvarchar char nchar clob (text)",
         Taken(
             names="text, varchar(n), char(n) and all whose name holds char, clob or text",
-            declare="String(n), Text, CHAR(n), Enum, Uuid (as 32 digits), Date, Time, DateTime",
+            declare="String(n), Text, CHAR(n), Enum, Uuid (as 32 digits), Date, Time, DateTime, JSON",
             exact="as declared in the flow's Table: SQLite itself has no lengths",
             make=lambda raw: sa.CHAR(raw.length) if raw.kind == "char" else sa.VARCHAR(raw.length),
         ),
@@ -75,13 +75,18 @@ TYPES: Types = table_of(
     ),
     (
         "json",
-        Taken(names="json", declare="JSON", exact="what its numeric affinity does not change", make=lambda _: sqlite.JSON()),
+        Taken(
+            names="json",
+            declare="JSON",
+            exact="all but a bare number that it would change",
+            make=lambda _: sqlite.JSON(),
+        ),
     ),
     (
         "(numeric)",
         Refused(
             names="any other word (string, uuid, money, ...)",
-            why="SQLite takes for numeric: it would make the number 7 of the text 007",
+            why="is numeric to SQLite, which would make the number 7 of the text 007",
             instead="Alter it to text, integer, real or blob",
         ),
     ),

@@ -94,7 +94,7 @@ TYPES: Types = table_of(
         "varchar",
         Taken(
             names="varchar(n), varchar(max)",
-            declare="String(n), Text, Enum; Uuid where n is 36 or 32",
+            declare="String(n), Text, Enum, JSON; Uuid where n is 36 or 32",
             exact="n bytes of the collation's code page; text that it lacks is a dead letter, never a question mark",
             make=lambda raw: sa.VARCHAR(raw.length),
         ),
@@ -207,13 +207,13 @@ TYPES: Types = table_of(
     ),
     (
         "timestamp rowversion",
-        Refused(names="rowversion (timestamp)", why="the server numbers itself"),
+        Refused(names="rowversion (timestamp)", why="is numbered by the server"),
     ),
     (
         "hierarchyid geometry geography",
         Refused(names="hierarchyid, geometry, geography", why="is one of the server's own", instead=_ELSEWHERE),
     ),
-    ("json", Refused(names="json (2025)", why="Waxwing has not been tried with", instead="Alter it to nvarchar(max)")),
+    ("json", Refused(names="json (2025)", why="has not been tried with Waxwing", instead="Alter it to nvarchar(max)")),
     ("vector", Refused(names="vector (2025)", why="rounds its numbers to single precision", instead="Alter it to nvarchar(max)")),
 )
 
