@@ -100,15 +100,16 @@ class GroupOffsets(threading.Thread):
                         raise KafkaException(one.error)
                 self._committed |= moved
         except KafkaException as error:
-            self._warn(reason_of(error.args[0]))
+            reason = reason_of(error.args[0])
+            self._warn(reason, f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer ({reason})")
         except WaxwingError as error:  # the target is away: its sink says so
-            self._warn(error.message)
+            self._warn(error.message, error.message)
         else:
             self._said = False
 
-    def _warn(self, reason: str) -> None:
+    def _warn(self, reason: str, about: str) -> None:
         if not self._said:
             group = self._settings.kafka_group_id
             what = f"Offsets of group {group!r} could not be committed for lag tools: {reason}."
-            log.warning("group_offsets", f"{what} Reading is not affected.")
+            log.lasting("group_offsets", about, f"{what} Reading is not affected.")
         self._said = True
