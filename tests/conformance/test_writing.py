@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.place import Place
+from tests.conformance.place import Place, make_place
 from waxwing.databases.base import Append, Plan, Upsert
+from waxwing.errors import ConfigError
 
 BOTH_WAYS = pytest.mark.parametrize("staged", [False, True], ids=["straight", "staged"])
 Row = tuple[Any, ...]
@@ -222,3 +223,18 @@ def test_any_sequence_of_batches_gives_what_a_dictionary_gives(place: Place, new
             assert read == expected
 
         batches()
+
+
+def test_a_value_that_can_t_be_encoded_blames_its_row_and_not_the_url(place: Place) -> None:
+    """Checks let none of these through; should one, it is no matter of the URL's options, nor a bug that stops all."""
+    planned = place.plan(place.table(sa.Column("id", sa.Integer), sa.Column("v", sa.Uuid)), Append())
+    assert place.kind_of_failure(lambda: place.write(planned, [(1, UUID(int=1)), (2, "none")])) == "row"
+    place.write(planned, [(1, UUID(int=1))])
+    assert place.read(planned.table) == [(1, UUID(int=1))]
+
+
+def test_an_option_that_the_driver_can_t_read_is_told_while_connecting(mariadb_place: Place) -> None:
+    with pytest.raises(ConfigError, match=r"can't be read: .*'soon'.*Check the options in DATABASE_URL"):
+        make_place(mariadb_place.url.update_query_dict({"write_timeout": "soon"}))
+    with pytest.raises(ConfigError, match=r"can't be read: .*Check the options in DATABASE_URL"):
+        make_place(mariadb_place.url.update_query_dict({"bind_address": "\x00"})).engine.connect()

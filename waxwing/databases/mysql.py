@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
 
@@ -92,25 +93,22 @@ class MySQL(Database):
             "write_timeout": round(statement_timeout_s) + 30,
         }
         check_options(url, _OPTIONS)
-        engine = sa.create_engine(
-            url.set(drivername=DIALECT.drivername),
-            poolclass=sa.NullPool,
-            # REPEATABLE READ, the default, would show a position as it was when the transaction began, and lock gaps.
-            isolation_level="READ COMMITTED",
-            connect_args=ours,
-        )
+        with _options_read():
+            engine = sa.create_engine(
+                url.set(drivername=DIALECT.drivername),
+                poolclass=sa.NullPool,
+                # REPEATABLE READ, the default, would show a position as it was when the transaction began, and lock gaps.
+                isolation_level="READ COMMITTED",
+                connect_args=ours,
+            )
         engine.dialect.type_compiler_instance = _Types(engine.dialect)
         engine.dialect.ddl_compiler = _Tables
         lock_s, statement_s = max(1, round(lock_timeout_s)), max(1, round(statement_timeout_s))
 
         @sa.event.listens_for(engine, "do_connect")
         def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:  # noqa: ARG001 - SQLAlchemy gives it
-            try:
+            with _options_read():
                 return dialect.connect(*arguments, **options)
-            except (TypeError, ValueError) as error:  # PyMySQL's, of what an option says
-                raise ConfigError(
-                    f"DATABASE_URL: {type(error).__name__}: {error}.", hint="Check the options in DATABASE_URL."
-                ) from error
 
         @sa.event.listens_for(engine, "connect")
         def prepare(connection: Any, record: Any) -> None:
@@ -207,6 +205,17 @@ class MySQL(Database):
 # (init_command could undo what the session is set to.)
 _NO_TEXT = {"ssl", "conv", "cursorclass", "auth_plugin_map", "defer_connect", "init_command"}
 _OPTIONS = {*signature(pymysql.connections.Connection).parameters, "ssl_capath", "ssl_cipher", "ssl_check_hostname"} - _NO_TEXT
+
+
+@contextlib.contextmanager
+def _options_read() -> Iterator[None]:
+    """What SQLAlchemy and PyMySQL say of an option's value is a matter of the URL (the same of a row's value is not)."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"An option of the database's URL can't be read: {error}.", hint="Check the options in DATABASE_URL."
+        ) from error
 
 
 class _Types(MySQLTypeCompiler):

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import mysql
 
 from waxwing.databases.base import columns_of
 from waxwing.databases.json_rows import Encode, each, encoders, rows_as_json
+from waxwing.databases.refusals import encodes
 
 # Named parameters, so that "%" in a name or an expression is not doubled.
 SA_DIALECT: sa.Dialect = mysql.dialect(paramstyle="named")
@@ -32,6 +33,7 @@ class Literals:
         self._end = more.encode()
         self._between = self._end + b"),\n("
 
+    @encodes
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
         """The rows, a line for each."""
         if self._encoders:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql
 
 from waxwing.databases.base import columns_of
 from waxwing.databases.json_rows import Encode, each, encoders, rows_as_json
+from waxwing.databases.refusals import encodes
 
 # The encoding is named here, so that no setting of the session changes what the bytes mean. (E: a lone backslash may escape.)
 COPY_OPTIONS = r"FROM STDIN (FORMAT csv, NULL 'null', ESCAPE E'\\', ENCODING 'UTF8')"
@@ -39,6 +40,7 @@ class CopyCsv:
     def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
         self._encoders = encoders(columns, SA_DIALECT, _own)
 
+    @encodes
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
         """The rows as CSV in UTF-8, in parts."""
         left = iter(rows)

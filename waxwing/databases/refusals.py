@@ -7,8 +7,9 @@ code and what to do, and blames no row.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -120,3 +121,22 @@ def of_python(cause: BaseException) -> Failure:
 def is_disk_full(error: BaseException) -> bool:
     """Does the operating system say that there is no room, or no more of a quota?"""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def encodes(call: Callable[P, T]) -> Callable[P, T]:
+    """For what turns rows into what the driver sends: an error blames a row, never the options of the URL or the server."""
+
+    @functools.wraps(call)
+    def encoded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except UnicodeEncodeError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+            raise BadValue(f"{type(error).__name__}: {error}") from error
+
+    return encoded

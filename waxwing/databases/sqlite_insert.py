@@ -16,6 +16,7 @@ from waxwing.databases.columns import kind_of
 from waxwing.databases.json_values import text_of
 from waxwing.databases.merging import Mean, quotients
 from waxwing.databases.on_conflict import TARGET, Change, change, merged_values, on_conflict
+from waxwing.databases.refusals import encodes
 from waxwing.databases.rules import integer_range
 from waxwing.errors import ConfigError
 
@@ -147,6 +148,7 @@ def _update_first(plan: Plan, becomes: Change) -> tuple[str, str]:
     return update, f" WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {missing})"  # noqa: S608 - quoted
 
 
+@encodes
 def _stored(rows: Sequence[tuple[Any, ...]], processors: Sequence[Callable[[Any], Any] | None]) -> Sequence[tuple[Any, ...]]:
     """The rows as SQLite stores them."""
     if not rows or not any(processors):

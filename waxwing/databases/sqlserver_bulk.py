@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from waxwing.databases import sqlserver_driver
 from waxwing.databases.base import Append, Bulk, Merge, Plan, columns_of
+from waxwing.databases.refusals import encodes
 from waxwing.databases.sqlserver_columns import BINARY, NVARCHAR_MAX, Stored, stored_columns
 from waxwing.databases.sqlserver_errors import numbers
 from waxwing.databases.sqlserver_sql import Statements
@@ -190,9 +191,11 @@ class SQLServerBulk(Bulk):
             isinstance(value, str) and len(value) > NVARCHAR_MAX for each in values for value in each
         )
 
+    @encodes
     def _json(self, own: int, values: Sequence[Sequence[Any]]) -> str:
         return orjson.dumps(list(zip(*self._encoded(own, values, as_json=True), strict=True))).decode()
 
+    @encodes
     def _encoded(self, own: int, values: Sequence[Sequence[Any]], *, as_json: bool) -> list[Sequence[Any]]:
         encoders = [*[None] * own, *(column.encoder(as_json=as_json) for column in self._columns)]
         return [each if encode is None else encode(each) for encode, each in zip(encoders, values, strict=True)]
