@@ -17,7 +17,7 @@ from decimal import Decimal
 from functools import reduce
 from operator import or_
 from types import UnionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import msgspec.inspect
@@ -35,17 +35,38 @@ DIGITS_MAX = 4_300
 Decode = Callable[[Any], Any]
 
 
+class Reading(NamedTuple):
+    """How a kind is read: by these functions, one after the other, from JSON bytes on.
+
+    `told` is the type that msgspec reads for it. `problems` has all that is wrong with a value, where msgspec stops at the first;
+    None where that is all.
+    """
+
+    told: Any
+    steps: tuple[Decode, ...]
+    problems: Callable[[Any], Exception | None] | None = None
+
+    def one(self, value: Any) -> Any:
+        """Read one value."""
+        try:
+            for step in self.steps:
+                value = step(value)
+        except msgspec.ValidationError as error:
+            raise self.problems(value) or error if self.problems is not None else error from None
+        return value
+
+
 def decoder(kind: Any) -> Decode:
     """The fastest exact decoder from JSON bytes to `kind`.
 
     Raises:
         ConfigError: the kind can't be decoded.
     """
-    return typed_decoder(kind)[0]
+    return reading(kind).one
 
 
-def typed_decoder(kind: Any) -> tuple[Decode, Any]:
-    """The same, and the type that msgspec reads for it.
+def reading(kind: Any) -> Reading:
+    """The same, in the steps of which it is made.
 
     Raises:
         ConfigError: the kind can't be decoded.
@@ -55,7 +76,7 @@ def typed_decoder(kind: Any) -> tuple[Decode, Any]:
     is_model = isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
     try:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            return msgspec.json.Decoder(kind, float_hook=Decimal).decode, kind
+            return Reading(kind, (msgspec.json.Decoder(kind, float_hook=Decimal).decode,))
         if not is_record(kind):
             raise ConfigError(
                 f"parse: {kind!r} is no record type.",
@@ -67,7 +88,8 @@ def typed_decoder(kind: Any) -> tuple[Decode, Any]:
             if is_model:
                 raise
             _check_raw(kind)
-            return msgspec.json.Decoder(kind, float_hook=Decimal).decode, kind  # with types of msgspec's own: Raw, Structs
+            # With types of msgspec's own: Raw, Structs.
+            return Reading(kind, (msgspec.json.Decoder(kind, float_hook=Decimal).decode,))
         mirror = Mirror()
         told, rest = mirror.of(schema)
         # Without prebuilt validators: a model's own would be taken, with the schema as it was.
@@ -76,17 +98,20 @@ def typed_decoder(kind: Any) -> tuple[Decode, Any]:
         known = msgspec.json.Decoder(Mirror(as_structs=True).of(schema)[0]).decode if mirror.forbids else None
     except (pydantic.errors.PydanticUserError, SchemaError, TypeError, NameError, AttributeError) as error:
         raise ConfigError(f"parse: {kind!r} can't be decoded: {error}") from error
+    if known is not None:
+        read = _both(known, read)
+    return Reading(told, (read, check), lambda value: _all_problems(check, value))
+
+
+def _both(known: Decode, read: Decode) -> Decode:
+    """Read, but raise at a field that is unknown."""
 
     def decode(value: Any) -> Any:
-        try:
-            made = read(value)
-            if known is not None:
-                known(value)  # raises at a field that is unknown
-        except msgspec.ValidationError as error:
-            raise _all_problems(check, value) or error from None
-        return check(made)
+        made = read(value)
+        known(value)
+        return made
 
-    return decode, told
+    return decode
 
 
 def _newer(kind: Any) -> Any:

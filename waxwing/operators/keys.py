@@ -13,7 +13,7 @@ import msgspec
 
 from waxwing.errors import ConfigError
 from waxwing.operators.cutting import cutter
-from waxwing.operators.decoding import is_record, typed_decoder
+from waxwing.operators.decoding import is_record, reading
 
 # Kinds of a key that is one value; all but bytes stand in JSON.
 VALUES = (str, int, bytes, UUID, Decimal, date, datetime, time)
@@ -40,7 +40,8 @@ def key_reader(kind: Any) -> Callable[[bytes], Key]:
         decode: Callable[[Any], Any] = msgspec.json.Decoder(kind).decode
         told = kind
     elif is_record(kind):
-        decode, told = typed_decoder(kind)
+        way = reading(kind)
+        decode, told = way.one, way.told
     else:
         raise ConfigError(
             f"parse: key={kind!r} is no type of keys.",

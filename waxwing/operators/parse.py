@@ -8,8 +8,9 @@ themselves can be when joined.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import InvalidOperation
+from functools import reduce
 from typing import Any, Literal, TypeVar, cast
 
 import bytewax.operators as op
@@ -21,7 +22,7 @@ from waxwing.batch import Batch, Delete, Reject
 from waxwing.errors import ConfigError
 from waxwing.operators.cutting import cutter
 from waxwing.operators.declared import declare
-from waxwing.operators.decoding import typed_decoder
+from waxwing.operators.decoding import reading
 from waxwing.operators.keys import key_reader
 from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of
 
@@ -78,8 +79,8 @@ class Parser:
     """The decoder of one kind, chosen once."""
 
     def __init__(self, kind: Any, stage: str, deletes: bool, value_bytes_max: int, key: Any = None) -> None:
-        self._decode, told = typed_decoder(kind)
-        self._cut = cutter(told)
+        self._reading = reading(kind)
+        self._cut = cutter(self._reading.told)
         self._read_key = key_reader(key)
         self._stage, self._deletes, self._value_bytes_max = stage, deletes, value_bytes_max
 
@@ -97,12 +98,12 @@ class Parser:
         while len(records) + len(bad) < size:
             try:
                 # On an error `extend` keeps what came before it, and the iterator stands behind the bad value.
-                records.extend(map(self._decode, left))
+                records.extend(reduce(_mapped, self._reading.steps, left))
             except MemoryError:  # the value is not to blame
                 raise
             except Exception as error:
                 n = len(records) + len(bad)
-                bad[n] = _reason(error, values[n])
+                bad[n] = self._reason(error, values[n])
             else:
                 if (n := len(records) + len(bad)) < size:  # a StopIteration that leaked out of a validator
                     bad[n] = "StopIteration"
@@ -133,6 +134,12 @@ class Parser:
             at, present = without(at, large), without(present, large)
         return at, present
 
+    def _reason(self, error: Exception, value: bytes) -> str:
+        problems = self._reading.problems
+        if problems is not None and isinstance(error, msgspec.ValidationError):
+            error = problems(value) or error
+        return _reason(error, value)
+
     def _delete(self, at: int, key: bytes | None, deletes: list[Delete]) -> str | None:
         """Add what a tombstone deletes, or say why it deletes nothing."""
         if not self._deletes:
@@ -146,6 +153,10 @@ class Parser:
         except Exception as error:
             return f"and its key can't be read: {_reason(error, key)}"
         return None
+
+
+def _mapped(values: Iterable[Any], step: Callable[[Any], Any]) -> Iterable[Any]:
+    return map(step, values)
 
 
 def without(items: Sequence[S], numbers: Collection[int]) -> Sequence[S]:
