@@ -101,6 +101,10 @@ class MemoryTarget(Target):
             self._positions[self.step, stream] = self._positions[self.step, stream]._replace(offset_next=offset)
 
     @override
+    def records(self) -> None:
+        """Memory dies with its owner."""
+
+    @override
     def connect(self, part: str, token: str) -> MemorySession:
         return MemorySession(self, token)
 
@@ -143,14 +147,6 @@ class MemorySession(Session):
     @override
     def write(self, change: Change, *, dry_run: bool = False) -> None:
         self._target._write(change, self._token, dry_run)
-
-    @override
-    def heartbeat(self) -> None:
-        """Memory dies with its owner."""
-
-    @override
-    def release(self) -> None:
-        """Nobody waits for it."""
 
     @override
     def close(self) -> None:

@@ -35,6 +35,7 @@ DIALECT = Dialect(
     identifier_bytes_max=1_000,
     identifier_refused="",
     parameters_max=1_000_000,
+    lock_wait_sql="",
     now_ms_sql="",
     text_nul=True,
     text_utf16=False,

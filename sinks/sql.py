@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sinks import step_store, window_store
 from sinks.misfits import check_records
-from sinks.ownership import translated
+from sinks.ownership import SqlOwners, translated
 from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
 from waxwing.batch import Stream
@@ -59,6 +59,7 @@ class SqlTarget(Target):
         self._renamed_from = table.fullname if settings.database_table else ""
         self._mode = mode
         self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
+        self._owners: SqlOwners | None = None
         self._looked: Looked | None = None
         self._looking = threading.RLock()  # sessions of several lanes may find the table altered at once
         try:
@@ -138,6 +139,16 @@ class SqlTarget(Target):
                     hint="Unset it, and give the tables their names in the flow.",
                 )
         super().bind(flow, step, flow_targets)
+
+    @override
+    def records(self) -> SqlOwners:
+        if self._owners is None or self._owners.step != (self.flow, self.step):
+            self._owners = SqlOwners(self, lambda: self._engine, lambda: self._database)
+        return self._owners
+
+    def prepared(self) -> None:
+        """Make or check the tables, if that has not been done: where no source was given this target."""
+        self._look()
 
     @override
     def prepare(self) -> None:

@@ -161,16 +161,6 @@ class SqlSession(OwnedSession):
                 raise
             self._trial.parts.append(part)
 
-    @override
-    def heartbeat(self) -> None:
-        self._end_trial()
-        super().heartbeat()
-
-    @override
-    def release(self) -> None:
-        self._end_trial()
-        super().release()
-
     def _end_trial(self) -> None:
         trial, self._trial = self._trial, None
         if trial is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
-import secrets
 import threading
 import time
 from collections import deque
@@ -25,14 +25,16 @@ RETRY_FIRST_S = 0.05
 RETRY_WAIT_MAX_S = 10.0
 # Asked to stop while the target is away: this long a retry may still go on (a stop takes seconds).
 RETRY_WHEN_STOPPING_S = 3.0
-# Heartbeats per OWNER_STALE_S: one may be lost, and one be late, before an owner is taken for dead.
-HEARTBEATS_PER_STALE = 4
 # One call may take this much longer than RETRY_MAX_S before the target counts as silent: time limits are the server's own
 # business, and a frozen server keeps none.
 SILENCE_S = 10.0
 CLOSE_S = 5.0
 # So often bad rows are looked for in one transaction: others may change, between a dry run and the transaction, what rows need.
 SEARCHES_MAX = 5
+# An idle thread looks up this often.
+IDLE_S = 60.0
+# While another owner is alive, it is asked for this often.
+OWNER_POLL_S = 0.25
 
 
 class Writer:
@@ -47,7 +49,9 @@ class Writer:
     ) -> None:
         self._target, self._part, self._now_s = target, part, now_s
         self._settings = target.settings
-        self._token = secrets.token_hex(8)
+        self._ownership = target.ownership
+        self._ownership.enter()
+        self._token = target.token()
         self._session_now: Session | None = None
         self._admission: Admits = admission or Admission(
             target.settings, f"Step {target.step}, {target.name}: ", target.resume_command
@@ -59,7 +63,6 @@ class Writer:
         self._flushing = self._closing = False
         self._error: BaseException | None = None
         self._wake = threading.Condition()
-        self._heartbeat_due_s = 0.0
         self._called_s = 0.0  # since when the target has been asked something, 0 while it is not
         self._steps = self._write_all()
         self._start()
@@ -109,7 +112,7 @@ class Writer:
             self._closing = True
             self._wake.notify_all()
         # A thread that waits for a silent server is left behind: it ends with the process.
-        self._thread.join(CLOSE_S if self._error else None)
+        self._thread.join(CLOSE_S)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -128,7 +131,8 @@ class Writer:
                 return wait_s
         except BaseException as error:
             self._stop(error)
-        self._drop_session(release=True)
+        self._drop_session()
+        self._ownership.leave()
         return None
 
     def _write_all(self) -> Steps[None]:
@@ -143,7 +147,7 @@ class Writer:
                 self._wake.notify_all()
 
     def _stop(self, error: BaseException) -> None:
-        self._drop_session(release=True)
+        self._drop_session()
         if isinstance(error, StopError):
             error.context.setdefault("positions", {str(s): p.offset_next for s, p in self._admission.positions.items()})
         try:
@@ -176,24 +180,7 @@ class Writer:
                 due_s = min(deadline_s, self._admission.due_s)
                 if now_s >= due_s or (due_s < math.inf and (records >= self._size.rows_max or self._flushing)):
                     return group
-                heartbeat_due_s = self._heartbeat_due_s if self._admission.positions else now_s + 60
-                if now_s < heartbeat_due_s:
-                    yield max(min(due_s, heartbeat_due_s) - now_s, 0.001)
-                    continue
-            self._heartbeat()
-
-    def _heartbeat(self) -> None:
-        self._heartbeat_due_s = self._now_s() + self._settings.owner_stale_s / HEARTBEATS_PER_STALE
-        self._called_s = self._now_s()
-        try:
-            self._session().heartbeat()
-        except TransientError as error:
-            # Nothing is lost by a missed heartbeat; the next transaction will retry and say so.
-            what = f"{self._target.name}: no heartbeat: {error.message}"
-            log.lasting("heartbeat_missed", error.message, what, part=self._part)
-            self._drop_session()
-        finally:
-            self._called_s = 0.0
+                yield min(max(due_s - now_s, 0.001), IDLE_S)
 
     def _commit(self, batches: list[Batch[Any]]) -> Steps[None]:
         """Take the batches in: in one transaction, or in halves where that is too much at once."""
@@ -234,8 +221,6 @@ class Writer:
         took_s = self._now_s() - started_s
         self._size.learn(sum(map(self._admission.weight, batches)), took_s)
         metrics.transaction(self._target.step, self._part, change, took_s)
-        if self._now_s() >= self._heartbeat_due_s:
-            self._heartbeat()
 
     def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], Parts]]:
         """Find the bad rows of a change that is refused: the batches without them, and the others in parts that fit."""
@@ -268,8 +253,6 @@ class Writer:
 
     def _try(self, change: Change) -> Steps[RowError | None]:
         """A dry run: the refusal, or None."""
-        if self._now_s() >= self._heartbeat_due_s:
-            self._heartbeat()
         try:
             yield from self._retrying("write", lambda session: session.write(change, dry_run=True), change)
         except RowError as error:
@@ -279,19 +262,34 @@ class Writer:
     # -- connection and retry ------------------------------------------------------------------
 
     def _take_over(self, stream: Stream) -> Steps[Position]:
+        yield from self._own()
         position: Position = yield from self._retrying("take over", lambda session: session.take_over(stream))
         return position
+
+    def _own(self) -> Steps[None]:
+        """Wait until the flow's targets are ours, as a rule since the source was opened: another process may be alive."""
+        until_s = self._now_s() + self._settings.retry_max_s
+        while place := (yield from self._retrying("ask for the owner", lambda _: self._ownership.take())):
+            if self._now_s() > until_s or runtime.stopping():
+                raise TransientError(f"Another process of the flow is alive and owns its positions ({place}).")
+            with self._wake:
+                yield OWNER_POLL_S
+
+    def _lose_session(self, *, first: bool) -> None:
+        """Raises Fenced where another owner has ended the session: then that is what there is to say."""
+        self._drop_session()
+        with contextlib.suppress(TransientError):
+            if first:
+                self._ownership.beat(self._target.step)
 
     def _session(self) -> Session:
         if self._session_now is None:
             self._session_now = self._target.connect(self._part, self._token)
         return self._session_now
 
-    def _drop_session(self, *, release: bool = False) -> None:
+    def _drop_session(self) -> None:
         session, self._session_now = self._session_now, None
         if session is not None:
-            if release:
-                session.release()
             session.close()
 
     def _retrying(self, what: str, call: Any, change: Change | None = None) -> Steps[Any]:
@@ -305,7 +303,7 @@ class Writer:
                 return call(self._session())
             except TransientError as error:
                 attempt += 1
-                self._drop_session()
+                self._lose_session(first=attempt == 1)
                 if isinstance(error, TableAltered) and not (change and change.in_doubt):
                     log.warning("table_altered", error.message, part=self._part)
                     raise

@@ -57,7 +57,14 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: LaneState | None) -> Lane:
-        flow = (self._feeds[0].flow if self._feeds else "") or self._flow or step_id.partition(".")[0]
+        flow = next((feed.flow for feed in self._feeds if feed.flow), "") or self._flow or step_id.partition(".")[0]
+        if self._flow and flow != self._flow:
+            runtime.fail(
+                ConfigError(
+                    f"KafkaSource(flow={self._flow!r}) feeds targets of the flow {flow!r}.",
+                    hint=f"Leave flow= out, or name the flow so: Dataflow({self._flow!r}).",
+                )
+            )
         if not self._settings.kafka_group_id:
             self._settings = self._settings.model_copy(update={"kafka_group_id": f"waxwing-{flow}"})
         with self._lock:  # workers of one process build their lanes at once

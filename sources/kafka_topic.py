@@ -16,7 +16,7 @@ from sources.patience import ask
 from waxwing import log, runtime
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, TransientError
-from waxwing.positions import StartAt, StepAt, open_feeds, prepare_feeds, say_starts
+from waxwing.positions import StartAt, StepAt, let_go, open_feeds, own_feeds, prepare_feeds, say_starts
 from waxwing.settings import KafkaSettings
 from waxwing.target import Target
 
@@ -105,7 +105,8 @@ class TopicWatch:
     def _run(self) -> None:
         try:
             if self._feeds:
-                self._target_answers(lambda: prepare_feeds(self._feeds, self._flow, anew=self._anew))
+                prepare_feeds(self._feeds, self._flow, self._answers, anew=self._anew)
+                own_feeds(self._feeds, self._pause, self._answers)
             self._open(self._await_topic())
             log.info("reading", f"Flow {self._flow}: {self._what()}.", topic=self._name)
             self._broker.prompt = False
@@ -121,6 +122,8 @@ class TopicWatch:
             self.error = TransientError(f"Topic {self._name} went away while it was opened.", hint="Start again.")
         except BaseException as error:  # noqa: BLE001 - the lanes raise it
             self.error = error
+            if not runtime.is_run():  # there, whoever says the error asks first who owns
+                let_go(self._feeds)
 
     def _what(self) -> str:
         """What the flow does, for people."""
@@ -152,7 +155,7 @@ class TopicWatch:
         firsts = self._broker.offsets(self._name, topic.partitions, OffsetSpec.earliest())
         ends = self._broker.offsets(self._name, topic.partitions, OffsetSpec.latest())
         streams = {Stream(self._flow, self._name, topic.id, number): first for number, first in sorted(firsts.items())}
-        held = [position for feed in self._feeds for position in self._target_answers(feed.positions)]
+        held = [position for feed in self._feeds for position in self._answers(feed, feed.positions)]
         if (loss := recreated(self._name, topic.id, held)) is not None:
             self._fail_unless_continue(loss, f"Reading the new topic {self._name} from its log's start.")
         # Positions of an earlier topic of this name: its records were wanted from the start of the log on, whatever START says.
@@ -160,7 +163,7 @@ class TopicWatch:
         policy = partial(self._policy, streams, ends) if not known else partial(dict, streams)
         until = {stream: ends[stream.partition] for stream in streams} if self.bounded else None
         if self._feeds:
-            starts = self._target_answers(lambda: open_feeds(self._feeds, self._name, streams, policy, until, anew=self._anew))
+            starts = open_feeds(self._feeds, self._name, streams, policy, until, self._answers, anew=self._anew)
         elif self._topic is not None:  # opened before, so what is new begins at its log's start
             starts = {stream: self._starts.get(stream, StartAt(first)) for stream, first in streams.items()}
         else:
@@ -251,9 +254,9 @@ class TopicWatch:
             return
         self._fail_unless_continue(gone, "Going on from the log's nearest offset.")
         for feed in self._feeds:
-            for stream, position in [(p.stream, p.offset_next) for p in self._target_answers(feed.positions) if p.stream in mine]:
+            for stream, position in [(p.stream, p.offset_next) for p in self._answers(feed, feed.positions) if p.stream in mine]:
                 if (at := self._bounds[stream.partition].nearest(position)) != position:
-                    self._target_answers(partial(feed.jump, stream, position, at))
+                    self._answers(feed, partial(feed.jump, stream, position, at))
 
     def _loss(self, outside: Sequence[Lost]) -> DataLoss | None:
         """Look once more at the logs of positions that seem lost; a position is lost only behind open transactions too."""
@@ -320,5 +323,5 @@ class TopicWatch:
             if self._closing.wait(min(rest_s, 0.1)) or runtime.stopping():
                 raise Stopped
 
-    def _target_answers(self, call: Callable[[], T]) -> T:
-        return ask(call, self._feeds[0].settings.retry_max_s if self._feeds else 0.0, self._pause)
+    def _answers(self, target: Target, call: Callable[[], T]) -> T:
+        return ask(call, target.settings.retry_max_s, self._pause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -13,7 +14,7 @@ from typing_extensions import override
 
 from waxwing import runtime
 from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
-from waxwing.positions import StartAt, open_feeds, prepare_feeds, say_starts
+from waxwing.positions import StartAt, let_go, open_feeds, own_feeds, prepare_feeds, say_starts
 from waxwing.target import Target
 
 
@@ -104,10 +105,15 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
             return {stream: StartAt(0) for stream in streams}
         for feed in self._feeds:
             feed.claim(self._topic, self)
-        prepare_feeds(self._feeds, flow, anew=self._anew)
-        starts = open_feeds(self._feeds, self._topic, streams, lambda: streams, None, anew=self._anew)
-        say_starts(flow, starts, anew=self._anew)
-        return starts
+        try:
+            prepare_feeds(self._feeds, flow, anew=self._anew)
+            own_feeds(self._feeds, time.sleep)
+            starts = open_feeds(self._feeds, self._topic, streams, lambda: streams, None, anew=self._anew)
+            say_starts(flow, starts, anew=self._anew)
+            return starts
+        except BaseException:
+            let_go(self._feeds)  # the run is over before it began
+            raise
 
     def _end(self, stream: Stream) -> int:
         offsets = self._messages[stream.partition].offsets

@@ -6,12 +6,15 @@ Shared by all sources that feed targets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError
 from waxwing.target import Position, Start, Target
+
+T = TypeVar("T")
 
 # So many partitions of a step are named one by one where a start says where it begins; more are summed up.
 NAMED_MAX = 8
@@ -35,7 +38,36 @@ class StartAt(NamedTuple):
     steps: tuple[StepAt, ...] = ()
 
 
-def prepare_feeds(feeds: Sequence[Target], flow: str, *, anew: bool = False) -> None:
+class Answers(Protocol):
+    """Asks a target; one that is away is asked again, for as long as its own settings say."""
+
+    def __call__(self, target: Target, call: Callable[[], T]) -> T: ...
+
+
+def at_once(target: Target, call: Callable[[], T]) -> T:  # noqa: ARG001 - others look at the target's settings
+    """Asks a target once."""
+    return call()
+
+
+def own_feeds(feeds: Sequence[Target], pause: Callable[[float], None], answers: Answers = at_once) -> None:
+    """Become the owner of all of the flow's targets: before positions are read, so that nobody moves them any more.
+
+    Raises:
+        Fenced: another process has taken them meanwhile.
+        TransientError: another process is alive, and still was after RETRY_MAX_S.
+    """
+    for target in {id(target.ownership): target for target in feeds}.values():
+        wait_max_s = target.settings.retry_max_s
+        answers(target, partial(target.ownership.stand_by, pause, wait_max_s))
+
+
+def let_go(feeds: Sequence[Target]) -> None:
+    """Be the owner of nothing any more."""
+    for target in feeds:
+        target.ownership.release()
+
+
+def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once, *, anew: bool = False) -> None:
     """Make or check the targets' tables, and look for positions that a step of another name left behind.
 
     With `anew` (BEGIN=anew) these are only named.
@@ -48,8 +80,8 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, *, anew: bool = False) -> 
     for target in feeds:
         if not target.step:
             raise ConfigError("A target in feeds=[...] serves no step.", hint='Write to it: sink("step", batches, target).')
-        target.prepare()
-        held = target.steps()
+        answers(target, target.prepare)
+        held = answers(target, target.steps)
         if not (left := sorted(step for step in held if step not in steps)):
             continue
         what = (
@@ -71,6 +103,7 @@ def open_feeds(
     log_starts: Mapping[Stream, int],
     resolve: Callable[[], Mapping[Stream, int]],
     ends: Mapping[Stream, int] | None,
+    answers: Answers = at_once,
     *,
     anew: bool = False,
 ) -> dict[Stream, StartAt]:
@@ -83,15 +116,16 @@ def open_feeds(
         resolve: the START policy's offset of each of these; asked only at the flow's first start. A partition that
             appears later begins at its log's start; a step that appears later where the other steps first began.
         ends: the log's ends, for a bounded run; an unfinished one keeps the ends it began with.
+        answers: how targets are asked.
         anew: a step without positions begins although another flow took the same records into the same place (BEGIN=anew).
 
     Raises:
         DataError: a step without positions would take in what another flow took into the same place: it was renamed.
     """
-    held = [_by_stream(target.positions(), log_starts) for target in feeds]
+    held = [_by_stream(answers(target, target.positions), log_starts) for target in feeds]
     for target, positions in zip(feeds, held, strict=True):
         if not positions:
-            _refuse_doubles(target, log_starts, anew=anew)
+            answers(target, partial(_refuse_doubles, target, log_starts, anew=anew))
     known = {stream for positions in held for stream in positions}
     policy = log_starts if known else resolve()
     began_with = _unfinished_ends(held)
@@ -108,7 +142,7 @@ def open_feeds(
             else:
                 end = ends[stream]
             starts.append(Start(stream, first, end))
-        stored = target.begin(topic, starts)
+        stored = answers(target, partial(target.begin, topic, starts))
         # Another process may have been first, with another `latest`: the targets behind this one follow what is stored now.
         held[number] = _by_stream(stored, log_starts)
         for position in stored:

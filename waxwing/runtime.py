@@ -24,10 +24,13 @@ from waxwing.secrets import scrub_bytes
 
 # A stop takes this long at most: container runtimes kill after 10 s.
 STOP_MAX_S = 8.0
+# Before a failure is told, whoever may know better is asked for so long.
+BETTER_MAX_S = 3.0
 _stop = threading.Event()
 _failing = threading.Lock()
 _entered = _running = False
 _at_end: list[Callable[[], None]] = []
+_before_failing: list[Callable[[BaseException], BaseException]] = []
 
 
 def stopping() -> bool:
@@ -40,6 +43,31 @@ def stopping() -> bool:
 def at_end(call: Callable[[], None]) -> None:
     """Call this once when the run has ended well, before the summary: last words such as group offsets."""
     _at_end.append(call)
+
+
+def before_failing(call: Callable[[BaseException], BaseException]) -> None:
+    """Ask this what is to be said, before a run fails with an error: there may be a better reason than what was met first."""
+    _before_failing.append(call)
+
+
+def no_longer(call: Callable[[BaseException], BaseException]) -> None:
+    """Do not ask this any more."""
+    with contextlib.suppress(ValueError):
+        _before_failing.remove(call)
+
+
+def _better(error: BaseException) -> BaseException:
+    """The error that is to be said. Whoever is asked may be away: that is not waited for."""
+    found = [error]
+
+    def ask() -> None:
+        for call in _before_failing:
+            found[0] = call(found[0])
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(BETTER_MAX_S)
+    return found[0]
 
 
 def enter() -> None:
@@ -87,6 +115,7 @@ def fail(error: BaseException) -> NoReturn:
     if not _entered:
         raise error
     with _failing:  # the first one speaks; the process is gone before a second could
+        error = _better(error)
         log.failure(error)
         _exit(exit_code(error))
 

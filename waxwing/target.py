@@ -6,6 +6,7 @@ A `Session` is one per partition: one connection, one writer, used by one thread
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from waxwing.batch import Batch, Headers, Stream
 from waxwing.errors import ConfigError
+from waxwing.ownership import Ownership, Records
 from waxwing.settings import SinkSettings
 
 
@@ -103,7 +105,7 @@ class Session(ABC):
         """Become the owner of the stream's position, then return it.
 
         Raises:
-            Fenced: a later owner has it, or an earlier one is still alive after the wait.
+            Fenced: another owner has taken the target from us.
             ConfigError: the step has no position for the stream.
         """
 
@@ -126,14 +128,6 @@ class Session(ABC):
         return Order()
 
     @abstractmethod
-    def heartbeat(self) -> None:
-        """Say that this owner is alive."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """Say that this owner has stopped, so that the next start need not wait. Writes no rows, never raises."""
-
-    @abstractmethod
     def close(self) -> None:
         """Close the connection; what is not committed is rolled back. Never raises."""
 
@@ -147,6 +141,7 @@ class Target(ABC):
         self._step = ""
         self._flow_targets: dict[str, Target] = {}
         self._sources: dict[str, object] = {}  # by topic
+        self.ownership = Ownership()
 
     # -- which step it serves ------------------------------------------------------------------
 
@@ -167,7 +162,11 @@ class Target(ABC):
         if flow_targets is None or self._flow_targets is not flow_targets:  # another Dataflow, whose sources are others
             self._sources = {}
         self._flow_targets = {} if flow_targets is None else flow_targets
+        # One owner for all targets of the flow.
+        self.ownership = next((other.ownership for other in self._flow_targets.values() if other is not self), Ownership())
         self._flow_targets[step] = self
+        if (records := self.records()) is not None:
+            self.ownership.add(flow, step, records)
 
     def claim(self, topic: str, source: object) -> None:
         """Called by a source that feeds this target, before it reads: one source a topic.
@@ -191,6 +190,14 @@ class Target(ABC):
     @property
     def step(self) -> str:
         return self._step
+
+    @abstractmethod
+    def records(self) -> Records | None:
+        """The owners' records of the step; None where nobody else can write."""
+
+    def token(self) -> str:
+        """Names the owner of positions, for a writer that begins: one for all in this process, where there are records."""
+        return secrets.token_hex(8) if self.records() is None else self.ownership.token
 
     @property
     def flow_steps(self) -> frozenset[str]:
@@ -270,8 +277,7 @@ class Target(ABC):
     def connect(self, part: str, token: str) -> Session:
         """A session for the sink partition `part`, for use by one thread.
 
-        `token` names the owner: random, drawn once per partition and start.
-        The first session of a token draws its generation; a later one (after a lost connection) keeps it.
+        `token` names the owner (see `token`); what it took over it keeps over a lost connection.
         """
 
     def check_records(self, kind: Any) -> None:  # noqa: B027 - a target without columns takes any

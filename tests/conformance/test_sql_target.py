@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ from sinks import Append, SqlTarget, Upsert
 from sinks.sql_session import SqlSession
 from sinks.writer import Writer
 from tests.conformance.place import Place
+from tests.faults.recompute import plain_engine
 from tests.servers import PostgreSQL
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.databases import database_for, ledger
 from waxwing.databases.base import Mode
 from waxwing.errors import ConfigError, Fenced, TargetError, TransientError
+from waxwing.ownership import Member
 from waxwing.settings import SqlSettings
 from waxwing.target import Change, Start
 
@@ -207,51 +208,99 @@ def test_rejects_of_earlier_steps_are_dead_letters_and_empty_batches_move_the_po
     assert to.positions()[0].offset_next == 3
 
 
+def owned(to: SqlTarget) -> Any:
+    """A session of a process that owns the flow's targets."""
+    assert not to.ownership.take()
+    return to.connect("lane-000", to.token())
+
+
+def stood_still(url: str) -> None:
+    """As if nobody had beaten for long."""
+    with plain_engine(url).begin() as connection:
+        connection.exec_driver_sql("UPDATE waxwing_owners SET heartbeat_ms = 1 WHERE heartbeat_ms > 0")
+
+
 def test_a_later_owner_fences_the_earlier_one(url: str) -> None:
-    old, new = target(url, Append()), target(url, Append())
-    zombie = old.connect("lane-000", "old")
+    # The old one beats no more: a frozen process.
+    old, new = target(url, Append(), stale_s=600.0), target(url, Append(), stale_s=600.0)
+    zombie = owned(old)
     zombie.take_over(STREAM)
     zombie.write(change(old, [("a", 1)]))
-    time.sleep(1.1)  # the heartbeat has to be stale: OWNER_STALE_S is 1
-    fresh = new.connect("lane-000", "new")
-    assert fresh.take_over(STREAM).offset_next == 1
-    with pytest.raises(Fenced, match="taken over"):
+    assert new.ownership.take(), "the old one is alive"
+    stood_still(url)
+    fresh = owned(new)
+    with pytest.raises(Fenced, match="taken over"):  # whether the new one has come to this stream yet or not
         zombie.write(change(old, [("b", 1)]))
+    assert fresh.take_over(STREAM).offset_next == 1
     zombie.close()
-    again = old.connect("lane-000", "old")  # a reconnect does not take it back
+    again = old.connect("lane-000", old.token())  # a reconnect does not take it back
     with pytest.raises(Fenced):
         again.write(change(old, [("b", 1)]))
+    with pytest.raises(Fenced):
+        again.take_over(STREAM)
+    with pytest.raises(Fenced):  # its heartbeat finds out, too
+        old.ownership.beat("flow.out")
+    with pytest.raises(Fenced):
+        old.ownership.take()
+    assert isinstance(old.ownership.last_look(TransientError("connection lost")), Fenced)
     fresh.write(change(new, [("c", 1)]))
     assert rows(url) == [("a", 1), ("c", 1)]
     for session in (again, fresh):
         session.close()
+    new.ownership.release()
 
 
-def test_a_start_waits_for_a_fresh_heartbeat_and_gives_up_while_it_is_renewed(url: str) -> None:
-    to = target(url, Append(), stale_s=3.0)  # long enough that no machine is too busy to renew it in time
-    alive = to.connect("lane-000", "alive")
-    alive.take_over(STREAM)
-    beats, done = threading.Event(), threading.Event()
+def test_who_fails_asks_who_owns_first_and_lets_go(url: str) -> None:
+    old, new = target(url, Append(), stale_s=600.0), target(url, Append(), stale_s=600.0)
+    owned(old).close()
+    lost = TransientError("connection lost")
+    assert old.ownership.last_look(lost) is lost
+    assert not new.ownership.take(), "the old one has let go"
+    assert not old.ownership.taken
+    stood_still(url)
+    assert not old.ownership.take()
+    assert isinstance(new.ownership.last_look(lost), Fenced)
+    old.ownership.release()
 
-    def beat() -> None:
-        mine = to.connect("lane-000", "alive")
-        while not done.wait(0.2):
-            mine.heartbeat()
-            beats.set()
-        mine.close()
 
-    thread = threading.Thread(target=beat)
-    thread.start()
-    newcomer = target(url, Append(), stale_s=3.0).connect("lane-000", "newcomer")
-    assert beats.wait(60)
-    with pytest.raises(Fenced, match="alive"):
-        newcomer.take_over(STREAM)
-    done.set()
-    thread.join()
-    alive.release()
-    assert newcomer.take_over(STREAM).offset_next == 0
-    alive.close()
-    newcomer.close()
+def test_a_mesh_with_a_process_that_stands_still_is_taken_whole_and_one_with_all_alive_is_not(url: str) -> None:
+    first, second, new = (target(url, Append(), stale_s=600.0) for _ in range(3))
+    for number, one in enumerate((first, second)):
+        one.ownership.me = Member("mesh", number, f"p{number}")
+        assert not one.ownership.take()
+    position = owned(second)
+    position.take_over(STREAM)
+    assert "(process 0, run mesh.p0)" in new.ownership.take()
+    with plain_engine(url).begin() as connection:
+        connection.execute(sa.text("UPDATE waxwing_owners SET heartbeat_ms = 1 WHERE place LIKE '%mesh.p0)'"))
+    assert not new.ownership.take()
+    for one in (first, second):  # the one that was alive has lost with the other
+        with pytest.raises(Fenced):
+            one.ownership.beat("flow.out")
+    with pytest.raises(Fenced):
+        position.write(change(second, [("a", 1)]))
+    position.close()
+    new.ownership.release()
+
+
+def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:
+    """Both have asked while nobody was alive; a thawed owner that beats again is left alone, too."""
+    old, new = target(url, Append(), stale_s=600.0), target(url, Append(), stale_s=600.0)
+    records = old.records(), new.records()
+    seen = {records[0].name: records[0].ask()}
+    assert records[0].take(Member("a", 0, "a"), "a" * 16, seen, ()) is not None
+    assert records[1].take(Member("b", 0, "b"), "b" * 16, seen, ()) is None
+    stood_still(url)
+    seen = {records[0].name: records[0].ask()}
+    assert records[0].beat("a" * 16)
+    assert records[1].take(Member("b", 0, "b"), "b" * 16, seen, ()) is None
+    assert records[0].beat("a" * 16)
+    stood_still(url)
+    seen = {records[0].name: records[0].ask()}
+    assert records[1].take(Member("b", 0, "b"), "b" * 16, seen, ()) == {"a"}
+    assert not records[0].beat("a" * 16)
+    for one, token in zip(records, ("a", "b"), strict=True):
+        one.release(token * 16)
 
 
 def change(to: SqlTarget, records: list[Any], *, in_doubt: bool = False) -> Change:
@@ -264,7 +313,7 @@ def change(to: SqlTarget, records: list[Any], *, in_doubt: bool = False) -> Chan
 
 def test_a_commit_in_doubt_that_succeeded_is_not_written_again(url: str) -> None:
     to = target(url, Append())
-    session = to.connect("lane-000", "token")
+    session = owned(to)
     session.take_over(STREAM)
     one = change(to, [("a", 1)])
     session.write(one)
@@ -299,7 +348,7 @@ def test_a_connection_lost_in_commit_is_in_doubt(url: str, monkeypatch: pytest.M
 
 def test_a_dry_run_writes_nothing(url: str) -> None:
     to = target(url, Append())
-    session = to.connect("lane-000", "token")
+    session = owned(to)
     session.take_over(STREAM)
     session.write(change(to, [("a", 1)]), dry_run=True)
     assert rows(url) == []
@@ -339,7 +388,7 @@ def test_tables_of_a_newer_waxwing_are_refused(url: str) -> None:
 
 def test_sessions_and_targets_never_show_the_password(url: str) -> None:
     to = target(url, Append())
-    session = to.connect("lane-000", "t")
+    session = owned(to)
     assert isinstance(session, SqlSession)
     assert "postgres-secret" not in to.name + repr(to) + repr(session)
     session.close()

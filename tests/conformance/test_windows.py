@@ -281,7 +281,7 @@ class Faults:
         if strikes:
             callers = {frame.name for frame in traceback.extract_stack()}
             # A session is let go, and an idle one beats, when all is durable: the run may be over before anybody hears of it.
-            self.ends_run = "crash" in self._kind and callers.isdisjoint({"release", "heartbeat"})
+            self.ends_run = "crash" in self._kind and callers.isdisjoint({"release", "beat"})
             raise TransientError("lost") if "lost" in self._kind else RuntimeError("crash")
 
 
@@ -480,13 +480,16 @@ def test_a_state_of_megabytes_is_kept_in_parts(place: Place, monkeypatch: pytest
 def test_of_two_writers_of_a_bucket_the_older_is_fenced(place: Place) -> None:
     case, data = Case(place), sales(12, 10)
     case.run(data, ends=False)
-    target = case.target()
-    assert isinstance(target, SqlWindows)
-    target.bind(case.flow, "totals")
-    bucket = target.bucket_stream(0)
-    older, newer = target.connect("bucket-000", "older"), target.connect("bucket-000", "newer")
+    old, new = case.target(), case.target()
+    for one in (old, new):
+        one.bind(case.flow, "totals")
+    assert isinstance(old, SqlWindows)
+    bucket = old.bucket_stream(0)
+    assert not old.ownership.take()
+    older, newer = old.connect("bucket-000", old.token()), new.connect("bucket-000", new.token())
     before = older.take_over(bucket)
-    older.release()  # as if its heartbeat were old
+    place.run("UPDATE waxwing_owners SET heartbeat_ms = 1 WHERE heartbeat_ms > 0")  # as if it had stood still since
+    assert not new.ownership.take()
     taken = newer.take_over(bucket)
     assert taken.state == before.state
     after = before._replace(offset_next=before.offset_next + 1, state=b"nonsense")
@@ -494,8 +497,9 @@ def test_of_two_writers_of_a_bucket_the_older_is_fenced(place: Place) -> None:
         older.write(Change([], {bucket: before}, {bucket: after}))
     assert newer.take_over(bucket) == taken
     for session in (older, newer):
-        session.release()
         session.close()
+    for one in (old, new):
+        one.ownership.release()
     case.run(data)
     case.check(data)
 
@@ -583,11 +587,10 @@ def test_a_running_flow_is_not_divided_anew(place: Place) -> None:
     assert isinstance(divided, SqlWindows)
     for one in (target, divided):
         one.bind(case.flow, "totals")
-    running = target.connect("bucket-000", "running")
+    assert not target.ownership.take()
     with pytest.raises(ConfigError, match=r"Flow .* runs"):
         divided.rebucket()
-    running.release()
-    running.close()
+    target.ownership.release()
     assert divided.rebucket() == 2
     case.run(data, case.target(window_buckets=3))
     case.check(data)

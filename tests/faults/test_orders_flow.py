@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.faults.cluster import ROOT, Cluster
+from tests.faults.frozen import frozen
 from tests.faults.recompute import compare, expected, plain_engine
 from tests.faults.storm import await_progress, produce, taken_in
 from tests.faults.storm_databases import rows_locked
@@ -85,44 +86,32 @@ def test_sigterm_under_load_ends_within_5_s_and_no_row_is_written_a_second_time(
     assert (inserted, updated) == (difference.rows, 0)
 
 
-def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(kafka: Kafka, database: Database, tmp_path: Path) -> None:
-    url, topic = database.new_database(), kafka.new_topic(2)
-    produce(kafka.bootstrap(), topic, 200_000, bad=0.0, seed=5, partitions=2)
-    # What a frozen process holds is ended after 3 s, by the server, or by the successor (SQL Server, which ends nothing itself).
-    env = settings(
-        kafka, url, topic, UNTIL="end", DATABASE_STATEMENT_TIMEOUT_S="3", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500"
+@pytest.mark.parametrize(
+    ("server", "processes", "standing_by", "totals"),
+    [
+        ("postgresql", 1, True, "off"),
+        ("postgresql", 2, False, "live"),
+        ("mariadb", 1, False, "off"),
+        ("sqlserver", 1, False, "off"),
+    ],
+)
+def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
+    server: str, processes: int, standing_by: bool, totals: str, kafka: Kafka, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """At the default time limits; the long form is `python -m tests.faults.frozen`."""
+    told = frozen(
+        kafka,
+        server,
+        request.getfixturevalue(server).new_database(),
+        tmp_path,
+        processes=processes,
+        standing_by=standing_by,
+        totals=totals,
+        freeze_s=2.0,
+        orders=60_000,
+        settings={"OWNER_STALE_S": "1"},
     )
-    if isinstance(database, SQLServer):
-        env["DATABASE_LOCK_TIMEOUT_S"] = "3"
-    if isinstance(database, MariaDB):  # a transaction that has written waits for its client
-        inside = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_rows_modified > 0"
-    elif isinstance(database, SQLServer):
-        inside = (
-            "SELECT count(*) FROM sys.dm_exec_sessions WHERE program_name = 'waxwing' AND open_transaction_count > 0 "
-            "AND database_id = DB_ID() AND status IN ('sleeping', 'idle in transaction')"
-        )
-    else:
-        inside = "SELECT count(*) FROM pg_locks WHERE relation = 'waxwing_progress'::regclass AND mode = 'RowExclusiveLock'"
-    with Cluster(FLOW, env, tmp_path, name="zombie") as zombie, plain_engine(url).connect() as connection:
-        await_progress(url, zombie, 10_000)
-        for _ in range(500):
-            zombie.signal(signal.SIGSTOP)
-            if isinstance(database, MariaDB):
-                time.sleep(0.15)  # innodb_trx is a copy, which is up to 0.1 s old
-            met = connection.scalar(sa.text(inside))
-            connection.rollback()
-            if met:
-                break
-            zombie.signal(signal.SIGCONT)
-            time.sleep(0.003)
-        else:
-            pytest.fail("it was never met inside a transaction")
-        ended(env, tmp_path, 0, name="successor", timeout_s=120)
-        zombie.signal(signal.SIGCONT)
-        assert zombie.wait(30) == [76], zombie.output()
-        assert "taken over" in zombie.output()
-    difference = compare(url, expected(kafka.bootstrap(), topic))
-    assert difference.equal, difference
+    assert told.right, told
 
 
 def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, database: Database, tmp_path: Path) -> None:
@@ -188,21 +177,27 @@ def test_a_table_that_does_not_fit_is_78_with_all_differences(kafka: Kafka, data
     ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "order_id", "must", "quantity")
 
 
-def test_a_second_deployment_gives_up_while_the_first_is_alive(kafka: Kafka, database: Database, tmp_path: Path) -> None:
+def test_a_second_deployment_stands_by_while_the_first_is_alive(kafka: Kafka, database: Database, tmp_path: Path) -> None:
     url, topic = database.new_database(), kafka.new_topic(1)
     produce(kafka.bootstrap(), topic, 10_000, bad=0.0, seed=1, partitions=1)
     env = settings(kafka, url, topic, OWNER_STALE_S="4")  # the first one's heartbeat comes in time on a busy machine, too
     with Cluster(FLOW, env, tmp_path, name="first") as first:
         await_progress(url, first, 10_000)
+        ended({**env, "RETRY_MAX_S": "2"}, tmp_path, 75, "alive", "Stop that one first", name="impatient")
+        with Cluster(FLOW, env, tmp_path, name="stopped") as stopped:
+            until(lambda: '"event": "standing_by"' in stopped.output(), timeout_s=60, what="it stands by")
+            stopped.signal(signal.SIGTERM)
+            assert stopped.wait(30) == [0], stopped.output()
         with Cluster(FLOW, env, tmp_path, name="second") as second:
-            # It asks for the position when it has something to write.
-            until(lambda: '"event": "reading"' in second.output(), timeout_s=30, what="the second one reads")
+            until(lambda: '"event": "standing_by"' in second.output(), timeout_s=60, what="it stands by")
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
-            assert second.wait(60) == [76], second.output()
-            assert "alive" in second.output()
-        until(lambda: taken_in(url) == 11_000, timeout_s=20, what="the first one's progress")
-        first.signal(signal.SIGTERM)
-        assert first.wait(30) == [0], first.output()
+            until(lambda: taken_in(url) == 11_000, timeout_s=20, what="the first one's progress")
+            first.signal(signal.SIGTERM)
+            assert first.wait(30) == [0], first.output()
+            produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=3, partitions=1)
+            until(lambda: taken_in(url) == 12_000, timeout_s=60, what="the second one's progress")
+            second.signal(signal.SIGTERM)
+            assert second.wait(30) == [0], second.output()
 
 
 def test_too_many_bad_records_stop_the_flow_and_resume_lets_them_pass(kafka: Kafka, database: Database, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ class Owner:
     """A row of waxwing_owners."""
 
     token: str
-    heartbeat_s: float
+    heartbeat_ms: int
+    place: str
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ from tests.simulation.world import Parts
 from waxwing import positions
 from waxwing.batch import Batch, Stream
 from waxwing.errors import RowError, TransientError
+from waxwing.ownership import Record
 from waxwing.positions import StartAt
 from waxwing.target import Change, Position
 
@@ -84,7 +85,7 @@ class NoSavepoint(ModelSession):
 
 
 class NoGeneration(ModelSession):
-    def _is_later(self, row: Progress) -> bool:
+    def _has_lost(self, mine: Record | None) -> bool:
         return False
 
 
@@ -214,7 +215,7 @@ PLANTED = {
     "position-last": Planted("the position moves in a transaction of its own after the rows'", _session(PositionLast)),
     "letters-outside": Planted("dead letters are written outside the transaction", _session(LettersOutside)),
     "no-savepoint": Planted("nobody notices that the server ended the transaction inside", _session(NoSavepoint)),
-    "no-generation": Planted("take-over does not look at the generation", _session(NoGeneration)),
+    "no-generation": Planted("who has lost a target takes streams over all the same", _session(NoGeneration)),
     "owned-again": Planted("ownership that was lost is taken again when a transaction begins", _session(OwnedAgain)),
     "unknown-is-done": Planted("a COMMIT whose outcome is unknown is taken for done", _session(UnknownIsDone)),
     "unknown-is-failed": Planted(

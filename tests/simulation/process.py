@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from tests.simulation.target import ModelTarget
 from tests.simulation.truth import FLOW, STEPS, TOPIC
 from waxwing.batch import Batch, lane_name
 from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
+from waxwing.ownership import BEATS_PER_STALE, POLL_S, Member
 from waxwing.positions import open_feeds, prepare_feeds
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Crash(BaseException):
 class Process:
     """The lanes of one process, from opening to its end."""
 
-    def __init__(self, world: World, number: int, lanes: int, mine: set[int]) -> None:
+    def __init__(self, world: World, number: int, lanes: int, mine: set[int], run: str) -> None:
         self.world, self.number = world, number
         self.dead = self.frozen = self.working = self.doomed = False
         self.miswired = self.opened = False
@@ -39,6 +41,7 @@ class Process:
         self.torn: dict[tuple[str, int], int] = {}
         self._lanes, self._mine = lanes, mine
         self._open_tries = 0
+        self.open_due_s = 0.0
         self.readers: list[LaneReader] = []
         self.writers: list[SteppedWriter] = []
         self._names: list[str] = []
@@ -48,6 +51,12 @@ class Process:
         together: dict[str, Any] = {}
         for step, target in self._targets.items():
             target.bind(FLOW, step, together)
+        member = Member(run, min(mine, default=0), f"p{number}")
+        self.ownership = world.parts.ownership(member, beats=False)
+        for step, target in self._targets.items():
+            target.ownership = self.ownership
+            self.ownership.add(FLOW, step, target.records())
+        self._beat_due_s = dict.fromkeys(STEPS, 0.0)
 
     def __str__(self) -> str:
         return f"process {self.number}"
@@ -106,12 +115,27 @@ class Process:
             for writer in self.writers
             if not writer.busy and not writer.ended and writer.due_s <= self.world.clock_s
         ]
+        if self.ownership.taken:
+            out += [
+                lambda step=step: self._guarded(lambda: self._beat(step))  # type: ignore[misc]  # a default has no type
+                for step, due_s in self._beat_due_s.items()
+                if due_s <= self.world.clock_s
+            ]
         if not self.working and self._has_work() and not any(writer.blocks for writer in self.writers):
             out.append(lambda: self._guarded(self._work))
         return out
 
     def _has_work(self) -> bool:
-        return not self.opened or any(reader.behind for reader in self.readers) or any(writer.holds for writer in self.writers)
+        if not self.opened:
+            return self.open_due_s <= self.world.clock_s
+        return any(reader.behind for reader in self.readers) or any(writer.holds for writer in self.writers)
+
+    @property
+    def due_s(self) -> float:
+        """When it has something to do that waits for its time."""
+        dues = [writer.due_s for writer in self.writers if not writer.ended]
+        dues += self._beat_due_s.values() if self.ownership.taken else [] if self.opened else [self.open_due_s]
+        return min(dues, default=math.inf)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
@@ -124,6 +148,11 @@ class Process:
         for writer in self.writers:
             if writer.error is not None and not self.dead:
                 self._end(writer.error)
+
+    def _beat(self, step: str) -> None:
+        self._beat_due_s[step] = self.world.clock_s + self._targets[step].settings.owner_stale_s / BEATS_PER_STALE
+        with contextlib.suppress(TransientError):
+            self.ownership.beat(step)
 
     def _end(self, error: BaseException) -> None:
         """An error ends the process; outside a run, Bytewax closes the partitions before."""
@@ -181,6 +210,10 @@ class Process:
         try:
             self.point("open")
             prepare_feeds(feeds, FLOW)
+            if self.ownership.take():
+                self._open_tries -= 1
+                self.open_due_s = self.world.clock_s + POLL_S
+                return
             opened = open_feeds(feeds, TOPIC, streams, world.policy, None)
         except (TransientError, Lost) as error:
             if self._open_tries >= OPEN_TRIES_MAX:

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from tests.simulation.database import Key, Lost, Owner, Progress, Transaction
+from tests.simulation.database import Key, Lost, Progress, Transaction
 from tests.simulation.truth import Row
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, Fenced, RowError, TargetError, TransientError
+from waxwing.ownership import Record
 from waxwing.target import Change, Position, Session
 
 if TYPE_CHECKING:
     from tests.simulation.target import ModelTarget
-
-OWNER_POLL_S = 0.2
 
 
 class ModelSession(Session):
@@ -29,74 +28,44 @@ class ModelSession(Session):
 
     def __init__(self, target: ModelTarget, token: str) -> None:
         self.process, self.world, self.database = target.process, target.world, target.database
-        self._step, self._token, self._stale_s = target.step, token, target.settings.owner_stale_s
+        self._step, self._token, self._records = target.step, token, target.records()
         self._transaction: Transaction | None = None
         self._committing = self._has_savepoint = False
         with self._errors():
-            self._generation = self._draw()
+            self.process.point(f"{self._step}: connect")
 
     # -- ownership -----------------------------------------------------------------------------
 
-    def _draw(self) -> int:
-        self.process.point(f"{self._step}: draw")
-        owners = self.database.owners
-        for (step, generation), owner in owners.items():
-            if step == self._step and owner.token == self._token:
-                return generation
-        known = [generation for step, generation in owners if step == self._step]
-        known += [row.owner for key, row in self.database.progress.items() if key[0] == self._step]
-        mine = 1 + max(known, default=0)
-        owners[self._step, mine] = Owner(self._token, self.world.clock_s)
-        self.process.point(f"{self._step}: drawn {mine}")
-        return mine
+    @property
+    def _generation(self) -> int:
+        return self._records.generation
 
     @override
     def take_over(self, stream: Stream) -> Position:
-        give_up_s = self.world.clock_s + 2 * self._stale_s + 1
-        while True:
-            with self._errors(), self._begun():
-                row = self._locked(stream)
-                if row.token == self._token:
-                    return row.position
-                if self._is_later(row):
-                    raise self._fenced(stream, row)
-                alive = self._alive(row)
-                if not alive:
-                    if not self._is_later(self._locked(stream)):
-                        self._update(stream, replace(row, owner=self._generation, token=self._token))
-                    self._commit()
-            if not alive:
-                continue
-            if self.world.clock_s > give_up_s:
-                raise Fenced(f"{stream}: generation {row.owner} is alive")
-            self.heartbeat()
-            self.process.pass_time(OWNER_POLL_S)
+        with self._errors(), self._begun():
+            row = self._locked(stream)
+            if row.token == self._token:
+                return row.position
+            records = {record.token: record for record in self._records.records()}
+            mine, holder = records.get(self._token), records.get(row.token)
+            if self._has_lost(mine):
+                raise self._fenced(stream, row)
+            of_others = mine is None or (holder is not None and holder.member.run != mine.member.run)
+            if of_others and holder is not None and holder.fresh(self._records.stale_ms):
+                raise TransientError(f"{stream}: generation {row.owner} is alive")
+            self._update(stream, replace(self._locked(stream), owner=self._generation, token=self._token))
+            self._commit()
+        with self._errors(), self._begun():
+            row = self._locked(stream)
+            if row.token != self._token:
+                raise TransientError(f"{stream}: taken over by generation {row.owner}")
+            return row.position
 
-    def _is_later(self, row: Progress) -> bool:
-        return row.owner >= self._generation
-
-    def _alive(self, row: Progress) -> bool:
-        owner = self.database.owners.get((self._step, row.owner))
-        return owner is not None and owner.token == row.token and owner.heartbeat_s > self.world.clock_s - self._stale_s
+    def _has_lost(self, mine: Record | None) -> bool:
+        return mine is None or mine.lost
 
     def _fenced(self, stream: Stream, row: Progress) -> Fenced:
         return Fenced(f"{stream}: generation {row.owner} has it, ours is {self._generation}")
-
-    @override
-    def heartbeat(self) -> None:
-        with self._errors():
-            self._beat(self.world.clock_s)
-
-    @override
-    def release(self) -> None:
-        with contextlib.suppress(Lost):
-            if not self.process.dead:
-                self._beat(0.0)
-
-    def _beat(self, heartbeat_s: float) -> None:
-        self.process.point(f"{self._step}: heartbeat")
-        if (self._step, self._generation) in self.database.owners:
-            self.database.owners[self._step, self._generation].heartbeat_s = heartbeat_s
 
     # -- the transaction -----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from tests.simulation.database import Lost, Progress
+from tests.simulation.owners import ModelRecords
 from tests.simulation.session import ModelSession
 from waxwing.batch import Stream
 from waxwing.errors import TransientError
@@ -26,6 +27,7 @@ class ModelTarget(Target):
         self.process, self.world, self.database = process, process.world, process.world.database
         # Where this step stood when the process opened its source.
         self.began: dict[Stream, int] = {}
+        self._records: ModelRecords | None = None
 
     @property
     @override
@@ -69,6 +71,12 @@ class ModelTarget(Target):
     @override
     def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
         raise NotImplementedError("logs lose nothing here")
+
+    @override
+    def records(self) -> ModelRecords:
+        if self._records is None:
+            self._records = self.world.parts.records(self)
+        return self._records
 
     @override
     def connect(self, part: str, token: str) -> ModelSession:

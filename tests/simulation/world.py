@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import sinks.admission
 import sinks.writer
 from sinks.admission import Admission
 from tests.simulation.database import Database, Violation
+from tests.simulation.owners import ModelRecords
 from tests.simulation.process import Process
 from tests.simulation.session import ModelSession
 from tests.simulation.stepped import SteppedWriter
 from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log
 from waxwing.batch import Stream
+from waxwing.ownership import Ownership
 from waxwing.settings import SinkSettings
 
 # Faults a thousand statements, before the schedule's own weight: some schedules have much of one and nothing of another.
@@ -34,6 +37,8 @@ class Parts:
     admission: type[Admission] = Admission
     session: type[ModelSession] = ModelSession
     database: type[Database] = Database
+    records: type[ModelRecords] = ModelRecords
+    ownership: type[Ownership] = Ownership
     replaced: tuple[tuple[Any, str, Any], ...] = ()
 
 
@@ -189,8 +194,8 @@ class World:
         if ready:
             self.chance.choice(ready)()
         elif self._depth == 0:
-            due = [writer.due_s for process in self.processes for writer in process.writers if not writer.ended]
-            self.clock_s = max(self.clock_s, min(due, default=0.0))
+            due = [process.due_s for process in self.processes if not process.frozen]
+            self.clock_s = max(self.clock_s, min((d for d in due if d < math.inf), default=0.0))
         if any(process.dead for process in self.processes):
             for process in [process for process in self.processes if process.dead]:
                 for peer in process.peers:
@@ -246,7 +251,7 @@ class World:
         for number in range(count):
             self.started += 1
             mine = {lane for lane in range(lanes) if lane % count == number}
-            processes.append(Process(self, self.started, lanes, mine))
+            processes.append(Process(self, self.started, lanes, mine, f"run{self.started - number}"))
         for process in processes:
             process.peers = processes
         self.processes += processes

@@ -296,30 +296,6 @@ def test_a_target_that_is_silent_is_not_waited_for_for_ever(monkeypatch: pytest.
     gate.set()
 
 
-def test_a_target_that_falls_silent_while_idle_is_noticed_by_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    asleep, gate = threading.Event(), threading.Event()
-
-    class Dozing(Faulty):
-        def connect(self, part: str, token: str) -> MemorySession:
-            return DozingSession(self, token)
-
-    class DozingSession(MemorySession):
-        def heartbeat(self) -> None:
-            asleep.set()
-            gate.wait(30)
-
-    monkeypatch.setattr("sinks.writer.SILENCE_S", 0.2)
-    monkeypatch.setattr("sinks.writer.CLOSE_S", 0.1)
-    writer = Writer(Dozing(SinkSettings(flush_interval_s=0.0, retry_max_s=0.0, owner_stale_s=0.5)), "lane-000")
-    writer.put(batch(0, 1))
-    assert asleep.wait(10)
-    writer.put(batch(1, 2))
-    with pytest.raises(TransientError, match="has not answered"):
-        writer.flush()
-    writer.close()
-    gate.set()
-
-
 def test_a_transaction_that_takes_too_long_is_written_in_halves() -> None:
     class Slow(Faulty):
         def connect(self, part: str, token: str) -> MemorySession:

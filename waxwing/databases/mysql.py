@@ -33,6 +33,7 @@ DIALECT = Dialect(
     identifier_bytes_max=64,  # characters, to the server; names are ASCII nearly always
     identifier_refused="`",  # SQLAlchemy can't read such names back
     parameters_max=65_535,  # of a prepared statement; ours are written into the text
+    lock_wait_sql="SET SESSION innodb_lock_wait_timeout = {seconds}",
     now_ms_sql="CAST(unix_timestamp(sysdate(3)) * 1000 AS SIGNED)",
     text_nul=True,
     text_utf16=False,

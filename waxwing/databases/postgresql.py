@@ -29,6 +29,7 @@ DIALECT = Dialect(
     identifier_bytes_max=63,  # NAMEDATALEN - 1; longer names would be cut without an error
     identifier_refused="",
     parameters_max=65_535,  # a 16-bit count in the protocol's Bind message
+    lock_wait_sql="SET lock_timeout = {milliseconds}",
     now_ms_sql="CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     text_nul=False,
     text_utf16=False,

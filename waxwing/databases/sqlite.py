@@ -40,6 +40,7 @@ DIALECT = Dialect(
     identifier_bytes_max=1_000,  # SQLite has no limit of its own but that of a statement
     identifier_refused="",
     parameters_max=PARAMETERS_MAX,
+    lock_wait_sql="PRAGMA busy_timeout = {milliseconds}",
     now_ms_sql="CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     text_nul=True,
     text_utf16=False,

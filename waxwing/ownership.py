@@ -1,0 +1,371 @@
+"""Who owns a flow's targets: this process among all that have been started, and what it finds out about the others.
+
+A process takes all targets of its flow or none. It asks all of them first; whoever beats is left alone. Then it takes them in
+the order of their names: an earlier owner that was found stale has lost each from then on, by compare-and-set of the heartbeat
+that was seen, and its positions too. Who has lost one target has lost all.
+
+The processes of a mesh own together, each with a record of its own: a mesh that has a stale process can't work, so it is stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import socket
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Self
+
+from waxwing import log, runtime
+from waxwing.errors import Fenced, TransientError
+
+# Set by `waxwing run`: names the start, the same in each of its processes.
+RUN_VARIABLE = "WAXWING_RUN"
+HOST_CHARACTERS_MAX = 150
+# While another owner is alive, it is asked for this often.
+POLL_S = 0.25
+SAY_AGAIN_S = 60.0  # what lasts is said again
+# Heartbeats per OWNER_STALE_S: one may be lost, and one be late, before an owner is taken for dead.
+BEATS_PER_STALE = 4
+_MEMBER = re.compile(r"\(process (\d+), run ([\w-]+)\.(\w+)\)$")
+
+
+class Member(NamedTuple):
+    """One process of one start: the start's name (`run`), which of its processes it is, and a name of its own."""
+
+    run: str
+    process: int
+    own: str
+
+    @classmethod
+    def of(cls, place: str, token: str) -> Self:
+        """The one that a record's place names; a place of before 0.4 names none, so its token does."""
+        found = _MEMBER.search(place)
+        return cls(found[2], int(found[1]), found[3]) if found else cls(token, 0, token)
+
+    @classmethod
+    def this_process(cls) -> Self:
+        """A new one: of the start that `waxwing run` named, else of the mesh at these addresses, else on its own."""
+        addresses = _option("BYTEWAX_ADDRESSES", "-a", "--addresses")
+        run = os.environ.get(RUN_VARIABLE, "")
+        if addresses and not run:
+            run = "mesh-" + hashlib.blake2b(addresses.encode(), digest_size=6).hexdigest()
+        number = _option("BYTEWAX_PROCESS_ID", "-i", "--process-id")
+        return cls(run or secrets.token_hex(6), int(number) if number.isdigit() else 0, secrets.token_hex(4))
+
+    @property
+    def place(self) -> str:
+        """For people and for other processes: where it runs."""
+        host = socket.gethostname()[:HOST_CHARACTERS_MAX]
+        return f"{host} pid {os.getpid()} (process {self.process}, run {self.run}.{self.own})"
+
+    @property
+    def reused(self) -> bool:
+        """Do earlier starts bear the same name?"""
+        return self.run.startswith("mesh-")
+
+
+def _option(variable: str, *names: str) -> str:
+    words = sys.argv[1:]
+    for at, word in enumerate(words):
+        for name in names:
+            if word == name and at + 1 < len(words):
+                return words[at + 1]
+            if word.startswith(f"{name}=") or (len(name) == 2 and word.startswith(name) and word != name):
+                return word.removeprefix(name).removeprefix("=")
+    return os.environ.get(variable, "")
+
+
+_member = lru_cache(maxsize=4_096)(Member.of)
+
+
+class Record(NamedTuple):
+    """An owner's record in one target. `heartbeat_ms` is 0 once it has stopped, negative once it has lost the target."""
+
+    generation: int
+    token: str
+    place: str
+    heartbeat_ms: int
+    age_ms: int  # of the heartbeat, by the target's clock
+
+    @property
+    def member(self) -> Member:
+        """Whose it is."""
+        return _member(self.place, self.token)
+
+    @property
+    def lost(self) -> bool:
+        """Has another owner taken the target from it?"""
+        return self.heartbeat_ms < 0
+
+    @property
+    def released(self) -> bool:
+        """Has it stopped?"""
+        return self.heartbeat_ms == 0
+
+    def fresh(self, stale_ms: float) -> bool:
+        """Does it beat?"""
+        return self.heartbeat_ms > 0 and self.age_ms < stale_ms
+
+
+def is_rival(record: Record, me: Member, stale_ms: float) -> bool:
+    """Is it a record of another start? (Of a mesh without a name of its own, what is stale is of an earlier start.)"""
+    other = record.member
+    if other == me:
+        return False
+    if other.run != me.run or other.process == me.process:
+        return True
+    return me.reused and not record.fresh(stale_ms)
+
+
+def alive(
+    asked: Iterable[Sequence[Record]], me: Member, stale_ms: float, robbed: Collection[str] = ()
+) -> tuple[list[Record], set[str]]:
+    """The records of others that have to be waited for, and the starts whose heartbeats count no more.
+
+    Args:
+        asked: the records of each target, asked in one go.
+        me: who asks.
+        stale_ms: after how long without a heartbeat an owner is taken for dead.
+        robbed: starts that have lost a target to us.
+    """
+    of_run: dict[str, dict[Member, list[Record]]] = {}
+    for record in (record for records in asked for record in records):
+        if is_rival(record, me, stale_ms):
+            member = record.member
+            run = member.own if member.run == me.run else member.run  # one that had our place in the mesh before us
+            of_run.setdefault(run, {}).setdefault(member, []).append(record)
+    waited: list[Record] = []
+    dead = set(robbed)
+    for run, members in of_run.items():
+        if run in dead or any(record.lost for records in members.values() for record in records):
+            dead.add(run)
+            continue
+        # A process that beats on one target is not stale; who has stopped is not missed.
+        stands = [records for records in members.values() if any(not record.released for record in records)]
+        beats = [any(record.fresh(stale_ms) for record in records) for records in stands]
+        if all(beats):
+            waited += [record for records in stands for record in records if record.fresh(stale_ms)]
+    return waited, dead
+
+
+def run_of(record: Record, me: Member) -> str:
+    """The start that a record counts as, as `alive` sees it."""
+    member = record.member
+    return member.own if member.run == me.run else member.run
+
+
+class Records(ABC):
+    """The owners' records of one target (one step of a flow), and ours among them.
+
+    Every method may raise TransientError (the server is away, or another session holds a lock).
+    """
+
+    name: str  # of the target: it is taken in the order of names
+    stale_ms: float
+
+    @abstractmethod
+    def ask(self) -> Sequence[Record]:
+        """All records."""
+
+    @abstractmethod
+    def take(self, me: Member, token: str, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
+        """Take the target, in one transaction: the records of all others are lost, their positions belong to nobody, ours stands.
+
+        Args:
+            me: who takes it.
+            token: of the positions that are ours.
+            seen: what each target said when it was asked, by name, this one included.
+            robbed: starts that have lost another target to us: their heartbeats count no more.
+
+        Returns the starts that have lost this one; None, and nothing is done: somebody beats who was found stale, or is new.
+        """
+
+    @abstractmethod
+    def beat(self, token: str) -> bool:
+        """Say that we are alive; False: the record says that another owner has the target."""
+
+    @abstractmethod
+    def release(self, token: str) -> None:
+        """Say that we have stopped, so that the next start need not wait. Never raises, never waits."""
+
+
+class Ownership:
+    """This process as the owner of a flow's targets. Thread-safe.
+
+    Attributes:
+        me: this process, as its records name it.
+        token: names this owner in positions; drawn once a start.
+    """
+
+    def __init__(self, me: Member | None = None, *, beats: bool = True) -> None:
+        self.me = me or Member.this_process()
+        self.token = secrets.token_hex(8)
+        self._beats = beats
+        self._flow = ""
+        self._records: dict[str, Records] = {}
+        self._lock = threading.RLock()
+        self._taken = False
+        self._lost: Fenced | None = None
+        self._users = 0
+        self._ended = threading.Event()
+
+    def add(self, flow: str, step: str, records: Records) -> None:
+        """One more target of the flow."""
+        self._flow = flow
+        self._records[step] = records
+
+    @property
+    def taken(self) -> bool:
+        """Are the targets ours, as far as we know?"""
+        return self._taken and self._lost is None
+
+    # -- taking --------------------------------------------------------------------------------------
+
+    def take(self) -> str:
+        """Take all targets, unless somebody else is alive: then where it runs, and nothing is ours.
+
+        Raises:
+            Fenced: another process has taken them from us.
+            TransientError: a target is away.
+        """
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
+            if self._taken or not self._records:
+                return ""
+            alive_at = self._take()
+            if not alive_at:
+                self._taken = True
+                self._start_to_beat()
+            return alive_at
+
+    def _take(self) -> str:
+        targets = sorted(self._records.values(), key=lambda records: records.name)
+        seen = {records.name: records.ask() for records in targets}
+        waited, robbed = alive(seen.values(), self.me, max(records.stale_ms for records in targets))
+        if waited:
+            return waited[0].place
+        for number, records in enumerate(targets):
+            done = records.take(self.me, self.token, seen, robbed)
+            if done is None:
+                if number and not targets[0].beat(self.token):
+                    raise self._fenced(targets[0].name)
+                for ours in targets[:number]:  # other targets than ours were its first: let go, and ask again
+                    ours.release(self.token)
+                return "it has just come first, or beats again"
+            robbed |= done
+        return ""
+
+    def stand_by(self, pause: Callable[[float], None], wait_max_s: float) -> None:
+        """Take all targets; while another process is alive, wait for its end.
+
+        Raises:
+            Fenced: another process has taken them from us.
+            TransientError: it is still alive after `wait_max_s`, or a target is away.
+        """
+        began_s, say_s = time.monotonic(), 0.0
+        while alive_at := self.take():
+            now_s = time.monotonic()
+            message = f"Another process of flow {self._flow} is alive and owns its positions ({alive_at})."
+            if now_s - began_s > wait_max_s:
+                hint = "Stop that one first. (A second one only stands by, for RETRY_MAX_S.)"
+                raise TransientError(message, hint=hint)
+            if now_s > say_s:
+                log.warning("standing_by", f"{message} Standing by until it stops or dies.")
+                say_s = now_s + SAY_AGAIN_S
+            pause(POLL_S)
+
+    # -- keeping -------------------------------------------------------------------------------------
+
+    def beat(self, step: str) -> None:
+        """Say on one target that we are alive.
+
+        Raises:
+            Fenced: it is another's.
+            TransientError: the target is away.
+        """
+        records = self._records.get(step)
+        if records is not None and self._taken and not records.beat(self.token):
+            raise self._fenced(records.name)
+
+    def last_look(self, error: BaseException) -> BaseException:
+        """What is to be said before this process fails: who has lost its targets says that. Then let go of all."""
+        if self._taken and not isinstance(error, Fenced):
+            for step in self._records:
+                try:
+                    self.beat(step)
+                except Fenced as lost:
+                    error = lost
+                    break
+                except Exception as away:  # noqa: BLE001 - then nobody can say; the error itself counts
+                    log.warning("owner_unknown", f"{self._records[step].name}: {away}")
+        self.release()
+        return error
+
+    def enter(self) -> None:
+        """A writer begins."""
+        with self._lock:
+            self._users += 1
+
+    def leave(self) -> None:
+        """A writer ends; with the last one we let go of all."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self.release()
+
+    def release(self) -> None:
+        """Say everywhere that we have stopped, so that the next start need not wait. What begins here later is another owner."""
+        with self._lock:
+            self._ended.set()
+            runtime.no_longer(self.last_look)
+            if self._taken or self._lost is not None:
+                for records in self._records.values():
+                    records.release(self.token)
+                self.token = secrets.token_hex(8)
+                self.me = self.me._replace(own=secrets.token_hex(4))
+            self._taken, self._lost = False, None
+
+    def _fenced(self, name: str) -> Fenced:
+        """Another owner has one of our targets: so all are lost."""
+        if self._lost is None:
+            self._lost = Fenced(
+                f"Another process of flow {self._flow} has taken over its positions ({name}).",
+                hint="Nothing was written after that. The other process goes on; do not restart this one.",
+            )
+        return self._lost
+
+    def _start_to_beat(self) -> None:
+        if not self._beats:
+            return
+        runtime.before_failing(self.last_look)
+        self._ended = threading.Event()
+        for step, records in self._records.items():
+            # Each on its own: one that is away must not hold up the others.
+            args = (step, records, self._ended)
+            threading.Thread(target=self._keep_beating, args=args, name=f"heart-{step}", daemon=True).start()
+
+    def _keep_beating(self, step: str, records: Records, ended: threading.Event) -> None:
+        said = False
+        while not ended.wait(records.stale_ms / 1000 / BEATS_PER_STALE):
+            try:
+                self.beat(step)
+                said = False
+            except TransientError as error:
+                # Nothing is lost by a missed heartbeat; the next transaction will retry and say so.
+                if not said:
+                    log.warning("heartbeat_missed", f"{records.name}: no heartbeat: {error.message}")
+                said = True
+            except Fenced as error:
+                if not ended.is_set():
+                    with contextlib.suppress(Fenced):  # outside of a run: the next transaction raises it
+                        runtime.fail(error)
+                return
