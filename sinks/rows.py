@@ -88,6 +88,8 @@ class Rows:
             in_any_order = nature.keys_exact and nature.rows_alone
             return (self._deletes_first if in_any_order else self._in_order)(_events(change, rows, deletes))
         last = self._last(rows)
+        if change.by_key and self._plan.nature.keys_exact:
+            return Written(self._by_key(last), [], [])
         return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
 
     def order(self, change: Change) -> Order:
@@ -208,6 +210,14 @@ class Rows:
                 newest.pop(key(row), None)  # to the end, where it stands among the messages
                 newest[key(row)] = row
         return list(newest.values())
+
+    def _by_key(self, rows: list[Row]) -> list[Row]:
+        identity = self._identity
+        assert identity is not None
+        try:
+            return sorted(rows, key=identity)
+        except TypeError:  # keys without an order
+            return sorted(rows, key=lambda row: repr(identity(row)))
 
     # -- deletes -------------------------------------------------------------------------------
 

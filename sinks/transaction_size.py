@@ -9,6 +9,8 @@ from waxwing.batch import Batch
 # So many records go into the first transaction.
 TRANSACTION_ROWS_FIRST = 5_000
 TRANSACTION_ROWS_MIN = 1_000
+# Where others are in the way it may be one; and it grows again only once so many in succession have got through.
+GROWS_AFTER = 8
 # A message above this size counts as several of those that may wait. As Python objects a record takes some five times as much.
 RECORD_BYTES = 256
 
@@ -24,13 +26,27 @@ class TransactionSize:
     def __init__(self, most: int, aim_s: float) -> None:
         self._most, self._aim_s = most, aim_s
         self.rows_max = min(TRANSACTION_ROWS_FIRST, most)
+        self._wait = 0  # transactions that have to get through before it grows again
+
+    @property
+    def contended(self) -> bool:
+        """Is it smaller than time alone would have it, since others are in the way?"""
+        return self.rows_max < min(TRANSACTION_ROWS_MIN, self._most)
 
     def learn(self, records: int, took_s: float) -> None:
         """More records in the next transaction where a full one was quick, fewer where it was slow."""
         if took_s > 2 * self._aim_s:
-            self.rows_max = max(self.rows_max // 2, min(TRANSACTION_ROWS_MIN, self._most))
+            self.rows_max = max(self.rows_max // 2, min(TRANSACTION_ROWS_MIN, self._most, self.rows_max))
+        elif self._wait:
+            self._wait -= 1
         elif took_s < self._aim_s / 2 and records >= self.rows_max:
             self.rows_max = min(self.rows_max * 2, self._most)
+            self._wait = GROWS_AFTER if self.contended else 0
+
+    def give_way(self, records: int) -> None:
+        """Others were in the way of a transaction of so many."""
+        self.rows_max = max(1, min(records, self.rows_max) // 2)
+        self._wait = GROWS_AFTER
 
 
 def weight(batch: Batch[Any]) -> int:

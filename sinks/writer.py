@@ -23,6 +23,9 @@ from waxwing.target import Change, Position, Session, Target
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
 RETRY_FIRST_S = 0.05
 RETRY_WAIT_MAX_S = 10.0
+# After so many deadlocks or lock time-outs a transaction is written in halves. They come of having waited; so the wait is short.
+CONTENDED_MAX = 2
+CONTENDED_WAIT_MAX_S = 0.2
 # Asked to stop while the target is away: this long a retry may still go on (a stop takes seconds).
 RETRY_WHEN_STOPPING_S = 3.0
 # One call may take this much longer than RETRY_MAX_S before the target counts as silent: time limits are the server's own
@@ -63,6 +66,8 @@ class Writer:
         self._flushing = self._closing = False
         self._error: BaseException | None = None
         self._wake = threading.Condition()
+        self._contended_since_s = math.inf  # since when others were in the way, and nothing got through
+        self._asked_to_stop_s = 0.0  # when the flow was, while the target was away
         self._called_s = 0.0  # since when the target has been asked something, 0 while it is not
         self._steps = self._write_all()
         self._start()
@@ -184,7 +189,7 @@ class Writer:
 
     def _commit(self, batches: list[Batch[Any]]) -> Steps[None]:
         """Take the batches in: in one transaction, or in halves where that is too much at once."""
-        while True:
+        while not self._too_many(batches):
             try:
                 yield from self._commit_at_once(batches)
                 return
@@ -195,6 +200,10 @@ class Writer:
         for half in halves(batches):
             yield from self._commit(half)
 
+    def _too_many(self, batches: list[Batch[Any]]) -> bool:
+        """More than others left room for, of late?"""
+        return self._size.contended and _rows(batches) > self._size.rows_max and bool(halves(batches)[1])
+
     def _commit_at_once(self, batches: list[Batch[Any]]) -> Steps[None]:
         """One transaction for the batches; when rows are bad, without these."""
         started_s = self._now_s()
@@ -202,7 +211,7 @@ class Writer:
         searches = 0
         while True:
             change = self._admission.change(batches)
-            change.parts = parts
+            change.parts, change.by_key = parts, self._size.contended
             try:
                 yield from self._retrying("write", lambda session, change=change: session.write(change), change)
                 break
@@ -218,6 +227,7 @@ class Writer:
                 ) from refusal
             batches, parts = yield from self._isolate(change, refusal)
         self._admission.moved(change)
+        self._contended_since_s = math.inf
         took_s = self._now_s() - started_s
         self._size.learn(sum(map(self._admission.weight, batches)), took_s)
         metrics.transaction(self._target.step, self._part, change, took_s)
@@ -295,25 +305,22 @@ class Writer:
     def _retrying(self, what: str, call: Any, change: Change | None = None) -> Steps[Any]:
         """Call with the session; on a TransientError back off and try again on a new one, for RETRY_MAX_S at most."""
         started_s = self._now_s()
-        asked_to_stop_s = 0.0
-        attempt = 0
+        attempt = contended = 0
         while True:
             self._called_s = self._now_s()
             try:
                 return call(self._session())
             except TransientError as error:
-                attempt += 1
+                attempt, contended = attempt + 1, contended + error.contended
                 self._lose_session(first=attempt == 1)
-                if isinstance(error, TableAltered) and not (change and change.in_doubt):
-                    log.warning("table_altered", error.message, part=self._part)
-                    raise
                 if change is not None:
                     change.in_doubt |= error.committing
-                    if error.too_large and not change.in_doubt and halves(change.batches)[1]:
-                        log.warning("too_large", f"{self._target.name}: writing in halves: {error.message}", part=self._part)
-                        raise _TooLarge from error
+                    self._not_again(error, change, contended)
                 metrics.retry(self._target.step, self._part)
                 wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
+                if error.contended:
+                    wait_s = min(wait_s, CONTENDED_WAIT_MAX_S)
+                    started_s = self._contended_since_s = min(started_s, self._contended_since_s)
                 until_s = self._now_s() + wait_s
                 if until_s - started_s > self._settings.retry_max_s:
                     if error.too_large and change is not None and not change.in_doubt:
@@ -323,25 +330,48 @@ class Writer:
                         )
                     error.hint = error.hint or "The flow stops here; the next start goes on from the stored positions."
                     raise
-                log.lasting(
+                log.warning(
                     "retry",
-                    error.message,
                     f"{self._target.name}: {what} failed, trying again in {wait_s:.1f} s: {error.message}",
                     part=self._part,
                     attempt=attempt,
                 )
-                while (left_s := until_s - self._now_s()) > 0:
-                    with self._wake:
-                        if self._closing:
-                            raise
-                        yield min(left_s, 0.2)
-                    if runtime.stopping():
-                        asked_to_stop_s = asked_to_stop_s or self._now_s()
-                        if self._now_s() - asked_to_stop_s > RETRY_WHEN_STOPPING_S:
-                            raise
+                yield from self._pause(until_s, error)
             finally:
                 self._called_s = 0.0
 
+    def _pause(self, until_s: float, error: TransientError) -> Steps[None]:
+        """Wait, but raise the error where the flow is asked to stop meanwhile."""
+        while (left_s := until_s - self._now_s()) > 0:
+            with self._wake:
+                if self._closing:
+                    raise error
+                yield min(left_s, 0.2)
+            if runtime.stopping():
+                self._asked_to_stop_s = self._asked_to_stop_s or self._now_s()
+                if self._now_s() - self._asked_to_stop_s > RETRY_WHEN_STOPPING_S:
+                    raise error
+
+    def _not_again(self, error: TransientError, change: Change, contended: int) -> None:
+        """Raises where the very same change is not to be tried again: it is to be planned anew, or cut."""
+        if change.in_doubt:
+            return
+        if isinstance(error, TableAltered):
+            log.warning("table_altered", error.message, part=self._part)
+            raise error
+        if not (error.too_large or contended >= CONTENDED_MAX) or not halves(change.batches)[1]:
+            return
+        if error.too_large:
+            log.warning("too_large", f"{self._target.name}: writing in halves: {error.message}", part=self._part)
+        else:
+            self._size.give_way(_rows(change.batches))
+            log.warning("contended", f"{self._target.name}: writing fewer rows at once: {error.message}", part=self._part)
+        raise _TooLarge from error
+
+
+def _rows(batches: list[Batch[Any]]) -> int:
+    return sum(len(batch.records) + len(batch.deletes) for batch in batches)
+
 
 class _TooLarge(Exception):
-    """A transaction was ended for taking too long."""
+    """A transaction was ended for taking too long, or others were in its way."""

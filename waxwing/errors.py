@@ -81,17 +81,26 @@ class TransientError(WaxwingError):
     """The same call may succeed later: connection lost, deadlock, lock time-out, broker away.
 
     `committing`: the outcome of a COMMIT is unknown. `too_large`: a smaller transaction may do. `locked`: others hold locks.
+    `contended`: others are in the way, by locks or a deadlock.
     """
 
     exit_code = EXIT_TRY_AGAIN
 
     def __init__(
-        self, message: str, *, committing: bool = False, too_large: bool = False, locked: bool = False, **context: Any
+        self,
+        message: str,
+        *,
+        committing: bool = False,
+        too_large: bool = False,
+        locked: bool = False,
+        contended: bool = False,
+        **context: Any,
     ) -> None:
         super().__init__(message, **context)
         self.committing = committing
         self.too_large = too_large
         self.locked = locked
+        self.contended = contended
 
 
 class TableAltered(TransientError):

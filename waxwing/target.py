@@ -78,6 +78,8 @@ class Change:
     in_doubt: bool = False
     # Rows and deletes of the batches that are written one after the other, in this order; None: all of them at once.
     parts: Sequence[list[Batch[Any]]] | None = None
+    # Others write the same rows: lock them in the order of their keys, where that changes nothing else.
+    by_key: bool = False
     # Messages taken in, where the batches do not hold them (windows).
     messages: int | None = None
 

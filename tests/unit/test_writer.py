@@ -310,3 +310,59 @@ def test_a_transaction_that_takes_too_long_is_written_in_halves() -> None:
     target = Slow(QUICK)
     run(target, [batch(0, 7), batch(7, 12)])
     assert target.rows == [(n, 0) for n in range(12)]
+
+
+def test_after_two_deadlocks_transactions_are_smaller_and_grow_again_bit_by_bit() -> None:
+    sizes: list[int] = []
+
+    class Busy(Faulty):
+        most = 3
+
+        def connect(self, part: str, token: str) -> MemorySession:
+            return BusySession(self, token)
+
+    class BusySession(MemorySession):
+        def write(self, change: Change, *, dry_run: bool = False) -> None:
+            size = sum(len(b.records) for b in change.batches)
+            sizes.append(size)
+            assert isinstance(self._target, Busy)
+            if size > self._target.most:
+                raise TransientError("deadlock", contended=True)
+            super().write(change, dry_run=dry_run)
+
+    target = Busy(SinkSettings(flush_interval_s=0.0, retry_max_s=60.0))
+    writer = Writer(target, "lane-000")
+    writer.put(batch(0, 24))
+    writer.flush()
+    assert sizes[:6] == [24, 24, 12, 12, 6, 6]  # two deadlocks each
+    assert set(sizes[6:]) == {3}
+    sizes.clear()
+    target.most = 1_000
+    for first in range(24, 524, 10):
+        writer.put(batch(first, first + 10))
+        writer.flush()
+    writer.close()
+    assert target.rows == [(n, 0) for n in range(524)]
+    assert sizes[0] <= 3
+    assert sizes[-1] == 10
+    assert max(sizes) == 10
+
+
+def test_who_is_in_the_way_for_good_ends_the_flow_after_retry_max_s() -> None:
+    class Blocked(Faulty):
+        def connect(self, part: str, token: str) -> MemorySession:
+            return BlockedSession(self, token)
+
+    class BlockedSession(MemorySession):
+        def write(self, change: Change, *, dry_run: bool = False) -> None:
+            raise TransientError("lock time-out", contended=True)
+
+    began_s = 0.0
+    now = iter(range(10_000))
+    target = Blocked(SinkSettings(flush_interval_s=0.0, retry_max_s=200.0))
+    writer = Writer(target, "lane-000", now_s=lambda: began_s + next(now))
+    writer.put(batch(0, 64))
+    with pytest.raises(TransientError, match="lock time-out"):
+        writer.flush()
+    writer.close()
+    assert next(now) < 500  # cut or not, the time is that of all attempts together

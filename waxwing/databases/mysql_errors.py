@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from waxwing.databases.refusals import ADDRESS_HINT, DAMAGED_HINT, DISK_HINT, LOCKED, UNKNOWN, Failure, Kind, Meaning
+from waxwing.databases.refusals import ADDRESS_HINT, DAMAGED_HINT, DEADLOCK, DISK_HINT, LOCKED, UNKNOWN, Failure, Kind, Meaning
 
 # Numbers, `a-b` for all from a to b, then what they are. Later lines win.
 _TEXT: dict[Kind, str] = {
@@ -138,6 +138,7 @@ MEANINGS |= {
     1146: Meaning("table", "It was there at the start: somebody dropped or renamed it."),
     1170: Meaning("table", "Give the String column a length."),
     1205: Meaning("transient", LOCKED),
+    1213: Meaning("transient", DEADLOCK),
     1364: Meaning("table", "Give the column a default, or let the rows bring it."),
     1665: Meaning("config", "Set binlog_format to ROW or MIXED: READ COMMITTED, which exactness rests on, needs it."),
     2005: Meaning("transient", ADDRESS_HINT),

@@ -9,7 +9,7 @@ import re
 
 import psycopg
 
-from waxwing.databases.refusals import ADDRESS_HINT, DAMAGED_HINT, DISK_HINT, LOCKED, UNKNOWN, Failure, Meaning
+from waxwing.databases.refusals import ADDRESS_HINT, DAMAGED_HINT, DEADLOCK, DISK_HINT, LOCKED, UNKNOWN, Failure, Meaning
 
 _TRANSIENT, _ROW, _TABLE, _BUG = Meaning("transient"), Meaning("row"), Meaning("table"), Meaning("statement")
 _LOGIN = Meaning("config", "Check user and password in DATABASE_URL, and the server's pg_hba.conf.")
@@ -116,6 +116,8 @@ CODES: dict[str, Meaning] = {
     ),
     "55006": _TRANSIENT,  # object in use
     "55P02": Meaning("config", "A setting can't be changed while the server runs: leave it out of the options in DATABASE_URL."),
+    "40001": Meaning("transient", DEADLOCK),  # serialization failure
+    "40P01": Meaning("transient", DEADLOCK),
     "55P03": Meaning("transient", LOCKED),  # lock_timeout
     "55P04": _TRANSIENT,  # a new value of an enum, not committed yet
     "57": _TRANSIENT,  # 57P01 shut down, 57P02 crash of another session, 57P03 starting up, 57P05 idle_session_timeout

@@ -27,6 +27,7 @@ Kind = Literal[
 ]
 
 LOCKED = "Another session holds the lock."
+DEADLOCK = "Another session waited for this one, and this one for it: one of the two had to give way."
 
 # What to do, where a code has no hint of its own.
 HINTS: Mapping[Kind, str] = {
@@ -64,6 +65,11 @@ class Failure(NamedTuple):
         """Did it wait for another session's lock in vain?"""
         return self.hint == LOCKED
 
+    @property
+    def contended(self) -> bool:
+        """Are others in its way, who are less so the fewer rows it locks?"""
+        return self.hint in (LOCKED, DEADLOCK)
+
     def of_connecting(self, product: str) -> Failure:
         """The same, met before anything could be asked: what answers in no way that is known is another server than was meant."""
         kind: Kind = self.kind if self.kind in ("transient", "later", "permission") else "config"
@@ -73,7 +79,7 @@ class Failure(NamedTuple):
         """The error to raise, of the target `name`; None for a row's."""
         message, hint = f"{name}: {self.reason} ({self.code}).", self.hint or HINTS[self.kind]
         if self.kind == "transient":
-            return TransientError(message, hint=hint, too_large=self.too_large, locked=self.locked)
+            return TransientError(message, hint=hint, too_large=self.too_large, locked=self.locked, contended=self.contended)
         kinds: dict[Kind, type[WaxwingError]] = {
             "later": TryLater,
             "table": TableError,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from waxwing.databases.refusals import DAMAGED_HINT, LOCKED, Kind
+from waxwing.databases.refusals import DAMAGED_HINT, DEADLOCK, LOCKED, Kind
 
 
 class Entry(NamedTuple):
@@ -41,7 +41,7 @@ _DAMAGED = f"{DAMAGED_HINT} (DBCC CHECKDB.)"
 NUMBERS: dict[int, Entry] = {
     # -- try again: locks, versions, resources ----------------------------------------------------
     1204: Entry("transient", "client", "no lock resources now"),
-    1205: Entry("transient", "client", "chosen as a deadlock's victim"),
+    1205: Entry("transient", "client", "chosen as a deadlock's victim", DEADLOCK),
     1221: Entry("transient", "engine", "the lock manager lost its way"),
     1222: Entry("transient", "client", "lock time-out", LOCKED),
     51901: Entry("transient", "ours", "the lock of this session is held by another one"),
