@@ -39,7 +39,9 @@ class TransactionSize:
             self.rows_max = max(self.rows_max // 2, min(TRANSACTION_ROWS_MIN, self._most, self.rows_max))
         elif self._wait:
             self._wait -= 1
-        elif took_s < self._aim_s / 2 and records >= self.rows_max:
+        elif took_s < self._aim_s / 2 and records >= (
+            self.rows_max // 2 if self.contended else self.rows_max
+        ):  # a half may be full
             self.rows_max = min(self.rows_max * 2, self._most)
             self._wait = GROWS_AFTER if self.contended else 0
 
