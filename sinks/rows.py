@@ -59,7 +59,7 @@ class Rows:
                 self._deletes = Deletes(plan, dialect)
 
     def of(self, change: Change) -> Written:
-        """Rows to write and keys to delete; in upsert mode no key comes twice among rows between which nothing is deleted.
+        """Rows to write and keys to delete; where keys are exact none comes twice among rows between which nothing is deleted.
 
         They stand in the order of their messages, because a database may take keys for one that are two here ("a" and "A" under
         a collation that passes over capitals, trailing blanks). Only it can tell, and so it keeps the last of those itself.
@@ -194,6 +194,8 @@ class Rows:
     def _last(self, rows: list[Row]) -> list[Row]:
         key, newer = self._identity, self._newer
         assert key is not None
+        if not self._plan.nature.keys_exact:
+            return rows  # which of them are of one key is for the database to tell, and how the first of them writes it
         if newer is None:
             last = {key(row): row for row in rows}
             if len(last) == len(rows):

@@ -184,7 +184,9 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" int NOT NULL, "price" decimal(10, 2) NULL, "version" int NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, "id", "price", "version")
 SELECT j.waxwing_n, j."id", j."price", j."version"
-FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" int '$[1]', "price" decimal(10, 2) '$[2]', "version" int '$[3]') AS j;
+FROM (SELECT j.waxwing_n, j."id", SUM(j."price") OVER (PARTITION BY j."id") AS "price", SUM(j."version") OVER (PARTITION BY j."id") AS "version", ROW_NUMBER() OVER (PARTITION BY j."id" ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" int '$[1]', "price" decimal(10, 2) '$[2]', "version" int '$[3]') AS j) AS j
+WHERE j.waxwing_last = 1;
 DECLARE @merged int;
 UPDATE t
 SET "price" = coalesce(t."price" + s."price", t."price", s."price"), "version" = coalesce(t."version" + s."version", t."version", s."version"), "mean" = coalesce(t."price" + s."price", t."price", s."price") / CAST(NULLIF(coalesce(t."version" + s."version", t."version", s."version"), 0) AS decimal(19, 0)), "updated_at" = CURRENT_TIMESTAMP
@@ -210,7 +212,9 @@ SET NOCOUNT ON;
 CREATE TABLE #waxwing_stage (waxwing_n int NOT NULL, "id" int NOT NULL, PRIMARY KEY ("id"));
 INSERT INTO #waxwing_stage (waxwing_n, "id")
 SELECT j.waxwing_n, j."id"
-FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" int '$[1]') AS j;
+FROM (SELECT j.waxwing_n, j."id", ROW_NUMBER() OVER (PARTITION BY j."id" ORDER BY j.waxwing_n DESC) AS waxwing_last
+  FROM OPENJSON(?) WITH (waxwing_n int '$[0]', "id" int '$[1]') AS j) AS j
+WHERE j.waxwing_last = 1;
 SET IDENTITY_INSERT "odd ""name]" ON;
 INSERT INTO "odd ""name]" ("id")
 SELECT s."id"

@@ -171,8 +171,8 @@ class Bulk(ABC):
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Append, upsert or merge rows (column order of the plan), as if one after the other.
 
-        Where the mode has keys, none comes twice, as far as Python can tell. The table may take two for one ("a" and "A" under
-        a collation that passes over capitals, blanks at the end): then the later row stands, or the newer one.
+        Where keys are exact none comes twice. Else the table may take two for one ("a" and "A" under a collation that passes over
+        capitals, blanks at the end), or two are equal: then the later row stands, or the newer one.
         """
 
     @abstractmethod

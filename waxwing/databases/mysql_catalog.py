@@ -68,10 +68,15 @@ def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[str, set[s
     return [(key, {part.name for part in group}, [part for part in group if part.length is not None]) for key, group in groups]
 
 
+# Without the end of a row's time, which MariaDB adds to the keys of a table that is system-versioned.
 _KEYS = sa.text("""
-    SELECT index_name AS `key`, lower(column_name) AS name, sub_part AS length FROM information_schema.statistics
-    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name AND non_unique = 0
-    ORDER BY index_name, seq_in_index""")
+    SELECT s.index_name AS `key`, lower(s.column_name) AS name, s.sub_part AS length
+    FROM information_schema.statistics s LEFT JOIN information_schema.columns c
+    ON c.table_schema = s.table_schema AND c.table_name = s.table_name AND c.column_name = s.column_name
+    WHERE s.table_schema = coalesce(:schema, database()) AND s.table_name = :name AND s.non_unique = 0
+      AND (s.column_name IS NULL
+           OR c.table_name IS NOT NULL AND coalesce(c.generation_expression, '') NOT IN ('ROW START', 'ROW END'))
+    ORDER BY s.index_name, s.seq_in_index""")
 
 _COLUMNS = sa.text("""
     SELECT column_name AS own, lower(column_name) AS name, collation_name AS collation,

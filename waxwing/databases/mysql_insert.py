@@ -47,12 +47,16 @@ class InsertBulk(Bulk):
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         try:
-            if self._numbered is not None:
+            later: Sequence[tuple[Any, ...]] = rows
+            while self._numbered is not None and later:
+                # Those of which there is one; of the others the first of each key is inserted, and the rest meets that.
                 self._numbered.stage(connection)
-                self._send_all(connection, self._numbered.head, self._numbered.literals, self._numbered.placed(rows), b"")
+                self._send_all(connection, self._numbered.head, self._numbered.literals, self._numbered.placed(later), b"")
                 query(connection, self._numbered.update + self._tail)
-                rows = [rows[number] for number in self._numbered.missing(connection)]
-            self._send_all(connection, self._head, self._literals, rows, self._tail)
+                rows, later = self._numbered.first(later, self._numbered.missing(connection))
+                self._send_all(connection, self._head, self._literals, rows, self._tail)
+            if self._numbered is None:
+                self._send_all(connection, self._head, self._literals, rows, self._tail)
         except pymysql.err.IntegrityError as error:
             raise self._explained(error) from error
 

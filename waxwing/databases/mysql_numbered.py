@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +43,7 @@ class Numbered:
             f"SELECT s.waxwing_n FROM {self._stage} AS s LEFT JOIN {self._table} AS t ON {self._same} "  # noqa: S608 - quoted
             f"WHERE t.{_quote(plan.keys[0].name)} IS NULL ORDER BY 1"
         )
+        self._key = itemgetter(*(self._columns.index(key.name) for key in plan.keys))
         self.update = b""
 
     def stage(self, connection: sa.Connection) -> None:
@@ -63,6 +65,14 @@ class Numbered:
         with driver.cursor() as cursor:
             cursor.execute(self._missing)
             return [place for (place,) in cursor.fetchall()]
+
+    def first(
+        self, rows: Sequence[tuple[Any, ...]], missing: Sequence[int]
+    ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Of the missing rows the first of each key, and the others."""
+        firsts: dict[Any, tuple[Any, ...]] = {}
+        others = [row for row in map(rows.__getitem__, missing) if firsts.setdefault(self._key(row), row) is not row]
+        return list(firsts.values()), others
 
     def _updating(self, numbered: Sequence[str]) -> bytes:
         """INSERT .. SELECT of those that are there, in order, up to ON DUPLICATE KEY. With its number given a row draws none."""

@@ -93,7 +93,7 @@ class CopyBulk(Bulk):
         _copy(cursor, self._copy_stage, self._stage_format.encode(rows))
 
     def _merge(self, cursor: psycopg.Cursor[Any], staged: Staged) -> None:
-        if not staged.numbered:
+        if not staged.folds:
             cursor.execute(staged.merge)
         elif self._one_by_one:
             cursor.execute(staged.one_by_one)
@@ -145,7 +145,7 @@ class MergeBulk(CopyBulk):
 
     @override
     def _merge(self, cursor: psycopg.Cursor[Any], staged: Staged) -> None:
-        if not staged.numbered or self._one_by_one:
+        if not staged.folds or self._one_by_one:
             super()._merge(cursor, staged)
             return
         cursor.execute(b"%b; SAVEPOINT waxwing_merge" % staged.rounds)

@@ -33,7 +33,8 @@ class Staged:
         columns = [column.name for column in plan.columns]
         mark = f"{zlib.crc32(f'{self._table}({columns})'.encode()):08x}"
         self.rows, self.gone = f"pg_temp.waxwing_stage_{mark}", f"pg_temp.waxwing_gone_{mark}"
-        self.numbered = not plan.nature.keys_exact
+        self.folds = not plan.nature.keys_exact
+        self.numbered = self.folds or plan.nature.rows_numbered
         self.make_rows = self._make(self.rows, columns, numbered=self.numbered)
         self.make_gone = self._make(self.gone, mode.keys, numbered=True)
         self._keys = ", ".join(map(_quote, mode.keys))
@@ -46,8 +47,9 @@ class Staged:
             f"(SELECT * FROM {self.rows} AS waxwing_rows WHERE NOT EXISTS (SELECT 1 FROM {self.gone} AS waxwing_gone "  # noqa: S608 - quoted
             f"WHERE {alive} AND waxwing_gone.waxwing_n > waxwing_rows.waxwing_n)) AS waxwing_left"
         )
-        self.merge = self._of(self._one_a_key(self.rows))
-        self.merge_left = self._of(self._one_a_key(left))
+        place = "waxwing_first" if self.folds and isinstance(mode, Upsert) else "waxwing_n"
+        self.merge = self._of(self._one_a_key(self.rows), place)
+        self.merge_left = self._of(self._one_a_key(left), place)
         self.one_by_one = self._looped(self.rows)
         self.left_one_by_one = self._looped(left)
 
@@ -63,19 +65,17 @@ class Staged:
 
     def _one_a_key(self, rows: str) -> str:
         """The last row of each key, or the newest: equal keys are for the columns' own types and collations to tell."""
-        if not self.numbered or not isinstance(self._mode, Upsert):
+        if not self.folds or not isinstance(self._mode, Upsert):
             return rows if rows == self.rows else f"(SELECT * FROM {rows})"  # noqa: S608 - quoted
         last = "waxwing_n DESC"
         if self._mode.newer_by is not None:
             collate = collation(self._plan.table.c[self._mode.newer_by], _BY_CODE_POINT)
             last = f"{_quote(self._mode.newer_by)}{collate} DESC NULLS LAST, waxwing_n"
         # Written as the first of them is, as it would stay if each were written by itself.
-        first = [
-            f"first_value({key}) OVER (PARTITION BY {self._keys} ORDER BY waxwing_n) AS {key}"
-            for key in map(_quote, self._mode.keys)
-        ]
+        first_of = f"OVER (PARTITION BY {self._keys} ORDER BY waxwing_n)"
+        first = [f"first_value({key}) {first_of} AS {key}" for key in map(_quote, self._mode.keys)]
         rest = [_quote(column.name) for column in self._plan.columns if column.name not in self._mode.keys]
-        fields = ", ".join([*first, *rest])
+        fields = ", ".join([*first, *rest, f"first_value(waxwing_n) {first_of} AS waxwing_first"])
         return f"(SELECT DISTINCT ON ({self._keys}) {fields} FROM {rows} ORDER BY {self._keys}, {last})"  # noqa: S608 - quoted
 
     @property
@@ -93,7 +93,7 @@ class Staged:
         """Row by row, for keys that are one only once a trigger has had its way."""
         row = ", ".join(f"waxwing_row.{_quote(column.name)} AS {_quote(column.name)}" for column in self._plan.columns)
         order = "waxwing_n" if self.numbered else "ctid"
-        body = "; ".join(self._statements(f"(SELECT {row})"))
+        body = "; ".join(self._statements(f"(SELECT {row})", ""))
         return (
             f"DO $waxwing$ DECLARE waxwing_row record; BEGIN FOR waxwing_row IN SELECT * FROM {rows} ORDER BY {order} "  # noqa: S608 - quoted
             f"LOOP {body}; END LOOP; END $waxwing$"
@@ -101,8 +101,12 @@ class Staged:
 
     # -- what is done with them ----------------------------------------------------------------------
 
-    def _of(self, rows: str) -> bytes:
-        statements = self._statements(rows)
+    def _of(self, rows: str, place: str = "waxwing_n") -> bytes:
+        """The statements, for rows whose place among the others is in this column."""
+        # Numbers are drawn in the order in which rows come; else in one order, so that two writers of the same keys wait for each
+        # other instead of deadlocking.
+        order = place if self._plan.nature.rows_numbered else self._order("")
+        statements = self._statements(rows, f"ORDER BY {order} ")
         if len(statements) > 1:
             # In one order, so that two writers of the same keys wait for each other instead of deadlocking.
             lock = (
@@ -112,7 +116,7 @@ class Staged:
             statements.insert(0, f"WITH waxwing_locked AS MATERIALIZED ({lock}) SELECT count(*) FROM waxwing_locked")  # noqa: S608 - quoted
         return "; ".join(statements).encode()
 
-    def _statements(self, rows: str) -> list[str]:
+    def _statements(self, rows: str, order: str) -> list[str]:
         """An upsert of rows. Where the table numbers rows a row that is there must draw no number: it is updated first."""
         missing = ""
         updates = []
@@ -123,7 +127,7 @@ class Staged:
                 update = f"UPDATE {self._table} AS {TARGET} SET {self._change.sets} FROM {rows} AS excluded"  # noqa: S608 - quoted
                 updates = [f"{update} WHERE {self._same}{where}"]
         conflict = on_conflict(self._mode, SA_DIALECT, self._change)
-        return [*updates, f"{self._insert} FROM {rows} AS excluded {missing}ORDER BY {self._order('')} {conflict}"]
+        return [*updates, f"{self._insert} FROM {rows} AS excluded {missing}{order}{conflict}"]
 
     def _both(self) -> tuple[Change, str]:
         plan, mode = self._plan, self._mode

@@ -13,7 +13,7 @@ from waxwing.databases.base import Nature, Plan
 from waxwing.databases.columns import kind_of
 
 # Kinds whose keys are equal where Python says so; capitals, blanks at the end and zeros at the end of bytes pass for others.
-_EXACT = {"integer", "decimal", "boolean", "date", "datetime", "time"}
+_EXACT = {"integer", "decimal", "boolean", "date", "datetime", "time", "float"}
 
 
 def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:

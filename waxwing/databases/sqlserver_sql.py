@@ -144,7 +144,7 @@ class Statements:
         names = ", ".join([*found, self._names()])
         values = ", ".join([*(f"j.{name}" for name in found), *(self._value(column) for column in self.columns)])
         source = self._source(own)
-        if deletes or any(column.folds for column in self.keys):
+        if deletes or not self._plan.nature.keys_exact or any(column.folds for column in self.keys):
             # Keys that Python tells apart may be one here (capitals, trailing blanks): the last of them stands, or the newest,
             # or what they are together.
             same = ", ".join(f"j.{c.name}" if self._raw and c.kind in BINARY else c.key("j") for c in self.keys)
