@@ -21,6 +21,7 @@ from tests.unit.test_windows import batch as events
 from tests.unit.test_windows import define
 from tests.unit.test_windows import run as windowed
 from waxwing import operators as ww
+from waxwing.errors import ConfigError
 from waxwing.operators.reasons import reason_of
 from waxwing.operators.windows import Fold, Sum
 
@@ -92,6 +93,16 @@ def test_functions_of_keys_and_folds_say_it_too() -> None:
     fold = Fold("value", lambda: 0, lambda held, value: row(value), lambda held, other: held)
     emission = windowed(define(aggregates={"folded": fold}), events([(1, "a", 5)]))
     assert [letter.reason for letter in emission.rejects] == [here]
+
+
+def test_what_makes_the_function_of_a_batch_stops_by_name() -> None:
+    with pytest.raises(Exception, match=r".*") as raised:
+        run(lambda up: ww.map_batch("step", up, row), [batch([1])])
+    error: BaseException | None = raised.value
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__
+    assert isinstance(error, ConfigError)
+    assert error.message == f"Step step: KeyError: 'rate' (test_reasons.py:{line_of('here')} in row)."
 
 
 class Priced:

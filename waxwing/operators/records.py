@@ -12,6 +12,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch, Headers, Reject, Stream
+from waxwing.errors import ConfigError, WaxwingError
 from waxwing.operators.declared import declare, record_type, returned
 from waxwing.operators.parse import without
 from waxwing.operators.reasons import reason_of
@@ -65,10 +66,22 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
 
     Parallelism: where the batch is.
     Delivery: as `map`.
+
+    Raises:
+        ConfigError: `make` itself raised, and no record is to blame.
     """
 
     def mapped(batch: Batch[R]) -> Batch[S]:
-        fn = make(Origin(batch.stream, batch))
+        try:
+            fn = make(Origin(batch.stream, batch))
+        except Exception as error:
+            if isinstance(error, WaxwingError):
+                raise
+            raise ConfigError(
+                f"Step {step_id}: {reason_of(error)}.",
+                hint="What makes the function of a batch raised: no record is to blame. Nothing of the batch was written.",
+                step=step_id,
+            ) from error
         return _applied(step_id, batch, builtins.map(fn, iter(batch.records), iter(batch.at)))
 
     return op.map(step_id, up, mapped)
