@@ -71,7 +71,7 @@ def test_of_several_hosts_the_one_that_takes_writes_is_used(postgresql: PostgreS
     hosts = f"127.0.0.1:1,127.0.0.1:{postgresql.port}"
     login = f"{postgresql.sql_user}:{postgresql.sql_password}"
     target = prepared(f"postgresql://{login}@{hosts}/{database}?target_session_attrs=read-write")
-    assert target.name == f"t in postgresql at {hosts}"
+    assert target.name == f"t in postgresql at {hosts}/{database}"
 
 
 @pytest.mark.parametrize(
