@@ -19,6 +19,7 @@ WaxwingError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,3 +158,8 @@ class Fenced(StopError):
     """Another owner has taken, or holds, the positions."""
 
     exit_code = EXIT_FENCED
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Does the operating system say that there is no room, or no more of a quota?"""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

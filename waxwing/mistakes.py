@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import sysconfig
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from waxwing import log
-from waxwing.errors import ConfigError, TransientError, WaxwingError
+from waxwing.errors import ConfigError, TransientError, TryLater, WaxwingError, is_disk_full
 
 _OURS = Path(__file__).parents[1]
 _INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
@@ -66,6 +67,11 @@ def of_bytewax(error: BaseException) -> WaxwingError | None:
             "The recovery store (-r) was made with more lanes than there are now.",
             hint="With -r, LANES may only rise; set it as it was, or start without -r: the targets remember.",
         )
+    if full := _STORE_FULL.search(text):
+        return TryLater(
+            f"The recovery store (-r) can't be written: {full[1]}.",
+            hint="Make room on the disk of its folder, then start again: the targets remember where to go on.",
+        )
     if type(error).__name__ in _RECOVERY or "recovery directory" in text or "readonly database" in text:
         return ConfigError(f"The recovery store (-r) can't be used: {text.partition(';')[0]}.", hint=_RECOVERY_HINT)
     if _NETWORKING not in text:
@@ -80,6 +86,17 @@ def of_bytewax(error: BaseException) -> WaxwingError | None:
         f"This process can't listen at its address (-a): {reason}.",
         hint="-a takes host:port of every process, with semicolons between; -i says which of them this one is, from 0.",
     )
+
+
+# Bytewax's recovery store is SQLite's: its disk is full, or does not answer.
+_STORE_FULL = re.compile(r"SqliteFailure\(Error \{ code: (?:DiskFull|SystemIoFailure|CannotOpen)[^}]*\}, Some\(\"([^\"]*)")
+
+
+def of_system(error: BaseException) -> WaxwingError | None:
+    """What the operating system says of a disk, wherever it is met: a log, a file of the user's own."""
+    if is_disk_full(error):
+        return TryLater(f"There is no room: {error}.", hint="Make room on that disk (or quota), then start again.")
+    return None
 
 
 def check_command_line() -> None:

@@ -21,8 +21,8 @@ from waxwing.databases.catalog import Found
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
 from waxwing.databases.mysql_types import TYPES, columns
-from waxwing.databases.refusals import UNKNOWN, Failure, is_disk_full
-from waxwing.errors import ConfigError
+from waxwing.databases.refusals import UNKNOWN, Failure
+from waxwing.errors import ConfigError, is_disk_full
 
 DIALECT = Dialect(
     name="mysql",

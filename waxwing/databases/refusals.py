@@ -6,14 +6,13 @@ code and what to do, and blames no row.
 
 from __future__ import annotations
 
-import errno
 import functools
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from waxwing.errors import ConfigError, RightsError, TableError, TargetError, TransientError, TryLater, WaxwingError
+from waxwing.errors import ConfigError, RightsError, TableError, TargetError, TransientError, TryLater, WaxwingError, is_disk_full
 
 Kind = Literal[
     "transient",  # the same may succeed soon: it is tried again, bounded
@@ -122,11 +121,6 @@ def of_python(cause: BaseException) -> Failure:
     if isinstance(cause, sa.exc.CompileError | sa.exc.ArgumentError | sa.exc.NoSuchModuleError):
         return Failure("table", code, reason, "The flow's Table says something that this database has no words for: correct it.")
     return Failure("statement", code, reason)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Does the operating system say that there is no room, or no more of a quota?"""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 P = ParamSpec("P")
