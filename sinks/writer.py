@@ -302,6 +302,10 @@ class Writer:
         if session is not None:
             session.close()
 
+    def _bare(self, error: TransientError) -> str:
+        """What is wrong, without the target's name in front."""
+        return error.message.removeprefix(f"{self._target.name}: ")
+
     def _retrying(self, what: str, call: Any, change: Change | None = None) -> Steps[Any]:
         """Call with the session; on a TransientError back off and try again on a new one, for RETRY_MAX_S at most."""
         started_s = self._now_s()
@@ -330,9 +334,10 @@ class Writer:
                         )
                     error.hint = error.hint or "The flow stops here; the next start goes on from the stored positions."
                     raise
-                log.warning(
+                log.lasting(
                     "retry",
-                    f"{self._target.name}: {what} failed, trying again in {wait_s:.1f} s: {error.message}",
+                    error.message,
+                    f"{self._target.name}: {what} failed, trying again in {wait_s:.1f} s: {self._bare(error)}",
                     part=self._part,
                     attempt=attempt,
                 )

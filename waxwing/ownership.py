@@ -362,7 +362,7 @@ class Ownership:
             except TransientError as error:
                 # Nothing is lost by a missed heartbeat; the next transaction will retry and say so.
                 if not said:
-                    log.warning("heartbeat_missed", f"{records.name}: no heartbeat: {error.message}")
+                    log.lasting("heartbeat_missed", error.message, f"No heartbeat: {error.message}")
                 said = True
             except Fenced as error:
                 if not ended.is_set():
