@@ -15,7 +15,7 @@ from waxwing.databases.base import Dialect
 from waxwing.databases.catalog import Found
 from waxwing.databases.columns import LIMIT, kind_of
 from waxwing.databases.json_values import TextJSON
-from waxwing.databases.limits import UTF8_BYTES_MAX, Limit, Members, Octets
+from waxwing.databases.limits import UTF8_BYTES_MAX, Limit, Members, Octets, Selection
 from waxwing.databases.rules import UUID_CHARACTERS, UUID_DIGITS, integer_range
 from waxwing.errors import ConfigError
 
@@ -41,7 +41,9 @@ def smaller(column: sa.Column[Any], found: Found, sql: sa.Dialect, dialect: Dial
     kind = kind_of(column)
     narrow = _SMALLER.get(kind) if dialect.lengths_kept or kind == "json" else None
     less = narrow(found.type, column.type) if narrow else None
-    limit = found.limit if kind_of(sa.Column("v", found.type)) == kind or isinstance(found.limit, Members) else None
+    limit = found.limit if kind_of(sa.Column("v", found.type)) == kind else None
+    if isinstance(limit, Selection):
+        less = found.type  # the length that SQLAlchemy gives such a type is that of its longest member
     length = getattr(column.type, "length", None)
     if isinstance(limit, Octets) and length is not None and length * UTF8_BYTES_MAX <= limit.most:
         limit = None  # whatever the declared type takes has room
@@ -112,7 +114,7 @@ def _changes(kind: str, have: Any, column: sa.Column[Any]) -> bool:
 
 def _smaller_text(have: Any, want: Any) -> Any:
     if isinstance(have, sa.Enum):
-        return None
+        return have
     if isinstance(have, sa.CHAR | sa.NCHAR):  # shorter texts would be padded
         return None if isinstance(want, sa.CHAR | sa.NCHAR) and (have.length or 1) == (want.length or 1) else have
     return have if have.length is not None and (want.length is None or want.length > have.length) else None

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mysql
 
 from waxwing.databases.catalog import Found, Made, Raw, Refused, Taken, Types, found, table_of
 from waxwing.databases.json_values import Doubles
-from waxwing.databases.limits import Between, Grains, Limit, Members, Moments, Octets, Selection
+from waxwing.databases.limits import Between, Grains, Limit, Moments, Octets, Selection
 
 # MariaDB 11.5 goes on to 2106.
 _TIMESTAMP_FIRST, _TIMESTAMP_LAST = datetime(1970, 1, 1, 0, 0, 1), datetime(2038, 1, 19, 3, 14, 7, 999_999)  # noqa: DTZ001 - it has no zone
@@ -46,10 +46,6 @@ def _text(raw: Raw) -> Made:
     kinds: dict[str, Any] = {"tinytext": mysql.TINYTEXT, "text": mysql.TEXT, "mediumtext": mysql.MEDIUMTEXT}
     most = raw.length or 0
     return (kinds[raw.kind](), Octets(most, raw.sql)) if raw.kind in kinds else mysql.LONGTEXT()
-
-
-def _enum(raw: Raw) -> Made:
-    return mysql.ENUM(*raw.labels), Members(frozenset(raw.labels), ", ".join(raw.labels))
 
 
 _ROUNDED = Refused(
@@ -120,7 +116,7 @@ TYPES: Types = table_of(
             names="enum",
             declare="Enum, String(n)",
             exact="its values to the letter, whatever the collation takes for one",
-            make=_enum,
+            make=lambda raw: mysql.ENUM(*raw.labels),
         ),
     ),
     (
@@ -257,8 +253,16 @@ def columns(connection: sa.Connection, table: sa.Table) -> list[Found]:
             scale=row.scale,
             digits=row.fraction,
             unsigned="unsigned" in sql.lower().split(),
-            labels=tuple(label.replace("''", "'") for label in _LABEL.findall(sql)) if kind in {"enum", "set"} else (),
+            labels=tuple(map(_label, _LABEL.findall(sql))) if kind in {"enum", "set"} else (),
         )
         filled = row.given is not None or any(word in row.extra.lower() for word in ("auto_increment", "default_generated"))
         out.append(found(row.name, raw, TYPES, nullable=bool(row.nullable), filled=filled, computed=bool(row.computed)))
     return out
+
+
+# How the catalog writes what a label may hold besides plain letters.
+_ESCAPED = {"\\\\": "\\", "\\n": "\n", "\\r": "\r", "\\0": "\0", "''": "'"}
+
+
+def _label(text: str) -> str:
+    return re.sub(r"\\[\\nr0]|''", lambda found: _ESCAPED[found.group()], text)
