@@ -233,6 +233,7 @@ class SqlTarget(Target):
             missing = [start for start in starts if start.stream not in held]
             if missing:
                 connection.execute(ledger.progress.insert(), [self._first(start) for start in missing])
+                self._begun(connection, missing)
             for start in starts:
                 if start.stream in held and _may_end(held[start.stream], start.offset_end):
                     self._update(connection, start.stream, offset_end=start.offset_end)
@@ -248,6 +249,9 @@ class SqlTarget(Target):
                 f"The source's name {topic!r} can't be stored in {self.name}, whose texts are in {encoding}.",
                 hint="Give the source another name, or take a database in UTF-8.",
             )
+
+    def _begun(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
+        """These streams begin, in the same transaction."""
 
     def _check_kept(self, connection: sa.Connection) -> None:
         """Raises ConfigError for a step that did something else so far."""

@@ -18,7 +18,7 @@ from waxwing.operators.windows import NEVER, Bucket, Emission, Mark, Piece
 from waxwing.operators.windows.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
 from waxwing.settings import WindowSettings
-from waxwing.target import Change, DeadLetter, Position
+from waxwing.target import Change, DeadLetter, Position, Target
 
 # An emission of so many rows does not wait for its time: they would fill the memory.
 ROWS_MAX = 50_000
@@ -204,16 +204,21 @@ class WindowAdmission:
                     row += 1
         metrics.late(self._target.step, len(emission.late) + entries)
         if emission.left_out:
-            metrics.left_out(self._target.step, emission.left_out)
-            place = _iso(max(held.place for held in emission.held.values() if held.watermark > NEVER))
-            log.warning(
-                "windows_left_out",
-                f"{self._target.name}: {emission.left_out:,} rows of windows that began before {place} are left out: records "
-                "before that place of the log were never read, so these windows would not be whole.",
-                step=self._target.step,
-                rows=emission.left_out,
-            )
+            place = max(held.place for held in emission.held.values() if held.watermark > NEVER)
+            say_left_out(self._target, emission.left_out, place)
         return out
+
+
+def say_left_out(target: Target, rows: int, place: int) -> None:
+    """Rows of windows that are not whole are left out: counted, and told."""
+    metrics.left_out(target.step, rows)
+    log.warning(
+        "windows_left_out",
+        f"{target.name}: {rows:,} rows of windows that began before {_iso(place)} are left out: records before that place of the "
+        "log were never read, so these windows would not be whole.",
+        step=target.step,
+        rows=rows,
+    )
 
 
 def _iso(time_us: int) -> str:

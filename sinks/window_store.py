@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -65,6 +66,17 @@ def positions(connection: sa.Connection, flow: str, step: str) -> list[Position]
         Position(stream, min(b[stream].offset_next if stream in b else known.offset_start for b in buckets), *known[:2])
         for stream, known in load_streams(flow, row.streams).items()
     ]
+
+
+def change_streams(connection: sa.Connection, flow: str, step: str, change: Callable[[Streams], Streams]) -> Streams:
+    """Change the streams that are kept; what is kept then."""
+    row = kept(connection, flow, step, lock=True)
+    streams = load_streams(flow, row.streams) if row is not None else {}
+    changed = change(streams)
+    if changed != streams:
+        where = ledger.of_step(windows, flow, step)
+        connection.execute(windows.update().where(where).values(streams=dump_streams(changed)))
+    return changed
 
 
 def rename(connection: sa.Connection, flow: str, step: str, row: Any, definition: Windows) -> None:

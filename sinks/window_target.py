@@ -11,7 +11,7 @@ from typing_extensions import override
 from waxwing.batch import Batch, Stream
 from waxwing.databases import ledger
 from waxwing.errors import ConfigError, TransientError
-from waxwing.operators.windows import Bucket, Held, Opening, Rows, Windows, first_opening, openings
+from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, first_opening, openings
 from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import WindowSettings
 from waxwing.target import Position, Start, Target
@@ -19,14 +19,23 @@ from waxwing.target import Position, Start, Target
 BUCKETS_MAX = 1_000
 
 
+# Whether the first record of a stream was seen: nobody knows yet; none came for a while; it was.
+UNKNOWN, IDLE, SEEN = range(3)
+
+
 class Known(NamedTuple):
     """A stream that windows take in: where it began, where a bounded run ends, whether it is still read, and the offset below
-    which no limit on bad records is judged."""
+    which no limit on bad records is judged.
+
+    `place` (of Held) is kept here for live windows, and whether a record of the stream was `seen`; buckets know it themselves.
+    """
 
     offset_start: int
     offset_end: int | None
     read: bool = True
     limits_from: int = 0
+    place: int = NEVER
+    seen: int = SEEN
 
 
 Streams = dict[Stream, Known]

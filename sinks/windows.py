@@ -40,7 +40,7 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
         )
     target.check_types(record_type(up))
     if isinstance(target, SqlLiveWindows):
-        sink(step_id, op.map(f"{step_id}_fold", up, target.fold), target)
+        sink(step_id, op.flat_map(f"{step_id}_fold", up, target.fold), target)
         return
     vars(up.flow()).setdefault("_waxwing_windows", []).append(target)  # for `waxwing rebucket`
     bind(step_id, up, target)

@@ -19,6 +19,7 @@ from sources.kafka_topic import TopicWatch
 from waxwing import runtime
 from waxwing.batch import Batch, Stream, lane_name, marked, raw
 from waxwing.errors import DataError, OffsetGap
+from waxwing.holding import reminders
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
 from waxwing.settings import KafkaSettings
 
@@ -139,7 +140,13 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         if self._ended:
             ended, self._ended = self._ended, []
             return [reader.ended() for reader in ended]
+        waking = reminders(topic.feeds, self._name, lambda: {r.stream: r.position for r in self._known.values()})
+        if waking:
+            return waking
         if topic.bounded and self._revision >= 0 and not self._readers:
+            if waking is None:
+                self._awake_after_s = IDLE_S
+                return []
             raise StopIteration
         wanted = self._wanted
         messages = self._consumer.consume(wanted, 0)

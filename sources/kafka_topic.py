@@ -34,15 +34,14 @@ class TopicWatch:
     Attributes:
         error: why reading has to stop; each lane raises it.
         revision: rises when partitions were opened.
-        idle_after_s: after how long at its log's end a partition is marked as idle, rising; empty: nobody asks.
+        feeds: the targets.
     """
 
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target], flow: str) -> None:
-        self._settings, self._feeds, self._flow = settings, feeds, flow
+        self._settings, self._feeds, self.feeds, self._flow = settings, feeds, feeds, flow
         self._name = settings.source_topic
         self.bounded = settings.until == "end"
         self._anew = settings.begin == "anew"
-        self.idle_after_s = sorted({feed.idle_after_s for feed in feeds if feed.idle_after_s is not None})
         self.error: BaseException | None = None
         self.revision = 0
         self._closing, self._wake = threading.Event(), threading.Event()
@@ -59,6 +58,11 @@ class TopicWatch:
     def start(self) -> None:
         """Begin; lanes may come before or after."""
         threading.Thread(target=self._run, name=f"topic-{self._name}", daemon=True).start()
+
+    @property
+    def idle_after_s(self) -> list[float]:
+        """After how long at its log's end a partition is marked as idle, rising; empty: nobody asks."""
+        return sorted({after_s for feed in self._feeds if (after_s := feed.idle_after_s) is not None})
 
     @property
     def topic_id(self) -> str:
@@ -177,10 +181,12 @@ class TopicWatch:
         if self._settings.start == "earliest":
             return streams
         if (time_ms := start_time_ms(self._settings.start)) is None:
-            return {stream: ends[stream.partition] for stream in streams}
-        found = self._broker.offsets(self._name, list(ends), OffsetSpec.for_timestamp(time_ms))
-        # -1: all records are older
-        at = {s: found[s.partition] if found[s.partition] >= 0 else ends[s.partition] for s in streams}
+            time_ms = time.time_ns() // 1_000_000
+            at = {stream: ends[stream.partition] for stream in streams}
+        else:
+            found = self._broker.offsets(self._name, list(ends), OffsetSpec.for_timestamp(time_ms))
+            # -1: all records are older
+            at = {s: found[s.partition] if found[s.partition] >= 0 else ends[s.partition] for s in streams}
         for feed in self._feeds:  # at the log's first record nobody knows what was before it
             feed.moments_us = {stream: time_ms * 1_000 for stream, first in streams.items() if at[stream] > first}
         return at

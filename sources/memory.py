@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from waxwing import runtime
 from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
+from waxwing.holding import reminders
 from waxwing.positions import StartAt, let_go, open_feeds, own_feeds, prepare_feeds, say_starts
 from waxwing.target import Target
 
@@ -88,7 +89,9 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         batches = [batch for stream, start in starts.items() for batch in self._batches(stream, start, for_part)]
         if self._ends:
             batches += [marked(stream, for_part, self._end(stream), "end") for stream in starts]
-        return _Lane(batches, {stream.partition: start.offset for stream, start in starts.items()})
+        return _Lane(
+            batches, {stream.partition: start.offset for stream, start in starts.items()}, self._feeds, list(starts), for_part
+        )
 
     def _resumed(self, start: StartAt, resumed: int | None) -> StartAt:
         """The start with what the recovery store knows: the lowest of all, where targets hold positions as well."""
@@ -143,14 +146,24 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
 class _Lane(StatefulSourcePartition[Raw, Offsets]):
     """Gives one batch at a time."""
 
-    def __init__(self, batches: list[Raw], offsets: Offsets) -> None:
+    def __init__(
+        self, batches: list[Raw], offsets: Offsets, feeds: Sequence[Target], streams: Sequence[Stream], name: str
+    ) -> None:
         self._left, self._offsets = iter(batches), offsets
+        self._feeds, self._streams, self._name = feeds, streams, name
 
     @override
     def next_batch(self) -> list[Raw]:
         if runtime.stopping():
             raise StopIteration
-        batch = next(self._left)  # its StopIteration is the end
+        batch = next(self._left, None)
+        if batch is None:
+            waking = reminders(self._feeds, self._name, lambda: {s: self._offsets[s.partition] for s in self._streams})
+            if waking is None:  # nothing more comes, which is what a step waits to hear of
+                return [marked(stream, self._name, self._offsets[stream.partition], "idle") for stream in self._streams]
+            if waking:
+                return waking
+            raise StopIteration
         self._offsets[batch.stream.partition] = batch.offset_next
         return [batch]
 

@@ -220,6 +220,10 @@ class Target(ABC):
     # before `begin`. For windows, which leave out those that are not whole.
     moments_us: Mapping[Stream, int] = MappingProxyType({})
 
+    def held_back(self) -> tuple[bool, frozenset[Stream]]:
+        """Whether its step holds nothing back from now on, and the streams of which it still does (see `waxwing.holding`)."""
+        return True, frozenset()
+
     @property
     def transaction_s(self) -> float:
         """About how long a transaction should take: below it round trips and the commit show, above it nothing is gained, and

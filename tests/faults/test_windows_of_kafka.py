@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -66,8 +67,7 @@ class Step:
 
 
 def _live(target: SqlLiveWindows, batch: Any) -> list[tuple[str, Any]]:
-    folded = target.fold(batch)
-    return [(folded.lane, folded)]
+    return [(folded.lane, folded) for folded in target.fold(batch)]
 
 
 class Run:
@@ -168,3 +168,43 @@ def test_once_all_partitions_are_idle_windows_close_by_the_clock_and_what_comes_
         assert asks.rows() == {(first, "a"): (2, 6), (begins, "a"): (1, 1)}
         assert patient.rows() == {(first, "a"): (2, 6)}, "nobody is idle for it: partition 1 has closed the first"
         assert patient.late() == []
+
+
+def test_windows_begun_in_the_middle_of_the_log_leave_out_those_that_are_not_whole(kafka: Kafka, postgresql: PostgreSQL) -> None:
+    records = {0: [sale(at) for at in range(0, 100, 2)], 1: [sale(at) for at in range(1, 100, 10)]}
+    whole = {(start, "a"): (6, 6) for start in range(0, 100, 10)}
+
+    def full(topic: str) -> None:
+        for partition, some in records.items():
+            produce(kafka, topic, some, partition)
+
+    for name, cut in (("retention", {0: 17}), ("both", {0: 17, 1: 5})):
+        topic, url = kafka.new_topic(2), postgresql.new_database()
+        full(topic)
+        kafka.delete_records(topic, cut)
+        begins = max(records[partition][at]["at"] for partition, at in cut.items())
+        for _ in range(2):  # the second run has nothing to do
+            steps: dict[str, Any] = {}
+            closed, live = (
+                Step(url, f"{name}_closed", windows(10), steps),
+                Step(url, f"{name}_live", windows(10), steps, live=True),
+            )
+            with running(topic, closed, live, kafka_bootstrap_servers=kafka.bootstrap(), until="end") as run:
+                run.to_end()
+            want = {at: row for at, row in whole.items() if at[0] >= begins}
+            assert closed.rows() == live.rows() == want
+
+    # START at a time: what was written before it, in the middle of a window. The last window before it has no records of its own.
+    topic, url, steps = kafka.new_topic(2), postgresql.new_database(), {}
+    producer = Producer(kafka.client())
+    base = 1_700_000_000
+    for partition, some in records.items():
+        for record in some:
+            at = base + record["at"]
+            producer.produce(topic, json.dumps(record | {"at": at}).encode(), partition=partition, timestamp=at * 1_000)
+    assert producer.flush(20) == 0
+    closed, live = Step(url, "time_closed", windows(10), steps), Step(url, "time_live", windows(10), steps, live=True)
+    start = datetime.fromtimestamp(base + 40, UTC).isoformat()
+    with running(topic, closed, live, kafka_bootstrap_servers=kafka.bootstrap(), until="end", start=start) as run:
+        run.to_end()
+    assert closed.rows() == live.rows() == {(base + at, key): row for (at, key), row in whole.items() if at >= 40}

@@ -410,7 +410,7 @@ def test_a_sum_s_type_and_digits_are_those_of_its_own_values_whatever_other_keys
 def test_live_sums_are_exact_beyond_28_digits() -> None:
     values = Decimal("12345678901234.123456789012345678"), Decimal("0.000000000000000001")
     live = Live(define(aggregates={"sum": Sum("value"), "largest": Max("value")}))
-    rows, _ = live.fold(batch([(1, "a", value) for value in values]))
+    rows, *_ = live.fold(batch([(1, "a", value) for value in values]))
     assert [row[2:5] for row in rows.tuples()] == [("a", Decimal("12345678901234.123456789012345679"), values[0])]
 
 

@@ -4,7 +4,7 @@ from waxwing.operators.windows.aggregates import Aggregate, Count, First, Fold, 
 from waxwing.operators.windows.bucket import Bucket, Emission
 from waxwing.operators.windows.definition import MESSAGE_TIME, NEVER, UNSEEN, Hopping, Session, Tumbling, Windows
 from waxwing.operators.windows.lane import Lane
-from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, first_opening, openings
+from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, first_held, first_opening, openings
 from waxwing.operators.windows.rows import LateEntries, Rows
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Sum",
     "Tumbling",
     "Windows",
+    "first_held",
     "first_opening",
     "openings",
 ]

@@ -67,23 +67,35 @@ class Live:
             hint=f'Such as aggregates={{..., "{mean.field}_{kind.__name__.lower()}": {kind.__name__}("{mean.field}")}}.',
         )
 
-    def fold(self, batch: Batch[Any]) -> tuple[Rows, list[Reject]]:
-        """What the batch adds, one row per window and key; and all its rejects."""
+    def place_of(self, batch: Batch[Any], place: int) -> int | None:
+        """Where a stream begins in event time (see Held), with its first batch; None: there is no good record in it."""
+        start = batch.offset_first
+        lane = Lane(self.windows, batch.stream, 1, Opening(start, start, NEVER, (), place), self._stage, takes=self.takes)
+        lane.pieces(batch)
+        return None if lane.watermark == NEVER else lane.place
+
+    def fold(self, batch: Batch[Any], place: int = NEVER) -> tuple[Rows, list[Reject], int]:
+        """What the batch adds, one row per window and key; all its rejects; and how many rows of windows that began before the
+        place are left out.
+        """
         start = batch.offset_first
         lane = Lane(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage, takes=self.takes)
         [piece], read = lane.pieces(batch)
-        length = self.windows.length_us
+        length, left_out = self.windows.length_us, 0
         rows = make_rows(self.windows, [], [], [], [[] for _ in self.windows.parts], [])
         with localcontext(EXACT):
             for group in piece.groups:
                 size = len(group.keys)
+                if group.end_us - length < place:
+                    left_out += size
+                    continue
                 ends = [group.end_us] * size
                 rows.extend(make_rows(self.windows, [group.end_us - length] * size, ends, group.keys, group.states, [0] * size))
         bad = [Reject(batch.at[n], self._stage, reason, _row(batch.at, n)) for n, reason in read.bad.items()]
         gone = [
             Reject(delete.at, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes
         ]
-        return rows, [*batch.rejects, *bad, *gone]
+        return rows, [*batch.rejects, *bad, *gone], left_out
 
     def whole(self, batch: Batch[Any], rows: list[Any], rejects: list[Reject]) -> Batch[Any]:
         """The batch, with these rows in place of its records."""
