@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
-from sinks.isolation import dead_letters
+from sinks.isolation import dead_letters, said
 from sinks.transaction_size import weight
 from waxwing.batch import Batch, Stream
 from waxwing.errors import BadRowsLimit, OffsetGap
@@ -157,9 +157,7 @@ class Admission:
     def _limit(self, batch: Batch[Any], at: int, what: str) -> NoReturn:
         offset = batch.messages.offsets[at]
         reject = next((reject for reject in batch.rejects if reject.at == at), batch.rejects[-1])
-        # A database's detail may hold the whole row; that belongs into the dead letter, not into a log.
-        ours = reject.stage != "sink" or reject.reason.startswith("column ")
-        reason = reject.reason if ours else reject.reason.partition(": ")[0]
+        reason = said(reject.stage, reject.reason)
         raise BadRowsLimit(
             f"{self._where}{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
             hint="Something is wrong with the table or the producer. Mend it and start again, or accept them as dead letters: "

@@ -6,6 +6,7 @@ dead letter of one holds the row itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -83,6 +84,27 @@ def _as_json(record: Any, columns: Sequence[str]) -> bytes:
         return msgspec.json.encode(record, enc_hook=str)
     except (TypeError, ValueError):  # no JSON has such keys, or such text
         return repr(record).encode("utf-8", "backslashreplace")
+
+
+def said(stage: str, reason: str) -> str:
+    """A reason as it may stand in a log: a database's detail may hold the whole row, and belongs into the dead letter alone."""
+    return reason if stage != "sink" or reason.startswith("column ") else reason.partition(": ")[0]
+
+
+# Of a reason these say which one, not what is wrong: numbers, and what stands in quotes.
+_ITS_OWN = re.compile(r"'[^']*'|\"[^\"]*\"|\([^()]*\)|[+-]?\d[\d.,:TZ+-]*")
+KINDS_MAX = 100
+
+
+def first_of_kind(told: set[str], letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+    """The dead letters with a reason of which there was none yet, whatever values stand in it; `told` remembers."""
+    out = []
+    for letter in letters:
+        kind = f"{letter.stage}: {_ITS_OWN.sub('', said(letter.stage, letter.reason))}"
+        if kind not in told and len(told) < KINDS_MAX:
+            told.add(kind)
+            out.append(letter)
+    return out
 
 
 def _several(batch: Batch[Any], record: int) -> bool:

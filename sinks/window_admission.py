@@ -138,7 +138,7 @@ class WindowAdmission:
         if piece.offset_first < limits_from:
             run = 0
         if self._number == 0:
-            self._judged_messages += max(0, min(piece.messages, piece.offset_next - limits_from))
+            self._judged_messages += max(0, min(piece.arrived, piece.offset_next - limits_from))
         for at, letter in zip(piece.rejects_at, piece.rejects, strict=True):
             if letter.offset < limits_from:
                 run, previous = 0, at
@@ -148,7 +148,7 @@ class WindowAdmission:
                 self._run_too_long = (
                     f"{piece.stream}: {run:,} bad records in a row, up to offset {letter.offset}; the last one: {letter.reason}"
                 )
-        self._bucket.bad_runs[piece.stream] = run if previous == piece.messages - 1 else 0
+        self._bucket.bad_runs[piece.stream] = run if previous == piece.arrived - 1 else 0
 
     def _judged(self, before: Position, refused: list[DeadLetter], rows: int) -> Position:
         """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""

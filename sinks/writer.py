@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sinks.admission import Admission, Admits
-from sinks.isolation import halves, without_rows
+from sinks.isolation import first_of_kind, halves, said, without_rows
 from sinks.suspects import Parts, Search, Steps
 from sinks.transaction_size import TransactionSize
 from waxwing import log, metrics, runtime
@@ -231,6 +231,13 @@ class Writer:
         took_s = self._now_s() - started_s
         self._size.learn(sum(map(self._admission.weight, batches)), took_s)
         metrics.transaction(self._target.step, self._part, change, took_s)
+        for letter in first_of_kind(self._target.reasons_told, change.dead_letters):
+            log.warning(
+                "dead_letter",
+                f"{self._target.name}: the first dead letter of its kind, {letter.stream} at offset {letter.offset}, "
+                f"refused by {letter.stage}: {said(letter.stage, letter.reason)}. Others like it are only counted.",
+                part=self._part,
+            )
 
     def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], Parts]]:
         """Find the bad rows of a change that is refused: the batches without them, and the others in parts that fit."""

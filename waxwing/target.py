@@ -141,6 +141,7 @@ class Target(ABC):
         self.settings = settings
         self._flow = ""
         self._step = ""
+        self.reasons_told: set[str] = set()  # kinds of dead letters that the log has named in this process
         self._flow_targets: dict[str, Target] = {}
         self._sources: dict[str, object] = {}  # by topic
         self.ownership = Ownership()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -366,3 +367,42 @@ def test_who_is_in_the_way_for_good_ends_the_flow_after_retry_max_s() -> None:
         writer.flush()
     writer.close()
     assert next(now) < 500  # cut or not, the time is that of all attempts together
+
+
+def filtered(first: int, end: int, kept: Sequence[int], rejects: Sequence[int] = ()) -> Batch[Any]:
+    """A batch of which a filter left these messages, some of them rejected since."""
+    whole = batch(first, end)
+    at = [n for n in kept if n not in rejects]
+    return whole.with_records([(first + n, 0) for n in at], at, [Reject(n, "row", "bad") for n in rejects])
+
+
+def test_what_a_filter_left_out_is_no_good_record() -> None:
+    every_hundredth = range(0, 5_000, 100)
+    admitted = admission(Position(STREAM, 0, 0), bad_run_max=120)
+    for first in (0, 5_000):
+        admitted.moved(admitted.change([filtered(first, first + 5_000, every_hundredth, every_hundredth)]))
+    assert admitted.positions[STREAM] == Position(STREAM, 10_000, 0, None, 100, 100, 100)
+    with pytest.raises(BadRowsLimit, match="121 bad records in a row, up to offset 12000"):
+        admitted.change([filtered(10_000, 15_000, every_hundredth, every_hundredth)])
+    # Half of what came: in blocks of as many as came.
+    admitted = admission(Position(STREAM, 0, 0), bad_ratio_max=0.004)
+    with pytest.raises(BadRowsLimit, match="41 bad records among 10,000"):
+        admitted.change([filtered(n, n + 1_000, range(0, 1_000, 100), range(0, 1_000, 200)) for n in range(0, 10_000, 1_000)])
+
+
+def test_the_first_dead_letter_of_each_kind_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rejects = [
+        (0, "sink", "column at: with a time zone, and the column has none"),
+        (1, "sink", "column at: with a time zone, and the column has none"),
+        (2, "sink", "duplicate key value violates unique constraint: Key (id)=(secret) already exists. (23505)"),
+        (3, "sink", "duplicate key value violates unique constraint: Key (id)=(other) already exists. (23505)"),
+        (4, "row", "KeyError: 'rate' (payments.py:72 in row)"),
+    ]
+    target = Faulty(QUICK)
+    run(target, [batch(0, 6).with_records([(5, 0)], [5], [Reject(*one) for one in rejects])])
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"dead_letter"' in line]
+    assert [line["level"] for line in told] == ["warning"] * 3
+    said = " ".join(line["message"] for line in told)
+    assert "topic[0] at offset 0, refused by sink: column at: with a time zone, and the column has none." in said
+    assert "payments.py:72" in said
+    assert "secret" not in said

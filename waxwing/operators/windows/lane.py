@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from decimal import localcontext
@@ -141,11 +141,9 @@ class Lane:
 
     def _pieces(self, batch: Batch[Any], read: Read) -> tuple[list[Piece], int]:
         watermark = max(self._watermark, max(read.times) - self._definition.lateness_us) if read.times else self._watermark
-        place, messages = self._place_behind(read.times), len(batch.messages)
-        pieces = [
-            Piece(batch.stream, self._offset_start, batch.offset_first, batch.offset_next, watermark, messages, place)
-            for _ in range(self._buckets)
-        ]
+        offsets, counts = (batch.offset_first, batch.offset_next), (len(batch.messages), len(batch.arrived))
+        place = self._place_behind(read.times)
+        pieces = [Piece(batch.stream, self._offset_start, *offsets, watermark, *counts, place) for _ in range(self._buckets)]
         if read.times:
             judged = (self._judged if self._definition.gap_us is None else self._judged_sessions)(read, watermark)
             if judged.read.times:
@@ -292,13 +290,14 @@ class Lane:
         found += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
         found += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
         taken: set[tuple[int, int]] = set()
+        arrived = batch.arrived if found else ()
         for at, numbered, stage, reason in sorted(found):
             row = numbered  # among those that were left when it was rejected: an earlier step may have taken it
             while (at, row) in taken:
                 row += 1
             taken.add((at, row))
             piece.rejects.append(self._letter(batch, at, row, reason, stage))
-            piece.rejects_at.append(at)
+            piece.rejects_at.append(bisect_left(arrived, at))
 
     def _letter(self, batch: Batch[Any], at: int, row: int, reason: str, stage: str = "") -> DeadLetter:
         one = batch.messages.part(at, at + 1)

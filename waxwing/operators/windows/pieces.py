@@ -54,8 +54,8 @@ class Piece:
     """What one batch holds for one bucket; often nothing but the positions.
 
     `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch, `place` that of Held as
-    the lane has it. `messages` counts the batch's; `rejects` (those of earlier steps, too) travel to the first bucket, with the
-    numbers of their messages in the batch.
+    the lane has it. `messages` counts the batch's, `arrived` those that no filter left out; `rejects` (earlier steps' too) travel
+    to the first bucket, with the numbers of their messages among the arrived.
     """
 
     stream: Stream
@@ -64,6 +64,7 @@ class Piece:
     offset_next: int
     watermark_next: int
     messages: int
+    arrived: int
     place: int = NEVER
     groups: list[Group] = field(default_factory=list)
     sessions: Sessions | None = None
