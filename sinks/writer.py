@@ -80,6 +80,7 @@ class Writer:
 
     def put(self, batch: Any) -> None:
         """Hand a batch over (or what else the admission takes); waits while QUEUE_RECORDS_MAX are waiting (back-pressure)."""
+        runtime.working()
         with self._wake:
             while self._waiting >= self._settings.queue_records_max and self._error is None:
                 self._wait()

@@ -154,6 +154,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
         if not messages:
             after_s = topic.idle_after_s
             return [mark for r in self._readers.values() for mark in r.idle(after_s)] if after_s else []
+        runtime.working()
         some = messages[:: len(messages) // 8 or 1]
         mean_bytes = sum(len(message.value() or b"") for message in some) / len(some)
         self._wanted = max(1, min(self._settings.batch_records_max, int(BATCH_BYTES_MAX / (mean_bytes + 1))))

@@ -164,6 +164,7 @@ class _Lane(StatefulSourcePartition[Raw, Offsets]):
             if waking:
                 return waking
             raise StopIteration
+        runtime.working()
         self._offsets[batch.stream.partition] = batch.offset_next
         return [batch]
 

@@ -35,9 +35,15 @@ _before_failing: list[Callable[[BaseException], BaseException]] = []
 
 def stopping() -> bool:
     """Has the process been asked to stop? Sources then raise StopIteration when their batch is out."""
+    if not _running and in_cluster():  # the others may have read something
+        working()
+    return _stop.is_set()
+
+
+def working() -> None:
+    """There is something to finish from now on: a source has read, a sink was handed something."""
     global _running
     _running = True
-    return _stop.is_set()
 
 
 def at_end(call: Callable[[], None]) -> None:
@@ -176,6 +182,8 @@ def _on_signal(number: int) -> None:
     _stop.set()
     if not _running:  # no source has read anything: it waits for a server, or for the other processes of the mesh
         log.info("stopping", "Stopped before anything was read.", signal=name)
+        if _before_failing:  # let go of what is ours
+            _better(KeyboardInterrupt())
         _exit(EXIT_OK)
     log.info("stopping", "Stopping: finishing what is under way.", signal=name)
     last = threading.Timer(STOP_MAX_S, _too_slow)

@@ -236,7 +236,7 @@ class DatabaseSettings(MySQLSettings, SQLServerSettings):
         default=120.0,
         ge=1.0,
         le=3_600.0,
-        description="Server-side limit on one statement, and on an idle open transaction: what a frozen process may hold.",
+        description="Server-side limit on one statement, and (10 s at most) on an idle open transaction.",
     )
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from waxwing.runtime import peer_is_gone
@@ -23,3 +29,16 @@ def test_a_process_of_the_mesh_that_is_gone_is_known_by_what_bytewax_says(text: 
 
 def test_an_error_of_a_step_is_no_process_that_is_gone() -> None:
     assert not peer_is_gone(RuntimeError("(src/operators.rs:240:32) error calling `flat_map_batch` mapper in step orders.parse"))
+
+
+@pytest.mark.parametrize(("command", "code"), [(["-m", "bytewax.run", "slow"], 0), (["slow.py"], -signal.SIGTERM)])
+def test_a_run_that_is_asked_to_stop_while_it_imports_has_nothing_to_finish(
+    command: list[str], code: int, tmp_path: Path
+) -> None:
+    tmp_path.joinpath("slow.py").write_text("import waxwing, time\nprint('imported', flush=True)\ntime.sleep(60)\n")
+    path = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    with subprocess.Popen([sys.executable, *command], cwd=tmp_path, env=path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"imported\n"
+        process.terminate()
+        assert process.wait(30) == code

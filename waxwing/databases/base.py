@@ -14,6 +14,9 @@ import sqlalchemy as sa
 from waxwing.databases.catalog import Found, Types
 from waxwing.databases.refusals import Failure, of_python
 
+# A session that does nothing inside a transaction for so long is of a process that is frozen or gone: the server ends it.
+IDLE_MAX_S = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Append:

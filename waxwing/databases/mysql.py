@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from waxwing.databases import mysql_catalog, mysql_rights
 from waxwing.databases.address import check_options
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Need, Plan
+from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Dialect, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
@@ -70,6 +70,14 @@ _BLOCKERS = sa.text("""
     ORDER BY 1""")
 
 
+# Sessions of our own kind (same user and database) that have waited for their client inside a transaction for too long.
+_OVERDUE = sa.text("""
+    SELECT p.id
+    FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
+    WHERE p.id <> connection_id() AND p.db = database() AND p.user = substring_index(current_user(), '@', 1)
+      AND p.command = 'Sleep' AND p.time >= :seconds AND t.trx_rows_locked > 0""")
+
+
 class MySQL(Database):
     """MySQL 8 or MariaDB 10.6, or newer: INSERT with many rows as literals."""
 
@@ -111,11 +119,13 @@ class MySQL(Database):
             with _options_read():
                 return dialect.connect(*arguments, **options)
 
+        idle_s = min(statement_s, round(IDLE_MAX_S))
+
         @sa.event.listens_for(engine, "connect")
         def prepare(connection: Any, record: Any) -> None:
             limits = (
                 # Of an idle transaction, and of a statement (seconds).
-                f"idle_write_transaction_timeout = {statement_s}, max_statement_time = {statement_s}"
+                f"idle_write_transaction_timeout = {idle_s}, max_statement_time = {statement_s}"
                 if "mariadb" in connection.get_server_info().lower()
                 else f"wait_timeout = {statement_s}"
             )
@@ -159,6 +169,13 @@ class MySQL(Database):
         )
         if got != 1:
             raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
+
+    @override
+    def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
+        # The server's own limit frees them later. Without PROCESS nobody's transactions show; then that limit is what there is.
+        for session in connection.scalars(_OVERDUE, {"seconds": statement_timeout_s}).all():
+            with contextlib.suppress(sa.exc.DBAPIError):  # it has just ended
+                connection.exec_driver_sql(f"KILL {int(session)}")
 
     @override
     def value_bytes_max(self, connection: sa.Connection) -> int:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import postgresql_catalog, postgresql_rights
-from waxwing.databases.base import Bulk, Database, Dialect, Merge, Nature, Need, Plan
+from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Dialect, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.postgresql_connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
@@ -106,7 +106,7 @@ class PostgreSQL(Database):
         # Set after connecting, not by the `options` of the connection: proxies refuse those.
         limits = (
             f"SET statement_timeout = {_ms(statement_timeout_s)}; SET lock_timeout = {_ms(lock_timeout_s)}; "
-            f"SET idle_in_transaction_session_timeout = {_ms(statement_timeout_s)}"
+            f"SET idle_in_transaction_session_timeout = {_ms(min(statement_timeout_s, IDLE_MAX_S))}"
         )
 
         @sa.event.listens_for(engine, "connect")
