@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -879,6 +880,23 @@ def test_a_state_of_another_definition_or_version_is_refused() -> None:
         Bucket.load(define(), b"")
     assert "waxwing step drop" in missing.value.hint
     assert Bucket.positions(state) == {STREAM: Held(0, 0, NEVER)}
+
+
+def test_a_state_of_the_release_before_goes_on() -> None:
+    definition, middle = define(), STREAM._replace(partition=1)
+    bucket = Bucket(definition, {STREAM: 0, middle: 7})
+    fed(bucket, definition, STREAM, [(5, "a", 1)])
+    state = bucket.pack()
+    size = int.from_bytes(state[5:9])
+    text, closed_to, held, awaited, *_ = decode(state[9 : 9 + size])
+    head = encode([text, closed_to, [row[:-1] for row in held], awaited])
+    head_crc = zlib.crc32(head, 2)
+    body = state[9 + size + 4 :]
+    old = bytes([2]) + head_crc.to_bytes(4) + len(head).to_bytes(4) + head + zlib.crc32(body, head_crc).to_bytes(4) + body
+    again = Bucket.load(definition, old)
+    assert again.held == {STREAM: Held(0, 1, 0), middle: Held(7, 7, NEVER)}, "where it began in the middle nobody knows any more"
+    assert (again.bad_runs, again.open_entries, again.place) == (None, 1, NEVER)
+    assert Bucket.load(definition, again.pack()).bad_runs == {}
 
 
 @pytest.mark.parametrize("size", [5, 2_000])
