@@ -87,6 +87,7 @@ class ModelRecords(Records):
         now = self.records()
         for record in now:
             if is_rival(record, me, self.stale_ms) and record.heartbeat_ms > 0:
+                self._check_healthy(record)
                 self.database.owners[self.step, record.generation].heartbeat_ms = -record.heartbeat_ms
             if record.token == token:
                 del self.database.owners[self.step, record.generation]
@@ -94,6 +95,15 @@ class ModelRecords(Records):
         self.generation = 1 + max([0, *rows, *(record.generation for record in now)])
         self.database.owners[self.step, self.generation] = Owner(token, int(self.world.clock_s * 1000), me.place)
         self.world.say(f"{self.process} owns {self.step}, generation {self.generation}")
+
+    def _check_healthy(self, record: Record) -> None:
+        """Nobody takes a target from a start whose processes all go on, and have lost nothing."""
+        run = [p for p in self.world.processes if p.ownership.me.run == record.member.run]
+        well = run and all(not p.frozen and not p.dead and p.ownership.taken and len(p.peers) == len(run) for p in run)
+        rows = [o for (_, _), o in self.database.owners.items() if Member.of(o.place, o.token).run == record.member.run]
+        beats = all(o.heartbeat_ms > 0 and self.world.clock_s * 1000 - o.heartbeat_ms < self.stale_ms / 2 for o in rows)
+        if well and beats:
+            self.world.violated(f"{self.process} takes {self.step} from {record.member.run}, which is well")
 
     def _is_ours(self, token: str, me: Member) -> bool:
         return any(record.token == token and not is_rival(record, me, self.stale_ms) for record in self.records())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,15 +11,17 @@ import sinks.writer
 from sinks.admission import Admission
 from sinks.isolation import without_rows
 from sinks.suspects import Search, Steps
+from tests.simulation import owners
 from tests.simulation.database import Database, Key, Progress
+from tests.simulation.owners import ModelRecords
 from tests.simulation.session import ModelSession
 from tests.simulation.stepped import SteppedWriter
 from tests.simulation.truth import STEPS
 from tests.simulation.world import Parts
-from waxwing import positions
+from waxwing import ownership, positions
 from waxwing.batch import Batch, Stream
 from waxwing.errors import RowError, TransientError
-from waxwing.ownership import Record
+from waxwing.ownership import Member, Record
 from waxwing.positions import StartAt
 from waxwing.target import Change, Position
 
@@ -87,6 +89,15 @@ class NoSavepoint(ModelSession):
 class NoGeneration(ModelSession):
     def _has_lost(self, mine: Record | None) -> bool:
         return False
+
+
+class HeartbeatsNotSeen(ModelRecords):
+    def _judged(self, me: Member, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
+        return set()
+
+
+def nobody_alive(*asked: object, **more: object) -> tuple[list[Record], set[str]]:
+    return [], set()
 
 
 class OwnedAgain(ModelSession):
@@ -208,6 +219,10 @@ def _session(session: type[ModelSession]) -> Parts:
 
 
 PLANTED = {
+    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(records=HeartbeatsNotSeen)),
+    "nobody-asked": Planted(
+        "targets are taken whoever beats", Parts(replaced=((ownership, "alive", nobody_alive), (owners, "alive", nobody_alive)))
+    ),
     "no-compare-and-set": Planted("positions are moved wherever they stand and whoever owns them", _session(NoCompareAndSet)),
     "no-owner": Planted("the compare-and-set looks at the offset and not at the owner", _session(NoOwnerInCompareAndSet)),
     "commit-in-close": Planted("close() commits what a failed transaction left open", _session(CommitInClose)),

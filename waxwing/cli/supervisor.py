@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from waxwing import log
 from waxwing.cli.display import Display
 from waxwing.cli.flows import import_string
 from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_DATA, EXIT_FENCED, EXIT_OK, EXIT_TRY_AGAIN
+from waxwing.ownership import RUN_VARIABLE
 from waxwing.shared_counts import VARIABLE, SharedCounts
 
 # The first restart waits about a second, later ones twice as long as the one before, up to this.
@@ -89,13 +91,14 @@ class Supervisor:
         addresses = ";".join(f"127.0.0.1:{port}" for port in _free_ports(self._processes))
         readers = []
         self._children = []
+        start = {RUN_VARIABLE: secrets.token_hex(6)}
         counts = [SharedCounts.make() for _ in range(self._processes)]
         self._display.run_begins(counts)
         for number in range(self._processes):
             mesh = ["-i", str(number), "-a", addresses] if self._processes > 1 else []
             child = subprocess.Popen(  # noqa: S603 - Python itself, and what the user typed
                 [sys.executable, "-m", "waxwing.cli.child", str(os.getpid()), self._flow, *mesh, *self._args],
-                env={**os.environ, VARIABLE: str(counts[number].descriptor)},
+                env={**os.environ, **start, VARIABLE: str(counts[number].descriptor)},
                 pass_fds=[counts[number].descriptor],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
