@@ -61,6 +61,8 @@ class SqlTarget(Target):
         self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
         self._owners: SqlOwners | None = None
         self._looked: Looked | None = None
+        # Has a session met dead letters of an earlier step of this name? (All do as the first, whose connection may be gone.)
+        self.letters_again = False
         self._looking = threading.RLock()  # sessions of several lanes may find the table altered at once
         try:
             self._engine = self._database.engine(

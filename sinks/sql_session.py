@@ -42,7 +42,6 @@ class SqlSession(OwnedSession):
         self._rows = Rows(looked.plan, target.columns, database.dialect)
         self._bulk = database.bulk(looked.plan)
         self._brought = {column.name.lower() for column in looked.plan.columns}
-        self._letters_again = False
 
     @override
     def order(self, change: Change) -> Order:
@@ -199,7 +198,7 @@ class SqlSession(OwnedSession):
         """Store the dead letters. Those of an earlier step of this name, which the operator kept, give way to their like."""
         if not change.dead_letters:
             return
-        if self._letters_again:
+        if self._target.letters_again:
             places = ((letter.stream, letter.offset, letter.row) for letter in change.dead_letters)
             step_store.delete_letters(self._connection, Step(self._flow, self._step), places)
         most, encoding = self._database.value_bytes_max(self._connection), self._database.text_encoding(self._connection)
@@ -207,9 +206,9 @@ class SqlSession(OwnedSession):
             for some in letters.statements(self._step, change.dead_letters, bytes_max=most, encoding=encoding):
                 self._connection.execute(ledger.dead_letters.insert(), some)
         except sa.exc.IntegrityError as error:
-            if self._letters_again:
+            if self._target.letters_again:
                 raise
-            self._letters_again = True
+            self._target.letters_again = True
             raise _LettersAgain from error
 
     def _move(self, change: Change) -> bool:
