@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
@@ -34,6 +35,16 @@ def identity(columns: Sequence[sa.Column[Any]], at: Sequence[int]) -> Callable[[
         return itemgetter(*at)
     pairs = [(number, convert or _same) for number, convert in zip(at, converters, strict=True)]
     return lambda row: tuple([convert(row[number]) for number, convert in pairs])
+
+
+def folded(key: Any) -> Any:
+    """What is equal for all keys that a collation might take for one: without capitals, accents, and blanks at the end."""
+    if isinstance(key, tuple):
+        return tuple(map(folded, key))
+    if not isinstance(key, str):
+        return key
+    letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", key).casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter)).rstrip()
 
 
 def _same(value: Any) -> Any:

@@ -8,7 +8,7 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
 
-from sinks.keys import Deletes, identity
+from sinks.keys import Deletes, folded, identity
 from sinks.merging import fields_of, merger
 from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
@@ -99,7 +99,10 @@ class Rows:
         bad: dict[int, str] = {}
         rows = self._rows(change, bad)
         deletes = map(self._deletes.identity, self._deletes_of(change, len(rows), bad)) if self._deletes else ()
-        return Order([*map(self._identity, rows), *deletes], replaces=True)
+        keys = [*map(self._identity, rows), *deletes]
+        # Which keys the table takes for one, only it can tell: none of those that might be is passed.
+        exact = self._plan.nature.keys_exact
+        return Order(keys if exact else list(map(folded, keys)), replaces=exact)
 
     # -- records to tuples ---------------------------------------------------------------------
 

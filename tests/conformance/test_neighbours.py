@@ -195,3 +195,16 @@ def test_an_exclusion_condemns_the_later_row_only(postgresql_place: Place) -> No
     place.run(f"ALTER TABLE {table.name} ADD EXCLUDE USING gist (int4range(low, high) WITH &&)")
     case.write(case.batch([(1, 0, 5), (2, 3, 8), (3, 6, 9), (4, 8, 20), (5, 9, 12)]))
     assert (case.rows(), case.letters()) == ([(1, 0, 5), (3, 6, 9), (5, 9, 12)], [1, 3])
+
+
+def test_a_row_does_not_come_back_behind_one_whose_key_is_equal_for_the_table_only(mariadb_place: Place) -> None:
+    place = mariadb_place
+    table = place.table(sa.Column("id", sa.String(10), primary_key=True), sa.Column("parent", sa.String(10)))
+    place.run(
+        f"CREATE TABLE {table.name} (id varchar(10) PRIMARY KEY, parent varchar(10), "
+        f"FOREIGN KEY (parent) REFERENCES {table.name} (id)) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+    )
+    case = Case(place, table, MODES["upsert"])
+    case.write(case.batch([("a", "z"), ("A", None), ("z", None), ("q", "none")]))
+    assert [parent for _, parent in case.rows()] == [None, None]
+    assert case.letters()[-1] == 3
