@@ -10,6 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.place import Place, database_on, make_place
+from tests.servers.sqlserver import kept_connections
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _connections_are_kept() -> Iterator[None]:
+    with kept_connections():
+        yield
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb", "sqlserver"])

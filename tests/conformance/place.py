@@ -99,11 +99,6 @@ class Place:
 def make_place(url: sa.URL, *, lock_timeout_s: float = 5.0) -> Place:
     database = database_for(url)
     engine = database.engine(url, connect_timeout_s=20.0, lock_timeout_s=lock_timeout_s, statement_timeout_s=60.0)
-    if database.dialect.name == "sqlserver":
-        # Where each connection is a process that first has to learn its catalog, new ones cost seconds.
-        engine.pool = sa.QueuePool(
-            engine.pool._creator, pool_size=2, pre_ping=True, dialect=engine.dialect, _dispatch=engine.pool.dispatch
-        )
     return Place(database, url, engine)
 
 

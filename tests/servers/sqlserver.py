@@ -6,18 +6,23 @@ Server's protocol and need not be Microsoft's; MSSQL_URL is a URL of a real one,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from unittest.mock import patch
 
 import sqlalchemy as sa
 
 from tests.servers.process import Unavailable
 from tests.servers.relay import Relay
 from waxwing.databases import database_for, sqlserver_driver
+from waxwing.databases.sqlserver import SQLServer as Product
+from waxwing.databases.sqlserver_bulk import Abilities
 from waxwing.errors import ConfigError
 
 _numbers = count(1)
@@ -121,6 +126,31 @@ class SQLServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def kept_connections() -> Iterator[None]:
+    """Let all who ask for an engine of one database, within this process, have the same one, with a pool.
+
+    Where each connection is a process that first has to learn its catalog, a new one costs a second of a core. What a session
+    leaves behind is thrown away all the same: it invalidates its connection when it is closed.
+    """
+    engines: dict[str, tuple[sa.Engine, Abilities]] = {}
+    made = Product.engine
+
+    def engine(self: Product, url: sa.URL, **limits: float) -> sa.Engine:
+        key = f"{url.render_as_string(hide_password=False)} {sorted(limits.items())}"
+        if key not in engines:
+            new = made(self, url, **limits)
+            new.pool = sa.QueuePool(
+                new.pool._creator, pool_size=2, max_overflow=-1, pre_ping=True, dialect=new.dialect, _dispatch=new.pool.dispatch
+            )
+            engines[key] = new, self._abilities
+        out, self._abilities = engines[key]  # what the server can do is looked up by the first connection
+        return out
+
+    with patch.object(Product, "engine", engine):
+        yield
 
 
 def _url(line: str) -> sa.URL:
