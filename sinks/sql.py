@@ -158,9 +158,7 @@ class SqlTarget(Target):
             self._database.lock_schema(connection)
             ledger.make(connection)
             found = ensure(connection, self._wanted, self._database)
-            refusals = self._database.refusals(connection, self._table)
-            for own in ledger.metadata.sorted_tables:
-                refusals += self._database.refusals(connection, own)
+            refusals = self._database.refusals_of(connection, [self._table, *ledger.metadata.sorted_tables])
             if refusals:
                 raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")
             if lacking := rights.missing(connection, self._database, self._needs()):

@@ -291,3 +291,7 @@ class Database(ABC):
     @abstractmethod
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         """Why this existing table can't be used exactly once (UNLOGGED, no transactions, ...). Empty: fine."""
+
+    def refusals_of(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> list[str]:
+        """The same for several tables; where each question costs, they are one."""
+        return [why for table in tables for why in self.refusals(connection, table)]

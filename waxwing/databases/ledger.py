@@ -119,8 +119,8 @@ def make(connection: sa.Connection) -> None:
     Raises:
         ConfigError: the tables were made by a newer Waxwing.
     """
-    inspector = sa.inspect(connection)
-    lacking = [table for table in metadata.sorted_tables if not inspector.has_table(table.name)]
+    there = set(sa.inspect(connection).get_table_names())
+    lacking = [table for table in metadata.sorted_tables if table.name not in there]
     if lacking:
         metadata.create_all(connection, tables=lacking)
         names = ", ".join(table.name for table in lacking)

@@ -186,16 +186,21 @@ class SQLServer(Database):
 
     @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
-        name = connection.dialect.identifier_preparer.format_table(table)
-        place = {"name": table.name, "schema": table.schema}
-        why = []
-        for kind, durability in connection.execute(_OBJECT, place):
-            if kind.strip() in _KINDS:
-                why.append(_KINDS[kind.strip()].format(name))
-            if durability == 1:
-                why.append(
-                    f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay"
-                )
+        return self.refusals_of(connection, [table])
+
+    @override
+    def refusals_of(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> list[str]:
+        why, quoted = [], connection.dialect.identifier_preparer.format_table
+        for schema in {table.schema for table in tables}:
+            names = {table.name.lower(): quoted(table) for table in tables if table.schema == schema}
+            for found, kind, durability in connection.execute(_OBJECTS, {"names": list(names), "schema": schema}):
+                name = names.get(found.lower(), found)
+                if kind.strip() in _KINDS:
+                    why.append(_KINDS[kind.strip()].format(name))
+                if durability == 1:
+                    why.append(
+                        f"{name} is memory-optimised with DURABILITY = SCHEMA_ONLY: a restart empties it, and the positions stay"
+                    )
         return why
 
 
@@ -217,10 +222,12 @@ _SHAPE = sa.text("""
            is_computed, collation_name
     FROM sys.columns WHERE object_id = OBJECT_ID(:name) ORDER BY column_id""")
 
-_OBJECT = sa.text("""
-    SELECT o.type, t.durability
+_OBJECTS = sa.text("""
+    SELECT o.name, o.type, t.durability
     FROM sys.objects AS o LEFT JOIN sys.tables AS t ON t.object_id = o.object_id
-    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))""")
+    WHERE o.name IN :names AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))""").bindparams(
+    sa.bindparam("names", expanding=True)
+)
 _KINDS = {
     "V": "{} is a view",
     "SN": "{} is a synonym",
