@@ -32,8 +32,8 @@ def simple(place: Place, **more: str) -> sa.Table:
 def test_jsonb(place: Place, staged: bool) -> None:
     table = place.table(sa.Column("n", sa.Integer, primary_key=True, autoincrement=False), sa.Column("v", JSONB))
     planned = place.plan(table, Upsert(keys=("n",)))
-    kept = [(1, {"a": [1, None, "x\\", 1.5]}), (2, []), (3, "5"), (4, True)]
-    assert place.accepted(planned, [*kept, (5, ["\x00"]), (6, 5)]) == kept
+    kept = [(1, {"a": [1, None, "x\\", 1.5]}), (2, []), (3, "5"), (4, True), (5, 5)]
+    assert place.accepted(planned, [*kept, (6, ["\x00"])]) == kept
     place.write(planned, kept, staged=staged)
     assert place.read(table, "n") == kept
 
@@ -235,7 +235,6 @@ def test_a_session_that_is_ended_is_a_transient_failure(place: Place) -> None:
         ({"database": "nothing"}, "config", "3D000"),
         ({"port": 1}, "transient", "connection"),
         ({"host": "nowhere.invalid"}, "transient", "connection"),
-        ({"query": {"no_such_option": "1"}}, "config", "ProgrammingError"),
         ({"query": {"sslmode": "require"}}, "config", "28000"),
     ],
     ids=str,
