@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, combinations
 from typing import Any, TypeVar
 
 from sinks.isolation import Units
@@ -25,6 +25,8 @@ from waxwing.target import Order
 # Tries of several suspects together, and rows that these may send beyond four times the transaction.
 TOGETHER_TRIES_MAX = 500
 TOGETHER_ROWS = 2_000
+# Of so many suspects any group is tried (2**8 of them).
+ANY_GROUP_MAX = 8
 # Where each attempt sends all parts again, that many are made one.
 RESENT_PARTS_MAX = 3
 
@@ -240,8 +242,12 @@ def _halves(units: Sequence[int]) -> list[Any]:
 
 
 def _groups(size: int) -> Iterator[Sequence[int]]:
-    """Groups of two and more: all, all but one, neighbours, any two."""
+    """Groups of two and more: of few, any; else all, all but one, neighbours, any two."""
     every = range(size)
+    if size <= ANY_GROUP_MAX:
+        for length in range(size, 1, -1):
+            yield from combinations(every, length)
+        return
     if size > 1:
         yield every
     for one in every if size > 2 else ():

@@ -174,6 +174,9 @@ def test_constraints_that_wait_for_the_end(postgresql_place: Place) -> None:
     case = Case(place, node(place, deferrable=True, initially="DEFERRED"), MODES["upsert"])
     case.write(case.batch([(2, 1), (1, None), (7, 8), (3, 99), (8, 7)]))
     assert (case.rows(), case.letters()) == ([(1, None), (2, 1), (7, 8), (8, 7)], [3])
+    case = Case(place, node(place, deferrable=True, initially="DEFERRED"), MODES["upsert"])
+    case.write(case.batch([(1, 2), (9, 99), (2, 3), (8, 98), (3, 1), (4, 1)]))  # three in a circle, and one that hangs on it
+    assert (case.rows(), case.letters()) == ([(1, 2), (2, 3), (3, 1), (4, 1)], [1, 3])
     # Two values that change places.
     table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("seat", sa.Integer))
     table.append_constraint(sa.UniqueConstraint("seat", deferrable=True, initially="DEFERRED"))
