@@ -70,6 +70,7 @@ TYPES: list[Any] = [int, float, str, bool, Decimal, datetime, date, time, timede
 TYPES += [int | None, datetime | None, int | str, int | float, float | str, int | Decimal, bool | int, bool | str | None]
 TYPES += [Literal["a", 1], Literal[1, 2], Literal["red"] | None, Literal[True], list[int], dict[str, Decimal], dict[int, float]]
 TYPES += [tuple[int, str], tuple[datetime, ...], set[str], frozenset[int], list[datetime | None], dict[str, list[time]]]
+TYPES += [dict[datetime, int], dict[time, list[time]], dict[UUID, Decimal], dict[Level, int]]
 PARSERS = {repr(kind): [Parser(each, "parse", False, 1_000_000) for each in kinds_of(kind)] for kind in TYPES}
 
 LISTED = r"""
@@ -85,7 +86,7 @@ LISTED = r"""
 "1764201599" "23:59:59" "23:59:59.9999999" "23:59" "10:00:00Z" "24:00:00" "PT0.9999999S" "P1D" "PT1H30M" "1:30" "-PT5S"
 "P1Y" [] [1] [1,"a"] ["a","b"] [1,2.5] [null] [[1]] ["1"] ["2026-11-26T23:59:59.9999999Z",null]
 ["2026-11-26T23:59:59.9999999Z"] {} {"a":1} {"a":1,"a":2} {"1":2} {"a":"1.10"} {"a":["23:59:59.9999999"]}
-{"a":[1e400,1.10]}
+{"a":[1e400,1.10]} {"2026-11-26T23:59:59.9999999Z":1} {"23:59:59.9999999":["23:59:59.9999999"]}
 """
 TEXTS = LISTED.split()
 
@@ -149,7 +150,7 @@ def test_so_they_do_of_any_text(name: str, text: str) -> None:
 def test_digits_beyond_the_microsecond_are_cut_wherever_a_time_stands(kind: Any) -> None:
     last = datetime(2026, 11, 26, 23, 59, 59, 999_999, tzinfo=UTC)
     inside: Any = types.GenericAlias(dict, (str, types.GenericAlias(list, (kind | None,))))
-    named = {"a": inside, "text": str, "any": Any}
+    named = {"a": inside, "text": str, "any": Any, "keys": dict[datetime, int]}
     made: Any = create_model
     makers: dict[Any, Callable[[], Any]] = {
         Inner: lambda: msgspec.defstruct("S", list(named.items())),
@@ -159,10 +160,11 @@ def test_digits_beyond_the_microsecond_are_cut_wherever_a_time_stands(kind: Any)
     }
     outer = makers[kind]()
     moment = b'"2026-11-26T23:59:59.99999999999999999Z"'
-    batch = parsed(outer, [b' {"a":{"x":[null,{"n":1,"at":%s}]},"text":%s,"any":%s} ' % (moment, moment, moment)])
+    batch = parsed(outer, [b' {"a":{"x":[null,{"n":1,"at":%s}]},"text":%s,"any":%s,"keys":{%s : 1}} ' % ((moment,) * 4)])
     assert batch.rejects == ()
     [record] = batch.records
     assert field(field(record, "a")["x"][1], "at") == last
+    assert field(record, "keys") == {last: 1}
     # What is text stays as it is.
     assert field(record, "text") == field(record, "any") == "2026-11-26T23:59:59.99999999999999999Z"
     assert (

@@ -62,7 +62,7 @@ class _Places:
         elif isinstance(info, _ITEMS):
             cut = _each(self.of(info.item_type))
         elif isinstance(info, inspect.DictType):
-            cut = _values(self.of(info.value_type))
+            cut = _pairs(self.of(info.key_type), self.of(info.value_type))
         elif isinstance(info, inspect.TupleType):
             cut = _in_array([self.of(item) for item in info.item_types])
         elif isinstance(info, _OBJECTS):
@@ -130,18 +130,21 @@ def _in_array(cuts: Sequence[Cut | None]) -> Cut | None:
     return cut_items if any(cuts) else None
 
 
-def _values(cut: Cut | None) -> Cut | None:
-    return None if cut is None else lambda raw: _with_values(raw, lambda _, value: cut(value))
+def _pairs(key: Cut | None, value: Cut | None) -> Cut | None:
+    if key is None and value is None:
+        return None
+    of_key, of_value = key or bytes, value or bytes
+    return lambda raw: _with_pairs(raw, of_key, lambda _, part: of_value(part))
 
 
 def _in_object(cuts: dict[str, Cut]) -> Cut:
-    return lambda raw: _with_values(raw, lambda name, value: cuts[name](value) if name in cuts else value)
+    return lambda raw: _with_pairs(raw, bytes, lambda name, part: cuts[name](part) if name in cuts else part)
 
 
-def _with_values(raw: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
+def _with_pairs(raw: bytes, key: Cut, value: Callable[[str, bytes], bytes]) -> bytes:
     if raw.lstrip()[:1] != b"{":
         return raw
-    pairs = [msgspec.json.encode(name) + b":" + change(name, bytes(value)) for name, value in _object(raw).items()]
+    pairs = [key(msgspec.json.encode(name)) + b":" + value(name, bytes(part)) for name, part in _object(raw).items()]
     return b"{" + b",".join(pairs) + b"}"
 
 
