@@ -162,10 +162,9 @@ SOME_CASES: dict[str, tuple[Case, Callable[[Dialect], bool]]] = {
         lambda dialect: dialect.decimal_digits_max >= 38,
     ),
 }
+# Both bulk paths of each database; which statement stands around a value is no matter to it.
 WAYS: dict[str, tuple[Mode, bool]] = {
     "append": (Append(), False),
-    "upsert": (Upsert(keys=("n",)), False),
-    "upsert, staged": (Upsert(keys=("n",)), True),
     "upsert when newer": (Upsert(keys=("n",), newer_by="m"), True),
 }
 
@@ -192,7 +191,7 @@ def round_trip(place: Place, case: Case, way: str) -> None:
             for (got, *_), (gave, *_) in zip(read, rows, strict=True):
                 assert same(got, gave), (got, gave)
 
-        @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, suppress_health_check=list(HealthCheck))
         @given(st.lists(case.values, max_size=12))
         def any_values(values: list[Any]) -> None:
             check(values)
