@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from sinks import Append, Merge, SqlTarget, Upsert
 from sinks.writer import Writer
-from tests.conformance.place import Place
+from tests.conformance.place import ON_THREE, Place
 from waxwing.batch import Batch, Columns, Delete, Stream
 from waxwing.databases import ledger
 from waxwing.databases.base import Mode
@@ -91,12 +91,14 @@ def test_a_row_is_bad_only_if_it_fails_beside_its_neighbours(place: Place, mode:
     assert (case.rows()[6:], len(case.letters())) == ([(31, None), (32, 31), (33, 32)], 4)
 
 
+@ON_THREE
 def test_a_row_that_was_replaced_does_not_come_back(place: Place) -> None:
     case = Case(place, node(place), MODES["upsert"])
     case.write(case.batch([(2, 1), (2, None), (1, None), (3, 99), (4, 96), (4, 1)]))
     assert (case.rows(), case.letters()) == ([(1, None), (2, None), (4, 1)], [3])
 
 
+@ON_THREE
 def test_deletes_that_need_another_row_to_go_first(place: Place) -> None:
     case = Case(place, node(place), MODES["upsert"])
     case.write(case.batch([(1, None), (2, 1), (5, None), (6, 5)]))
@@ -106,6 +108,7 @@ def test_deletes_that_need_another_row_to_go_first(place: Place) -> None:
     assert (case.rows(), case.letters()) == ([(6, None)], [6, 7, 10])
 
 
+@ON_THREE
 def test_merged_rows_that_need_each_other(place: Place) -> None:
     table = place.table(
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
@@ -127,6 +130,7 @@ def test_two_rows_that_need_each_other(place: Place) -> None:
     assert (case.rows(), case.letters()) == ([(1, 2), (2, 1), (3, 2)], [1, 3, 5])
 
 
+@ON_THREE
 def test_many_bad_rows_among_many_that_need_others(place: Place) -> None:
     """A tree in any order, and every tenth row bad: exactly these, and what hangs on them."""
     size, chance = 30 if place.database.dialect.name == "sqlserver" else 100, random.Random(7)

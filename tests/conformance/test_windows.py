@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from sinks import SqlLiveWindows, SqlWindows, window_admission, window_sink
 from sinks.sql_steps import SqlSteps
 from sources.memory import MemorySource
-from tests.conformance.place import Place
+from tests.conformance.place import ON_THREE, Place
 from waxwing import metrics
 from waxwing.batch import Stream
 from waxwing.databases import ledger
@@ -211,6 +211,7 @@ def test_closed_rows_are_those_of_a_plain_recomputation(place: Place, start: Any
     assert f"from {begins} to {ends}" in one.reason
 
 
+@ON_THREE
 def test_late_records_can_be_counted_only(place: Place) -> None:
     case, data = Case(place), sales(1)
     case.run(data, case.target(late_records="count"))
@@ -242,6 +243,7 @@ def test_a_row_that_does_not_fit_is_a_dead_letter_and_the_others_are_written(pla
     assert case.late() == late
 
 
+@ON_THREE
 def test_no_number_of_late_records_stops_the_flow(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
     case = Case(place)
@@ -251,6 +253,7 @@ def test_no_number_of_late_records_stops_the_flow(place: Place, monkeypatch: pyt
     assert len(case.totals()) == 1
 
 
+@ON_THREE
 def test_too_many_rejected_records_stop_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
     case = Case(place)
@@ -323,6 +326,7 @@ def test_a_run_goes_on_from_the_stored_state_however_it_was_cut(place: Place) ->
     case.check(data)
 
 
+@ON_THREE
 def test_bounded_runs_follow_each_other(place: Place) -> None:
     case, first, second = Case(place), sales(5, 20), sales(6, 20, FIRST_S + 100_000)
     case.run(first)
@@ -333,6 +337,7 @@ def test_bounded_runs_follow_each_other(place: Place) -> None:
     case.check(both)
 
 
+@ON_THREE
 def test_a_partition_that_was_added_is_taken_in_from_its_start(place: Place) -> None:
     case, data = Case(place), sales(7)
     case.run({0: data[0][:20], 1: data[1][:20]}, ends=False)
@@ -405,6 +410,7 @@ def test_windows_that_began_before_the_place_where_reading_begins_are_left_out(p
     assert case.letters() == []
 
 
+@ON_THREE
 def test_a_topic_that_is_no_longer_read_holds_nothing_open(place: Place) -> None:
     case = Case(place)
     first = {p: [{"time": FIRST_S + at, "key": "a", "value": "1.00"} for at in (p, 12)] for p in range(3)}
@@ -417,6 +423,7 @@ def test_a_topic_that_is_no_longer_read_holds_nothing_open(place: Place) -> None
     assert case.letters() == []
 
 
+@ON_THREE
 def test_buckets_that_stand_apart_jump_each_from_its_place(place: Place) -> None:
     case, data = Case(place), sales(19, partitions=1)
     case.run({0: data[0][:14]}, ends=False)
@@ -431,6 +438,7 @@ def test_buckets_that_stand_apart_jump_each_from_its_place(place: Place) -> None
     assert {position.offset_next for position in target.positions()} == {16}
 
 
+@ON_THREE
 def test_another_definition_is_refused_with_what_to_do(place: Place) -> None:
     case, data = Case(place), sales(9, 10)
     case.run(data, ends=False)
@@ -439,6 +447,7 @@ def test_another_definition_is_refused_with_what_to_do(place: Place) -> None:
     assert f"waxwing step drop {case.flow} totals" in _story(caught.value)
 
 
+@ON_THREE
 def test_another_number_of_buckets_is_refused(place: Place) -> None:
     case, data = Case(place), sales(9, 10)
     case.run(data, ends=False)
@@ -533,6 +542,7 @@ def test_live_totals_are_exact_and_nothing_is_late(place: Place) -> None:
     case.check(data)
 
 
+@ON_THREE
 def test_live_windows_of_another_definition_are_refused(place: Place) -> None:
     case, data = Case(place, live=True), sales(15, 10)
     case.run(data, ends=False)
@@ -541,6 +551,7 @@ def test_live_windows_of_another_definition_are_refused(place: Place) -> None:
     assert f"waxwing step drop {case.flow} totals" in _story(caught.value)
 
 
+@ON_THREE
 @pytest.mark.parametrize("live_first", [True, False])
 def test_a_step_that_was_written_the_other_way_is_refused(place: Place, live_first: bool) -> None:
     case, data = Case(place, live=live_first), sales(16, 10)
@@ -579,6 +590,7 @@ def test_keys_that_the_table_takes_for_equal_are_refused(place: Place) -> None:
 _KEY = {"sqlite": '"key"', "postgresql": '"key"', "mysql": "`key`", "mariadb": "`key`", "sqlserver": "[key]"}
 
 
+@ON_THREE
 def test_a_running_flow_is_not_divided_anew(place: Place) -> None:
     case, data = Case(place), sales(18, 10)
     case.run(data, ends=False)
@@ -598,6 +610,7 @@ def test_a_running_flow_is_not_divided_anew(place: Place) -> None:
     case.check(data)
 
 
+@ON_THREE
 def test_refused_rows_stop_it_like_bad_records(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
     case = Case(place, largest=sa.Numeric(4, 2))
@@ -607,6 +620,7 @@ def test_refused_rows_stop_it_like_bad_records(place: Place, monkeypatch: pytest
     assert "waxwing resume" in _story(caught.value)
 
 
+@ON_THREE
 def test_bad_records_in_a_row_stop_it_across_batches_and_starts(place: Place) -> None:
     case = Case(place)
     good, bad = [{"time": FIRST_S, "key": "a", "value": "1.00"}], [{"time": FIRST_S, "key": "a", "value": "none"}]
@@ -623,6 +637,7 @@ def test_bad_records_in_a_row_stop_it_across_batches_and_starts(place: Place) ->
     assert len(case.letters("parse")) == 57
 
 
+@ON_THREE
 @pytest.mark.parametrize("live", [False, True], ids=["on_close", "live"])
 def test_a_resume_counts_the_records_of_each_partition(place: Place, live: bool) -> None:
     case = Case(place, live=live)
@@ -647,6 +662,7 @@ def test_a_resume_counts_the_records_of_each_partition(place: Place, live: bool)
     assert len(case.letters("parse")) == 60
 
 
+@ON_THREE
 @pytest.mark.parametrize("live", [False, True], ids=["on_close", "live"])
 def test_lateness_and_grace_may_be_said_anew(place: Place, live: bool) -> None:
     case, data = Case(place, live=live), orderly(32)

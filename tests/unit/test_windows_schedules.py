@@ -38,7 +38,7 @@ from waxwing.operators.windows import (
     openings,
 )
 
-CASES = 2_000
+CASES = 1_200
 SECOND = 1_000_000
 Record = tuple[int, int, int, int]  # offset, time in seconds, key, value
 AGGREGATES = {
@@ -218,7 +218,8 @@ class World:
             if self.bug == "watermark not kept":
                 bucket._held = {stream: held._replace(watermark=NEVER) for stream, held in bucket._held.items()}
             if self.bug == "closed_to not kept":
-                bucket._closed_to = min((held.watermark for held in bucket._held.values()), default=NEVER)
+                lowest = min((held.watermark for held in bucket._held.values()), default=NEVER)
+                bucket._closed_to = bucket._dropped_to = lowest
             if self.bug == "open windows not kept":
                 bucket._windows.clear()
             if self.bug == "grace not apart":
