@@ -77,18 +77,20 @@ class SqlOwners(Records):
             for record in rivals:
                 if not self._rob(connection, record, me, robbed, before):
                     return None
-            self._vacate(connection, now, rivals, token)
-            self._insert(connection, 1 + max([highest, *(record.generation for record in now)]), me, token)
+            generation = 1 + max([highest, *(record.generation for record in now)])
+            self._vacate(connection, now, rivals, token, generation)
+            self._insert(connection, generation, me, token)
             return dead | {run_of(record, me) for record in rivals}
 
         try:
-            return self._in_transaction(take)
-        except TransientError as error:
-            if not error.locked and not error.too_large:
-                raise
+            try:
+                return self._in_transaction(take)
+            except TransientError as error:
+                if not error.locked and not error.too_large:
+                    raise
             self._end_sessions()
             return self._in_transaction(take)
-        except sa.exc.DBAPIError:
+        except sa.exc.IntegrityError:
             return None  # another one drew the same number at this moment
 
     def _rob(
@@ -108,13 +110,18 @@ class SqlOwners(Records):
         lost = owners.update().where(where, still).values(heartbeat_ms=-self._now_ms)
         return connection.execute(lost).rowcount == 1
 
-    def _vacate(self, connection: sa.Connection, now: Sequence[Record], rivals: Sequence[Record], token: str) -> None:
-        """Positions of all but this start's own processes are nobody's from here on: whoever held them is fenced."""
+    def _vacate(
+        self, connection: sa.Connection, now: Sequence[Record], rivals: Sequence[Record], token: str, generation: int
+    ) -> None:
+        """Positions of all but this start's own processes are nobody's from here on: whoever held them is fenced.
+
+        They bear our number: a process of an earlier release takes only what has a lower one than its own.
+        """
         taken = {record.token for record in rivals}
-        ours = [token, "", *(record.token for record in now if record.token not in taken)]
+        ours = [token, *(record.token for record in now if record.token not in taken)]
         of_step = ledger.of_step(progress, self._target.flow, self._target.step)
-        mine = progress.update().where(of_step, progress.c.owner_token.not_in(ours))
-        connection.execute(mine.values(owner_token="", version=progress.c.version + 1))
+        others = progress.update().where(of_step, progress.c.owner_token.not_in(ours))
+        connection.execute(others.values(owner=generation, owner_token="", version=progress.c.version + 1))
 
     def _insert(self, connection: sa.Connection, generation: int, me: Member, token: str) -> None:
         """Our record, with a number above every one known: a restored database has owners with higher ones."""
@@ -143,19 +150,20 @@ class SqlOwners(Records):
     @override
     def beat(self, token: str) -> bool:
         def beat(connection: sa.Connection) -> bool:
-            mine = owners.update().where(self._of_step, owners.c.token == token, owners.c.heartbeat_ms >= 0)
+            mine = owners.update().where(self._of_step, owners.c.token == token, owners.c.heartbeat_ms > 0)
             if connection.execute(mine.values(heartbeat_ms=self._now_ms)).rowcount == 1:
                 return True
-            now = self.records(connection)
-            if any(record.token == token or record.generation > self.generation for record in now):
+            if any(record.generation >= self.generation for record in self.records(connection)):
                 return False
             values = {"flow": self._target.flow, "step": self._target.step, "generation": self.generation, "token": token}
-            connection.execute(
-                owners.insert().values(heartbeat_ms=self._now_ms, place=self._place, **values)
-            )  # somebody cleaned up
+            # Somebody cleaned up.
+            connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, place=self._place, **values))
             return True
 
-        return self._in_transaction(beat)
+        try:
+            return self._in_transaction(beat)
+        except sa.exc.IntegrityError:  # another one drew our number at this moment
+            return self._in_transaction(beat)
 
     @override
     def release(self, token: str) -> None:
@@ -178,8 +186,10 @@ class SqlOwners(Records):
                     if self._connection is None:
                         self._connection = self._engine().connect()
                         self._wait_briefly(self._connection)
-                    with self._connection.begin():
-                        return call(self._connection)
+                    with self._connection.begin() as transaction:
+                        if (done := call(self._connection)) is None:
+                            transaction.rollback()  # somebody else's records may have been changed by then
+                        return done
             except BaseException:
                 self._drop()
                 raise
@@ -227,6 +237,8 @@ class OwnedSession(Session):
             mine, holder = records.get(self._token), records.get(row.owner_token)
             if mine is None or mine.lost:
                 raise self._fenced(stream, row)
+            if mine.released:
+                raise TransientError(f"{stream}: this process has let go of its targets.")
             if holder is not None and holder.member.run != mine.member.run and holder.fresh(self._owners.stale_ms):
                 raise TransientError(f"{stream}: another process of flow {self._flow} is alive and owns it ({holder.place}).")
             self._connection.execute(

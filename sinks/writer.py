@@ -55,6 +55,7 @@ class Writer:
         self._ownership = target.ownership
         self._ownership.enter()
         self._token = target.token()
+        self._owned = target.records() is not None
         self._session_now: Session | None = None
         self._admission: Admits = admission or Admission(
             target.settings, f"Step {target.step}, {target.name}: ", target.resume_command
@@ -171,6 +172,7 @@ class Writer:
         group: list[Any] = []
         records, deadline_s = 0, math.inf
         while True:
+            self._check_ownership()
             with self._wake:
                 if self._closing:
                     return None
@@ -293,6 +295,11 @@ class Writer:
             with self._wake:
                 yield OWNER_POLL_S
 
+    def _check_ownership(self) -> None:
+        """Who has lost one target of the flow, or has let go of them, writes into none; nor does one whose heart stands still."""
+        if self._owned:
+            self._ownership.check(self._token, self._settings.retry_max_s + SILENCE_S)
+
     def _lose_session(self, *, first: bool) -> None:
         """Raises Fenced where another owner has ended the session: then that is what there is to say."""
         self._drop_session()
@@ -319,6 +326,7 @@ class Writer:
         started_s = self._now_s()
         attempt = contended = 0
         while True:
+            self._check_ownership()
             self._called_s = self._now_s()
             try:
                 return call(self._session())

@@ -9,7 +9,6 @@ The processes of a mesh own together, each with a record of its own: a mesh that
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -20,11 +19,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, Self
 
 from waxwing import log, runtime
 from waxwing.errors import Fenced, TransientError
+from waxwing.heart import Heart
 
 # Set by `waxwing run`: names the start, the same in each of its processes.
 RUN_VARIABLE = "WAXWING_RUN"
@@ -185,7 +185,8 @@ class Records(ABC):
             seen: what each target said when it was asked, by name, this one included.
             robbed: starts that have lost another target to us: their heartbeats count no more.
 
-        Returns the starts that have lost this one; None, and nothing is done: somebody beats who was found stale, or is new.
+        Returns the starts that have lost this one; None, and nothing at all is done: somebody beats who was found stale, or is
+        new.
         """
 
     @abstractmethod
@@ -215,7 +216,7 @@ class Ownership:
         self._taken = False
         self._lost: Fenced | None = None
         self._users = 0
-        self._ended = threading.Event()
+        self._hearts: list[Heart] = []
 
     def add(self, flow: str, step: str, records: Records) -> None:
         """One more target of the flow."""
@@ -292,9 +293,26 @@ class Ownership:
             Fenced: it is another's.
             TransientError: the target is away.
         """
-        records = self._records.get(step)
-        if records is not None and self._taken and not records.beat(self.token):
-            raise self._fenced(records.name)
+        records, token = self._records.get(step), self.token
+        if records is None or not self._taken or records.beat(token):
+            return
+        with self._lock:
+            if token == self.token:  # else we have let go meanwhile
+                raise self._fenced(records.name)
+
+    def check(self, token: str, silent_max_s: float) -> None:
+        """Asks nobody: may the owner of this token go on writing, as far as we know?
+
+        Raises:
+            Fenced: another process has one of the targets, and so has all.
+            TransientError: this process has let go of its targets, or one of them has been silent for `silent_max_s`.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if token != self.token:
+            raise TransientError("This process has let go of its targets.")
+        for heart in self._hearts:
+            heart.check(silent_max_s)
 
     def last_look(self, error: BaseException) -> BaseException:
         """What is to be said before this process fails: who has lost its targets says that. Then let go of all."""
@@ -325,14 +343,18 @@ class Ownership:
     def release(self) -> None:
         """Say everywhere that we have stopped, so that the next start need not wait. What begins here later is another owner."""
         with self._lock:
-            self._ended.set()
+            hearts, self._hearts = self._hearts, []
+            for heart in hearts:
+                heart.stop()
             runtime.no_longer(self.last_look)
-            if self._taken or self._lost is not None:
-                for records in self._records.values():
-                    records.release(self.token)
+            token, had = self.token, self._taken or self._lost is not None
+            self._taken, self._lost = False, None
+            if had:
+                # Before the targets hear of it: writers that are still there end at once.
                 self.token = secrets.token_hex(8)
                 self.me = self.me._replace(own=secrets.token_hex(4))
-            self._taken, self._lost = False, None
+                for records in self._records.values():
+                    records.release(token)
 
     def _fenced(self, name: str) -> Fenced:
         """Another owner has one of our targets: so all are lost."""
@@ -347,25 +369,7 @@ class Ownership:
         if not self._beats:
             return
         runtime.before_failing(self.last_look)
-        self._ended = threading.Event()
-        for step, records in self._records.items():
-            # Each on its own: one that is away must not hold up the others.
-            args = (step, records, self._ended)
-            threading.Thread(target=self._keep_beating, args=args, name=f"heart-{step}", daemon=True).start()
-
-    def _keep_beating(self, step: str, records: Records, ended: threading.Event) -> None:
-        said = False
-        while not ended.wait(records.stale_ms / 1000 / BEATS_PER_STALE):
-            try:
-                self.beat(step)
-                said = False
-            except TransientError as error:
-                # Nothing is lost by a missed heartbeat; the next transaction will retry and say so.
-                if not said:
-                    log.lasting("heartbeat_missed", error.message, f"No heartbeat: {error.message}")
-                said = True
-            except Fenced as error:
-                if not ended.is_set():
-                    with contextlib.suppress(Fenced):  # outside of a run: the next transaction raises it
-                        runtime.fail(error)
-                return
+        self._hearts = [
+            Heart(records.name, records.stale_ms / 1000 / BEATS_PER_STALE, partial(self.beat, step))
+            for step, records in self._records.items()
+        ]

@@ -56,9 +56,10 @@ def own_feeds(feeds: Sequence[Target], pause: Callable[[float], None], answers: 
         Fenced: another process has taken them meanwhile.
         TransientError: another process is alive, and still was after RETRY_MAX_S.
     """
-    for target in {id(target.ownership): target for target in feeds}.values():
-        wait_max_s = target.settings.retry_max_s
-        answers(target, partial(target.ownership.stand_by, pause, wait_max_s))
+    # They are taken together: the most patient of them says for how long one that is away is waited for.
+    patient = sorted(feeds, key=lambda target: target.settings.retry_max_s)
+    for target in {id(target.ownership): target for target in patient}.values():
+        answers(target, partial(target.ownership.stand_by, pause, target.settings.retry_max_s))
 
 
 def let_go(feeds: Sequence[Target]) -> None:

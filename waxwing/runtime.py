@@ -67,7 +67,7 @@ def _better(error: BaseException) -> BaseException:
     found = [error]
 
     def ask() -> None:
-        for call in _before_failing:
+        for call in tuple(_before_failing):  # each takes itself out
             found[0] = call(found[0])
 
     asking = threading.Thread(target=ask, daemon=True)

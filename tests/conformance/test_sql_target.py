@@ -271,8 +271,17 @@ def test_a_mesh_with_a_process_that_stands_still_is_taken_whole_and_one_with_all
     position = owned(second)
     position.take_over(STREAM)
     assert "(process 0, run mesh.p0)" in new.ownership.take()
-    with plain_engine(url).begin() as connection:
-        connection.execute(sa.text("UPDATE waxwing_owners SET heartbeat_ms = 1 WHERE place LIKE '%mesh.p0)'"))
+
+    def beaten(heartbeat_ms: int) -> None:
+        with plain_engine(url).begin() as connection:
+            stale = sa.text("UPDATE waxwing_owners SET heartbeat_ms = :then WHERE place LIKE '%mesh.p1)'")
+            connection.execute(stale, {"then": heartbeat_ms})
+
+    beaten(1)
+    seen = {new.records().name: new.records().ask()}
+    beaten(2)  # since it was asked
+    assert new.records().take(new.ownership.me, new.ownership.token, seen, ()) is None
+    first.ownership.beat("flow.out")  # and nothing was taken from the other one
     assert not new.ownership.take()
     for one in (first, second):  # the one that was alive has lost with the other
         with pytest.raises(Fenced):
@@ -281,6 +290,52 @@ def test_a_mesh_with_a_process_that_stands_still_is_taken_whole_and_one_with_all
         position.write(change(second, [("a", 1)]))
     position.close()
     new.ownership.release()
+
+
+def test_owners_of_the_release_before_are_waited_for_while_any_beats_and_lose_all_once_they_do_not(url: str) -> None:
+    """Each lane was an owner then; it beat wherever it stood, and took any position with a lower number than its own."""
+    to = target(url, Append(), stale_s=600.0)
+    to.begin("topic", [Start(STREAM._replace(partition=number), 0, None) for number in range(3)])
+    now_ms = sa.literal_column(database_for(sa.make_url(url)).dialect.now_ms_sql, sa.BigInteger)
+    owners, progress, engine = ledger.owners, ledger.progress, plain_engine(url)
+    lanes = {3: "c" * 16, 4: "d" * 16}
+
+    def beats(generation: int) -> None:
+        with engine.begin() as connection:
+            mine = owners.update().where(owners.c.token == lanes[generation])
+            assert connection.execute(mine.values(heartbeat_ms=now_ms)).rowcount == 1
+
+    def numbers() -> list[int]:
+        return [owner for _, owner in rows(url, "waxwing_progress", "topic_partition, owner")]
+
+    with engine.begin() as connection:
+        for partition, (generation, token) in enumerate(lanes.items()):
+            given = {"flow": "flow", "step": "flow.out", "generation": generation, "token": token, "place": "old-host pid 7"}
+            connection.execute(owners.insert().values(heartbeat_ms=now_ms, **given))
+            held = progress.update().where(progress.c.topic_partition == partition)
+            connection.execute(held.values(owner=generation, owner_token=token, offset_next=5))
+    assert to.ownership.take() == "old-host pid 7"
+    stood_still(url)
+    beats(4)
+    assert to.ownership.take() == "old-host pid 7"
+    assert numbers() == [3, 4, 0]
+    stood_still(url)
+    session = owned(to)
+    assert to.records().generation == 5
+    # Thawed: it beats again. It neither writes nor takes anything, and the new one goes on.
+    beats(3)
+    assert numbers() == [5, 5, 5]
+    assert {token for _, token in rows(url, "waxwing_progress", "topic_partition, owner_token")} == {""}
+    to.ownership.beat("flow.out")
+    assert session.take_over(STREAM).offset_next == 5
+    session.close()
+    to.ownership.release()
+    # Of those that stopped nobody is waited for.
+    with engine.begin() as connection:
+        connection.execute(owners.update().values(heartbeat_ms=0))
+    assert not to.ownership.take()
+    assert to.records().generation == 6
+    to.ownership.release()
 
 
 def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:

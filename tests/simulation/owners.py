@@ -116,7 +116,7 @@ class ModelRecords(Records):
         self._statement("beat")
         for owner in self.database.owners.values():
             if owner.token == token and self.database.owners.get((self.step, self.generation)) is owner:
-                if owner.heartbeat_ms < 0:
+                if owner.heartbeat_ms <= 0:
                     return False
                 owner.heartbeat_ms = int(self.world.clock_s * 1000)
                 return True

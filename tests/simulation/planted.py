@@ -28,10 +28,11 @@ from waxwing.target import Change, Position
 
 @dataclass(frozen=True)
 class Planted:
-    """A bug: what is wrong, and the parts with it."""
+    """A bug: what is wrong, the parts with it, and a schedule that met it when it was last looked for."""
 
     what: str
     parts: Parts
+    seed: int = 0
 
 
 class NoCompareAndSet(ModelSession):
@@ -230,7 +231,7 @@ PLANTED = {
     "position-last": Planted("the position moves in a transaction of its own after the rows'", _session(PositionLast)),
     "letters-outside": Planted("dead letters are written outside the transaction", _session(LettersOutside)),
     "no-savepoint": Planted("nobody notices that the server ended the transaction inside", _session(NoSavepoint)),
-    "no-generation": Planted("who has lost a target takes streams over all the same", _session(NoGeneration)),
+    "no-generation": Planted("who has lost a target takes streams over all the same", _session(NoGeneration), 205),
     "owned-again": Planted("ownership that was lost is taken again when a transaction begins", _session(OwnedAgain)),
     "unknown-is-done": Planted("a COMMIT whose outcome is unknown is taken for done", _session(UnknownIsDone)),
     "unknown-is-failed": Planted(
@@ -241,7 +242,7 @@ PLANTED = {
     "step-not-in-key": Planted("positions are keyed without the step", Parts(database=StepNotInKey)),
     "no-replay-cut": Planted("what was taken in before is not cut off", Parts(admission=NoReplayCut)),
     "cut-on-any-batch": Planted(
-        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch)
+        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch), 85
     ),
     "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),

@@ -50,6 +50,8 @@ class ModelSession(Session):
             mine, holder = records.get(self._token), records.get(row.token)
             if self._has_lost(mine):
                 raise self._fenced(stream, row)
+            if mine is not None and mine.released:
+                raise TransientError(f"{stream}: this process has let go")
             of_others = mine is None or (holder is not None and holder.member.run != mine.member.run)
             if of_others and holder is not None and holder.fresh(self._records.stale_ms):
                 raise TransientError(f"{stream}: generation {row.owner} is alive")

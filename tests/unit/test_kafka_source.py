@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from sinks import MemoryTarget
 from sources import kafka_lane
 from sources.kafka import KafkaSource
 from sources.kafka_broker import Broker
@@ -45,6 +46,14 @@ SASL = {
 }
 
 # -- configuration -----------------------------------------------------------------------------------
+
+
+def test_a_flow_that_is_named_otherwise_than_that_of_its_targets_is_refused() -> None:
+    target = MemoryTarget()
+    target.bind("orders", "out")
+    source = KafkaSource(settings(source_topic="orders"), feeds=[target], flow="payments")
+    with pytest.raises(ConfigError, match=r"flow='payments'\) feeds targets of the flow 'orders'"):
+        source.build_part("orders.in", "lane-000", None)
 
 
 @pytest.mark.parametrize("key", sorted(REFUSED))

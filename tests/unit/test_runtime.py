@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from waxwing import runtime
 from waxwing.runtime import peer_is_gone
 
 
@@ -42,3 +43,19 @@ def test_a_run_that_is_asked_to_stop_while_it_imports_has_nothing_to_finish(
         assert process.stdout.readline() == b"imported\n"
         process.terminate()
         assert process.wait(30) == code
+
+
+def test_all_who_may_know_better_are_asked_though_each_takes_itself_out() -> None:
+    asked = []
+
+    class Knows:
+        def better(self, error: BaseException) -> BaseException:
+            runtime.no_longer(self.better)
+            asked.append(self)
+            return ValueError("better") if len(asked) == 1 else error
+
+    both = [Knows(), Knows()]
+    for one in both:
+        runtime.before_failing(one.better)
+    assert str(runtime._better(KeyError("first"))) == "better"
+    assert asked == both
