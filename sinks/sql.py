@@ -19,7 +19,7 @@ from sinks.step_store import Step
 from waxwing.batch import Stream
 from waxwing.configuration import setting_of
 from waxwing.databases import address, database_for, ledger, letters, rights
-from waxwing.databases.base import Append, Merge, Mode, Need, Upsert
+from waxwing.databases.base import Append, Merge, Mode, Need
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, RightsError, TransientError
 from waxwing.settings import SqlSettings
@@ -76,8 +76,6 @@ class SqlTarget(Target):
                 error.message = f"{self.setting}: {error.message}"
             raise
         address.note_connecting(self._engine)
-        if isinstance(mode, Upsert) and mode.delete_on_tombstone and mode.newer_by:
-            raise ConfigError("delete_on_tombstone takes no newer_by: a tombstone brings a key and no version.")
 
     @property
     def place(self) -> str:

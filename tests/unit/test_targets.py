@@ -200,3 +200,8 @@ def test_a_limit_on_bad_rows_names_step_database_and_the_command(tmp_path: Path)
     assert error is not None
     assert f"Step out, t in sqlite at {tmp_path}/db.sqlite: memory[0]: 3 bad records in a row, up to offset 2" in str(error)
     assert "waxwing resume limited" in str(error)
+
+
+def test_deletes_and_versions_contradict_each_other_whatever_the_target() -> None:
+    with pytest.raises(ConfigError, match="takes no newer_by"):
+        Upsert(keys=("id",), newer_by="version", delete_on_tombstone=True)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from waxwing.databases.catalog import Found, Types
 from waxwing.databases.refusals import Failure, of_python
+from waxwing.errors import ConfigError
 
 # A session that does nothing inside a transaction for so long is of a process that is frozen or gone: the server ends it.
 IDLE_MAX_S = 10.0
@@ -37,6 +38,11 @@ class Upsert:
     keys: tuple[str, ...]
     newer_by: str | None = None
     delete_on_tombstone: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what contradicts itself, whatever the target."""
+        if self.delete_on_tombstone and self.newer_by:
+            raise ConfigError("delete_on_tombstone takes no newer_by: a tombstone brings a key and no version.")
 
 
 @dataclass(frozen=True, kw_only=True)
