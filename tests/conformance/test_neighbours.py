@@ -215,3 +215,12 @@ def test_a_row_does_not_come_back_behind_one_whose_key_is_equal_for_the_table_on
     case.write(case.batch([("a", "z"), ("A", None), ("z", None), ("q", "none")]))
     assert [parent for _, parent in case.rows()] == [None, None]
     assert case.letters()[-1] == 3
+
+
+def test_a_key_that_takes_nulls_is_kept_where_another_unique_key_is_met(mariadb_place: Place) -> None:
+    table = mariadb_place.table(sa.Column("id", sa.Integer), sa.Column("seat", sa.String(10)), sa.UniqueConstraint("id"))
+    mariadb_place.run(f"CREATE TABLE {table.name} (id int NULL UNIQUE, seat varchar(10) UNIQUE)")
+    case = Case(mariadb_place, table, MODES["upsert"], bad_ratio_max=1.0)
+    case.write(case.batch([(1, "a"), (2, "b")]))
+    case.write(case.batch([(3, "a"), (2, "c")]))
+    assert (case.rows(), case.letters()) == ([(1, "a"), (2, "c")], [2])

@@ -15,22 +15,28 @@ import pymysql
 import sqlalchemy as sa
 from typing_extensions import override
 
-from waxwing.databases.base import Bulk, Keyed, Merge, Plan, Upsert, keys_of
+from waxwing.databases.base import Bulk, Keyed, Merge, Plan, Upsert
 from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import SPARE_DIGITS, Mean, becomes, quotients
+from waxwing.databases.mysql_catalog import numbered
 from waxwing.databases.mysql_literals import SA_DIALECT, Literals
 from waxwing.databases.mysql_numbered import Numbered, query
+from waxwing.errors import ConfigError
 
 # More made it no faster, and the statement leaves the processor's cache.
 STATEMENT_ROWS_MAX = 5_000
 # What a statement holds besides its rows, and the protocol around it.
 _PACKET_SPARE_BYTES = 1_024
+_OUT_OF_RANGE = 1264
+# What no column takes, whether it is NOT NULL or not: an error that is met only where it is evaluated.
+_REFUSED, _REFUSED_CODE = "(SELECT 1 FROM (SELECT 1 UNION ALL SELECT 2) AS waxwing_two)", 1242
 
 
 class InsertBulk(Bulk):
     """INSERT of literals, for one table over one connection."""
 
     def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         names = SA_DIALECT.identifier_preparer
         table = names.format_table(plan.table)
         columns = ", ".join(names.quote(column.name) for column in plan.columns)
@@ -38,7 +44,6 @@ class InsertBulk(Bulk):
         self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
         self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Keyed) else b""
         self._numbered = Numbered(plan) if plan.keys and plan.nature.rows_numbered else None
-        self._key_names = keys_of(plan.mode)
         if isinstance(plan.mode, Keyed):
             keys = ", ".join(names.quote(key.name) for key in plan.keys)
             self._delete = f"DELETE FROM {table} WHERE ({keys}) IN (".encode()  # noqa: S608 - quoted
@@ -57,8 +62,26 @@ class InsertBulk(Bulk):
                 self._send_all(connection, self._head, self._literals, rows, self._tail)
             if self._numbered is None:
                 self._send_all(connection, self._head, self._literals, rows, self._tail)
-        except pymysql.err.IntegrityError as error:
-            raise self._explained(error) from error
+        except pymysql.err.OperationalError as error:
+            if error.args[0] != _REFUSED_CODE or not self._plan.keys:
+                raise
+            # Ours (`_on_duplicate`).
+            raise pymysql.err.IntegrityError(1062, "another row has the same value in another unique key of the table") from error
+        except pymysql.err.DataError as error:
+            self._look_at_numbers(connection, error)
+            raise
+
+    def _look_at_numbers(self, connection: sa.Connection, error: pymysql.err.DataError) -> None:
+        """A number beyond a column's range: one that the database drew for it?"""
+        code, text = error.args[0], str(error.args[-1])
+        if code != _OUT_OF_RANGE or not self._plan.nature.rows_numbered:
+            return
+        for name in numbered(connection, self._plan):
+            if f"column '{name}'" in text:
+                raise ConfigError(
+                    f"Table {self._plan.table.fullname}: the numbers of column {name} have run out: {text}.",
+                    hint="Give the column a larger type, then start again. Nothing was written.",
+                ) from error
 
     @staticmethod
     def _send_all(
@@ -66,13 +89,6 @@ class InsertBulk(Bulk):
     ) -> None:
         for first in range(0, len(rows), STATEMENT_ROWS_MAX):
             _send(connection, head, literals, rows[first : first + STATEMENT_ROWS_MAX], tail)
-
-    def _explained(self, error: pymysql.err.IntegrityError) -> Exception:
-        """Rows bring no null in a key, so this null is ours (`_on_duplicate`)."""
-        code, text = error.args[0], str(error.args[-1])
-        if code == 1048 and any(f"'{key}'" in text for key in self._key_names):
-            return pymysql.err.IntegrityError(1062, "another row has the same value in another unique key of the table")
-        return error
 
     @override
     def delete(self, connection: sa.Connection, keys: Sequence[tuple[Any, ...]]) -> None:
@@ -114,9 +130,9 @@ def _on_duplicate(plan: Plan, mode: Keyed) -> str:
     quote = SA_DIALECT.identifier_preparer.quote
     newer_by = mode.newer_by if isinstance(mode, Upsert) else None
     newer = _newer(plan.table.c[newer_by]) if newer_by is not None else ""
-    # A row that is equal in ANOTHER unique key of the table would be updated as well, and become a mixture: a null in
-    # its key, which is an error, keeps it as it is.
-    sets = [f"{key} = IF({key} <=> VALUES({key}), {key}, NULL)" for key in map(quote, mode.keys)]
+    # A row that is equal in ANOTHER unique key of the table would be updated as well, and become a mixture: an error keeps it
+    # as it is. (A null in the key would be none where the key takes nulls.)
+    sets = [f"{key} = IF({key} <=> VALUES({key}), {key}, {_REFUSED})" for key in map(quote, mode.keys)]
     # The version last: assignments go from left to right, and the others ask for the stored one.
     changed = [column.name for column in plan.columns if column.name not in (*mode.keys, newer_by)]
     if isinstance(mode, Merge):
