@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 
 import orjson
 import pydantic
 import sqlalchemy as sa
 from dotenv.parser import parse_stream
-from pydantic import AliasChoices, SecretStr
+from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
 from waxwing import secrets
@@ -76,8 +79,11 @@ def load(kind: type[G], *, partial: bool = False) -> G:
 def read(kind: type[Group], problems: list[str], *, partial: bool = False) -> dict[str, Given]:
     """What was given, by the name of the field; names that can't be right are added to the problems."""
     given: dict[str, Given] = {}
+    for field, info in kind.model_fields.items():
+        _remember(field, info, default_text(info))  # one that stands in the code is no less secret
     for layer in _layers():
         names = names_of(kind)
+        secrets.remember_environment({name: value for name, value in layer.values.items() if name not in names})
         problems += _strangers(layer, names, partial)
         for field, its_names in _fields(kind):
             found = [Given(layer.values[name], name, layer.place) for name in its_names if layer.values.get(name)]
@@ -120,11 +126,42 @@ def environment_names(field: str, info: FieldInfo) -> list[str]:
 
 def shown(field: str, info: FieldInfo, text: str) -> str:
     """A setting's value, for eyes that may not see secrets."""
+    if not text:
+        return ""
     if field == "database_url":
         return _without_password(text)
-    if _is_json(info):
-        return secrets.masked_json(text)
-    return secrets.HIDDEN if _is_secret(info) or secrets.is_name_of_secret(field) else secrets.masked(text)
+    if _is_secret(field, info):
+        return secrets.HIDDEN
+    shape = _json_shape(info)
+    return secrets.masked(text) if shape is None else secrets.masked_json(text, shape)
+
+
+def default_text(info: FieldInfo) -> str:
+    """A setting's default as one would give it, secret or not; empty where there is none."""
+    value = info.get_default(call_default_factory=True, validated_data={})
+    if value is None or value is PydanticUndefined:
+        return ""
+    value = _revealed(value)
+    return (
+        json.dumps(value, default=str)
+        if isinstance(value, dict | list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _revealed(value: Any) -> Any:
+    """The value without pydantic's wraps around secrets; what is not plain as JSON would have it."""
+    if hasattr(value, "get_secret_value"):
+        value = value.get_secret_value()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, pydantic.BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return {str(name): _revealed(one) for name, one in value.items()}
+    return [_revealed(one) for one in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def _without_password(text: str) -> str:
@@ -138,24 +175,50 @@ def _without_password(text: str) -> str:
         else value
         for name, value in url.query.items()
     }
+    if url.password is None and options == url.query and secrets.masked(text) != text:
+        return secrets.HIDDEN  # a secret, and nobody knows which part
     return url.set(query=options).render_as_string(hide_password=True)
 
 
 def _remember(field: str, info: FieldInfo, text: str) -> None:
     """Never to be said from now on."""
     secrets.remember(text)
-    if _is_json(info):
-        secrets.remember_json(text)
-    elif field != "database_url" and (_is_secret(info) or secrets.is_name_of_secret(field)):
+    whole = field != "database_url" and _is_secret(field, info)
+    if _json_shape(info) is not None:
+        secrets.remember_json(text, whole=whole)
+    elif whole:
         secrets.remember(text, whole=True)
 
 
-def _is_secret(info: FieldInfo) -> bool:
-    return info.annotation in (SecretStr, SecretStr | None)
+# A number or a choice is no secret, whatever its name (TOKENS_MAX).
+_NO_SECRETS = (int, float, bool)
 
 
-def _is_json(info: FieldInfo) -> bool:
-    return info.annotation == dict[str, Any]
+def _is_secret(field: str, info: FieldInfo) -> bool:
+    """Is it all secret, by its type or by its name?"""
+    if any(hasattr(one, "get_secret_value") for one in _types_in(info.annotation)):
+        return True
+    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal
+    return secrets.is_name_of_secret(field) and not plain
+
+
+def _json_shape(info: FieldInfo) -> type[dict[Any, Any] | list[Any]] | None:
+    """What JSON a setting is given as: an object, a list; None: it is a plain text."""
+    is_union = get_origin(info.annotation) in (Union, UnionType)
+    for one in get_args(info.annotation) if is_union else (info.annotation,):
+        kind = get_origin(one) or one
+        if isinstance(kind, type) and issubclass(kind, Mapping | pydantic.BaseModel):
+            return dict
+        if isinstance(kind, type) and issubclass(kind, Collection) and not issubclass(kind, str | bytes):
+            return list
+    return None
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of: `list[SecretStr] | None`."""
+    yield get_origin(annotation) or annotation
+    for one in get_args(annotation):
+        yield from _types_in(one)
 
 
 def _fields(kind: type[Group]) -> Iterator[tuple[str, list[str]]]:
@@ -260,6 +323,9 @@ def _from_parts(given: dict[str, Given]) -> Iterator[str]:
             given["database_table"] = table
 
 
+_SUCH_AS: dict[type, str] = {dict: ' Such as {"name": "value"}.', list: ' Such as ["one", "two"].'}
+
+
 # -- checking --------------------------------------------------------------------------------------
 
 
@@ -267,12 +333,12 @@ def _validated(kind: type[G], given: Mapping[str, Given], problems: list[str]) -
     values: dict[str, Any] = {}
     for field, one in given.items():
         values[field] = one.text
-        if _is_json(kind.model_fields[field]):
+        if shape := _json_shape(kind.model_fields[field]):
             try:
                 values[field] = orjson.loads(one.text)
             except orjson.JSONDecodeError as error:
-                problems.append(f"{one} is no JSON: {error.msg} at character {error.pos + 1}.")
-                values[field] = {}
+                problems.append(f"{one} is no JSON: {error.msg} at character {error.pos + 1}.{_SUCH_AS[shape]}")
+                values[field] = shape()
     try:
         return kind.model_validate(values, by_name=True)
     except pydantic.ValidationError as error:

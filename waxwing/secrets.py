@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -17,7 +17,7 @@ HIDDEN = "(hidden)"
 # Shorter ones stand in ordinary words: taking them out would make a riddle of every message.
 _SECRET_CHARACTERS_MIN = 6
 _NAME = re.compile(
-    r"pass(word|wd|phrase)?$|password|passwd|passphrase|pwd|secret|token|credential|jaas|odbc_connect"
+    r"pass|pasw|pwd|secret|token|credential|authorization|cookie|jaas|odbc_connect"
     r"|(api|access|account|shared|private|encryption|master)[-_.]?key|^key$|sas$|signature|key[-_.]?pem|^ssl[-_.]key$",
     re.IGNORECASE,
 )
@@ -25,6 +25,11 @@ _NAME = re.compile(
 _LOGIN = re.compile(r"[^\s:/@]*:[^\s@]+@")
 # name=value, of a URL's query, of an ODBC line, of a DSN; "name": "value" of JSON.
 _OPTION = re.compile(r"([\w.-]+)\"?\s*[=:]\s*(?:(\{[^{}]*\}|\"[^\"]*\"|'[^']*')|([^&;,\s{}\"]+))")
+# A program's option (`kinit --password ...`), a header's value, the token in place of a user of https://token@host.
+_WORD = re.compile(
+    r"(?i)(?:(?<![\w-])--?(?:[\w-]*(?:pass(?:word|wd|phrase)?|pwd|token|secret)|p)|\bbearer|\bbasic)[\s=]+([^\s\"']+)"
+)
+_TOKEN = re.compile(r"(?i)\bhttps?://([^\s:/@]+)(?::[^\s/@]*)?@")
 _URL = re.compile(r"^\s*[\w+.-]+:/{2,}")
 
 _known: set[str] = set()
@@ -40,13 +45,13 @@ def masked(text: str) -> str:
     return HIDDEN if any(True for _ in _inside(text)) else text
 
 
-def masked_json(text: str) -> str:
-    """A JSON object with the values of secret keys hidden; hidden whole where it is no object."""
+def masked_json(text: str, shape: type[dict[Any, Any] | list[Any]] = dict) -> str:
+    """JSON with the values of secret keys hidden; hidden whole where it is not of that shape."""
     try:
         config = json.loads(text)
     except (TypeError, ValueError):
         return HIDDEN
-    return json.dumps(_without(config)) if isinstance(config, dict) else HIDDEN
+    return json.dumps(_without(config)) if isinstance(config, shape) else HIDDEN
 
 
 def _without(value: Any, name: str = "") -> Any:
@@ -72,8 +77,16 @@ def remember(text: str, *, whole: bool = False) -> None:
             )
 
 
-def remember_json(text: str) -> None:
-    """Learn the secrets in a JSON object."""
+def remember_environment(values: Mapping[str, str]) -> None:
+    """Learn what is secret by its name alone: PGPASSWORD, a token of the user's own, a mistyped setting."""
+    for name, value in values.items():
+        # Neither a number (TOKENS_MAX) nor a path (PWD, SECRETS_FOLDER) is a secret by itself.
+        if is_name_of_secret(name) and not value.isdecimal() and not value.startswith(("/", ".", "~")):
+            remember(value, whole=True)
+
+
+def remember_json(text: str, *, whole: bool = False) -> None:
+    """Learn the secrets in JSON; `whole`: each text in it is one."""
     try:
         config = json.loads(text)
     except (TypeError, ValueError):
@@ -87,7 +100,7 @@ def remember_json(text: str) -> None:
             for one in value:
                 learn(one, name)
         elif isinstance(value, str):
-            remember(value, whole=is_name_of_secret(name))
+            remember(value, whole=whole or is_name_of_secret(name))
 
     learn(config)
 
@@ -96,7 +109,8 @@ def scrub(text: str) -> str:
     """The text without the secrets that are known."""
     for secret in sorted(_known, key=len, reverse=True):
         if secret in text:
-            text = text.replace(secret, HIDDEN)
+            # One that is an ordinary word is no secret as a part of another: "waxwing" of waxwing_progress.
+            text = re.sub(rf"\b{secret}\b", HIDDEN, text) if secret.isalpha() else text.replace(secret, HIDDEN)
     return text
 
 
@@ -120,9 +134,11 @@ def _inside(text: str) -> Iterator[str]:
         login = re.sub(r"^.*?//", "", login, count=1) if "//" in login else login.rsplit(None, 1)[-1]
         password = login.partition(":")[2]
         yield from filter(None, {password, *password.split("@")})
+    yield from _WORD.findall(text)
+    yield from _TOKEN.findall(text)
     for name, quoted, bare in _OPTION.findall(query or head):
         value = quoted[1:-1] if quoted else bare
         if is_name_of_secret(name) and value:
             yield value
-        elif "=" in (inner := unquote_plus(value)) and inner != value:
+        if "=" in (inner := unquote_plus(value)) and inner != value:
             yield from _inside(inner)

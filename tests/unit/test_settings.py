@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import Field, SecretBytes, SecretStr
 
 from dataflows.orders import OrdersSettings
 from waxwing.cli import reference
@@ -364,6 +364,77 @@ def test_what_settings_hold_is_taken_out_of_whatever_is_said_later(place: Place)
     place(DATABASE_URL="postgresql://starling:starling@h/starling")
     read(OrdersSettings, [])
     assert scrub("starling: the user's name is no secret") == "starling: the user's name is no secret"
+
+
+class TypedSettings(OrdersSettings):
+    """Secrets in types that hold them, as JSON, and as defaults in the code."""
+
+    raw: SecretBytes = SecretBytes(b"")
+    keys: list[SecretStr] = Field([])
+    by_shop: dict[str, SecretStr] | None = None
+    hooks: list[str] = Field([])
+    headers: dict[str, str] = Field({})
+    shops: tuple[int, ...] = (1, 2)
+    tokens_max: int = 100_000
+    required: str
+    of_code: SecretStr = SecretStr("dunnock-of-code")
+    url_of_code: str = "amqp://u:dunnock-of-url@h/x"
+    keys_of_code: list[SecretStr] = Field([SecretStr("dunnock-of-list")])
+    headers_of_code: dict[str, str] = Field({"Authorization": "dunnock-of-header", "Accept": "json"})
+
+
+def test_secrets_of_every_type_and_of_the_code_are_shown_and_told_nowhere(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {
+        "RAW": "dunnock-1",
+        "KEYS": '["dunnock-2", "dunnock-3"]',
+        "BY_SHOP": '{"a": "dunnock-4"}',
+        "HOOKS": '["https://dunnock-5@h", "https://h"]',
+        "HEADERS": '{"Authorization": "Bearer dunnock-6", "X": "Bearer dunnock-7"}',
+        "KAFKA_CONFIG": '{"sasl.kerberos.kinit.cmd": "kinit --password dunnock-8"}',
+        "DATABASE_URL": "mssql://h/x?odbc_connect=Server%3Dh%3BPWD%3Ddunnock-9&paswort=dunnock-10",
+        "KAFKA_SASL_PASSWORT": "dunnock-11",
+        "PGPASSWORD": "dunnock-12",
+        "REQUIRED": "x",
+        "TOKENS_MAX": "200000",
+        "SHOPS": "[3, 4]",
+    }
+    place(**given)
+    for said in (env_file(TypedSettings), markdown(TypedSettings)):
+        assert not re.findall('dunnock[^\\s"]*', said)
+    with pytest.raises(ConfigError) as refused:  # KAFKA_SASL_PASSWORT
+        reference.show_settings(TypedSettings)
+    shown = capsys.readouterr().out
+    assert not re.findall('dunnock[^\\s"]*', shown + str(refused.value) + scrub(str(given)))
+    for line in (
+        'HOOKS=["(hidden)", "https://h"]',
+        'HEADERS={"Authorization": "(hidden)", "X": "(hidden)"}',
+        "TOKENS_MAX=200000",
+    ):
+        assert f"\n{line}\tenvironment\n" in f"\n{shown}"
+    assert '\nHEADERS_OF_CODE={"Authorization": "(hidden)", "Accept": "json"}\tdefault\n' in shown
+    assert scrub("dunnock-of-code dunnock-of-url dunnock-of-list 200000") == f"{HIDDEN} {HIDDEN} {HIDDEN} 200000"
+
+
+def test_lists_and_objects_are_given_as_json(place: Place) -> None:
+    class Lists(SqlSettings):
+        hooks: list[str] = Field([])
+        by_shop: dict[str, SecretStr] | None = None
+        shops: tuple[int, ...] = (1, 2)
+
+    place(DATABASE_URL="sqlite:///x", HOOKS='["a", "b"]', BY_SHOP='{"a": "b"}', SHOPS="[3]")
+    settings = load(Lists)
+    assert (settings.hooks, settings.by_shop, settings.shops) == (["a", "b"], {"a": SecretStr("b")}, (3,))
+    place(DATABASE_URL="sqlite:///x", HOOKS="a,b")
+    with pytest.raises(ConfigError, match=r'HOOKS is no JSON: .* Such as \["one", "two"\]'):
+        load(Lists)
+
+
+def test_a_secret_that_is_a_word_is_left_in_others(place: Place) -> None:
+    place(MYSQL_USER="u", MYSQL_HOST="h", MYSQL_DATABASE="d", MYSQL_PASSWORD="waxwing")
+    read(OrdersSettings, [])
+    assert scrub("waxwing_progress, waxwing") == f"waxwing_progress, {HIDDEN}"
 
 
 # -- what is made from them ------------------------------------------------------------------------

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args, get_origin
 
 import annotated_types
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
 from waxwing.cli.flows import settings_of
-from waxwing.configuration import Given, environment_names, load, read, shown
+from waxwing.configuration import Given, default_text, environment_names, load, read, shown
+from waxwing.secrets import scrub
 from waxwing.settings import Group
 
 _BOUNDS = (
@@ -26,7 +25,7 @@ _BOUNDS = (
 )
 
 ENV_HEAD = """\
-# Settings of the orders flow. Copy this file to .env, or give them in the environment, which wins.
+# Settings of the {} flow. Copy this file to .env, or give them in the environment, which wins.
 # Made by `waxwing settings --format env` from waxwing/settings.py; every line shows the default or an example.
 # With neither KAFKA_BOOTSTRAP_SERVERS nor DATABASE_URL the flow runs its embedded demonstration.
 """
@@ -67,14 +66,14 @@ def show_settings(kind: type[Group]) -> None:
 
 def env_file(kind: type[Group]) -> str:
     """A `.env` with every setting, each commented out."""
-    lines = [ENV_HEAD]
+    lines = [ENV_HEAD.format(kind.__module__.rpartition(".")[2])]
     for group, fields in groups(kind):
         lines.append(f"\n# ---- {_sentence(group)}\n")
         for field, info in fields:
             bounds = _bounds(info)
             lines.append(f"\n# {info.description}{f' ({bounds})' if bounds else ''}\n")
             lines += [f"# Or by the name {name}.\n" for name in environment_names(field, info)[1:]]
-            lines.append(f"#{field.upper()}={_sample(info)}\n")
+            lines.append(f"#{field.upper()}={_sample(field, info)}\n")
     return "".join(lines)
 
 
@@ -85,7 +84,7 @@ def markdown(kind: type[Group]) -> str:
         lines.append(f"\n## {_sentence(group).rstrip('.')}\n\n| setting | default | bounds | what it does |\n|---|---|---|---|\n")
         for field, info in fields:
             names = "<br>or ".join(f"`{name}`" for name in environment_names(field, info))
-            default, what = _default(info), (info.description or "").replace("|", "\\|")
+            default, what = _default(field, info), (info.description or "").replace("|", "\\|")
             example = "".join(f" Such as `{example}`." for example in info.examples or ())
             lines.append(f"| {names} | {f'`{default}`' if default else ''} | {_bounds(info)} | {what}{example} |\n")
     return "".join(lines)
@@ -112,15 +111,13 @@ def _sentence(group: type[Group]) -> str:
     return (group.__doc__ or group.__name__).strip().splitlines()[0]
 
 
-def _default(info: FieldInfo) -> str:
-    value = info.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    return json.dumps(value) if isinstance(value, dict) else f"{value:g}" if isinstance(value, float) else str(value)
+def _default(field: str, info: FieldInfo) -> str:
+    return shown(field, info, default_text(info))
 
 
-def _sample(info: FieldInfo) -> str:
-    return str(info.examples[0]) if info.examples and _default(info) in ("", "{}") else _default(info)
+def _sample(field: str, info: FieldInfo) -> str:
+    default = _default(field, info)
+    return str(info.examples[0]) if info.examples and default in ("", "{}") else default
 
 
 def _bounds(info: FieldInfo) -> str:
@@ -133,8 +130,8 @@ def _print_table(kind: type[Group], given: Mapping[str, Given]) -> None:
     rows = []
     for field, info in (pair for _, fields in groups(kind) for pair in fields):
         one = given.get(field)
-        value = _default(info) if one is None or one.text == _default(info) else shown(field, info, one.text)
-        rows.append((field.upper(), value, one.place if one else "default", info.description or ""))
+        value = shown(field, info, one.text) if one else _default(field, info)
+        rows.append((field.upper(), scrub(value), one.place if one else "default", info.description or ""))
     if not sys.stdout.isatty():
         sys.stdout.writelines(f"{name}={value}\t{place}\n" for name, value, place, _ in rows)
         return
