@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 
 from tests.servers import Kafka, MariaDB, PostgreSQL, Server, SQLServer, Unavailable
+from waxwing import secrets
 
 NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
@@ -86,6 +87,13 @@ def _servers_run_again() -> Iterator[None]:
     yield
     for server in _served:
         server.heal()
+
+
+@pytest.fixture(autouse=True)
+def _secrets_are_forgotten() -> Iterator[None]:
+    """What one test plants as a secret is an ordinary word in the next."""
+    yield
+    secrets._known.clear()
 
 
 @pytest.hookimpl(wrapper=True)
