@@ -29,7 +29,7 @@ STATEMENT_ROWS_MAX = 5_000
 _PACKET_SPARE_BYTES = 1_024
 _OUT_OF_RANGE = 1264
 # What no column takes, whether it is NOT NULL or not: an error that is met only where it is evaluated.
-_REFUSED, _REFUSED_CODE = "(SELECT 1 FROM (SELECT 1 UNION ALL SELECT 2) AS waxwing_two)", 1242
+_REFUSED, _REFUSED_CODE = "(SELECT NULL FROM (SELECT 1 UNION ALL SELECT 2) AS waxwing_two)", 1242
 
 
 class InsertBulk(Bulk):
