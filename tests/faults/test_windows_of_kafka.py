@@ -108,7 +108,7 @@ class Run:
             self.step()
             return check()
 
-        until(stepped, timeout_s=60, what=what)
+        until(stepped, timeout_s=300, what=what)
 
     def to_end(self) -> None:
         self.until(lambda: len(self.ended) == len(self._lanes), "the bounded run's end")
