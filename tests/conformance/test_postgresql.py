@@ -196,7 +196,7 @@ def test_limits_of_time_are_the_servers_own(place: Place) -> None:
         values["idle"] = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar()
         assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
         assert connection.exec_driver_sql("SHOW application_name").scalar() == "waxwing"
-    assert values == {"statement_timeout": "1min", "lock_timeout": "5s", "idle": "1min"}
+    assert values == {"statement_timeout": "1min", "lock_timeout": "5s", "idle": "10s"}
 
 
 def test_a_lock_time_out_is_transient_and_the_blocker_is_named(place: Place) -> None:

@@ -52,6 +52,8 @@ class Reading:
     """A source's lanes, driven as Bytewax does."""
 
     def __init__(self, topic: str, *feeds: MemoryTarget, resume: dict[str, Any] | None = None, **settings: Any) -> None:
+        for feed in feeds:
+            feed._sources.clear()  # what a process reads is new to each: this is another one
         wanted = {"lanes": 2, "partition_refresh_interval_s": 0.1, **settings}
         self.source = KafkaSource(KafkaSettings(source_topic=topic, **wanted), feeds=feeds)
         self.batches: list[Raw] = []
