@@ -54,7 +54,7 @@ def test_the_tour_works_command_by_command(kafka: Kafka, postgresql: PostgreSQL,
                 # Some more, so that it is seen to work before it is stopped.
                 produce(kafka.bootstrap(), "raw_orders", 1_000, bad=0.0, seed=produced)
                 produced += 1_000
-                until(lambda: taken_in(url) == produced, timeout_s=60, what="the orders to be taken in")  # noqa: B023 - called here
+                until(lambda: taken_in(url) == produced, timeout_s=300, what="the orders to be taken in")  # noqa: B023 - called here
                 run.send_signal(signal.SIGINT)
             code = run.wait(60)
             out.seek(0)
@@ -62,7 +62,7 @@ def test_the_tour_works_command_by_command(kafka: Kafka, postgresql: PostgreSQL,
         assert code == 0, f"{command}: {output}"
         assert "Traceback" not in output
     status = subprocess.run(
-        words("waxwing status orders"), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        words("waxwing status orders"), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
     )
     assert "raw_orders" in status.stdout
 
