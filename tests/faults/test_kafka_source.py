@@ -79,7 +79,7 @@ class Reading:
             for feed in self._feeds:
                 take_in(feed, found)
 
-    def until(self, check: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def until(self, check: Callable[[], bool], timeout_s: float = 180.0) -> None:
         def stepped() -> bool:
             self.step()
             return check()
@@ -157,7 +157,7 @@ def test_transaction_markers_and_aborted_records_leave_no_gap_between_batches(ka
         producer.produce(topic, b"%d" % number)
         producer.flush()  # an abort would drop what was not sent yet
         producer.commit_transaction() if number % 2 == 0 else producer.abort_transaction()
-    until(lambda: kafka.end_offsets(topic) == {0: 8}, timeout_s=20, what="the last marker is written")
+    until(lambda: kafka.end_offsets(topic) == {0: 8}, timeout_s=180, what="the last marker is written")
     reading = read(topic, until="end", batch_records_max=1).to_end()
     assert reading.values == [b"0", b"2"]
     assert contiguous(reading.ranges())
@@ -235,7 +235,7 @@ def test_a_topic_of_aborted_transactions_alone_goes_on_in_every_form(kafka: Kafk
     transactions = Transactions(kafka, topic)
     transactions.aborted(b"never", b"never")
     transactions.aborted(b"never")
-    until(lambda: kafka.end_offsets(topic) == {0: 5}, timeout_s=20, what="the last marker is written")
+    until(lambda: kafka.end_offsets(topic) == {0: 5}, timeout_s=180, what="the last marker is written")
     for _ in range(2):  # a bounded run, and the next one, which has nothing to do
         assert read(topic, target, until="end").to_end().values == []
         assert stands_at(target) == [5]
@@ -254,7 +254,7 @@ def test_where_aborted_transactions_were_deleted_too_nobody_knows_what_they_were
     transactions = Transactions(kafka, topic)
     for _ in range(3):
         transactions.aborted(b"never")
-    until(lambda: kafka.end_offsets(topic) == {0: 6}, timeout_s=20, what="the last marker is written")
+    until(lambda: kafka.end_offsets(topic) == {0: 6}, timeout_s=180, what="the last marker is written")
     kafka.delete_records(topic, {0: 5})
     with pytest.raises(DataLoss) as raised:
         read(topic, target).to_end()
@@ -282,7 +282,7 @@ def test_a_compacted_log_with_gaps_and_an_aborted_transaction_at_its_end_is_read
     until(compacted, timeout_s=60, what="the log is compacted")
     end = kafka.end_offsets(topic)[0] + 2
     transactions.aborted(b"never")
-    until(lambda: kafka.end_offsets(topic) == {0: end}, timeout_s=20, what="the last marker is written")
+    until(lambda: kafka.end_offsets(topic) == {0: end}, timeout_s=180, what="the last marker is written")
     reading = read(topic, target, until="end", batch_records_max=2).to_end()
     assert contiguous(reading.ranges())
     assert (reading.ranges()[0][0], stands_at(target)) == (0, [end])
@@ -295,7 +295,7 @@ def test_a_bounded_run_ends_before_an_open_transaction_which_the_next_one_takes_
     topic, target = kafka.new_topic(), a_target()
     transactions = Transactions(kafka, topic)
     transactions.committed(b"0")
-    until(lambda: kafka.end_offsets(topic) == {0: 2}, timeout_s=20, what="the marker is written")
+    until(lambda: kafka.end_offsets(topic) == {0: 2}, timeout_s=180, what="the marker is written")
     transactions.begin(b"open")
     produce(kafka, topic, b"behind it")
     reading = read(topic, target, until="end").to_end()
@@ -303,7 +303,7 @@ def test_a_bounded_run_ends_before_an_open_transaction_which_the_next_one_takes_
     assert reading.marks == [(0, 2, "end")]
     assert stands_at(target) == [2]
     transactions.commit()
-    until(lambda: kafka.end_offsets(topic) == {0: 5}, timeout_s=20, what="the marker is written")
+    until(lambda: kafka.end_offsets(topic) == {0: 5}, timeout_s=180, what="the marker is written")
     assert read(topic, target, until="end").to_end().values == [b"open", b"behind it"]
     assert stands_at(target) == [5]
 
@@ -398,7 +398,7 @@ def test_latest_is_resolved_once_so_a_restart_loses_nothing_that_arrived_meanwhi
     produce(kafka, topic, b"old")
     target = a_target()
     killed = read(topic, target, start="latest")
-    until(lambda: len(target.positions()) == 2, timeout_s=20, what="positions are stored")
+    until(lambda: len(target.positions()) == 2, timeout_s=180, what="positions are stored")
     killed.close()
     produce(kafka, topic, b"new")
     produce(kafka, topic, b"new in the other", partition=1)
@@ -423,7 +423,7 @@ def test_a_step_added_later_begins_where_the_others_began(kafka: Kafka, read: St
     produce(kafka, topic, b"before")
     first, added = a_target("first"), a_target("added")
     reading = read(topic, first, start="latest")
-    until(lambda: len(first.positions()) == 1, timeout_s=20, what="the position is stored")
+    until(lambda: len(first.positions()) == 1, timeout_s=180, what="the position is stored")
     produce(kafka, topic, b"one", b"two")
     reading.until(lambda: first.rows == [b"one", b"two"])
     reading.close()
@@ -435,7 +435,7 @@ def test_added_partitions_are_picked_up_from_their_start_while_running(kafka: Ka
     topic = kafka.new_topic()
     target = a_target()
     reading = read(topic, target, start="latest")
-    until(lambda: len(target.positions()) == 1, timeout_s=20, what="the position is stored")
+    until(lambda: len(target.positions()) == 1, timeout_s=180, what="the position is stored")
     kafka.create_partitions(topic, 3)
     produce(kafka, topic, b"in the added one", partition=2)
     reading.until(lambda: target.rows == [b"in the added one"])
@@ -547,7 +547,7 @@ def test_a_position_beyond_the_logs_end_stops_the_start_and_continue_goes_on_at_
     with pytest.raises(DataLoss, match=r"stands at offset 9, but the log ends at 5: 4 offsets"):
         read(topic, target).to_end()
     reading = read(topic, target, on_data_loss="continue")
-    until(lambda: target.positions()[0].offset_next == 5, timeout_s=20, what="the position is moved")
+    until(lambda: target.positions()[0].offset_next == 5, timeout_s=180, what="the position is moved")
     produce(kafka, topic, b"new")
     reading.until(lambda: target.rows == [*numbered(0, 5), b"new"])
 
