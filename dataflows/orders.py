@@ -50,7 +50,7 @@ class OrdersSettings(KafkaSettings, SqlWindowSettings):
     source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
     order_totals: Literal["on_close", "live", "off"] = Field(
         default="on_close",
-        description="Totals per minute in the table order_totals: once a minute has passed, with every transaction, or none.",
+        description="Totals per minute in the table order_totals: once a minute is closed, with every transaction, or none.",
     )
 
 
