@@ -28,11 +28,13 @@ class WindowTable:
 
     Args:
         table: its columns are named as those of the windows: the key's fields and the aggregates all of them; window_start,
-            window_end and revision as you like. Starts and ends go into DateTime columns (UTC) or integers (epoch seconds).
+            window_end and revision as you like. Starts and ends go into DateTime columns (UTC), integers (epoch seconds) or,
+            of windows of whole days, Date columns.
         windows: the windows.
         fixed: columns that have one value in all rows, for several kinds of windows in one table.
         names: columns of yours in the place of window_start, window_end and revision: {"window_start": "minute"}.
-            The only DateTime column of the primary key that nothing else fills needs no saying: it holds the window's start.
+            The only DateTime (or such a Date) column of the primary key that nothing else fills needs no saying: it holds the
+            window's start.
 
     Raises:
         ConfigError: the table does not fit the windows.
@@ -78,11 +80,14 @@ class WindowTable:
                 f"names={names!r}: column {', '.join(twice)} would be filled twice.",
                 hint="Name a column that nothing else fills.",
             )
-        time_keys = [column.name for column in table.primary_key if isinstance(column.type, sa.DateTime)]
+        time_keys = [column.name for column in table.primary_key if self._is_moment(column)]
         unfilled = [name for name in time_keys if name not in {*taken, START, END, REVISION}]
         if START not in table.c and START not in names and len(unfilled) == 1:
             names[START] = unfilled[0]  # a moment in the key that nothing else could give
         return names
+
+    def _is_moment(self, column: sa.Column[Any]) -> bool:
+        return isinstance(column.type, sa.DateTime) or (isinstance(column.type, sa.Date) and self._windows.whole_days)
 
     def compared(self) -> dict[str, frozenset[type]]:
         """By field of a Min or Max the types of values that its column takes."""
@@ -119,12 +124,14 @@ class WindowTable:
         if isinstance(column.type, sa.DateTime):
             zone = UTC if column.type.timezone else None
             return lambda time_us: instant(time_us).replace(tzinfo=zone)
+        if isinstance(column.type, sa.Date) and self._windows.whole_days:
+            return lambda time_us: instant(time_us).date()
         length, every = self._windows.length_us, self._windows.every_us
         if isinstance(column.type, sa.Integer) and length and not length % SECOND_US and not every % SECOND_US:
             return lambda time_us: time_us // SECOND_US
         raise ConfigError(
             f"Column {column.name} ({column.type!r}) can't keep a window's time.",
-            hint="Declare it DateTime, or, for windows of whole seconds, BigInteger (epoch seconds).",
+            hint="Declare it DateTime, or, for windows of whole seconds, BigInteger (epoch seconds), or, of whole days, Date.",
         )
 
     def tuples(self, rows: Rows, order: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sinks.window_table import WindowTable
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import Count, Rows, Session, Tumbling, Windows
+from waxwing.operators.windows import Count, Hopping, Rows, Session, Tumbling, Windows
 
 
 def define(**changes: Any) -> Windows:
@@ -98,3 +98,25 @@ def test_a_column_of_yours_holds_the_windows_start_whatever_its_name() -> None:
     with pytest.raises(ConfigError, match="they lack day") as caught:
         WindowTable(of_days, define())
     assert 'names={"window_start": "day"}' in caught.value.hint
+
+
+def test_windows_of_whole_days_begin_at_a_date() -> None:
+    made = sa.Table(
+        "days",
+        sa.MetaData(),
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("key", sa.String(9), primary_key=True),
+        sa.Column("n", sa.BigInteger),
+    )
+    day_us = 86_400_000_000
+    rows = Rows(define().names, [[31 * day_us, -day_us], [33 * day_us, day_us], ["a", "b"], [3, 4], [0, 0]])
+    for kind in (Tumbling(2 * 86_400), Hopping(2 * 86_400, 86_400)):
+        for names in (None, {"window_start": "day"}):
+            one = WindowTable(made, define(kind=kind), names=names)
+            assert one.tuples(rows, one.names) == [(date(1970, 2, 1), "a", 3), (date(1969, 12, 31), "b", 4)]
+    for other in (Tumbling(43_200), Hopping(86_400, 3_600), Session(86_400)):
+        with pytest.raises(ConfigError, match="day"):
+            WindowTable(made, define(kind=other))
+        with pytest.raises(ConfigError, match="can't keep a window's time") as caught:
+            WindowTable(made, define(kind=other), names={"window_start": "day"})
+        assert "whole days, Date" in caught.value.hint

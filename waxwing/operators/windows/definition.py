@@ -210,6 +210,12 @@ class Windows:
         return round(self.kind.every_s * SECOND_US) if isinstance(self.kind, Hopping) else self.length_us
 
     @cached_property
+    def whole_days(self) -> bool:
+        """Do all windows begin and end with a day (of UTC)?"""
+        day_us = 86_400 * SECOND_US
+        return bool(self.length_us) and not self.length_us % day_us and not self.every_us % day_us
+
+    @cached_property
     def slot_us(self) -> int:
         """All records of a slot are in the same windows, so that a batch is folded by slot, not by window."""
         return math.gcd(self.length_us, self.every_us)
