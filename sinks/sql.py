@@ -194,9 +194,7 @@ class SqlTarget(Target):
     @override
     def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
         return self._in_transaction(
-            lambda connection: step_store.taken_elsewhere(
-                connection, self.own_step, self._table, self._table_name(connection), streams
-            )
+            lambda connection: step_store.taken_elsewhere(connection, self.own_step, self._table, self._database.dialect, streams)
         )
 
     @property
@@ -208,11 +206,9 @@ class SqlTarget(Target):
             return "every record would be added a second time"
         return "rows are written over, and what has changed since then is lost"
 
-    def _table_name(self, connection: sa.Connection) -> str:
-        return step_store.table_name(connection, self._table, self._database.dialect)
-
     def _remember_table(self, connection: sa.Connection) -> None:
-        step_store.remember_table(connection, self.own_step, self._table_name(connection))
+        name = step_store.table_name(connection, self._table, self._database.dialect)
+        step_store.remember_table(connection, self.own_step, name)
 
     @override
     def positions(self) -> Sequence[Position]:

@@ -99,6 +99,8 @@ class SqlSteps(SqlTarget):
 
         for step in steps:
             check_names(flow, step)
+        if (flow, *steps) == (self.flow, *old):
+            raise ConfigError(f"That is its name already: flow {flow}, step {', '.join(steps)}.")
 
         def rename(connection: sa.Connection) -> int:
             self._demand_stopped(connection, self.flow, old)

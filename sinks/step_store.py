@@ -42,10 +42,29 @@ class Kept(NamedTuple):
 
 
 def table_name(connection: sa.Connection, table: sa.Table, dialect: Dialect) -> str:
-    """The table's name with its schema, the default one too, so that the same table has the same name."""
-    schema = table.schema or sa.inspect(connection).default_schema_name or ""
-    name = f"{schema}.{table.name}"
+    """The table's name with its schema, so that the same table has the same name. The schema that Waxwing's own tables are in
+    has none: a database that was restored under another name (which is MySQL's schema) holds the same tables."""
+    default = _kept_name(sa.inspect(connection).default_schema_name or "", table.name, dialect)
+    named = _kept_name(table.schema or "", table.name, dialect)
+    return _kept_name("", table.name, dialect) if named == default else named
+
+
+def _kept_name(schema: str, table: str, dialect: Dialect) -> str:
+    name = f"{schema}.{table}"
     return (name if dialect.case_sensitive else name.lower()).encode("ascii", "backslashreplace").decode()[:2_000]
+
+
+def _is_there(connection: sa.Connection, name: str, dialect: Dialect) -> bool:
+    """Is there a table (or view) still of this name, as it was kept?"""
+    inspector = sa.inspect(connection)
+    default = inspector.default_schema_name
+    for schema in inspector.get_schema_names():
+        prefix = "" if schema == default else schema
+        if name.startswith(_kept_name(prefix, "", dialect)):
+            tables = [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
+            if any(_kept_name(prefix, table, dialect) == name for table in tables):
+                return True
+    return False
 
 
 def remember_table(connection: sa.Connection, step: Step, name: str) -> None:
@@ -57,20 +76,22 @@ def remember_table(connection: sa.Connection, step: Step, name: str) -> None:
     elif known != name:
         log.warning(
             "table_changed",
-            f"Flow {step.flow}, step {step.name}: it goes on in table {name}; what it wrote so far stands in {known}.",
+            f"Flow {step.flow}, step {step.name}: it goes on in table {name.lstrip('.')}; what it wrote so far stands in "
+            f"{known.lstrip('.')}.",
             step=step.name,
         )
         connection.execute(steps.update().where(of_step).values(table_name=name))
 
 
 def taken_elsewhere(
-    connection: sa.Connection, step: Step, table: sa.Table, name: str, streams: Collection[Stream]
+    connection: sa.Connection, step: Step, table: sa.Table, dialect: Dialect, streams: Collection[Stream]
 ) -> Sequence[Step]:
     """Steps of other flows that took these topics into this table.
 
-    Where a step ran under an earlier Waxwing only, its table is not known: then one of the same name counts, where the table
-    is not empty.
+    A table that is not empty may be theirs under another name: where theirs is gone. (It was renamed with the flow.) And where
+    a step ran under an earlier Waxwing only, its table is not known: then one of the same name counts.
     """
+    name = table_name(connection, table, dialect)
     topic_ids = {stream.topic_id for stream in streams}
     others = sa.select(progress.c.flow, progress.c.step).where(progress.c.flow != step.flow, progress.c.topic_id.in_(topic_ids))
     taken = {Step(*row) for row in connection.execute(others.distinct())}
@@ -81,7 +102,11 @@ def taken_elsewhere(
         return []
     known = {Step(row.flow, row.step): row.table_name for row in connection.execute(sa.select(steps))}
     found = [one for one in taken if known.get(one) == name]
-    unknown = [one for one in taken if one not in known and one.name == step.name]
+    unknown = [
+        one
+        for one in taken.difference(found)
+        if (not _is_there(connection, known[one], dialect) if one in known else one.name == step.name)
+    ]
     if unknown and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first() is not None:
         found += unknown
     return sorted(found)

@@ -177,6 +177,52 @@ def test_the_table_tells_a_renamed_flow_whatever_its_steps_and_the_table_s_schem
         run(place, renamed, [{"id": 2}], same, topic=topic, step=step, mode=Append())
 
 
+def test_a_flow_is_told_that_was_renamed_together_with_its_table(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    flow, renamed, topic = names()
+    to, other = table(place), table(place)
+    odd = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), name=f"Öd 'd\" {topic}")
+    run(place, flow, [{"id": 1}], to, topic=topic, mode=Append())
+    # Another table, even one that holds rows, is nobody's business while that of the flow is there.
+    run(place, f"{renamed}-b", [{"id": 9}], other, topic=f"{topic}-b")
+    run(place, f"{renamed}-c", [{"id": 1}], other, topic=topic, mode=Append())
+    quote = place.engine.dialect.identifier_preparer.quote
+    place.run(f"ALTER TABLE {to.name} RENAME TO {quote(odd.name)}")
+    with pytest.raises(DataError, match=f"by step out of flow {flow}") as refused:
+        run(place, renamed, [{"id": 1}, {"id": 2}], odd, topic=topic, mode=Append())
+    assert f"waxwing flow rename {flow} {renamed}" in refused.value.hint
+    assert place.read(odd) == [(1,)]
+    steps_of(place, flow).rename(["out"], flow=renamed, steps=["out"])
+    capfd.readouterr()
+    run(place, renamed, [{"id": 1}, {"id": 2}], odd, topic=topic, mode=Append())
+    assert place.read(odd) == [(1,), (2,)]
+    (said_so,) = said(capfd.readouterr().err, "table_changed")
+    assert f"what it wrote so far stands in {to.name}" in said_so
+    with pytest.raises(ConfigError, match="That is its name already"):
+        steps_of(place, renamed).rename(["out"], flow=renamed, steps=["out"])
+
+
+def test_a_flow_is_told_that_was_renamed_beside_a_copy_of_its_mysql_database(mariadb: Any) -> None:
+    flow, renamed, topic = names()
+    to, copy = make_place(sa.make_url(mariadb.new_database())), make_place(sa.make_url(mariadb.new_database()))
+    column = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+    both = to.table(column, name="same")
+    run(to, flow, [{"id": 1}], both, topic=topic)
+    with to.engine.connect() as connection:
+        tables = sa.inspect(connection).get_table_names()
+    copy.run(
+        *(
+            statement
+            for name in tables
+            for statement in (
+                f"CREATE TABLE {name} LIKE {to.url.database}.{name}",
+                f"INSERT INTO {name} SELECT * FROM {to.url.database}.{name}",
+            )
+        )
+    )
+    with pytest.raises(DataError, match=f"by step out of flow {flow}"):
+        run(copy, renamed, [{"id": 2}], both, topic=topic)
+
+
 MINUTES = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
 
 

@@ -49,7 +49,9 @@ steps = sa.Table(
     metadata,
     sa.Column("flow", sa.String(FLOW_CHARACTERS_MAX), primary_key=True),
     sa.Column("step", sa.String(STEP_CHARACTERS_MAX), primary_key=True),
-    sa.Column("table_name", sa.String(2_000), nullable=False),  # schema.table, what is not ASCII escaped
+    sa.Column(
+        "table_name", sa.String(2_000), nullable=False
+    ),  # schema.table, the default schema as "", what is not ASCII escaped
 )
 
 owners = sa.Table(
