@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -16,6 +15,7 @@ from waxwing.batch import Delete
 from waxwing.databases.base import Dialect, Plan, keys_of
 from waxwing.databases.columns import kind_of, rule
 from waxwing.errors import ConfigError
+from waxwing.moments import moment
 
 Key = tuple[Any, ...]
 
@@ -51,22 +51,20 @@ def _same(value: Any) -> Any:
     return value
 
 
+def is_zoned(column: sa.Column[Any]) -> bool:
+    """Does it hold times with a zone?"""
+    return kind_of(column) in {"datetime", "time"} and bool(getattr(column.type, "timezone", False))
+
+
 def _converter(column: sa.Column[Any]) -> Callable[[Any], Any] | None:
     kind = kind_of(column)
-    if kind == "datetime" and getattr(column.type, "timezone", False):
-        return _instant
-    if kind == "time" and getattr(column.type, "timezone", False):
-        return str
+    if is_zoned(column):
+        return moment
     if kind == "enum":
         return column.type.bind_processor(DefaultDialect())
     if kind == "json":
         return repr
     return (lambda value: value if value == value else "NaN") if kind == "float" else None  # noqa: PLR0124 - NaN is not
-
-
-def _instant(value: datetime) -> Any:
-    # Not astimezone(): at the ends of the calendar it raises.
-    return value.replace(tzinfo=None) - datetime.min - (value.utcoffset() or 0 * datetime.resolution)  # noqa: DTZ901 - no zone
 
 
 class Deletes:

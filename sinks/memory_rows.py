@@ -17,12 +17,13 @@ from typing_extensions import override
 from sinks.keys import identity
 from sinks.merging import fields_of, merge_records
 from sinks.misfits import check_records
-from sinks.rows import NO_DELETES, NO_ROW, Rows, greater
+from sinks.rows import NO_DELETES, NO_ROW, Rows, greater_moment
 from waxwing.batch import Delete
 from waxwing.databases.base import Append, Dialect, Keyed, Merge, Mode, Nature, Upsert, keys_of
 from waxwing.databases.columns import checks
 from waxwing.databases.tables import plan
 from waxwing.errors import ConfigError, RowError
+from waxwing.moments import moment
 from waxwing.target import Change
 
 # Memory keeps whatever Python has, as exactly as the most exact of the databases.
@@ -137,7 +138,7 @@ class InTable(Kept):
                 raise RowError("duplicate key", bad={number: f"a row of this key ({', '.join(self._key)}) is there already"})
             elif isinstance(self._mode, Merge):
                 changed[this] = self._merged(held, row)
-            elif self._mode.newer_by is None or greater(row[self._mode.newer_by], held[self._mode.newer_by]):
+            elif self._mode.newer_by is None or greater_moment(row[self._mode.newer_by], held[self._mode.newer_by]):
                 changed[this] = {**held, **row}
 
     def _merged(self, held: Row | None, row: Row) -> Row:
@@ -214,19 +215,23 @@ class ByName(Kept):
             self._list.append(record)
             return
         get = _get(record)
-        key = tuple([get(name) for name in self._mode.keys])
+        key = tuple([moment(get(name)) for name in self._mode.keys])
         held = self._keyed.get(key)
         if isinstance(self._mode, Merge):
             self._keyed[key] = merge_records(self._mode, held, record)
-        elif held is None or self._mode.newer_by is None or greater(get(self._mode.newer_by), _get(held)(self._mode.newer_by)):
+        elif (
+            held is None
+            or self._mode.newer_by is None
+            or greater_moment(get(self._mode.newer_by), _get(held)(self._mode.newer_by))
+        ):
             self._keyed[key] = record
 
     def _delete(self, delete: Delete) -> None:
         key = delete.key
         if isinstance(key, Mapping):
-            self._keyed.pop(tuple([key.get(name) for name in keys_of(self._mode)]), None)
+            self._keyed.pop(tuple([moment(key.get(name)) for name in keys_of(self._mode)]), None)
         elif isinstance(key, tuple):
-            self._keyed.pop(key, None)
+            self._keyed.pop(tuple(map(moment, key)), None)
         else:  # of the only key column, whose type nobody has declared
             for value in _readings(key):
                 self._keyed.pop((value,), None)

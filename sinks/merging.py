@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Context, Decimal, Inexact, Overflow
 from operator import itemgetter
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from waxwing.databases.base import Merge
 from waxwing.databases.rules import DECIMAL_DIGITS_MAX
 from waxwing.errors import ConfigError
+from waxwing.moments import moment
 
 Row = tuple[Any, ...]
 
@@ -19,7 +20,12 @@ _exact = Context(prec=2 * DECIMAL_DIGITS_MAX + 100, traps=[Inexact, Overflow])
 
 
 def merger(
-    mode: Merge, names: Sequence[str], key: Callable[[Row], Any] | None = None, *, exact: bool = True
+    mode: Merge,
+    names: Sequence[str],
+    key: Callable[[Row], Any] | None = None,
+    *,
+    exact: bool = True,
+    zoned: Collection[str] = (),
 ) -> Callable[[list[Row]], list[Row]]:
     """A function that merges rows of equal key, and gives them in one order.
 
@@ -31,9 +37,10 @@ def merger(
         names: of the columns, as they stand in the rows.
         key: from a row to what stands for its key; by default the values of its key columns.
         exact: are keys that differ here two to the database as well? Else they stay in the order in which they came.
+        zoned: the columns that hold times with a zone.
     """
     key = key or itemgetter(*(names.index(name) for name in mode.keys))
-    ways = [_way(mode, name) for name in names]
+    ways = [_way(mode, name, zoned=name in zoned) for name in names]
     newest = any(way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True))
 
     def merged(rows: list[Row]) -> list[Row]:
@@ -57,7 +64,9 @@ def merger(
 def merge_records(mode: Merge, held: Mapping[str, Any] | None, record: Any) -> dict[str, Any]:
     """A record merged with what is held for its key, as a dict, means included."""
     came = dict(record) if isinstance(record, Mapping) else {name: getattr(record, name) for name in fields_of(type(record))}
-    out = came if held is None else {**held, **{name: _way(mode, name)(held.get(name), new) for name, new in came.items()}}
+    out = dict(came)
+    if held is not None:
+        out = {**held, **{name: _way(mode, name, zoned=True)(held.get(name), new) for name, new in came.items()}}
     for name, (total, number) in mode.mean.items():
         out[name] = out[total] / out[number] if out[total] is not None and out[number] else None
     return out
@@ -76,13 +85,15 @@ def fields_of(kind: type) -> list[str]:
     return list(names)
 
 
-def _way(mode: Merge, name: str) -> Callable[[Any, Any], Any]:
+def _way(mode: Merge, name: str, *, zoned: bool) -> Callable[[Any, Any], Any]:
     """What a column becomes, from the value that is held and the one that comes."""
     if name in mode.add:
         return add
     if name in mode.least:
-        return least
-    return greatest if name in mode.greatest else _new
+        return _earliest if zoned else least
+    if name in mode.greatest:
+        return _latest if zoned else greatest
+    return _new
 
 
 def add(old: Any, new: Any) -> Any:
@@ -104,3 +115,11 @@ def greatest(old: Any, new: Any) -> Any:
 
 def _new(old: Any, new: Any) -> Any:  # noqa: ARG001 - as the others
     return new
+
+
+def _earliest(old: Any, new: Any) -> Any:
+    return old if new is None or (old is not None and moment(old) <= moment(new)) else new
+
+
+def _latest(old: Any, new: Any) -> Any:
+    return old if new is None or (old is not None and moment(old) >= moment(new)) else new

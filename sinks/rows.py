@@ -8,11 +8,12 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
 
-from sinks.keys import Deletes, folded, identity
+from sinks.keys import Deletes, folded, identity, is_zoned
 from sinks.merging import fields_of, merger
 from waxwing.databases.base import Append, Block, Dialect, Merge, Plan, Upsert
 from waxwing.databases.columns import checks
 from waxwing.errors import ConfigError, RowError
+from waxwing.moments import moment
 from waxwing.target import Change, Order
 
 Row = tuple[Any, ...]
@@ -50,11 +51,13 @@ class Rows:
         self._identity = identity(plan.keys, [self._names.index(key.name) for key in plan.keys]) if plan.keys else None
         self._newer: int | None = None
         self._deletes: Deletes | None = None
-        self._merged = (
-            merger(mode, self._names, self._identity, exact=plan.nature.keys_exact) if isinstance(mode, Merge) else None
-        )
+        self._merged: Callable[[list[Row]], list[Row]] | None = None
+        if isinstance(mode, Merge):
+            zoned = {column.name for column in plan.columns if is_zoned(column)}
+            self._merged = merger(mode, self._names, self._identity, exact=plan.nature.keys_exact, zoned=zoned)
         if isinstance(mode, Upsert):
             self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
+            self._newer_zoned = mode.newer_by is not None and is_zoned(plan.table.c[mode.newer_by])
             if mode.delete_on_tombstone:
                 self._deletes = Deletes(plan, dialect)
 
@@ -208,10 +211,11 @@ class Rows:
                 last.setdefault(key(row), row)
             return list(last.values())[::-1]
         newest: dict[Any, Row] = {}
+        is_newer = greater_moment if self._newer_zoned else greater
         for row in rows:
             held = newest.get(key(row), _MISSING)
             # Strictly greater wins, here as in the database, so that batch boundaries change nothing.
-            if held is _MISSING or greater(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
+            if held is _MISSING or is_newer(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
                 newest.pop(key(row), None)  # to the end, where it stands among the messages
                 newest[key(row)] = row
         return list(newest.values())
@@ -280,3 +284,8 @@ def _tuples(getter: Any, names: Sequence[Any]) -> Callable[[Sequence[Any]], list
 def greater(new: Any, old: Any) -> bool:
     """Is a version newer than the stored one? Strictly; a null never is, and gives way to any other."""
     return new is not None and (old is None or new > old)
+
+
+def greater_moment(new: Any, old: Any) -> bool:
+    """The same of values among which times with a zone may be."""
+    return greater(moment(new), moment(old))

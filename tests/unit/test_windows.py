@@ -8,7 +8,7 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import pairwise
@@ -197,6 +197,7 @@ def test_a_slot_is_in_exactly_the_windows_that_hold_its_times(length: int, every
         (Max("value"), ["b", "a", "c"], "c"),
         (Max("value"), [date(2026, 1, 1), date(2026, 1, 2)], date(2026, 1, 2)),
         (Max("value"), [1, "text", b"bytes"], b"bytes"),  # an order over all kinds, so that the answer is one
+        (Min("value"), [time(9, tzinfo=UTC), time(10)], time(10)),
         (Min("value"), ["text", 1, b"bytes"], 1),
         (First("value"), [None, 7, 8], 7),
         (Last("value"), [7, 8, None], 8),

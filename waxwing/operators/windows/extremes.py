@@ -62,16 +62,16 @@ _RANKS: dict[type, int] = {
     bytes: 2,
     date: 3,
     time: 4,
-    datetime: 5,  # 6 with a time zone
+    datetime: 5,
     UUID: 7,
 }
 # What the field of a Min, Max, First or Last may hold: values of these types are kept and compared.
 PLAIN = frozenset(_RANKS)
 
 
-def _rank(value: Any) -> tuple[int, Any]:
-    """An order over all kinds of values, so that the answer depends on nothing else."""
-    return _RANKS[type(value)] + (type(value) is datetime and value.tzinfo is not None), value
+def _rank(value: Any) -> tuple[int, bool, Any]:
+    """An order over all kinds of values, so that the answer depends on nothing else; those with a time zone behind the others."""
+    return _RANKS[type(value)], isinstance(value, datetime | time) and value.utcoffset() is not None, value
 
 
 @dataclass(frozen=True)
