@@ -73,7 +73,7 @@ class SqlSession(OwnedSession):
             self._bury(change)
             self._database.check_deferred(self._connection)
             if any(written.rows or written.deletes for written in writes):
-                self._check_shape()  # it can't be altered any more: this transaction has written to it
+                self._check_shape(self._connection)  # it can't be altered any more: this transaction has written to it
             whole.commit()
             self._committing = True
             transaction.commit()
@@ -89,14 +89,17 @@ class SqlSession(OwnedSession):
     def _begun(self) -> Iterator[sa.RootTransaction]:
         """A transaction that is rolled back, unless it was committed."""
         self._end_trial()
-        if getattr(self._connection.connection, "dbapi_connection", None) is None:
-            # A rollback of an earlier attempt found the transaction ended by the server (a trigger may), and closed it.
+        if self._is_closed():
             raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
         transaction = self._connection.begin()
         try:
             yield transaction
         finally:
             _roll_back(transaction)
+
+    def _is_closed(self) -> bool:
+        """Did the rollback of an earlier attempt find the transaction ended by the server (a trigger may), and close it?"""
+        return getattr(self._connection.connection, "dbapi_connection", None) is None
 
     # -- dry runs --------------------------------------------------------------------------------
 
@@ -175,19 +178,29 @@ class SqlSession(OwnedSession):
             TableError: it refuses nulls in a column that the flow does not bring.
         """
         null = str(refusal.context.get("column") or "").lower()
-        with self._errors(), self._begun():
-            self._check_shape(refusal)
+        with self._errors(), self._looking() as connection:
+            self._check_shape(connection, refusal)
             if not null or null in self._brought:
                 return
-            found = {column.name.lower() for column in self._database.columns(self._connection, self._target.table)}
+            found = {column.name.lower() for column in self._database.columns(connection, self._target.table)}
         if null in found:
             raise TableError(
                 f"{self._name}: {refusal.message}; rows do not bring the column {null}.",
                 hint="Give the column a default that is no null (or look at what a trigger makes of it), then start again.",
             ) from refusal
 
-    def _check_shape(self, cause: Exception | None = None) -> None:
-        shape = self._database.shape(self._connection, self._target.table)
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[sa.Connection]:
+        if not self._is_closed():
+            with self._begun():
+                yield self._connection
+        else:  # with a new one, or the next attempt would end here again
+            with self._connection.engine.connect() as connection:
+                yield connection
+                connection.rollback()
+
+    def _check_shape(self, connection: sa.Connection, cause: Exception | None = None) -> None:
+        shape = self._database.shape(connection, self._target.table)
         if shape != self._shape and shape:  # one that is gone altogether is not made anew
             self._target.forget(self._shape)
             raise TableAltered(f"{self._name}: the table was altered; looking at it again.") from cause
