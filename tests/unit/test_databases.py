@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 import sys
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 import pymysql
@@ -97,6 +99,27 @@ def test_an_error_of_postgresql_is_read_through_sqlalchemys_wrapper() -> None:
     assert PostgreSQL().classify(error).kind == "row"
     assert PostgreSQL().classify(sa.exc.DBAPIError("SELECT", None, error))[:2] == ("row", "23505")
     assert PostgreSQL().classify(psycopg.Error("x")).kind == "unknown"
+
+
+def test_sqlite_s_log_is_asked_for_again_while_others_make_the_file(tmp_path: Path) -> None:
+    class Busy(sqlite3.Connection):
+        """As SQLite answers, now and then, whoever opens a new file at the same moment: at once, whatever its time-out."""
+
+        refused = 2
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql and Busy.refused:
+                Busy.refused -= 1
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return super().execute(sql, *parameters)
+
+    url = sa.make_url(f"sqlite:///{tmp_path}/new.sqlite")
+    engine = SQLite().engine(url, connect_timeout_s=5.0, lock_timeout_s=5.0, statement_timeout_s=5.0)
+    with patch.object(sqlite3.dbapi2, "connect", partial(sqlite3.connect, factory=Busy)), engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    assert Busy.refused == 0
 
 
 def sqlite_kind(path: Path, *statements: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -67,6 +68,7 @@ CHECKPOINT_PAGES = 10_000
 
 # https://www.sqlite.org/uri.html, but for what would make the file read-only or a memory of its own.
 _URI_OPTIONS = ("cache", "mode", "nolock", "psow", "vfs")
+_BUSY_POLL_S = 0.01
 
 
 class SQLite(Database):
@@ -97,7 +99,7 @@ class SQLite(Database):
 
         @sa.event.listens_for(engine, "connect")
         def prepare(connection: sqlite3.Connection, record: object) -> None:  # noqa: ARG001 - SQLAlchemy gives it
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection, lock_timeout_s)
             # Not FULL: after a power cut the last transactions may be missing, but whole ones. Rows and positions go
             # together, so the flow reads the records again.
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -162,6 +164,20 @@ class SQLite(Database):
         if clause := re.search(r"\bON\s+CONFLICT\s+(REPLACE|IGNORE)\b", sql):
             why.append(f"{table.name} has a key ON CONFLICT {clause[1]}, which drops rows without a word")
         return why
+
+
+def _write_ahead(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Ask for the write-ahead log. Where several open a new file at once, SQLite answers this without waiting: it is busy."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(_BUSY_POLL_S)
+        else:
+            return
 
 
 def _definition(table: sa.Table) -> sa.TextClause:
