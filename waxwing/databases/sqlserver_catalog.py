@@ -46,17 +46,17 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
 
 def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[Any, set[str]]]:
     """Unique indexes, each with its columns."""
-    parts = connection.execute(_KEYS, {"schema": table.schema, "name": table.name}).all()
+    parts = connection.execute(_KEYS, {"name": connection.dialect.identifier_preparer.format_table(table)}).all()
     groups = [list(group) for _, group in groupby(parts, attrgetter("key"))]
     return [(group[0], {part.name for part in group}) for group in groups]
 
 
+# Each view by the table's number: joined by a name alone, a server of the protocol took two seconds, not fifty milliseconds.
 _KEYS = sa.text("""
-    SELECT i.name AS [key], LOWER(c.name) AS name, i.has_filter, i.is_disabled
-    FROM sys.indexes AS i INNER JOIN sys.objects AS o ON o.object_id = i.object_id
+    SELECT i.name AS [key], LOWER(COL_NAME(x.object_id, x.column_id)) AS name, i.has_filter, i.is_disabled
+    FROM sys.indexes AS i
     INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id AND x.is_included_column = 0
-    INNER JOIN sys.columns AS c ON c.object_id = i.object_id AND c.column_id = x.column_id
-    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME())) AND i.is_unique = 1
+    WHERE i.object_id = OBJECT_ID(:name) AND x.object_id = OBJECT_ID(:name) AND i.is_unique = 1
     ORDER BY i.name, x.key_ordinal""")
 
 _AROUND = sa.text("""
