@@ -106,9 +106,13 @@ def write(to: SqlTarget, *batches: Batch[Any]) -> None:
 
 
 def rows(url: str, table: str = "things", columns: str = "id, n") -> list[tuple[Any, ...]]:
+    query = sa.text(f"SELECT {columns} FROM {table} ORDER BY 1")
+    if url in _KEPT:
+        with _KEPT[url].engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query)]
     engine = sa.create_engine(database_for(sa.make_url(url)).dialect.drivername + url[url.index("://") :])
     with engine.connect() as connection:
-        found = [tuple(row) for row in connection.execute(sa.text(f"SELECT {columns} FROM {table} ORDER BY 1"))]
+        found = [tuple(row) for row in connection.execute(query)]
     engine.dispose()
     return found
 

@@ -10,10 +10,11 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from unittest.mock import patch
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from waxwing.databases.sqlserver_bulk import Abilities
 from waxwing.errors import ConfigError
 
 _numbers = count(1)
+_RESET_CONNECTION = 1246  # SQL_COPT_SS_RESET_CONNECTION, of msodbcsql.h
 
 
 class SQLServer:
@@ -132,25 +134,57 @@ class SQLServer:
 def kept_connections() -> Iterator[None]:
     """Let all who ask for an engine of one database, within this process, have the same one, with a pool.
 
-    Where each connection is a process that first has to learn its catalog, a new one costs a second of a core. What a session
-    leaves behind is thrown away all the same: it invalidates its connection when it is closed.
+    Where each connection is a process that first has to learn its catalog, a new one costs seconds of a core. What a session
+    leaves behind is thrown away all the same: one that is taken again is reset by the server before.
     """
     engines: dict[str, tuple[sa.Engine, Abilities]] = {}
-    made = Product.engine
+    made, thrown_away, disposed = Product.engine, sa.Connection.invalidate, sa.Engine.dispose
 
     def engine(self: Product, url: sa.URL, **limits: float) -> sa.Engine:
         key = f"{url.render_as_string(hide_password=False)} {sorted(limits.items())}"
         if key not in engines:
             new = made(self, url, **limits)
             new.pool = sa.QueuePool(
-                new.pool._creator, pool_size=2, max_overflow=-1, pre_ping=True, dialect=new.dialect, _dispatch=new.pool.dispatch
+                new.pool._creator,
+                pool_size=0,  # as large as it gets
+                use_lifo=True,
+                pre_ping=True,
+                dialect=new.dialect,
+                _dispatch=new.pool.dispatch,
             )
+            sa.event.listen(new, "checkout", partial(_reset, new.pool))
             engines[key] = new, self._abilities
         out, self._abilities = engines[key]  # what the server can do is looked up by the first connection
         return out
 
-    with patch.object(Product, "engine", engine):
+    def is_kept(engine: sa.Engine) -> bool:
+        return any(engine is kept for kept, _ in engines.values())
+
+    def dispose(self: sa.Engine, close: bool = True) -> None:
+        if not is_kept(self):
+            disposed(self, close)
+
+    def invalidate(self: sa.Connection, exception: BaseException | None = None) -> None:
+        """Not closed but reset, where nothing is known to be wrong with it."""
+        if exception is None and not self.closed and not self.invalidated and is_kept(self.engine):
+            self.connection.info["waxwing_reset"] = True
+        else:
+            thrown_away(self, exception)
+
+    patches = ((Product, "engine", engine), (sa.Connection, "invalidate", invalidate), (sa.Engine, "dispose", dispose))
+    with contextlib.ExitStack() as stack:
+        for owner, name, ours in patches:
+            stack.enter_context(patch.object(owner, name, ours))
         yield
+
+
+def _reset(pool: sa.Pool, connection: Any, record: sa.pool.ConnectionPoolEntry, proxy: object) -> None:
+    if record.info.pop("waxwing_reset", False):
+        try:
+            connection.set_attr(_RESET_CONNECTION, 1)
+            pool.dispatch.connect(connection, record)
+        except Exception as error:
+            raise sa.exc.DisconnectionError("it can't be reset") from error  # the pool makes another
 
 
 def _url(line: str) -> sa.URL:
