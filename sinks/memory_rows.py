@@ -47,6 +47,7 @@ DIALECT = Dialect(
     float_infinity=True,
     lengths_kept=True,
     case_sensitive=True,
+    collation_exact="",
     upsert_sets_all=False,
     integer_key_automatic=True,
     json_number_kept=None,

@@ -88,7 +88,8 @@ class SqlWindows(SqlTarget, WindowTarget):
         if folded := self._in_transaction(lambda connection: folding(connection, self._table, keys)):
             raise ConfigError(
                 f"{self.name} takes keys for equal that differ ({', '.join(folded)}), so that one window would replace another.",
-                hint="Give the columns a binary collation, or take SqlLiveWindows, which adds such keys up.",
+                hint=f"Give the columns an exact collation ({self._database.dialect.collation_exact}), or take SqlLiveWindows, "
+                "which adds such keys up.",
             )
 
     @override

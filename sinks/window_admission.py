@@ -199,7 +199,10 @@ class WindowAdmission:
                 entries += 1
                 if self._settings.late_records == "dead_letters":
                     record = msgspec.json.encode(dict(zip(rows.names, values, strict=True)), enc_hook=str)
-                    reason = f"late: {stream} was idle, and the window was closed without it; this is what it would have added"
+                    reason = (
+                        f"late: the window was closed while {stream} was idle, or at the end of a bounded run; this is what it "
+                        "would have added"
+                    )
                     out.append(DeadLetter(self._stream, self._position.offset_next, row, "late", reason, None, record, (), -1))
                     row += 1
         metrics.late(self._target.step, len(emission.late) + entries)

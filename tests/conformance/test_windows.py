@@ -597,6 +597,7 @@ def test_keys_that_the_table_takes_for_equal_are_refused(place: Place) -> None:
     with pytest.raises(BaseException, match=r"takes keys for equal|error") as caught:
         case.run(sales(17, 5))
     assert "takes keys for equal that differ (key)" in _story(caught.value)
+    assert f"an exact collation ({place.database.dialect.collation_exact})" in _story(caught.value)
 
 
 _KEY = {"sqlite": '"key"', "postgresql": '"key"', "mysql": "`key`", "mariadb": "`key`", "sqlserver": "[key]"}

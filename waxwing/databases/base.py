@@ -108,6 +108,7 @@ class Dialect:
     float_infinity: bool  # may a float be infinite
     lengths_kept: bool  # are lengths, precisions and integer widths of columns enforced
     case_sensitive: bool  # are "id" and "ID" two columns
+    collation_exact: str  # for people: a collation that takes no two texts for one (in SQL Server but for blanks at the end)
     upsert_sets_all: bool  # does an upsert set the key's columns as well, and read every column where it compares versions
     integer_key_automatic: bool  # does a single integer primary key without a default number itself
     # Whether a column of the type JSON keeps a number that stands alone, by its text; None: all of them

@@ -44,6 +44,7 @@ DIALECT = Dialect(
     float_infinity=False,
     lengths_kept=True,
     case_sensitive=False,
+    collation_exact="utf8mb4_nopad_bin, in MySQL utf8mb4_0900_bin; utf8mb4_bin passes over blanks at the end",
     upsert_sets_all=True,  # `key = IF(key <=> VALUES(key), ...)`, `column = IF(newer, VALUES(column), column)`
     integer_key_automatic=False,
     json_number_kept=None,

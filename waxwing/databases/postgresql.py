@@ -40,6 +40,7 @@ DIALECT = Dialect(
     float_infinity=True,
     lengths_kept=True,
     case_sensitive=True,
+    collation_exact='"C", in a column of text or varchar',
     upsert_sets_all=False,
     integer_key_automatic=False,
     json_number_kept=None,

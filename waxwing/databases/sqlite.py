@@ -52,6 +52,7 @@ DIALECT = Dialect(
     float_infinity=True,
     lengths_kept=False,
     case_sensitive=False,
+    collation_exact="BINARY",
     upsert_sets_all=False,
     integer_key_automatic=True,
     json_number_kept=_number_kept,

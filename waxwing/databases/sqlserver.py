@@ -40,6 +40,7 @@ DIALECT = Dialect(
     float_infinity=False,
     lengths_kept=True,
     case_sensitive=False,
+    collation_exact="Latin1_General_BIN2",
     upsert_sets_all=False,
     integer_key_automatic=False,
     json_number_kept=None,
