@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import waxwing
 from waxwing.cli.app import app
-from waxwing.cli.flows import demand, import_string
+from waxwing.cli.flows import demand, import_string, module
 from waxwing.errors import ConfigError
 from waxwing.mistakes import in_flow
 
@@ -44,6 +44,42 @@ def test_a_module_beside_is_found_as_well_as_one_in_dataflows(folder: Path) -> N
     assert import_string("payments_beside:flow") == "payments_beside:flow"
     with pytest.raises(ConfigError, match=r"no module dataflows\.payments_nowhere"):
         demand("payments_nowhere")
+
+
+def test_a_file_is_found_however_its_path_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "in_package").mkdir()
+    (folder / "in_package" / "__init__.py").write_text("")
+    for file, name in (
+        ("beside_a.py", "beside_a"),
+        ("a name.py", "a name"),
+        ("in_package/beside_b.py", "in_package.beside_b"),
+        ("no_package/beside_c.py", "beside_c"),
+    ):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text("")
+        for path in (file, f"./{file}", f"../{folder.name}/{file}", f"{folder}/{file}", f"./{file.removesuffix('.py')}"):
+            demand(path)
+            assert module(path).__name__ == name
+            assert import_string(path) == path
+    for nowhere, why in (("./none.py", f"no file {folder}/none.py"), ("/none/x.py", "no file"), ("..up", "no module's name")):
+        for call in (demand, module):
+            with pytest.raises(ConfigError, match=why):
+                call(nowhere)
+
+
+def test_an_error_of_the_package_s_own_is_told_with_its_place(folder: Path) -> None:
+    for package, text, why in (
+        ("breaks", "raise KeyError('x')", r"KeyError: 'x' \(__init__.py:1 in <module>\)"),
+        ("lacks", "import no_such_package", "A package is missing: No module named 'no_such_package'"),
+    ):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text(text)
+        (folder / package / "flow.py").write_text("")
+        (folder / f"{package}_alone.py").write_text(text)
+        for call, name in ((demand, f"{package}.flow"), (module, f"{package}.flow"), (module, f"{package}_alone")):
+            with pytest.raises(ConfigError, match=why.replace("__init__", "[a-z_]+")):
+                call(name)
 
 
 def test_the_version_is_told() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from pathlib import Path
 from types import ModuleType
 
-from waxwing.errors import ConfigError
+from waxwing import mistakes
+from waxwing.errors import ConfigError, WaxwingError
 from waxwing.settings import Group
 
 
@@ -21,8 +24,43 @@ def import_string(flow: str) -> str:
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):
+    except ValueError:
         return False
+    except Exception as error:  # of the package's own __init__.py
+        if isinstance(error, ModuleNotFoundError) and _is_of(module, error):
+            return False
+        raise mistakes.in_flow(error) from error
+
+
+def _is_of(module: str, error: ModuleNotFoundError) -> bool:
+    """Is it the module itself that is not there, or its package, rather than one that it imports?"""
+    return error.name is not None and f"{module}.".startswith(f"{error.name}.")
+
+
+def _module_name(flow: str) -> str:
+    """The module's name. A file's folder, or the one that its package is in, joins the path, as bytewax.run does it.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    name = import_string(flow).partition(":")[0]
+    if not name.endswith(".py") and "/" not in name:
+        if not name.startswith("."):
+            return name
+        raise _nothing(flow, f"{name} is no module's name")
+    file = Path(f"{name.removesuffix('.py')}.py").resolve()
+    if not file.is_file():
+        raise _nothing(flow, f"no file {file}")
+    parts, folder = [file.stem], file.parent
+    while (folder / "__init__.py").exists():
+        parts, folder = [folder.name, *parts], folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return ".".join(parts)
+
+
+def _nothing(flow: str, why: str) -> ConfigError:
+    return ConfigError(f"There is no flow {flow!r}: {why}.", hint="Run this in the folder that holds it.")
 
 
 def demand(flow: str) -> None:
@@ -31,9 +69,9 @@ def demand(flow: str) -> None:
     Raises:
         ConfigError: there is none.
     """
-    name = import_string(flow).partition(":")[0].removesuffix(".py").replace("/", ".")
+    name = _module_name(flow)
     if not _is_there(name):
-        raise ConfigError(f"There is no flow {flow!r}: no module {name}.", hint="Run this in the folder that holds it.")
+        raise _nothing(flow, f"no module {name}")
 
 
 def module(flow: str) -> ModuleType:
@@ -42,15 +80,15 @@ def module(flow: str) -> ModuleType:
     Raises:
         ConfigError: there is none.
     """
-    name = import_string(flow).partition(":")[0].removesuffix(".py").replace("/", ".")
+    name = _module_name(flow)
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConfigError(f"{name} needs a package that is missing: {error.name}.") from error
-        raise ConfigError(
-            f"There is no flow {flow!r}: no module {name}.", hint="Run this in the folder that holds it."
-        ) from error
+    except WaxwingError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and _is_of(name, error):
+            raise _nothing(flow, f"no module {name}") from error
+        raise mistakes.in_flow(error) from error
 
 
 def settings_of(flow: str) -> type[Group]:
