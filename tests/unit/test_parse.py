@@ -85,6 +85,15 @@ class OldOrder(typing.TypedDict):
     name: typing.NotRequired[str]
 
 
+@dataclasses.dataclass
+class HoldsOld:
+    price: Decimal
+    inner: OldInner
+    many: list[OldInner]
+    maybe: OldInner | None = None
+    name: str = "none"
+
+
 KINDS: list[Any] = [StructOrder, ModelOrder, DataOrder, DictOrder]
 EVERY: list[Any] = [*KINDS, FloatModel, StrictModel]
 
@@ -125,6 +134,13 @@ def test_the_typed_dict_of_the_standard_library_is_taken_too() -> None:
         OldOrder, [b'{"price":1.10,"inner":{},"many":[{"weight":2}],"maybe":null}', b'{"price":1,"inner":{},"many":[{}]}']
     )
     assert batch.records == [{"price": Decimal("1.10"), "inner": {}, "many": [{"weight": 2.0}], "maybe": None}]
+    assert [reject.at for reject in batch.rejects] == [1]
+
+
+def test_a_dataclass_may_hold_typing_s_own_typed_dict() -> None:
+    good = b'{"price":1.10,"inner":{"weight":2.5},"many":[{},{"weight":2}],"maybe":null}'
+    batch = parsed(HoldsOld, [good, b'{"price":1,"inner":{"weight":"x"},"many":[]}'])
+    assert batch.records == [HoldsOld(Decimal("1.10"), {"weight": 2.5}, [{}, {"weight": 2.0}])]
     assert [reject.at for reject in batch.rejects] == [1]
 
 

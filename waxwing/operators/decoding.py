@@ -84,11 +84,12 @@ def reading(kind: Any) -> Reading:
             )
         try:
             schema: Any = pydantic.TypeAdapter(kind).core_schema
-        except pydantic.errors.PydanticSchemaGenerationError:
-            if is_model:
+        except pydantic.errors.PydanticUserError as error:
+            # With types of msgspec's own (Raw, Structs), or a dataclass that holds typing's TypedDict.
+            unknown = isinstance(error, pydantic.errors.PydanticSchemaGenerationError) or error.code == "typed-dict-version"
+            if is_model or not unknown:
                 raise
             _check_raw(kind)
-            # With types of msgspec's own: Raw, Structs.
             return Reading(kind, (msgspec.json.Decoder(kind, float_hook=Decimal).decode,))
         mirror = Mirror()
         told, rest = mirror.of(schema)
