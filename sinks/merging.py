@@ -26,6 +26,7 @@ def merger(
     *,
     exact: bool = True,
     zoned: Collection[str] = (),
+    numbered: bool = False,
 ) -> Callable[[list[Row]], list[Row]]:
     """A function that merges rows of equal key, and gives them in one order.
 
@@ -38,10 +39,14 @@ def merger(
         key: from a row to what stands for its key; by default the values of its key columns.
         exact: are keys that differ here two to the database as well? Else they stay in the order in which they came.
         zoned: the columns that hold times with a zone.
+        numbered: does the table number new rows? Then they stand in the order in which their keys first came.
     """
     key = key or itemgetter(*(names.index(name) for name in mode.keys))
     ways = [_way(mode, name, zoned=name in zoned) for name in names]
-    newest = any(way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True))
+    as_came = numbered or not exact
+    newest = not (numbered and exact) and any(
+        way is _new and name not in mode.keys for name, way in zip(names, ways, strict=True)
+    )
 
     def merged(rows: list[Row]) -> list[Row]:
         one = {key(row): row for row in rows}
@@ -51,7 +56,7 @@ def merger(
                 this = key(row)
                 held = one.pop(this, None) if newest else one.get(this)
                 one[this] = row if held is None else tuple([way(old, new) for way, old, new in zip(ways, held, row, strict=True)])
-        if newest or not exact:
+        if newest or as_came:
             return list(one.values())
         try:
             return [one[this] for this in sorted(one)]

@@ -54,7 +54,9 @@ class Rows:
         self._merged: Callable[[list[Row]], list[Row]] | None = None
         if isinstance(mode, Merge):
             zoned = {column.name for column in plan.columns if is_zoned(column)}
-            self._merged = merger(mode, self._names, self._identity, exact=plan.nature.keys_exact, zoned=zoned)
+            self._merged = merger(
+                mode, self._names, self._identity, exact=plan.nature.keys_exact, zoned=zoned, numbered=plan.nature.rows_numbered
+            )
         if isinstance(mode, Upsert):
             self._newer = None if mode.newer_by is None else self._names.index(mode.newer_by)
             self._newer_zoned = mode.newer_by is not None and is_zoned(plan.table.c[mode.newer_by])
@@ -68,6 +70,9 @@ class Rows:
         a collation that passes over capitals, trailing blanks). Only it can tell, and so it keeps the last of those itself.
         Where keys are exact, and rows of different keys do not touch each other, all deletes stand first: a key that was
         deleted and made anew is deleted, then made.
+
+        Where the table numbers rows and keys are exact, each stands where its key first came: new ones draw their numbers in that
+        order, wherever a transaction ends.
 
         Raises:
             RowError: with the number and the reason of each row that the columns can't hold.
@@ -91,7 +96,7 @@ class Rows:
             in_any_order = nature.keys_exact and nature.rows_alone
             return (self._deletes_first if in_any_order else self._in_order)(_events(change, rows, deletes))
         last = self._last(rows)
-        if change.by_key and self._plan.nature.keys_exact:
+        if change.by_key and self._plan.nature.keys_exact and not self._plan.nature.rows_numbered:
             return Written(self._by_key(last), [], [])
         return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
 
@@ -206,6 +211,8 @@ class Rows:
             last = {key(row): row for row in rows}
             if len(last) == len(rows):
                 return rows
+            if self._plan.nature.rows_numbered:
+                return list(last.values())
             last.clear()
             for row in reversed(rows):
                 last.setdefault(key(row), row)
@@ -216,7 +223,8 @@ class Rows:
             held = newest.get(key(row), _MISSING)
             # Strictly greater wins, here as in the database, so that batch boundaries change nothing.
             if held is _MISSING or is_newer(row[newer], held[newer]):  # type: ignore[index]  # a Row, not _MISSING
-                newest.pop(key(row), None)  # to the end, where it stands among the messages
+                if not self._plan.nature.rows_numbered:
+                    newest.pop(key(row), None)  # to the end, where it stands among the messages
                 newest[key(row)] = row
         return list(newest.values())
 
@@ -246,8 +254,8 @@ class Rows:
         last: dict[Any, Row] = {}
         for row, key in events:
             this = identity_of_key(key) if row is None else identity(row)
-            last.pop(this, None)
             if row is None:
+                last.pop(this, None)
                 gone[this] = key
             else:
                 last[this] = row

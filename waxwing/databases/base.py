@@ -125,7 +125,8 @@ class Nature(NamedTuple):
     keys_exact: keys are equal where Python says so: no collation, type or trigger takes two for one.
     rows_alone: what becomes of a row depends on rows of its own key alone: no trigger, no other unique key that rows fill, no
         reference into the table itself.
-    rows_numbered: it gives new rows numbers that they do not bring (a sequence, an identity), and these may run out.
+    rows_numbered: it gives new rows numbers that they do not bring (a sequence, an identity). They may run out, and are drawn in
+        the order in which the rows' keys came.
     """
 
     keys_exact: bool

@@ -80,10 +80,12 @@ class Numbered:
         own = [f"waxwing_own_{number}" for number in range(len(numbered))]
         values = [*own, *(f"waxwing_{number}" for number in range(len(self._columns))), *(text for _, text in self.means)]
         fields = ", ".join(f"t.{_quote(name)} AS {alias}" for name, alias in zip(numbered, own, strict=True))
+        # By key, so that two writers of the same keys wait for each other instead of deadlocking.
+        keys = [f"waxwing_{self._columns.index(key.name)}" for key in self._plan.keys] if self._plan.nature.rows_alone else []
         joined = f"SELECT s.*, {fields} FROM {self._stage} AS s INNER JOIN {self._table} AS t ON {self._same}"  # noqa: S608 - quoted
         return (
             f"INSERT INTO {self._table} ({', '.join(map(_quote, columns))}) "  # noqa: S608 - quoted
-            f"SELECT {', '.join(values)} FROM ({joined}) AS waxwing_rows ORDER BY waxwing_n"
+            f"SELECT {', '.join(values)} FROM ({joined}) AS waxwing_rows ORDER BY {', '.join([*keys, 'waxwing_n'])}"
         ).encode()
 
 

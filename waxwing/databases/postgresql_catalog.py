@@ -75,7 +75,7 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
             exact &= index.deterministic
         else:
             alone &= not index.expressions and not brought & set(index.columns)
-    found = connection.execute(_AROUND, {**place, "brought": list(brought)}).one()
+    found = connection.execute(_AROUND, {**place, "brought": list(brought), "harmless": _HARMLESS}).one()
     return Nature(
         keys_exact=exact and not found.triggers_before_insert,
         rows_alone=alone and not found.triggers and not found.own_references,
@@ -121,13 +121,28 @@ _KEYS = sa.text("""
            coalesce((SELECT o.collisdeterministic FROM pg_collation o WHERE o.oid = attcollation), true) AS deterministic
     FROM base WHERE typtype <> 'd'""")
 
+# Functions that are volatile and draw no number that could run out: of extensions (the server's own are no dependency).
+_HARMLESS = "uuid|ulid|random|salt|clock|now|time"
+
+# Which functions draw from a sequence, themselves or by others that they name. SQL that is put together only when it runs shows
+# nothing, and so a default that is volatile is taken for one that does.
 # A trigger's type has a bit for: each row 1, before 2, insert 4.
-_AROUND = sa.text("""
-    WITH tree AS (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name)),
+_AROUND = sa.text(r"""
+    WITH RECURSIVE tree AS (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name)),
     own_triggers AS (
-        SELECT t.tgtype & 7 = 7 AS before_insert, p.prosrc
+        SELECT t.tgtype & 7 = 7 AS before_insert, p.oid
         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE t.tgrelid IN (SELECT relid FROM tree) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
+    bodies AS MATERIALIZED (
+        SELECT p.oid, p.proname, pg_get_functiondef(p.oid) AS body
+        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+        WHERE p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
+          AND p.pronamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))),
+    drawing AS (
+        SELECT oid, proname FROM bodies WHERE body ~* 'nextval'
+        UNION
+        SELECT b.oid, b.proname
+        FROM drawing d JOIN bodies b ON b.body ~ ('\m' || regexp_replace(d.proname, '(\W)', '\\\1', 'g') || '\M')),
     numbered AS (
         SELECT 1
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
@@ -135,9 +150,11 @@ _AROUND = sa.text("""
         WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (:brought)
           AND (a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~* 'nextval' OR t.typdefault ~* 'nextval'
                OR EXISTS (SELECT 1 FROM pg_depend e JOIN pg_proc p ON p.oid = e.refobjid
-                          WHERE e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = d.oid
-                            AND e.refclassid = CAST('pg_proc' AS regclass) AND p.prosrc ~* 'nextval'))
-        UNION ALL SELECT 1 FROM own_triggers WHERE before_insert AND prosrc ~* 'nextval')
+                          WHERE (e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = d.oid
+                                 OR e.classid = CAST('pg_type' AS regclass) AND e.objid = t.oid AND t.typtype = 'd')
+                            AND e.refclassid = CAST('pg_proc' AS regclass)
+                            AND (p.oid IN (SELECT oid FROM drawing) OR p.provolatile = 'v' AND p.proname !~* :harmless)))
+        UNION ALL SELECT 1 FROM own_triggers WHERE before_insert AND oid IN (SELECT oid FROM drawing))
     SELECT (SELECT count(*) FROM own_triggers) AS triggers,
            (SELECT count(*) FROM own_triggers WHERE before_insert) AS triggers_before_insert,
            (SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(:name) AND confrelid = conrelid)

@@ -91,7 +91,8 @@ class SQLServerBulk(Bulk):
         if not rows:
             return
         if isinstance(self._plan.mode, Append):
-            self._run(connection, "append", 0, columns_of(rows))
+            own = [range(len(rows))] if self._plan.nature.rows_numbered else []
+            self._run(connection, "append", len(own), [*own, *columns_of(rows)])
         else:
             what: What = "merge" if isinstance(self._plan.mode, Merge) else "upsert"
             self._upsert(connection, what, 1, [range(len(rows)), *columns_of(rows)])

@@ -39,8 +39,7 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     return Nature(
         keys_exact=all(kind_of(key) in _EXACT for key in plan.keys),
         rows_alone=alone and not around.triggers and not around.own_references,
-        # Rows that are there are updated first in any case, and draw nothing.
-        rows_numbered=False,
+        rows_numbered=bool({name.lower() for name in connection.scalars(_NUMBERED, place)} - brought),
     )
 
 
@@ -58,6 +57,12 @@ _KEYS = sa.text("""
     INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id AND x.is_included_column = 0
     WHERE i.object_id = OBJECT_ID(:name) AND x.object_id = OBJECT_ID(:name) AND i.is_unique = 1
     ORDER BY i.name, x.key_ordinal""")
+
+# Not those whose default draws from a sequence: SQL Server promises no order there.
+_NUMBERED = sa.text("""
+    SELECT c.name
+    FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
+    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME())) AND c.is_identity = 1""")
 
 _AROUND = sa.text("""
     SELECT (SELECT COUNT(*) FROM sys.triggers AS t WHERE t.parent_id = o.object_id AND t.is_disabled = 0) AS triggers,

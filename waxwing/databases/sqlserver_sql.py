@@ -27,6 +27,7 @@ class Statements:
         self._raw = through_raw
         self._plan = plan
         self._table = SA_DIALECT.identifier_preparer.format_table(plan.table)
+        self._numbered = plan.nature.rows_numbered
         self.keys = [next(c for c in columns if c.column.name == key) for key in keys_of(plan.mode)]
         self.append = self._batch(self._identity(self._append()))
         self.upsert = self._batch(self._upsert(deletes=False)) if isinstance(plan.mode, Upsert) else None
@@ -76,7 +77,13 @@ class Statements:
 
     def _append(self) -> list[str]:
         values = ", ".join(self._value(column) for column in self.columns)
-        return [f"INSERT INTO {self._table} ({self._names()})\nSELECT {values}\nFROM {self._source()}"]
+        order = "\nORDER BY j.waxwing_n" if self._numbered else ""
+        source = self._source(["waxwing_n"] if self._numbered else [])
+        return [f"INSERT INTO {self._table} ({self._names()})\nSELECT {values}\nFROM {source}{order}"]
+
+    def _in_order(self) -> str:
+        """The order of new rows: where they draw numbers that of their messages, else one that all writers have."""
+        return "s.waxwing_n" if self._numbered else ", ".join(f"s.{key.name}" for key in self.keys)
 
     def _upsert(self, *, deletes: bool) -> list[str]:
         mode = self._plan.mode
@@ -92,7 +99,7 @@ class Statements:
                 f"UPDATE t\nSET {sets}\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}"
                 f"{self._newer(mode)}\n{_SEEK}"
             )
-        order = ", ".join(f"s.{key.name}" for key in self.keys)
+        order = self._in_order()
         values = ", ".join(f"s.{column.name}" for column in self.columns)
         insert = (
             f"INSERT INTO {self._table} ({self._names()})\nSELECT {values}\nFROM #waxwing_stage AS s\n"  # noqa: S608 - quoted
@@ -112,7 +119,7 @@ class Statements:
         update = (
             f"UPDATE t\nSET {', '.join(sets)}\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}\n{_SEEK}"
         )
-        order = ", ".join(f"s.{key.name}" for key in self.keys)
+        order = self._in_order()
         firsts = [f"s.{column.name}" for column in self.columns]
         firsts += [_mean(m, f"s.{quote(m.total.name)}", f"s.{quote(m.number.name)}") for m in means]
         columns = ", ".join([self._names(), *(quote(m.column.name) for m in means)])
@@ -154,9 +161,10 @@ class Statements:
                 source = f"(SELECT j.*, {gone} OVER (PARTITION BY {same}) AS waxwing_until\n  FROM {source}) AS j"  # noqa: S608 - quoted
                 first = "CASE WHEN j.waxwing_n > j.waxwing_until THEN 0 ELSE 1 END, j.waxwing_n"
             window = f"PARTITION BY {same} ORDER BY {first}"
-            fields = ", ".join(
-                [*(f"j.{name}" for name in own), *(self._folded(column, mode, same, window) for column in self.columns)]
-            )
+            ours = [f"j.{name}" for name in own]
+            if self._numbered:
+                ours[0] = f"FIRST_VALUE(j.waxwing_n) OVER ({window}) AS waxwing_n"
+            fields = ", ".join([*ours, *(self._folded(column, mode, same, window) for column in self.columns)])
             if deletes:
                 fields += ", CASE WHEN j.waxwing_until < 0 THEN 0 ELSE 1 END AS waxwing_deleted"
             last = "j.waxwing_n DESC"
