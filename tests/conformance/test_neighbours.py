@@ -223,3 +223,23 @@ def test_a_key_that_takes_nulls_is_kept_where_another_unique_key_is_met(mariadb_
     case.write(case.batch([(1, "a"), (2, "b")]))
     case.write(case.batch([(3, "a"), (2, "c")]))
     assert (case.rows(), case.letters()) == ([(1, "a"), (2, "c")], [2])
+
+
+@ON_THREE
+def test_a_row_that_another_unique_key_refuses_is_taken_where_its_transaction_makes_room(place: Place) -> None:
+    def seats() -> Case:
+        key = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+        case = Case(place, place.table(key, sa.Column("seat", sa.String(10), unique=True)), MODES["upsert"], bad_ratio_max=1.0)
+        case.write(case.batch([(1, "a")]))
+        return case
+
+    case = seats()  # the seat gets free behind it
+    case.write(case.batch([(2, "a"), (1, "b")]))
+    assert (case.rows(), case.letters()) == ([(1, "b"), (2, "a")], [])
+    case = seats()  # in another transaction: nobody can know
+    case.write(case.batch([(2, "a")]))
+    case.write(case.batch([(1, "b")]))
+    assert (case.rows(), case.letters()) == ([(1, "b")], [1])
+    case = seats()  # who fits where it stands goes before one that has to be tried again
+    case.write(case.batch([(2, "a"), (1, "b"), (3, "a")]))
+    assert (case.rows(), case.letters()) == ([(1, "b"), (3, "a")], [1])
