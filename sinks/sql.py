@@ -54,7 +54,8 @@ class SqlTarget(Target):
         text = settings.database_url.get_secret_value()
         self.setting = setting_of(text)
         self._url = address.parsed(text, self.setting or "DATABASE_URL")
-        self._database = database_for(self._url)
+        with address.named(self.setting):
+            self._database = database_for(self._url)
         self._table = _renamed(table, settings.database_table)
         self._renamed_from = table.fullname if settings.database_table else ""
         self._mode = mode
@@ -64,17 +65,13 @@ class SqlTarget(Target):
         # Has a session met dead letters of an earlier step of this name? (All do as the first, whose connection may be gone.)
         self.letters_again = False
         self._looking = threading.RLock()  # sessions of several lanes may find the table altered at once
-        try:
+        with address.named(self.setting):
             self._engine = self._database.engine(
                 self._url,
                 connect_timeout_s=settings.database_connect_timeout_s,
                 lock_timeout_s=settings.database_lock_timeout_s,
                 statement_timeout_s=settings.database_statement_timeout_s,
             )
-        except ConfigError as error:
-            if self.setting:
-                error.message = f"{self.setting}: {error.message}"
-            raise
         address.note_connecting(self._engine)
 
     @property
@@ -177,7 +174,7 @@ class SqlTarget(Target):
     def _lacking(self, why: Sequence[str]) -> RightsError:
         return RightsError(
             f"{self.name} can't be written by this user: {'; '.join(why)}.",
-            hint="Grant it (GRANT UPDATE ON the table TO the user of DATABASE_URL), then start again.",
+            hint=f"Grant it (GRANT UPDATE ON the table TO the user of {self.setting or 'DATABASE_URL'}), then start again.",
         )
 
     @override

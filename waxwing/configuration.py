@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
 from waxwing import secrets
-from waxwing.databases import address, database_for
+from waxwing.databases import address, check_url
 from waxwing.errors import ConfigError
 from waxwing.settings import Group
 
@@ -66,7 +66,7 @@ def load(kind: type[G], *, partial: bool = False) -> G:
     given = read(kind, problems, partial=partial)
     problems += _from_parts(given)
     settings = _validated(kind, given, problems)
-    problems += _database(given)
+    problems += _databases(given)
     problems += contradictions(given, kind.model_fields.keys(), partial=partial)
     if problems or settings is None:
         several = f"{len(problems)} settings are wrong:\n- " if len(problems) > 1 else "A setting is wrong: "
@@ -364,20 +364,14 @@ def _field_of(kind: type[Group], place: str) -> str:
     return next((f for f, names in _fields(kind) if place == f or place.upper() in names), place)
 
 
-def _database(given: Mapping[str, Given]) -> Iterator[str]:
-    """What is wrong with the address of the database, without its password."""
-    one = given.get("database_url")
-    if one is None:
-        return
-    try:
-        url = address.parsed(one.text, str(one))
-    except ConfigError as error:
-        yield str(error)
-        return
-    try:
-        database_for(url)
-    except ConfigError as error:
-        yield f"{one}: {error}"
+def _databases(given: Mapping[str, Given]) -> Iterator[str]:
+    """What is wrong with the addresses of databases, without their passwords."""
+    for field, one in given.items():
+        if field.endswith("database_url"):
+            try:
+                check_url(one.text, str(one))
+            except ConfigError as error:
+                yield str(error)
 
 
 # Settings that mean nothing, or something else than was meant, without another one.

@@ -110,6 +110,16 @@ def test_json_becomes_the_settings_of_librdkafka(place: Place) -> None:
         ({"KAFKA_CONFIG": "{'a': 1}"}, "KAFKA_CONFIG is no JSON:"),
         ({"KAFKA_CONFIG": "[1]"}, "KAFKA_CONFIG: must be a valid dictionary."),
         (BOTH | {"DATABASE_URL": "orders.sqlite"}, "DATABASE_URL is no URL such as postgresql://"),
+        (BOTH | {"DATABASE_URL": "postgresql://u@h:99999/x"}, "DATABASE_URL has the port 99999, and ports end at 65535"),
+        (BOTH | {"DATABASE_URL": "postgresql://u@a:5432,b:70000/x"}, "DATABASE_URL has the port 70000, and ports end at 65535"),
+        (BOTH | {"DATABASE_URL": "mysql://u@h:0/x"}, "DATABASE_URL has the port 0, and ports begin at 1"),
+        (
+            BOTH | {"DATABASE_URL": "postgresql://u@h/x?sslmod=require"},
+            "DATABASE_URL has the option sslmod, which is not taken from a URL. Did you mean sslmode?",
+        ),
+        (BOTH | {"DATABASE_URL": "mysql://u@h/x?conect_timeout=1"}, "DATABASE_URL has the option conect_timeout"),
+        (BOTH | {"DATABASE_URL": "sqlite:///x?mode=ro"}, "DATABASE_URL has the option mode"),
+        (BOTH | {"DATABASE_URL": "postgresql://u@h"}, "DATABASE_URL: The URL of the PostgreSQL database names no database"),
         (BOTH | {"DATABASE_URL": "oracle://h/x"}, "DATABASE_URL: No database is known for URLs that begin with oracle://."),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import sqlalchemy as sa
 
+from waxwing.databases import address
 from waxwing.databases.base import Database
 from waxwing.errors import ConfigError
 
@@ -19,6 +20,17 @@ _DATABASES: dict[str, tuple[str, str, str]] = {
     "mysql": ("waxwing.databases.mysql", "MySQL", "mysql"),
     "mariadb": ("waxwing.databases.mysql", "MySQL", "mysql"),
 }
+
+
+def check_url(text: str, setting: str) -> None:
+    """Look at the URL that a setting gave, as far as can be told without connecting.
+
+    Raises:
+        ConfigError: it can't be meant so. Names the setting, and never has the password.
+    """
+    url = address.parsed(text, setting)
+    with address.named(setting):
+        database_for(url).engine(url, connect_timeout_s=1.0, lock_timeout_s=1.0, statement_timeout_s=1.0)
 
 
 def database_for(url: sa.URL) -> Database:

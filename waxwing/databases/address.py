@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from waxwing.errors import ConfigError
 
 EXAMPLE = "postgresql://user:password@127.0.0.1:5432/shop or sqlite:////var/lib/waxwing/orders.sqlite"
+PORT_MAX = 65_535
 # user:password@a:5432,b:5432/name: several hosts, which SQLAlchemy takes only as options.
 _HOSTS = re.compile(r"^(?P<head>[\w+]+://(?:[^@/]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<tail>[/?].*)?$")
 
@@ -39,6 +41,13 @@ def parsed(text: str, setting: str = "DATABASE_URL") -> sa.URL:
                 hint="Characters such as '@', ':', '/' and '%' in user or password are written %40, %3A, %2F, %25.",
             )
         ) from None
+    ports = [url.port] if hosts is None else [int(port) for port in re.findall(r":(\d+)(?:,|$)", hosts["hosts"])]
+    for port in ports:
+        if port is not None and not 1 <= port <= PORT_MAX:
+            ends = f"end at {PORT_MAX}" if port else "begin at 1"
+            raise ConfigError(
+                f"{setting} has the port {port}, and ports {ends}.", hint="Give the port that the server listens at."
+            )
     if url.get_backend_name() != "sqlite" and any(
         "@" in str(part or "") for part in (url.host, url.database, hosts and hosts["hosts"])
     ):
@@ -62,7 +71,20 @@ def _encode(setting: str) -> ConfigError:
     )
 
 
-def check_options(url: sa.URL, known: Iterable[str], setting: str = "DATABASE_URL") -> None:
+@contextlib.contextmanager
+def named(setting: str) -> Iterator[None]:
+    """Let what is refused within name the setting that gave the URL (empty: nobody knows which)."""
+    try:
+        yield
+    except ConfigError as error:
+        if setting:
+            is_named = "DATABASE_URL" in error.message
+            error.message = error.message.replace("DATABASE_URL", setting) if is_named else f"{setting}: {error.message}"
+            error.hint = error.hint.replace("DATABASE_URL", setting)
+        raise
+
+
+def check_options(url: sa.URL, known: Iterable[str]) -> None:
     """Look at the options behind the question mark; capitals are of no matter.
 
     Raises:
@@ -74,11 +96,11 @@ def check_options(url: sa.URL, known: Iterable[str], setting: str = "DATABASE_UR
             near = get_close_matches(name.lower(), names, 1)
             told = f"Leave it out. There are: {', '.join(sorted(names.values()))}."
             raise ConfigError(
-                f"{setting} has the option {name}, which is not taken from a URL.",
+                f"DATABASE_URL has the option {name}, which is not taken from a URL.",
                 hint=f"Did you mean {names[near[0]]}?" if near else told,
             )
         if not isinstance(value, str) and name != "host":
-            raise ConfigError(f"{setting} gives the option {name} {len(value)} times.", hint="Give it once.")
+            raise ConfigError(f"DATABASE_URL gives the option {name} {len(value)} times.", hint="Give it once.")
 
 
 _CONNECTING = "This was met while connecting."
