@@ -5,7 +5,6 @@ What the engine, threads and locks cost between them does not show here; the who
 
 from __future__ import annotations
 
-import builtins
 import gc
 import time
 from collections.abc import Iterator, Sequence
@@ -97,7 +96,7 @@ def records_of(shape: Shape, batches: Sequence[Batch[bytes | None]], clock: Cloc
         if shape.enrich is not None:
             with clock("enrich"):
                 fn = shape.enrich(Origin(made.stream, made))
-                made = _applied("enrich", made, builtins.map(fn, iter(made.records), iter(made.at)))
+                made = _applied("enrich", made, fn, made.records, made.at)
         yield made
 
 

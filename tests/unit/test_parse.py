@@ -432,6 +432,7 @@ def test_whatever_a_validator_raises_refuses_its_record_alone() -> None:
     batch = parsed(Odd, [b'{"a":%d}' % a for a in (0, 1, 2, 3, 4, 1, 5)])
     assert [(at, r.a) for at, r in zip(batch.at, batch.records, strict=True)] == [(0, 0), (4, 4), (6, 5)]
     assert [r.at for r in batch.rejects] == [1, 2, 3, 5]
+    assert batch.rejects[0].reason.startswith("StopIteration (test_parse.py:")
 
 
 def test_no_memory_is_not_the_values_fault() -> None:

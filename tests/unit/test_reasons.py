@@ -58,6 +58,10 @@ def by_uuid(record: Any) -> Any:
     return UUID("x").hex  # of a library
 
 
+def first(record: Any) -> Any:
+    return next(iter(()))  # stop
+
+
 Step = Callable[[Flowing[Any]], Flowing[Any]]
 STEPS: dict[str, tuple[Step, str]] = {
     "map": (lambda up: ww.map("step", up, row), "KeyError: 'rate' (test_reasons.py:{here} in row)"),
@@ -74,6 +78,13 @@ STEPS: dict[str, tuple[Step, str]] = {
         lambda up: ww.map("step", up, by_uuid),
         "ValueError: badly formed hexadecimal UUID string (test_reasons.py:{library} in by_uuid)",
     ),
+    "a stop": (lambda up: ww.map("step", up, first), "StopIteration (test_reasons.py:{stop} in first)"),
+    "a stop in a filter": (lambda up: ww.filter("step", up, first), "StopIteration (test_reasons.py:{stop} in first)"),
+    "a stop of a list": (lambda up: ww.flat_map("step", up, first), "StopIteration (test_reasons.py:{stop} in first)"),
+    "a stop in a batch's function": (
+        lambda up: ww.map_batch("step", up, lambda origin: lambda record, at: first(record)),
+        "StopIteration (test_reasons.py:{stop} in first)",
+    ),
     "a function of C": (lambda up: ww.map("step", up, len), "TypeError: object of type 'int' has no len()"),
 }
 
@@ -83,13 +94,17 @@ def test_a_reason_says_what_and_where(name: str) -> None:
     step, expected = STEPS[name]
     (result,) = run(step, [batch([1])])
     reason = result.rejects[-1].reason
-    assert reason == expected.format(here=line_of("here"), divided=line_of("divided"), library=line_of("of a library"))
+    assert reason == expected.format(
+        here=line_of("here"), divided=line_of("divided"), library=line_of("of a library"), stop=line_of("stop")
+    )
 
 
 def test_functions_of_keys_and_folds_say_it_too() -> None:
     pieces = dict(run(lambda up: ww.key_by("step", up, row, 2), [batch([1])]))
     here = f"KeyError: 'rate' (test_reasons.py:{line_of('here')} in row)"
     assert [reject.reason for reject in pieces["bucket-000"].rejects] == ["old", here]
+    pieces = dict(run(lambda up: ww.key_by("step", up, first, 2), [batch([1])]))
+    assert pieces["bucket-000"].rejects[-1].reason == f"StopIteration (test_reasons.py:{line_of('stop')} in first)"
     fold = Fold("value", lambda: 0, lambda held, value: row(value), lambda held, other: held)
     emission = windowed(define(aggregates={"folded": fold}), events([(1, "a", 5)]))
     assert [letter.reason for letter in emission.rejects] == [here]

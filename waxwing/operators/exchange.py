@@ -49,7 +49,7 @@ def key_by(step_id: str, up: Flowing[Batch[R]], key_fn: Callable[[R], Key], buck
         return bucket_of(key_fn(record), buckets), record
 
     def split(batch: Batch[R]) -> list[tuple[str, Batch[R]]]:
-        judged = _applied(step_id, batch, builtins.map(placed, iter(batch.records)))
+        judged = _applied(step_id, batch, placed, batch.records)
         return list(zip(names, _pieces(judged, buckets), strict=True))
 
     return op.flat_map(step_id, up, split)

@@ -24,7 +24,7 @@ from waxwing.operators.cutting import cutter
 from waxwing.operators.declared import declare
 from waxwing.operators.decoding import reading
 from waxwing.operators.keys import key_reader
-from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of
+from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of, stopped
 
 # Exponents that no Decimal has.
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -105,8 +105,8 @@ class Parser:
                 n = len(records) + len(bad)
                 bad[n] = self._reason(error, values[n])
             else:
-                if (n := len(records) + len(bad)) < size:  # a StopIteration that leaked out of a validator
-                    bad[n] = "StopIteration"
+                if (n := len(records) + len(bad)) < size:  # it was a validator's
+                    bad[n] = stopped(self._reading.one, values[n])
         rejects += [Reject(at[n], self._stage, reason) for n, reason in bad.items()]
         return batch.with_records(
             records,

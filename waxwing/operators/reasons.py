@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -35,6 +35,18 @@ def reason_of(error: Exception, record: Any = None) -> str:
     place = next((f" ({frame.place})" for frame in reversed(frames) if frame.own), "")
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{told[: REASON_CHARACTERS_MAX - len(place)]}{place}"
+
+
+def stopped(fn: Callable[..., object], record: Any, *more: Any) -> str:
+    """The reason of a StopIteration that leaked out of the user's code, and ended a loop of ours in silence.
+
+    That left no traceback: so the call is made again, as after a crash.
+    """
+    try:
+        fn(record, *more)
+    except Exception as error:
+        return reason_of(error, record)
+    return StopIteration.__name__
 
 
 def refusals_of(error: pydantic.ValidationError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +15,7 @@ from waxwing.batch import Batch, Headers, Reject, Stream
 from waxwing.errors import ConfigError, WaxwingError
 from waxwing.operators.declared import declare, record_type, returned
 from waxwing.operators.parse import without
-from waxwing.operators.reasons import reason_of
+from waxwing.operators.reasons import reason_of, stopped
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -56,7 +56,7 @@ def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Ba
     Parallelism: where the batch is.
     Delivery: as the source and the target; `fn` must be a function of the record alone, for it is read again after a crash.
     """
-    made = op.map(step_id, up, lambda batch: _applied(step_id, batch, builtins.map(fn, iter(batch.records))))
+    made = op.map(step_id, up, lambda batch: _applied(step_id, batch, fn, batch.records))
     return declare(made, returned(fn))
 
 
@@ -82,7 +82,7 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
                 hint="What makes the function of a batch raised: no record is to blame. Nothing of the batch was written.",
                 step=step_id,
             ) from error
-        return _applied(step_id, batch, builtins.map(fn, iter(batch.records), iter(batch.at)))
+        return _applied(step_id, batch, fn, batch.records, batch.at)
 
     return op.map(step_id, up, mapped)
 
@@ -95,7 +95,7 @@ def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Fl
     """
 
     def filtered(batch: Batch[R]) -> Batch[R]:
-        judged = _applied(step_id, batch, builtins.map(_judge(keep), iter(batch.records)))
+        judged = _applied(step_id, batch, _judge(keep), batch.records)
         pairs = [(record, at) for (record, good), at in zip(judged.records, judged.at, strict=True) if good]
         return judged.with_records([record for record, _ in pairs], [at for _, at in pairs])
 
@@ -110,7 +110,7 @@ def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]
     """
 
     def flat(batch: Batch[R]) -> Batch[S]:
-        lists = _applied(step_id, batch, builtins.map(_listed(fn), iter(batch.records)))
+        lists = _applied(step_id, batch, _listed(fn), batch.records)
         at = [at for at, made in zip(lists.at, lists.records, strict=True) for _ in made]
         return lists.with_records(list(chain.from_iterable(lists.records)), at)
 
@@ -144,13 +144,14 @@ def _judge(keep: Callable[[R], bool]) -> Callable[[R], tuple[R, bool]]:
     return lambda record: (record, keep(record))
 
 
-def _applied(step_id: str, batch: Batch[Any], results: Iterator[S]) -> Batch[S]:
-    """The batch with these results for its records; where computing one raises, that record becomes a reject.
+def _applied(step_id: str, batch: Batch[Any], fn: Callable[..., S], *arguments: Sequence[Any]) -> Batch[S]:
+    """The batch with the function's results for its records; where computing one raises, that record becomes a reject.
 
-    `results` is a `map` object: after an exception it goes on behind the record that raised, and `extend` has kept
+    A `map` object is drained: after an exception it goes on behind the record that raised, and `extend` has kept
     what came before. So a bad record costs nothing to the others.
     """
     size = len(batch.records)
+    results = builtins.map(fn, *builtins.map(iter, arguments))
     out: list[S] = []
     bad: dict[int, str] = {}
     while len(out) + len(bad) < size:
@@ -160,8 +161,8 @@ def _applied(step_id: str, batch: Batch[Any], results: Iterator[S]) -> Batch[S]:
             n = len(out) + len(bad)
             bad[n] = reason_of(error, batch.records[n])
         else:
-            if len(out) + len(bad) < size:  # a StopIteration that leaked out of the function
-                bad[len(out) + len(bad)] = "StopIteration"
+            if (n := len(out) + len(bad)) < size:
+                bad[n] = stopped(fn, *[each[n] for each in arguments])
     if not bad:
         return batch.with_records(out, batch.at)
     rejects = [Reject(batch.at[n], step_id, reason, _row(batch.at, n)) for n, reason in bad.items()]
