@@ -68,11 +68,13 @@ class SqlSession(OwnedSession):
             whole = self._connection.begin_nested()
             if self._move(change):
                 return
+            writing = any(written.rows or written.deletes for written in writes)
+            held = writing and self._hold()
             for written in writes:
                 self._send(written)
             self._bury(change)
             self._database.check_deferred(self._connection)
-            if any(written.rows or written.deletes for written in writes):
+            if writing and not held:
                 self._check_shape(self._connection)  # it can't be altered any more: this transaction has written to it
             whole.commit()
             self._committing = True
@@ -126,6 +128,7 @@ class SqlSession(OwnedSession):
         with self._begun():
             whole = self._connection.begin_nested()
             self._move(change)
+            self._hold()
             for written in writes:
                 self._send(written)
             self._bury(change)
@@ -139,6 +142,7 @@ class SqlSession(OwnedSession):
         self._trial = Trial(change.before, stack)
         try:
             self._move(change)
+            self._hold()
             self._bury(change)
         except BaseException:
             self._end_trial()
@@ -198,6 +202,12 @@ class SqlSession(OwnedSession):
             with self._connection.engine.connect() as connection:
                 yield connection
                 connection.rollback()
+
+    def _hold(self) -> bool:
+        """Hold the table as it is before it is written, where that must be; is it as the plan was made for?"""
+        if held := self._bulk.hold(self._connection):
+            self._check_shape(self._connection)
+        return held
 
     def _check_shape(self, connection: sa.Connection, cause: Exception | None = None) -> None:
         shape = self._database.shape(connection, self._target.table)

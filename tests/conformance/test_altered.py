@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +14,7 @@ from sinks import Append, Upsert
 from sinks.writer import Writer
 from tests.conformance.place import Place
 from tests.conformance.test_neighbours import Case
-from waxwing.databases.base import Mode
+from waxwing.databases.base import Mode, Nature
 from waxwing.errors import ConfigError
 
 ALTER = {
@@ -105,3 +108,127 @@ def test_a_column_that_is_gone_is_left_out(place: Place) -> None:
     with place.engine.connect() as connection:
         assert connection.execute(sa.select(table.c.id).order_by(table.c.id)).scalars().all() == [1, 2]
     assert case.letters() == []
+
+
+@contextlib.contextmanager
+def running(case: Case) -> Iterator[Callable[..., None]]:
+    """Write records, in a transaction for each call."""
+    writer = Writer(case.target, "lane-000")
+
+    def write(*records: Any) -> None:
+        writer.put(case.batch(records))
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+def nature(case: Case) -> Nature:
+    return case.target._look().plan.nature
+
+
+def test_a_key_that_is_dropped_ends_the_upsert(place: Place) -> None:
+    dialect = place.database.dialect.name
+    of_table = dialect in {"mysql", "sqlserver"}
+    table = place.table(sa.Column("id", sa.Integer), sa.Column("t", sa.String(50)))
+    sa.Index(f"u_{table.name}", table.c.id, unique=True)
+    case = Case(place, table, Upsert(keys=("id",)))
+    with running(case) as write:
+        write((1, "a"))
+        place.run(f"DROP INDEX u_{table.name}" + (f" ON {table.name}" if of_table else ""))
+        with pytest.raises(ConfigError, match=r"no primary key, unique constraint or unique index on \(id\)"):
+            write((1, "b"), (2, "b"))
+    assert (case.rows(), case.letters()) == ([(1, "a")], [])
+
+
+@pytest.mark.parametrize("place", ["postgresql", "mariadb"], indirect=True)
+def test_a_primary_key_that_is_dropped_or_deferred_ends_the_upsert(place: Place) -> None:
+    def dropped(table: sa.Table) -> str:
+        return f"ALTER TABLE {table.name} DROP " + (
+            "PRIMARY KEY" if place.database.dialect.name == "mysql" else f"CONSTRAINT {table.name}_pkey"
+        )
+
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("t", sa.String(50)))
+    case = Case(place, table, Upsert(keys=("id",)))
+    with running(case) as write:
+        write((1, "a"))
+        place.run(dropped(table))
+        with pytest.raises(ConfigError, match=r"no primary key, unique constraint or unique index on \(id\)"):
+            write((2, "b"))  # new keys alone: no conflict is asked for
+    assert (case.rows(), case.letters()) == ([(1, "a")], [])
+    if place.database.dialect.name == "mysql":
+        return
+    place.run(f"ALTER TABLE {table.name} ADD PRIMARY KEY (id)")
+    case = Case(place, table, Upsert(keys=("id",)))
+    with running(case) as write:
+        write((1, "b"))
+        place.run(dropped(table), f"ALTER TABLE {table.name} ADD PRIMARY KEY (id) DEFERRABLE")
+        with pytest.raises(ConfigError, match="deferrable"):
+            write((1, "c"), (3, "c"))
+    assert (case.rows(), case.letters()) == ([(1, "b")], [])
+
+
+@pytest.mark.parametrize("place", ["postgresql", "mariadb"], indirect=True)
+def test_a_label_that_is_added_is_taken(place: Place) -> None:
+    name = place.table().name
+    kind = sa.Enum("a", "b", "c", name=f"e_{name}")
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("e", kind), name=name)
+    if postgresql := place.database.dialect.name == "postgresql":
+        place.run(f"CREATE TYPE e_{name} AS ENUM ('a', 'b')")
+    labels = f"e_{name}" if postgresql else "enum('a', 'b')"
+    place.run(f"CREATE TABLE {name} (id integer PRIMARY KEY, e {labels})")
+    case = Case(place, table, Append())
+    with running(case) as write:
+        write((1, "a"), (2, "c"))
+        assert case.letters() == [1]
+        place.run(f"ALTER TYPE e_{name} ADD VALUE 'c'" if postgresql else f"ALTER TABLE {name} MODIFY e enum('a', 'b', 'c')")
+        write((3, "c"), (4, "b"))
+    assert (case.rows(), case.letters()) == ([(1, "a"), (3, "c"), (4, "b")], [1])
+
+
+@pytest.mark.parametrize("place", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("mode", [Append(), Upsert(keys=("id",))], ids=["append", "upsert"])
+def test_a_table_that_no_longer_outlives_a_crash_is_left_alone(place: Place, mode: Mode) -> None:
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("t", sa.String(50)))
+    case = Case(place, table, mode)
+    with running(case) as write:
+        write((1, "a"))
+        mysql = place.database.dialect.name == "mysql"
+        place.run(f"ALTER TABLE {table.name} " + ("ENGINE=MyISAM" if mysql else "SET UNLOGGED"))
+        with pytest.raises(ConfigError, match="MyISAM" if mysql else "UNLOGGED"):
+            write((1, "b") if mode != Append() else (3, "b"), (2, "b"))
+    # Nothing stays there, though MyISAM takes nothing back.
+    assert (case.rows(), case.letters()) == ([(1, "a")], [])
+
+
+TRIGGER = {
+    "sqlite": "CREATE TRIGGER g_{t} AFTER DELETE ON {t} BEGIN SELECT 1; END",
+    "postgresql": "CREATE FUNCTION g_{t}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+    "CREATE TRIGGER g_{t} AFTER DELETE ON {t} FOR EACH ROW EXECUTE FUNCTION g_{t}()",
+    "mysql": "CREATE TRIGGER g_{t} AFTER DELETE ON {t} FOR EACH ROW SET @waxwing_test = 1",
+    "sqlserver": "CREATE TRIGGER g_{t} ON {t} AFTER DELETE AS BEGIN SET NOCOUNT ON END",
+}
+
+
+def test_triggers_and_unique_keys_that_come_and_go_are_seen(place: Place) -> None:
+    dialect = place.database.dialect.name
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
+    case = Case(place, table, Upsert(keys=("id",), delete_on_tombstone=True))
+    of_table = f" ON {table.name}" if dialect in {"mysql", "sqlserver"} else ""
+    seen = []
+    with running(case) as write:
+        write((1, 1))
+        seen.append(nature(case).rows_alone)
+        for statement in (
+            TRIGGER[dialect].format(t=table.name),
+            f"DROP TRIGGER g_{table.name}" + (f" ON {table.name}" if dialect == "postgresql" else ""),
+            f"CREATE UNIQUE INDEX n_{table.name} ON {table.name} (n)",
+            f"DROP INDEX n_{table.name}{of_table}",
+        ):
+            place.run(statement)
+            write((1, 1))
+            seen.append(nature(case).rows_alone)
+    assert seen == [True, False, True, False, True]
+    assert (case.rows(), case.letters()) == ([(1, 1)], [])

@@ -178,6 +178,13 @@ class Bulk(ABC):
     Errors of the driver come out as they are (or wrapped by SQLAlchemy); `Database.classify` reads them.
     """
 
+    def hold(self, connection: sa.Connection) -> bool:  # noqa: ARG002 - most take back whatever they wrote
+        """Keep the table from being altered until the transaction ends, and write nothing. False: writing does that, soon enough.
+
+        Not where a rollback may leave rows in the table, by what it has become.
+        """
+        return False
+
     @abstractmethod
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Append, upsert or merge rows (column order of the plan), as if one after the other.
@@ -265,7 +272,11 @@ class Database(ABC):
 
     @abstractmethod
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
-        """What tells that the table's columns were altered: one cheap question, asked in every transaction. Empty: it is gone."""
+        """What tells that the table was altered, in anything that a plan rests on, or that it is refused for. Empty: it is gone.
+
+        Columns with their types and labels, constraints and unique keys, triggers, and whether it is kept through a crash.
+        A cheap question, asked in every transaction that writes rows.
+        """
 
     def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
         """Make deferred constraints speak now, before COMMIT; they go on to wait."""

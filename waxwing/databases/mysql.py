@@ -194,7 +194,7 @@ class MySQL(Database):
 
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
-        return tuple(map(tuple, connection.execute(_SHAPE, {"schema": table.schema, "name": table.name})))
+        return mysql_catalog.shape(connection, table)
 
     @override
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
@@ -285,10 +285,6 @@ class _Tables(MySQLDDLCompiler):
 _KIND = sa.text("""
     SELECT table_type AS kind, engine AS engine FROM information_schema.tables
     WHERE table_schema = coalesce(:schema, database()) AND table_name = :name""")
-
-_SHAPE = sa.text("""
-    SELECT column_name, column_type, is_nullable, column_default, extra, collation_name FROM information_schema.columns
-    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name ORDER BY ordinal_position""")
 
 _CHARSETS = sa.text("""
     SELECT column_name AS name, character_set_name AS charset FROM information_schema.columns

@@ -42,12 +42,19 @@ class InsertBulk(Bulk):
         columns = ", ".join(names.quote(column.name) for column in plan.columns)
         self._literals = Literals(plan.columns)
         self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
+        nulls = ", ".join(["NULL"] * len(plan.columns))
+        self._hold = f"INSERT INTO {table} ({columns}) SELECT {nulls} FROM DUAL WHERE FALSE".encode()  # noqa: S608 - quoted
         self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Keyed) else b""
         self._numbered = Numbered(plan) if plan.keys and plan.nature.rows_numbered else None
         if isinstance(plan.mode, Keyed):
             keys = ", ".join(names.quote(key.name) for key in plan.keys)
             self._delete = f"DELETE FROM {table} WHERE ({keys}) IN (".encode()  # noqa: S608 - quoted
             self._keys = Literals(plan.keys)
+
+    @override
+    def hold(self, connection: sa.Connection) -> bool:
+        query(connection, self._hold)  # MyISAM, which it may have become, takes no row back
+        return True
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:

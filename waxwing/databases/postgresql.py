@@ -164,7 +164,7 @@ class PostgreSQL(Database):
 
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
-        return tuple(filter(None, connection.scalars(_SHAPE, {"name": SA_DIALECT.identifier_preparer.format_table(table)})))
+        return postgresql_catalog.shape(connection, table)
 
     @override
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
@@ -202,11 +202,6 @@ _OVERDUE = sa.text("""
       AND (a.state = 'active'
            OR a.state = 'idle in transaction' AND a.application_name = current_setting('application_name'))
       AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
-
-_SHAPE = sa.text("""
-    SELECT CAST(array_agg(ROW(attname, atttypid, atttypmod, attnotnull, atthasdef, attidentity, attgenerated, attcollation)
-                          ORDER BY attnum) AS text)
-    FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped""")
 
 _RELATIONS = sa.text("""
     SELECT CAST(c.oid AS regclass)::text AS name, CAST(c.relkind AS text) AS kind, CAST(c.relpersistence AS text) AS persistence

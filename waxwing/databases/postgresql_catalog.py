@@ -62,6 +62,11 @@ def _why_not(index: Any) -> str | None:
 _KINDS = {"p": "primary key", "u": "unique constraint", "x": "exclusion constraint"}
 
 
+def shape(connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
+    """What tells that the table was altered, or that a partition of it was; empty: it is gone."""
+    return tuple(connection.scalars(_SHAPE, {"name": _name(table)}))
+
+
 def nature(connection: sa.Connection, plan: Plan) -> Nature:
     """What the table does with rows."""
     place: dict[str, Any] = {"name": _name(plan.table)}
@@ -91,6 +96,29 @@ def passed_its_end(connection: sa.Connection, plan: Plan) -> str:
 def _name(table: sa.Table) -> str:
     return SA_DIALECT.identifier_preparer.format_table(table)
 
+
+# Whatever alters a row of the catalog gives it another xmin; freezing it does not. Not of pg_class, which TRUNCATE writes anew.
+_SHAPE = sa.text("""
+    SELECT CAST(ROW(c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relhasrules,
+        ARRAY(SELECT a.xmin FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+              ORDER BY a.attnum),
+        ARRAY(SELECT k.xmin FROM pg_constraint k WHERE k.conrelid = c.oid ORDER BY k.oid),
+        ARRAY(SELECT t.xmin FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+              WHERE a.attrelid = c.oid AND a.atttypid >= 16384 ORDER BY a.attnum),
+        ARRAY(SELECT e.xmin FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+              JOIN pg_enum e ON e.enumtypid IN (t.oid, t.typbasetype)
+              WHERE a.attrelid = c.oid AND a.atttypid >= 16384 ORDER BY a.attnum, e.oid),
+        ARRAY(SELECT p.relpersistence FROM pg_class p WHERE p.oid = ANY (tree) ORDER BY p.oid),
+        ARRAY(SELECT i.xmin FROM pg_index i WHERE i.indrelid = ANY (tree) AND (i.indisunique OR i.indisexclusion)
+              ORDER BY i.indexrelid),
+        ARRAY(SELECT g.xmin FROM pg_trigger g WHERE g.tgrelid = ANY (tree) AND NOT g.tgisinternal ORDER BY g.oid),
+        ARRAY(SELECT p.xmin FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+              WHERE g.tgrelid = ANY (tree) AND NOT g.tgisinternal ORDER BY g.oid)
+    ) AS text)
+    FROM pg_class c, LATERAL (
+        SELECT CASE c.relkind WHEN 'p' THEN ARRAY(SELECT CAST(relid AS oid) FROM pg_partition_tree(c.oid)) ELSE ARRAY[c.oid] END
+        AS tree OFFSET 0) AS parts
+    WHERE c.oid = to_regclass(:name)""")
 
 _INDEXES = sa.text("""
     SELECT c.relname AS name, con.contype AS kind, i.indimmediate AS immediate, i.indisexclusion AS exclusion,

@@ -137,7 +137,7 @@ class SQLite(Database):
 
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
-        return tuple(connection.scalars(_definition(table), {"name": table.name}))
+        return tuple(map(tuple, connection.execute(_of_table(table), {"name": table.name})))
 
     @override
     def value_bytes_max(self, connection: sa.Connection) -> int:
@@ -182,5 +182,13 @@ def _write_ahead(connection: sqlite3.Connection, timeout_s: float) -> None:
 
 
 def _definition(table: sa.Table) -> sa.TextClause:
-    master = f"{SA_DIALECT.identifier_preparer.quote(table.schema)}." if table.schema else ""
-    return sa.text(f"SELECT sql, type FROM {master}sqlite_master WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted
+    return sa.text(f"SELECT sql, type FROM {_master(table)} WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted
+
+
+def _of_table(table: sa.Table) -> sa.TextClause:
+    """The table with its indexes and triggers."""
+    return sa.text(f"SELECT type, name, sql FROM {_master(table)} WHERE lower(tbl_name) = lower(:name) ORDER BY 1, 2")  # noqa: S608 - quoted
+
+
+def _master(table: sa.Table) -> str:
+    return f"{SA_DIALECT.identifier_preparer.quote(table.schema)}.sqlite_master" if table.schema else "sqlite_master"

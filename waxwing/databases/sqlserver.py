@@ -219,9 +219,19 @@ _LOCK_SCHEMA = (
 )
 
 _SHAPE = sa.text("""
-    SELECT name, system_type_id, user_type_id, max_length, precision, scale, is_nullable, default_object_id, is_identity,
-           is_computed, collation_name
-    FROM sys.columns WHERE object_id = OBJECT_ID(:name) ORDER BY column_id""")
+    SELECT 1 AS kind, column_id AS id, name, system_type_id AS a, user_type_id AS b, max_length AS c, precision AS d, scale AS e,
+           is_nullable AS f, default_object_id AS g, is_identity AS h, is_computed AS i, collation_name AS j
+    FROM sys.columns WHERE object_id = OBJECT_ID(:name)
+    UNION ALL
+    SELECT 2, x.index_id, i.name, x.column_id, x.key_ordinal, i.is_disabled, i.has_filter, 0, 0, 0, 0, 0, i.filter_definition
+    FROM sys.indexes AS i INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id
+    WHERE i.object_id = OBJECT_ID(:name) AND i.is_unique = 1
+    UNION ALL
+    SELECT 3, object_id, name, is_disabled, 0, 0, 0, 0, 0, 0, 0, 0, NULL FROM sys.triggers WHERE parent_id = OBJECT_ID(:name)
+    UNION ALL
+    SELECT 4, object_id, name, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL FROM sys.objects
+    WHERE parent_object_id = OBJECT_ID(:name) AND type IN ('C', 'F')
+    ORDER BY 1, 2, 3, 4, 5""")
 
 _OBJECTS = sa.text("""
     SELECT o.name, o.type, t.durability
