@@ -248,3 +248,64 @@ def test_values_that_are_one_key_are_one_row_and_others_are_not(place: Place) ->
         gone = [Gone((same[-1],)) for same in keys[1:]]
         write(place, planned, [*gone, (keys[-1][0], 7)])
         assert sorted(row[1] for row in place.read(table)) == sorted([100 * len(keys[0]), 7]), kind
+
+
+# Whether rows are alone in a table of a key `k` and a number `n`, beside what is said here: an index after the columns.
+ALONE = ("", "more int", "more int; (more)", "more int DEFAULT 1")
+NOT_ALONE = ("; (n)", "more int DEFAULT 1; (more)", "g {computed}; (g)")
+OF_ONE = {
+    "sqlite": (("id integer PRIMARY KEY",), ("more int; (more) WHERE n > 0", "; (abs(n))")),
+    "postgresql": (
+        ("id serial PRIMARY KEY", "id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "; (k) WHERE n > 0"),
+        (
+            "more int; (more) WHERE n > 0",
+            "more int; (more) NULLS NOT DISTINCT",
+            "; (abs(n))",
+            "during int4range, EXCLUDE USING gist (int4range(k, k + 2) WITH &&)",
+        ),
+    ),
+    "mysql": (
+        ("id int AUTO_INCREMENT PRIMARY KEY", "id int DEFAULT nextval(numbers), UNIQUE (id)"),
+        ("more timestamp NULL ON UPDATE current_timestamp; (more)",),
+    ),
+    "sqlserver": (("id int IDENTITY PRIMARY KEY",), ()),
+}
+
+
+def test_rows_are_alone_where_no_two_keys_can_meet_in_another_unique_key(place: Place) -> None:
+    dialect = place.database.dialect.name
+    computed = {"sqlserver": "AS (n + 0)"}.get(dialect, "int GENERATED ALWAYS AS (n + 0) STORED")
+    alone, others = OF_ONE[dialect]
+    if dialect == "mysql":
+        place.run("CREATE SEQUENCE numbers")
+    # SQL Server lets a null be there once.
+    no_nulls = [case for case in ALONE if dialect != "sqlserver" or ";" not in case]
+    for cases, expected in (((*no_nulls, *alone), True), ((*NOT_ALONE, *others), False)):
+        for case in cases:
+            table = place.table(sa.Column("k", sa.Integer, unique=True), sa.Column("n", sa.Integer))
+            columns, _, index = case.format(computed=computed).partition(";")
+            place.run(f"CREATE TABLE {table.name} (k int NOT NULL UNIQUE, n int{', ' * bool(columns)}{columns})")
+            if index:
+                place.run(f"CREATE UNIQUE INDEX u_{table.name} ON {table.name}{index}")
+            planned = place.plan(table, Upsert(keys=("k",), delete_on_tombstone=True))
+            assert planned.nature.rows_alone is expected, case
+
+
+def test_a_unique_key_of_a_partition_alone_is_seen(postgresql_place: Place) -> None:
+    place = postgresql_place
+    table = place.table(sa.Column("k", sa.Integer, primary_key=True), sa.Column("n", sa.Integer))
+    place.run(
+        f"CREATE TABLE {table.name} (k int PRIMARY KEY, n int) PARTITION BY RANGE (k)",
+        f"CREATE TABLE {table.name}_1 PARTITION OF {table.name} FOR VALUES FROM (0) TO (100)",
+    )
+    mode = Upsert(keys=("k",), delete_on_tombstone=True)
+    assert place.plan(table, mode).nature.rows_alone
+    place.run(f"CREATE UNIQUE INDEX ON {table.name}_1 (n)")
+    assert not place.plan(table, mode).nature.rows_alone
+
+
+def test_a_key_of_first_characters_is_not_the_key_itself(mariadb_place: Place) -> None:
+    place = mariadb_place
+    table = place.table(sa.Column("k", sa.String(10), primary_key=True), sa.Column("n", sa.Integer))
+    place.run(f"CREATE TABLE {table.name} (k varchar(10) COLLATE utf8mb4_nopad_bin PRIMARY KEY, n int, UNIQUE (k(2)))")
+    assert not place.plan(table, Upsert(keys=("k",))).nature.rows_alone

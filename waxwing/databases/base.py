@@ -123,8 +123,8 @@ class Nature(NamedTuple):
     """What the table in the database does with rows, as far as it matters for how they are written; asked once.
 
     keys_exact: keys are equal where Python says so: no collation, type or trigger takes two for one.
-    rows_alone: what becomes of a row depends on rows of its own key alone: no trigger, no other unique key that rows fill, no
-        reference into the table itself.
+    rows_alone: what becomes of a row depends on rows of its own key alone: no trigger, no other unique key that two rows might
+        share (but for the table's own numbers), no reference into the table itself.
     rows_numbered: it gives new rows numbers that they do not bring (a sequence, an identity). They may run out, and are drawn in
         the order in which the rows' keys came.
     """
@@ -151,6 +151,12 @@ class Plan:
     mode: Mode
     touched: tuple[sa.Column[Any], ...]
     nature: Nature = UNASKED
+
+    @property
+    def changed(self) -> set[str]:
+        """Names of the columns that the statements set."""
+        made = self.mode.mean if isinstance(self.mode, Merge) else ()
+        return {*(column.name for column in (*self.columns, *self.touched)), *made}
 
     @property
     def keys(self) -> tuple[sa.Column[Any], ...]:

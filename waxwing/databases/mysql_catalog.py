@@ -50,19 +50,30 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     """What the table does with rows."""
     place = {"schema": plan.table.schema, "name": plan.table.name}
     keys = {column.name.lower(): kind_of(column) for column in plan.keys}
-    brought = {column.name.lower() for column in plan.columns}
     found = {column.name: column for column in connection.execute(_COLUMNS, place)}
     exact = all(
         kind in _EXACT or (kind in _TEXTS and (found[name].collation or "").endswith(("_nopad_bin", "_0900_bin")))
         for name, kind in keys.items()
     )
-    alone = all(columns == keys.keys() or not columns & brought for _, columns, _ in _unique(connection, plan.table))
+    filled = {name.lower() for name in plan.changed} | {column.name for column in found.values() if _fills(column)}
+    alone = all(
+        (columns == keys.keys() and not cut) or not (None in columns or columns & filled)
+        for _, columns, cut in _unique(connection, plan.table)
+    )
     around = connection.execute(_AROUND, place).one()
     return Nature(
         # A trigger before an insert may write another key; but rows are taken one after the other, and it sees each.
         keys_exact=exact and not around.triggers_before_insert,
         rows_alone=alone and not around.triggers and not around.own_references,
         rows_numbered=bool(numbered(connection, plan)),
+    )
+
+
+def _fills(column: Any) -> bool:
+    """Does the table give rows a value that they do not bring, other than a number of its own?"""
+    default = (column.default or "null").lower()
+    return (
+        "generated" in column.extra or "on update" in column.extra or (default != "null" and not default.startswith("nextval("))
     )
 
 
@@ -77,8 +88,8 @@ def numbered(connection: sa.Connection, plan: Plan) -> list[str]:
     ]
 
 
-def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[str, set[str], list[Any]]]:
-    """Unique keys: name, columns, and those of which the index holds the beginning only."""
+def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[str, set[str | None], list[Any]]]:
+    """Unique keys: name, columns (None for an expression), and those of which the index holds the beginning only."""
     parts = connection.execute(_KEYS, {"schema": table.schema, "name": table.name}).all()
     groups = [(key, list(group)) for key, group in groupby(parts, attrgetter("key"))]
     return [(key, {part.name for part in group}, [part for part in group if part.length is not None]) for key, group in groups]

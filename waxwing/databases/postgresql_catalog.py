@@ -75,11 +75,12 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     exact = alone = True
     for key in connection.execute(_KEYS, {**place, "keys": list(keys)}):
         exact &= key.deterministic and (key.type in _EXACT[keys[key.name]] if key.own else key.enum and keys[key.name] == "enum")
-    for index in connection.execute(_INDEXES, place):
-        if set(index.columns) == set(keys):
+    filled = plan.changed | set(connection.scalars(_FILLED, place))
+    for index in connection.execute(_ALL_INDEXES, place):
+        if set(index.columns) == set(keys) and not index.exclusion:
             exact &= index.deterministic
-        else:
-            alone &= not index.expressions and not brought & set(index.columns)
+        else:  # nulls that nobody fills are all different, unless the index says otherwise
+            alone &= not (index.expressions or index.partial or index.one_null or filled & set(index.columns))
     found = connection.execute(_AROUND, {**place, "brought": list(brought), "harmless": _HARMLESS}).one()
     return Nature(
         keys_exact=exact and not found.triggers_before_insert,
@@ -120,10 +121,11 @@ _SHAPE = sa.text("""
         AS tree OFFSET 0) AS parts
     WHERE c.oid = to_regclass(:name)""")
 
-_INDEXES = sa.text("""
+_INDEXES_OF = """
     SELECT c.relname AS name, con.contype AS kind, i.indimmediate AS immediate, i.indisexclusion AS exclusion,
            i.indisvalid AND i.indisready AND i.indislive AS valid, i.indpred IS NOT NULL AS partial,
            i.indexprs IS NOT NULL AS expressions, pg_get_indexdef(i.indexrelid) AS definition,
+           to_jsonb(i) ->> 'indnullsnotdistinct' = 'true' AS one_null,  -- PostgreSQL 15 and later
            ARRAY(SELECT CAST(a.attname AS text) FROM unnest(CAST(i.indkey AS int2[])) WITH ORDINALITY AS k(number, at)
                  LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
                  WHERE k.at <= i.indnkeyatts ORDER BY k.at) AS columns,
@@ -131,8 +133,21 @@ _INDEXES = sa.text("""
                        WHERE o.oid = ANY (CAST(i.indcollation AS oid[])) AND NOT o.collisdeterministic) AS deterministic
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.conrelid = i.indrelid AND con.contype IN ('p', 'u', 'x')
-    WHERE i.indrelid = to_regclass(:name) AND (i.indisunique OR i.indisexclusion)
-    ORDER BY c.relname""")
+    WHERE i.indrelid {of} AND (i.indisunique OR i.indisexclusion)
+    ORDER BY c.relname"""
+_INDEXES = sa.text(_INDEXES_OF.format(of="= to_regclass(:name)"))
+# Those of partitions as well, which may have some of their own.
+_TREE = "IN (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name))"
+_ALL_INDEXES = sa.text(_INDEXES_OF.format(of=_TREE))
+
+# Columns with a value that rows do not bring, other than numbers of the table's own.
+_FILLED = sa.text("""
+    SELECT CAST(a.attname AS text)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped
+      AND (a.attgenerated <> ''
+           OR coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) !~* '^nextval[(][^()]*[)]$')""")
 
 # A domain is as the type that it is made of.
 _KEYS = sa.text("""

@@ -45,13 +45,18 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     unique, sql = _unique(connection, table), _sql(connection, table, table.name).lower()
     plain = "collate" not in sql and all(index.binary for index in unique if index.columns == keys)
     exact = all(kind_of(key) == "integer" or (plain and kind_of(key) not in {"json", "float"}) for key in plan.keys)
-    alone = all(index.columns == keys or not (index.columns & brought or None in index.columns) for index in unique)
+    # (Of the columns: dflt_value, and 2 or 3 for hidden, which is generated.)
+    columns = connection.exec_driver_sql(f"PRAGMA {_schema(table)}table_xinfo({_quote(table.name)})").all()
+    filled = {name.lower() for name in plan.changed}
+    filled |= {column[1].lower() for column in columns if column[4] is not None or column[6] > 1}
+    alone = all(
+        index.columns == keys or not (index.partial or None in index.columns or index.columns & filled) for index in unique
+    )
     references = connection.exec_driver_sql(f"PRAGMA {_schema(table)}foreign_key_list({_quote(table.name)})").all()
     triggers = connection.execute(
         sa.text(f"SELECT count(*) FROM {_schema(table)}sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = lower(:name)"),  # noqa: S608 - quoted
         {"name": table.name},
     ).scalar_one()
-    columns = connection.exec_driver_sql(f"PRAGMA {_schema(table)}table_info({_quote(table.name)})").all()
     numbers = {column[1].lower() for column in columns if column[5]} - brought
     return Nature(
         keys_exact=exact,

@@ -225,12 +225,14 @@ _SHAPE = sa.text("""
     UNION ALL
     SELECT 2, x.index_id, i.name, x.column_id, x.key_ordinal, i.is_disabled, i.has_filter, 0, 0, 0, 0, 0, i.filter_definition
     FROM sys.indexes AS i INNER JOIN sys.index_columns AS x ON x.object_id = i.object_id AND x.index_id = i.index_id
-    WHERE i.object_id = OBJECT_ID(:name) AND i.is_unique = 1
+    WHERE i.object_id = OBJECT_ID(:name) AND x.object_id = OBJECT_ID(:name) AND i.is_unique = 1
     UNION ALL
     SELECT 3, object_id, name, is_disabled, 0, 0, 0, 0, 0, 0, 0, 0, NULL FROM sys.triggers WHERE parent_id = OBJECT_ID(:name)
     UNION ALL
-    SELECT 4, object_id, name, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL FROM sys.objects
-    WHERE parent_object_id = OBJECT_ID(:name) AND type IN ('C', 'F')
+    SELECT 4, object_id, name, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL FROM sys.foreign_keys WHERE parent_object_id = OBJECT_ID(:name)
+    UNION ALL
+    SELECT 5, object_id, name, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL FROM sys.check_constraints
+    WHERE parent_object_id = OBJECT_ID(:name)
     ORDER BY 1, 2, 3, 4, 5""")
 
 _OBJECTS = sa.text("""

@@ -35,11 +35,14 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     keys = {column.name.lower() for column in plan.keys}
     brought = {column.name.lower() for column in plan.columns}
     around = connection.execute(_AROUND, place).one()
-    alone = all(columns == keys or not columns & brought for _, columns in _unique(connection, plan.table))
+    # A null is there once, as any other value is; numbers of the table's own are all different.
+    others = [columns for _, columns in _unique(connection, plan.table) if columns != keys]
+    numbered = set(connection.scalars(_NUMBERED, {"name": connection.dialect.identifier_preparer.format_table(plan.table)}))
+    alone = all(columns & numbered - brought for columns in others)
     return Nature(
         keys_exact=all(kind_of(key) in _EXACT for key in plan.keys),
         rows_alone=alone and not around.triggers and not around.own_references,
-        rows_numbered=bool({name.lower() for name in connection.scalars(_NUMBERED, place)} - brought),
+        rows_numbered=bool(numbered - brought),
     )
 
 
@@ -59,10 +62,7 @@ _KEYS = sa.text("""
     ORDER BY i.name, x.key_ordinal""")
 
 # Not those whose default draws from a sequence: SQL Server promises no order there.
-_NUMBERED = sa.text("""
-    SELECT c.name
-    FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
-    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME())) AND c.is_identity = 1""")
+_NUMBERED = sa.text("SELECT LOWER(name) FROM sys.columns WHERE object_id = OBJECT_ID(:name) AND is_identity = 1")
 
 _AROUND = sa.text("""
     SELECT (SELECT COUNT(*) FROM sys.triggers AS t WHERE t.parent_id = o.object_id AND t.is_disabled = 0) AS triggers,
