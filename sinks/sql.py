@@ -156,7 +156,8 @@ class SqlTarget(Target):
             refusals = self._database.refusals_of(connection, [self._table, *ledger.metadata.sorted_tables])
             if refusals:
                 raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")
-            if lacking := rights.missing(connection, self._database, self._needs()):
+            needs = [*self._needs(), *self._database.more_needs(found)]
+            if lacking := rights.missing(connection, self._database, needs):
                 raise self._lacking(lacking)
             return Looked(found, self._database.shape(connection, self._table))
 

@@ -220,6 +220,7 @@ SPELLED: list[tuple[Any, list[list[Any]]]] = [
     (sa.Time(timezone=True), [[time(12, tzinfo=UTC)], [time(13, tzinfo=timezone(timedelta(hours=1)))]]),
     (sa.Enum(Colour), [[Colour.RED, "RED"], ["BLUE", Colour.BLUE]]),
     (sa.Uuid(), [[UUID(int=1)], [UUID(int=2)]]),
+    (sa.LargeBinary(16), [[b"a"], [b"a "], [b"A"], [b"\xff" * 16]]),
     (sa.Boolean(), [[True], [False]]),
     (sa.Date(), [[date(2026, 1, 1)], [date(1, 1, 1)]]),
 ]

@@ -251,3 +251,17 @@ def test_a_file_or_folder_that_can_t_be_written_is_found_at_the_start() -> None:
             assert "SQLITE_" in text
             assert "this process" in text
             assert "folder" in text
+
+
+def test_a_table_that_numbers_its_rows_needs_temporary_tables(mariadb_place: Place) -> None:
+    case = Case(mariadb_place)
+    t = case.table.name
+    case.table.append_column(sa.Column("number", sa.Integer, server_default=sa.text("0")))
+    mariadb_place.run(f"ALTER TABLE {t} ADD number integer NOT NULL AUTO_INCREMENT UNIQUE")
+    upsert, rights = Upsert(keys=("id",)), f"SELECT, INSERT, UPDATE ON {t}"
+    told = case.start(upsert, rights)
+    assert told.startswith("78: ")
+    assert f"the right CREATE TEMPORARY TABLES on {t} is missing" in told
+    assert case.start(Append(), rights) == ""
+    mariadb_place.run(f"GRANT CREATE TEMPORARY TABLES ON {mariadb_place.url.database}.* TO {case.user_sql}")
+    assert case.start(upsert, rights) == ""

@@ -309,6 +309,10 @@ class Database(ABC):
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:
         """None where the user has the right; else the columns that it is missing for (all, where it is one of the table's)."""
 
+    def more_needs(self, plan: Plan) -> Sequence[Need]:  # noqa: ARG002 - most have none
+        """Rights that writing this plan needs beside those on its rows, once the table is known."""
+        return ()
+
     def obstacles(self, connection: sa.Connection, need: Need) -> Sequence[str]:  # noqa: ARG002 - most have none
         """Why the server would refuse this all the same, as the table stands."""
         return ()

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from waxwing.databases import mysql_catalog, mysql_rights
 from waxwing.databases.address import check_options
-from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Dialect, Merge, Nature, Need, Plan
+from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Dialect, Keyed, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_insert import InsertBulk, MergeBulk
@@ -201,6 +201,12 @@ class MySQL(Database):
         return mysql_rights.lacking(connection, need)
 
     @override
+    def more_needs(self, plan: Plan) -> Sequence[Need]:
+        # (Append goes without: see mysql_numbered.)
+        through_stage = plan.nature.rows_numbered and isinstance(plan.mode, Keyed)
+        return [Need(mysql_rights.TEMPORARY, plan.table, ())] if through_stage else ()
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         where = {"schema": table.schema, "name": table.name}
         row = connection.execute(_KIND, where).one_or_none()
@@ -263,7 +269,19 @@ class _Types(MySQLTypeCompiler):
 
     @override
     def visit_large_binary(self, type_: Any, **kw: Any) -> str:
-        return "LONGBLOB" if type_.length is None else str(super().visit_large_binary(type_, **kw))
+        if type_.length is None:
+            return "LONGBLOB"
+        # A BLOB is no key; and the bytes that a key may have are soon at their end.
+        is_key = _is_key(kw.get("type_expression"))
+        return f"VARBINARY({type_.length})" if is_key else str(super().visit_large_binary(type_, **kw))
+
+
+def _is_key(column: Any) -> bool:
+    """Is it part of the primary key, of a unique constraint or of an index?"""
+    if not isinstance(column, sa.Column) or column.table is None:
+        return False
+    unique = [each for each in column.table.constraints if isinstance(each, sa.UniqueConstraint | sa.PrimaryKeyConstraint)]
+    return any(column.name in each.columns for each in (*unique, *column.table.indexes))
 
 
 class _Tables(MySQLDDLCompiler):

@@ -12,6 +12,8 @@ from waxwing.databases.base import Need
 from waxwing.databases.mysql_errors import meaning
 from waxwing.databases.mysql_literals import SA_DIALECT
 
+# A right on the database, not on a table of it.
+TEMPORARY = "CREATE TEMPORARY TABLES"
 _quote = SA_DIALECT.identifier_preparer.quote
 
 
@@ -31,6 +33,8 @@ def _may(connection: sa.Connection, need: Need, columns: Sequence[str]) -> bool:
         "INSERT": f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(['NULL'] * len(names))} FROM DUAL WHERE FALSE",  # noqa: S608
         "UPDATE": f"UPDATE {table} SET {', '.join(f'{name} = NULL' for name in names)} WHERE FALSE",  # noqa: S608
         "DELETE": f"DELETE FROM {table} WHERE FALSE",  # noqa: S608
+        # Neither of the two ends the transaction; without a schema's name it is made in the connection's.
+        TEMPORARY: "CREATE TEMPORARY TABLE IF NOT EXISTS waxwing_may (n integer)",
     }[need.right]
     driver: Any = connection.connection.driver_connection
     try:
@@ -38,4 +42,6 @@ def _may(connection: sa.Connection, need: Need, columns: Sequence[str]) -> bool:
     except pymysql.err.Error as error:
         # Other errors are of no right: what they are about shows at the first record, or never (1364: a column without default).
         return not (isinstance(error.args[0], int) and meaning(error.args[0], "").kind == "permission")
+    if need.right == TEMPORARY:
+        driver.query("DROP TEMPORARY TABLE IF EXISTS waxwing_may")
     return True
