@@ -296,7 +296,7 @@ class OwnedSession(Session):
             raise
         except sa.exc.DBAPIError as error:
             failure = self._database.classify(error)
-            raise RowError(f"{failure.reason} ({failure.code})", column=failure.column) from error
+            raise RowError(f"{failure.reason} ({failure.code})", column=failure.column, constraint=failure.constraint) from error
 
 
 @contextlib.contextmanager

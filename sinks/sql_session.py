@@ -41,7 +41,8 @@ class SqlSession(OwnedSession):
         self._target, self._shape = target, looked.shape
         self._rows = Rows(looked.plan, target.columns, database.dialect)
         self._bulk = database.bulk(looked.plan)
-        self._brought = {column.name.lower() for column in looked.plan.columns}
+        self._brought = {name.lower() for name in looked.plan.changed}
+        self._looks_at_rows: set[str] = set()  # constraints of which this is known
 
     @override
     def order(self, change: Change) -> Order:
@@ -56,7 +57,7 @@ class SqlSession(OwnedSession):
             except _LettersAgain:
                 write(change)
         except (RowError, TableError) as error:
-            if not dry_run:
+            if not dry_run or self._may_be_the_table(error):
                 self._look_again(error)  # before a row is blamed, or the table
             raise
 
@@ -174,24 +175,37 @@ class SqlSession(OwnedSession):
 
     # -- the table's shape -----------------------------------------------------------------------
 
+    def _may_be_the_table(self, refusal: RowError | TableError) -> bool:
+        """Does it name a column, or a constraint, that may have nothing to do with what rows bring?"""
+        null, constraint = _named(refusal)
+        return bool(null and null not in self._brought) or bool(constraint and constraint not in self._looks_at_rows)
+
     def _look_again(self, refusal: RowError | TableError) -> None:
         """Look whether the table is as it was when the plan was made.
 
         Raises:
             TableAltered: it is not; the next session has a plan for what it is now.
-            TableError: it refuses nulls in a column that the flow does not bring.
+            TableError: it refuses what stands in columns that the flow does not bring.
         """
-        null = str(refusal.context.get("column") or "").lower()
+        null, constraint = _named(refusal)
+        told = hint = ""
         with self._errors(), self._looking() as connection:
             self._check_shape(connection, refusal)
-            if not null or null in self._brought:
+            if not self._may_be_the_table(refusal):
                 return
-            found = {column.name.lower() for column in self._database.columns(connection, self._target.table)}
-        if null in found:
-            raise TableError(
-                f"{self._name}: {refusal.message}; rows do not bring the column {null}.",
-                hint="Give the column a default that is no null (or look at what a trigger makes of it), then start again.",
-            ) from refusal
+            if constraint:
+                columns = self._database.constrained(connection, self._target.table, constraint)
+                if columns is None or any(name.lower() in self._brought for name in columns):
+                    self._looks_at_rows.add(constraint)
+                else:
+                    names = ", ".join(sorted(columns)) or "there are none"
+                    told = f"rows bring none of the columns that {constraint} looks at ({names})"
+                    hint = "Give them defaults that it takes, or alter the constraint"
+            elif null in {column.name.lower() for column in self._database.columns(connection, self._target.table)}:
+                told = f"rows do not bring the column {null}"
+                hint = "Give the column a default that is no null (or look at what a trigger makes of it)"
+        if told:
+            raise TableError(f"{self._name}: {refusal.message}; {told}.", hint=f"{hint}, then start again.") from refusal
 
     @contextlib.contextmanager
     def _looking(self) -> Iterator[sa.Connection]:
@@ -296,6 +310,11 @@ class Trial:
         """Do these parts begin with those that it holds?"""
         held = self.parts
         return len(held) <= len(parts) and all(map(operator.is_, held, parts))
+
+
+def _named(refusal: RowError | TableError) -> tuple[str, str]:
+    """The column that takes no null, and the constraint, which a refusal names; empty where it names none."""
+    return str(refusal.context.get("column") or "").lower(), str(refusal.context.get("constraint") or "")
 
 
 def _parts(change: Change) -> list[Change]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from sinks import Append, Upsert
 from sinks.writer import Writer
-from tests.conformance.place import Place
+from tests.conformance.place import ON_THREE, Place
 from tests.conformance.test_neighbours import Case
 from waxwing.databases.base import Mode, Nature
 from waxwing.errors import ConfigError
@@ -233,3 +233,45 @@ def test_triggers_and_unique_keys_that_come_and_go_are_seen(place: Place) -> Non
             seen.append(nature(case).rows_alone)
     assert seen == [True, False, True, False, True][: len(seen)]
     assert (case.rows(), case.letters()) == ([(1, 1)], [])
+
+
+def test_a_constraint_that_looks_at_nothing_that_rows_bring_is_the_tables_fault(place: Place) -> None:
+    dialect, t = place.database.dialect.name, place.table().name
+    column = {"sqlserver": "ADD more int DEFAULT 0"}.get(dialect, "ADD COLUMN more int DEFAULT 0")
+    other = place.table(sa.Column("id", sa.Integer, primary_key=True))
+    with place.engine.begin() as connection:
+        other.create(connection)
+    check = f"ADD CONSTRAINT ck_{t} CHECK (more > 0)"
+    key = f"ADD CONSTRAINT fk_{t} FOREIGN KEY (more) REFERENCES {other.name} (id)"
+    altered = {
+        # SQLite adds constraints with their columns only, and names no foreign key.
+        "sqlite": [f"{column} CONSTRAINT ck_{t} CHECK (more > 0)", f"{column} CHECK (more > 0)"],
+        "mysql": [f"{column}, {check}", f"{column}, {key}", f"{column} CHECK (more > 0)"],
+        "postgresql": [f"{column}, {check}", f"{column}, {key}"],
+        "sqlserver": [f"{column} CONSTRAINT ck_{t} CHECK (more > 0)"],
+    }[dialect]
+    for number, statement in enumerate(altered):
+        table = place.table(
+            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("n", sa.Integer, sa.CheckConstraint("n < 100")),
+        )
+        case = Case(place, table, Upsert(keys=("id",)) if number else Append())
+        with running(case) as write:
+            write((1, 1), (2, 1), (3, 200))  # of what rows bring it is a row's
+            place.run(f"DELETE FROM {table.name}", f"ALTER TABLE {table.name} {statement.replace(t, table.name)}")
+            with pytest.raises(ConfigError, match=r"rows bring none of the columns that .* looks at .more."):
+                write((4, 300), (5, 1), (6, 2))  # whatever else is refused beside it
+        assert (case.rows(), case.letters()) == ([], [2]), statement
+
+
+@ON_THREE
+def test_a_constraint_on_what_is_made_of_a_row_is_the_rows(place: Place) -> None:
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
+    place.run(
+        f"CREATE TABLE {table.name} (id int NOT NULL PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, "
+        f"CONSTRAINT ck_{table.name} CHECK (twice < 100))"
+    )
+    case = Case(place, table, Append())
+    with running(case) as write:
+        write((1, 1), (2, 60), (3, 2))
+    assert (case.rows(), case.letters()) == ([(1, 1), (3, 2)], [1])

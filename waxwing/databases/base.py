@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -282,6 +282,13 @@ class Database(ABC):
 
         Columns with their types and labels, constraints and unique keys, triggers, and whether it is kept through a crash.
         A cheap question, asked in every transaction that writes rows.
+        """
+
+    @abstractmethod
+    def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+        """The columns that a CHECK or foreign key of the table looks at, as `Failure.constraint` names it.
+
+        None: nobody knows, or others may say what stands there (triggers, generated columns); or it is of another table.
         """
 
     def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT

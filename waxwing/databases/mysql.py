@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from inspect import signature
 from typing import Any
 
@@ -195,6 +195,10 @@ class MySQL(Database):
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return mysql_catalog.shape(connection, table)
+
+    @override
+    def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+        return mysql_catalog.constrained(connection, table, constraint)
 
     @override
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:

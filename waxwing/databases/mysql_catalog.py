@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -34,16 +34,40 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
 
 def shape(connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
     """What tells that the table was altered; empty: it is gone."""
-    name = SA_DIALECT.identifier_preparer.format_table(table)
     try:
         # As much again from information_schema takes three times as long.
-        [(_, definition, *_)] = connection.exec_driver_sql(f"SHOW CREATE TABLE {name.replace('%', '%%')}")
+        [(_, definition, *_)] = connection.exec_driver_sql(f"SHOW CREATE TABLE {_quoted(table)}")
     except sa.exc.ProgrammingError as error:
         if error.orig is None or error.orig.args[0] != _NO_SUCH_TABLE:
             raise
         return ()
     triggers = connection.execute(_TRIGGERS, {"schema": table.schema, "name": table.name})
     return (_NEXT_NUMBER.sub("", definition), *map(tuple, triggers))
+
+
+def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+    """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
+    place = {"schema": table.schema, "name": table.name}
+    own = {column.name: column for column in connection.execute(_COLUMNS, place)}
+    (_, definition, *_), *_ = connection.exec_driver_sql(f"SHOW CREATE TABLE {_quoted(table)}")
+    # A column's own CHECK has the names of both.
+    column = constraint.lower().removeprefix(f"{table.name.lower()}.")
+    starts = (f"CONSTRAINT `{constraint}` ", f"`{column}` " if column in own else "")
+    lines = [line.strip() for line in definition.splitlines()]
+    said = next((line for start in starts if start for line in lines if line.lower().startswith(start.lower())), "")
+    if not said or connection.execute(_AROUND, place).one().triggers:
+        return None
+    of_table = said.lower().startswith("constraint")
+    said = said.partition(" CHECK ")[2] if " CHECK " in said else said.partition("FOREIGN KEY ")[2]
+    names, _, referred = said.partition(" REFERENCES ")
+    if referred.startswith(f"`{table.name}` "):  # what refers into the table itself may be in the way of a delete
+        return None
+    found = {name.lower() for name in re.findall("`([^`]+)`", names)} & own.keys() | (set() if of_table else {column})
+    return None if any("generated" in own[name].extra for name in found) else found
+
+
+def _quoted(table: sa.Table) -> str:
+    return SA_DIALECT.identifier_preparer.format_table(table).replace("%", "%%")
 
 
 def nature(connection: sa.Connection, plan: Plan) -> Nature:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
@@ -165,6 +165,10 @@ class PostgreSQL(Database):
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return postgresql_catalog.shape(connection, table)
+
+    @override
+    def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+        return postgresql_catalog.constrained(connection, table, constraint)
 
     @override
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:

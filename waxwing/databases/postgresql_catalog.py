@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,6 +87,12 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
         rows_alone=alone and not found.triggers and not found.own_references,
         rows_numbered=found.numbered > 0,
     )
+
+
+def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+    """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
+    found = connection.execute(_CONSTRAINED, {"name": _name(table), "constraint": constraint}).all()
+    return None if not found or any(row.made for row in found) else {name for row in found for name in row.columns}
 
 
 def passed_its_end(connection: sa.Connection, plan: Plan) -> str:
@@ -203,6 +209,17 @@ _AROUND = sa.text(r"""
            (SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(:name) AND confrelid = conrelid)
                AS own_references,
            (SELECT count(*) FROM numbered) AS numbered""")
+
+# (What refers into the table itself may be in the way of a delete.)
+_CONSTRAINED = sa.text(f"""
+    SELECT ARRAY(SELECT CAST(a.attname AS text) FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey))
+               AS columns,
+           k.confrelid = k.conrelid
+           OR EXISTS (SELECT 1 FROM pg_attribute a
+                      WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attgenerated <> '')
+           OR EXISTS (SELECT 1 FROM pg_trigger g WHERE g.tgrelid {_TREE} AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A'))
+               AS made
+    FROM pg_constraint k WHERE k.conname = :constraint AND k.contype IN ('c', 'f') AND k.conrelid {_TREE}""")  # noqa: S608 - of constants
 
 _PASSED = sa.text("""
     SELECT DISTINCT 'sequence ' || CAST(s.oid AS regclass) || ' of column ' || a.attname || ' (' || format_type(a.atttypid, NULL)

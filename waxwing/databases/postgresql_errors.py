@@ -175,7 +175,10 @@ def failure_of(cause: psycopg.Error) -> Failure:
     if failure.kind == "row":
         # The detail of a row's error names the key that exists; of others, nothing of use.
         detail = f"{failure.reason}: {told.message_detail}" if told.message_detail else failure.reason
-        return failure._replace(reason=detail, column=told.column_name or "" if code == "23502" else "")
+        column = told.column_name or "" if code == "23502" else ""
+        return failure._replace(
+            reason=detail, column=column, constraint=told.constraint_name or "" if code in ("23503", "23514") else ""
+        )
     return failure
 
 

@@ -49,7 +49,7 @@ class Failure(NamedTuple):
     """What an error of the driver means.
 
     `code` is the vendor's own. `column`: the column that takes no null, of a row's error that names it (of a column that the
-    flow does not bring it is the table's fault).
+    flow does not bring it is the table's fault). `constraint`: the CHECK or foreign key that refuses the row, likewise.
     """
 
     kind: Kind
@@ -58,6 +58,7 @@ class Failure(NamedTuple):
     hint: str = ""
     too_large: bool = False  # a smaller transaction may do
     column: str = ""
+    constraint: str = ""
 
     @property
     def locked(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from typing_extensions import override
@@ -144,6 +144,10 @@ class SQLite(Database):
         driver = connection.connection.driver_connection
         assert driver is not None
         return min(super().value_bytes_max(connection), int(driver.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)) // 2)
+
+    @override
+    def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+        return sqlite_catalog.constrained(connection, table, constraint)
 
     @override
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -37,6 +37,30 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
     return problems or None
 
 
+def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+    """The columns that a CHECK looks at; None where others may say what stands there."""
+    columns = connection.exec_driver_sql(f"PRAGMA {_schema(table)}table_xinfo({_quote(table.name)})").all()
+    if _triggers(connection, table):
+        return None
+    # It is told by its name, or by what it asks for.
+    sql = _sql(connection, table, table.name)
+    named = re.search(rf"""\bCONSTRAINT\s+["'`\[]?{re.escape(constraint)}["'`\]]?\s+CHECK\s*(?=\()""", sql, re.IGNORECASE)
+    said = _enclosed(sql[named.end() :]) if named else constraint
+    words = {word.lower() for word in re.findall(r"\w+", said)}
+    found = {column[1].lower(): column[6] > 1 for column in columns if set(re.findall(r"\w+", column[1].lower())) <= words}
+    return None if any(found.values()) else found.keys()
+
+
+def _enclosed(sql: str) -> str:
+    """What stands in the parentheses that it begins with. (Those in texts are counted as well: then it is too much, or all.)"""
+    depth = 0
+    for at, letter in enumerate(sql):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return sql[:at]
+    return sql
+
+
 def nature(connection: sa.Connection, plan: Plan) -> Nature:
     """What the table does with rows."""
     table = plan.table
@@ -53,10 +77,7 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
         index.columns == keys or not (index.partial or None in index.columns or index.columns & filled) for index in unique
     )
     references = connection.exec_driver_sql(f"PRAGMA {_schema(table)}foreign_key_list({_quote(table.name)})").all()
-    triggers = connection.execute(
-        sa.text(f"SELECT count(*) FROM {_schema(table)}sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = lower(:name)"),  # noqa: S608 - quoted
-        {"name": table.name},
-    ).scalar_one()
+    triggers = _triggers(connection, table)
     numbers = {column[1].lower() for column in columns if column[5]} - brought
     return Nature(
         keys_exact=exact,
@@ -64,6 +85,12 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
         # Without the word a number is drawn from the rows that are there, and none is used up.
         rows_numbered=bool(numbers) and re.search(r"\bautoincrement\b", sql) is not None,
     )
+
+
+def _triggers(connection: sa.Connection, table: sa.Table) -> int:
+    master = f"{_schema(table)}sqlite_master"
+    query = sa.text(f"SELECT count(*) FROM {master} WHERE type = 'trigger' AND lower(tbl_name) = lower(:name)")  # noqa: S608 - quoted
+    return int(connection.execute(query, {"name": table.name}).scalar_one())
 
 
 def _unique(connection: sa.Connection, table: sa.Table) -> list[_Unique]:

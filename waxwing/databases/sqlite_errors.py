@@ -64,6 +64,7 @@ _TEXTS = (
     (re.compile(r"syntax error|incomplete input|unrecognized token|wrong number of arguments"), _BUG),
     (re.compile(r"no such savepoint|no transaction is active|within a transaction"), Meaning("transient")),
 )
+_CHECK = re.compile(r"CHECK constraint failed: (.*)", re.DOTALL)
 _NULL = re.compile(r"NOT NULL constraint failed: .*\.([^.]+)$")
 
 
@@ -87,4 +88,6 @@ def failure_of(cause: BaseException) -> Failure | None:
     if code == sqlite3.SQLITE_ERROR:
         found = next((told for pattern, told in _TEXTS if pattern.search(text)), found)
     null = _NULL.search(text) if code == sqlite3.SQLITE_CONSTRAINT_NOTNULL else None
-    return found.failure(cause.sqlite_errorname, text)._replace(column=null[1] if null else "")
+    check = _CHECK.search(text) if code == sqlite3.SQLITE_CONSTRAINT_CHECK else None
+    failure = found.failure(cause.sqlite_errorname, text)
+    return failure._replace(column=null[1] if null else "", constraint=check[1] if check else "")

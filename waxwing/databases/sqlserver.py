@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -176,6 +176,10 @@ class SQLServer(Database):
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
         return tuple(map(tuple, connection.execute(_SHAPE, {"name": connection.dialect.identifier_preparer.format_table(table)})))
+
+    @override
+    def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+        return sqlserver_catalog.constrained(connection, table, constraint)
 
     @override
     def lacking(self, connection: sa.Connection, need: Need) -> Sequence[str] | None:

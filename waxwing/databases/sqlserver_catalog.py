@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -27,6 +28,19 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
         why = "is disabled (ALTER INDEX ... REBUILD)" if index.is_disabled else "has a filter, and holds for some rows only"
         problems.append(f"the unique index {index.key} {why}")
     return problems or None
+
+
+def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
+    """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
+    place = {"name": connection.dialect.identifier_preparer.format_table(table), "constraint": constraint}
+    if connection.execute(_AROUND, {"schema": table.schema, "name": table.name}).one().triggers:
+        return None
+    computed = {name: bool(is_computed) for name, is_computed in connection.execute(_COMPUTED, place)}
+    found = set(connection.scalars(_FOREIGN_KEY, place))
+    for definition in connection.scalars(_CHECK, place):
+        words = set(re.findall(r"\w+", definition.lower()))
+        found |= {name for name in computed if set(re.findall(r"\w+", name)) <= words}
+    return None if not found or any(computed.get(name) for name in found) else found
 
 
 def nature(connection: sa.Connection, plan: Plan) -> Nature:
@@ -63,6 +77,14 @@ _KEYS = sa.text("""
 
 # Not those whose default draws from a sequence: SQL Server promises no order there.
 _NUMBERED = sa.text("SELECT LOWER(name) FROM sys.columns WHERE object_id = OBJECT_ID(:name) AND is_identity = 1")
+
+_COMPUTED = sa.text("SELECT LOWER(name), is_computed FROM sys.columns WHERE object_id = OBJECT_ID(:name)")
+_CHECK = sa.text("SELECT definition FROM sys.check_constraints WHERE parent_object_id = OBJECT_ID(:name) AND name = :constraint")
+# What refers into the table itself may be in the way of a delete.
+_FOREIGN_KEY = sa.text("""
+    SELECT LOWER(COL_NAME(c.parent_object_id, c.parent_column_id))
+    FROM sys.foreign_keys AS k INNER JOIN sys.foreign_key_columns AS c ON c.constraint_object_id = k.object_id
+    WHERE k.parent_object_id = OBJECT_ID(:name) AND k.name = :constraint AND k.referenced_object_id <> k.parent_object_id""")
 
 _AROUND = sa.text("""
     SELECT (SELECT COUNT(*) FROM sys.triggers AS t WHERE t.parent_id = o.object_id AND t.is_disabled = 0) AS triggers,
