@@ -1,4 +1,4 @@
-"""Digits of times beyond the microsecond are cut, before msgspec, which rounds them, reads the values."""
+"""What msgspec would change as it reads: digits of times beyond the microsecond are cut, and the sign of a bare -0 is kept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ Cut = Callable[[bytes], bytes]
 _MAYBE = re.compile(rb"\.\d{7}")
 _DIGITS = re.compile(rb'(:\d\d\.\d{6}|\.\d{6}(?=\d+S"))\d+')
 
+# A zero with a sign and nothing else, which msgspec reads as 0 where a type says Any; with an exponent it is a Decimal's.
+_ZERO = re.compile(rb"-0(?=[\s,\]}]|$)")
+_ZEROS = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![eE])-0(?=[\s,\]}]|$)')
+
 _TIMES = (inspect.DateTimeType, inspect.TimeType, inspect.TimeDeltaType)
 _ITEMS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType, inspect.CollectionType)
 _OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
@@ -24,37 +28,48 @@ _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def cutter(told: Any) -> Callable[[Sequence[bytes]], Sequence[bytes]] | None:
-    """What cuts such digits in a batch's values, at the places where this type has times; None where it has none.
+    """What cuts such digits in a batch's values, at the places where this type has times, and marks such zeros where it has Any;
+    None where it has neither.
 
-    A value without such digits is left as it is, and costs no more than a look.
+    A value without them is left as it is, and costs no more than a look.
     """
-    cut = _Places().of(inspect.type_info(told))
+    places = _Places()
+    cut = places.of(inspect.type_info(told))
     if cut is None:
         return None
+    zeros = places.any
 
     def whole(value: bytes) -> bytes:
-        if _DIGITS.search(value) is None:
+        if _DIGITS.search(value) is None and not (zeros and _ZERO.search(value)):
             return value
         try:
             return cut(value.strip())
         except msgspec.MsgspecError:  # it is refused when it is read, with the reason
             return value
 
-    return lambda values: values if _MAYBE.search(b"\n".join(values)) is None else list(map(whole, values))
+    def all_of(values: Sequence[bytes]) -> Sequence[bytes]:
+        joined = b"\n".join(values)
+        return list(map(whole, values)) if _MAYBE.search(joined) or (zeros and _ZERO.search(joined)) else values
+
+    return all_of
 
 
 class _Places:
-    """Where a type has times."""
+    """Where a type has times, or anything."""
 
     def __init__(self) -> None:
         self._found: dict[int, Cut | None] = {}
         self._inside: set[int] = set()
+        self.any = False
 
     def of(self, info: Any) -> Cut | None:
         """From the JSON of a value of this type to the same without such digits; None where the type has no time."""
         cut: Cut | None = None
         if isinstance(info, _TIMES):
             cut = _cut_digits
+        elif isinstance(info, inspect.AnyType):
+            self.any = True
+            cut = _mark_zeros
         elif isinstance(info, inspect.Metadata):
             cut = self.of(info.type)
         elif isinstance(info, inspect.UnionType):
@@ -105,6 +120,10 @@ class _Places:
 
 def _cut_digits(raw: bytes) -> bytes:
     return _DIGITS.sub(rb"\1", raw)
+
+
+def _mark_zeros(raw: bytes) -> bytes:
+    return _ZEROS.sub(lambda found: found[0] if found[0][:1] == b'"' else b"-0e0", raw)
 
 
 def _by_tag(raw: bytes, field: str, cuts: dict[Any, Cut]) -> bytes:
