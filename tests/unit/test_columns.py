@@ -47,6 +47,7 @@ def check_of(kind: Any, *, nullable: bool = True, mode: Append | Upsert | None =
         (sa.DateTime(timezone=True), datetime(2026, 1, 1), "without time zone, and the column has one"),
         (sa.Date(), datetime(2026, 1, 1), "a value of type datetime, not date"),
         (sa.Enum("a", "b", name="e"), "c", "'c' is not one of a, b"),
+        (sa.JSON(), {"a": [Decimal("NaN")]}, "no JSON: it has no number NaN"),
         (sa.JSON(), {"a": float("nan")}, "does not come back equal from JSON (NaN, infinity, or a type JSON lacks)"),
         (sa.Uuid(as_uuid=False), "x", "no UUID"),
     ],

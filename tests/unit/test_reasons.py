@@ -62,6 +62,28 @@ def first(record: Any) -> Any:
     return next(iter(()))  # stop
 
 
+class Mute(Exception):
+    """Neither it nor its record has a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def mute(record: Any) -> Any:
+    raise Mute(record)  # without words
+
+
+def test_an_error_or_a_record_without_a_text_is_told_by_its_type() -> None:
+    (result,) = run(lambda up: ww.map("step", up, mute), [batch([1])])
+    assert result.rejects[-1].reason == f"Mute (test_reasons.py:{line_of('without words')} in mute)"
+    (result,) = run(lambda up: ww.map("step", up, row), [batch([Mute()])])
+    assert result.rejects[-1].reason == f"KeyError: 'rate' (test_reasons.py:{line_of('here')} in row)"
+    several = ExceptionGroup("several", [ValueError("a"), KeyError("b")])
+    assert reason_of(several) == "ExceptionGroup: several, (list)"
+
+
 Step = Callable[[Flowing[Any]], Flowing[Any]]
 STEPS: dict[str, tuple[Step, str]] = {
     "map": (lambda up: ww.map("step", up, row), "KeyError: 'rate' (test_reasons.py:{here} in row)"),

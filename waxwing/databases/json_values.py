@@ -48,8 +48,10 @@ def text_of(value: Any) -> str:
 
 def _fragment(value: Any) -> orjson.Fragment:
     """What orjson does not know, as JSON."""
-    if type(value) is Decimal and value.is_finite():
-        return orjson.Fragment(str(value))
+    if type(value) is Decimal:
+        if value.is_finite():
+            return orjson.Fragment(str(value))
+        raise TypeError(f"it has no number {value}")
     if type(value) is msgspec.Raw:
         return orjson.Fragment(bytes(value))
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
@@ -110,7 +112,7 @@ def problem(column: sa.Column[Any], dialect: Dialect) -> Callable[[Any], str | N
             text = text_of(value)
             back = exact(text)
         except (TypeError, ValueError) as error:  # of encoders and decoders
-            return f"no JSON: {error}"
+            return f"no JSON: {error.__cause__ or error}"
         except RecursionError:
             return "no JSON: nested too deeply"
         except ArithmeticError:

@@ -87,12 +87,20 @@ def _words(error: Exception, record: Any) -> str:
         # decimal's: [<class 'decimal.ConversionSyntax'>]
         return ", ".join(kind.__name__ for kind in error.args[0] if isinstance(kind, type) and kind is not type(error))
     if not isinstance(error, UnicodeError) and not all(map(_is_plain, error.args)):
-        return ", ".join(str(arg) if _is_plain(arg) else f"({type(arg).__name__})" for arg in error.args)
-    text = _PASSWORD.sub(r"\1***@", str(error))
+        return ", ".join(_said(arg) if _is_plain(arg) else f"({type(arg).__name__})" for arg in error.args)
+    text = _PASSWORD.sub(r"\1***@", _said(error))
     if not isinstance(record, _PLAIN):
-        for whole in (repr(record), str(record)):
+        for whole in filter(None, (_said(record, repr), _said(record))):
             text = text.replace(whole, f"({type(record).__name__})")
     return text
+
+
+def _said(value: Any, how: Callable[[Any], str] = str) -> str:
+    """The text of the user's own object; empty where making it raises, too."""
+    try:
+        return how(value)
+    except Exception:
+        return ""
 
 
 def _is_plain(arg: Any) -> bool:
