@@ -122,7 +122,7 @@ class SqlWindows(SqlTarget, WindowTarget):
     def _now_read(self, topic: str, streams: Streams, starts: Sequence[Start]) -> Streams:
         """The streams, those marked that are read: of this topic those given, of another one what its own source said."""
         given = {start.stream for start in starts}
-        others = self._topics - {topic}
+        others = (self.topics | self._topics) - {topic}
         return {s: one._replace(read=s in given or (s.topic in others and one.read)) for s, one in streams.items()}
 
     @override

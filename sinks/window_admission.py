@@ -48,6 +48,7 @@ class WindowAdmission:
         self._judged_messages = 0
         self._stood: dict[Stream, int] = {}  # where the last emission left each stream
         self._run_too_long = ""  # what is wrong, if one has passed BAD_RUN_MAX since the last emission
+        self._unknown: set[str] = set()  # topics that the flow reads, and whose source has not begun
         self._state = b""
         self._messages = 0
         self.due_s = math.inf
@@ -71,7 +72,10 @@ class WindowAdmission:
     def open(self, position: Position) -> None:
         """The bucket is ours."""
         assert position.state is not None
-        self._bucket = Bucket.load(self._target.windows, position.state, live=self._target.read_streams())
+        live = self._target.read_streams()
+        self._bucket = Bucket.load(self._target.windows, position.state, live=live)
+        self._unknown = self._target.topics - {stream.topic for stream in live}
+        self._bucket.waits = bool(self._unknown)
         self._position = position._replace(state=None)
         self._run_stored = position.bad_run if self._bucket.bad_runs is None else 0
         self._bucket.bad_runs = self._bucket.bad_runs or {}
@@ -82,6 +86,8 @@ class WindowAdmission:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
         bucket = self._bucket
         assert bucket is not None
+        if self._unknown:
+            self._look()
         idle_marks = 0  # that changed nothing
         for item in items:
             if isinstance(item, Piece):
@@ -109,6 +115,15 @@ class WindowAdmission:
         place = Columns([number], [None], [None], [-1], [()])
         rows = self._target.rows_of(emission.rows)
         return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending + idle_marks
+
+    def _look(self) -> None:
+        """Has the source of another topic begun, in whichever process? Before its first piece comes, it has."""
+        assert self._bucket is not None
+        live = self._target.read_streams()
+        if found := self._unknown & {stream.topic for stream in live}:
+            self._bucket.reads(live)
+            self._unknown -= found
+            self._bucket.waits = bool(self._unknown)
 
     def change(self, batches: list[Batch[Any]]) -> Change:
         """The emission, with the bucket's move.

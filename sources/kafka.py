@@ -53,6 +53,8 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
 
     @override
     def list_parts(self) -> list[str]:
+        for feed in self._feeds:
+            feed.expect(self._settings.source_topic)
         return [lane_name(lane) for lane in range(self._settings.lanes)]
 
     @override

@@ -74,6 +74,8 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
 
     @override
     def list_parts(self) -> list[str]:
+        for feed in self._feeds:
+            feed.expect(self._topic)
         return [lane_name(lane) for lane in range(self._lanes)]
 
     @override

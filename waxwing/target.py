@@ -144,6 +144,8 @@ class Target(ABC):
         self.reasons_told: set[str] = set()  # kinds of dead letters that the log has named in this process
         self._flow_targets: dict[str, Target] = {}
         self._sources: dict[str, object] = {}  # by topic
+        # The topics that the flow reads into this target, known before the first of their sources begins.
+        self.topics: set[str] = set()
         self.ownership = Ownership()
 
     # -- which step it serves ------------------------------------------------------------------
@@ -163,13 +165,17 @@ class Target(ABC):
             )
         self._flow, self._step = flow, step
         if flow_targets is None or self._flow_targets is not flow_targets:  # another Dataflow, whose sources are others
-            self._sources = {}
+            self._sources, self.topics = {}, set()
         self._flow_targets = {} if flow_targets is None else flow_targets
         # One owner for all targets of the flow.
         self.ownership = next((other.ownership for other in self._flow_targets.values() if other is not self), Ownership())
         self._flow_targets[step] = self
         if (records := self.records()) is not None:
             self.ownership.add(flow, step, records)
+
+    def expect(self, topic: str) -> None:
+        """Called by a source that feeds this target, in each process, before any source of the flow reads: see `topics`."""
+        self.topics.add(topic)
 
     def claim(self, topic: str, source: object) -> None:
         """Called by a source that feeds this target, before it reads: one source a topic.

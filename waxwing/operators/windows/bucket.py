@@ -70,6 +70,7 @@ class Bucket:
         # Bad records in a row, up to where each stream stands; None: an earlier release did not keep them. A sink counts them.
         self.bad_runs: dict[Stream, int] | None = {}
         self._awaited: set[Stream] = set()  # of a topic that is new here, and not heard of yet: nothing closes without them
+        self.waits = False  # for a topic of which nothing is known: nothing closes
         # Decided in memory only: what was not committed never happened.
         self._idle: set[Stream] = set()
         self._ended: set[Stream] = set()
@@ -254,7 +255,7 @@ class Bucket:
     # -- closing ------------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        if self._awaited or len(self._held) < self._streams_min:
+        if self.waits or self._awaited or len(self._held) < self._streams_min:
             return
         read = {stream: one.watermark for stream, one in self._held.items() if stream not in self._gone}
         waited_for = [watermark for stream, watermark in read.items() if stream not in self._idle]
@@ -396,10 +397,14 @@ class Bucket:
         bucket._sessions.load(sessions)
         bucket._awaited = set(header.awaited)
         if live is not None:
-            topics = {stream[:3] for stream in header.held}
-            new = {stream for stream in live if stream not in header.held and stream[:3] not in topics}
-            bucket._gone, bucket._awaited = header.held.keys() - set(live), bucket._awaited.intersection(live) | new
+            bucket.reads(live)
         return bucket
+
+    def reads(self, live: Collection[Stream]) -> None:
+        """These are the streams that this run reads: at its start, and once more when another topic has begun (see `load`)."""
+        topics = {stream[:3] for stream in self._held}
+        new = {stream for stream in live if stream not in self._held and stream[:3] not in topics}
+        self._gone, self._awaited = self._held.keys() - set(live), self._awaited.intersection(live) | new
 
     @staticmethod
     def positions(packed: bytes) -> dict[Stream, Held]:
