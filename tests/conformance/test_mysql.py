@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from dataflows.orders import orders
 from tests.conformance.place import Place, database_on, make_place
+from tests.conformance.test_neighbours import Case
+from waxwing.databases import ledger
 from waxwing.databases.base import Append, Upsert
 from waxwing.databases.mysql import SQL_MODE
 from waxwing.errors import ConfigError
@@ -217,3 +219,45 @@ def test_oracle_s_mysql_keeps_rows_and_tells_keys_apart() -> None:
         assert sorted(real.read(planned.table)) == sorted([("a", {"n": 1.5}), *rows[1:]])
         [[made]] = place_query(real, f"SHOW CREATE TABLE {planned.table.name}", 1)
         assert "utf8mb4_0900_bin" in made
+
+
+def test_numbers_of_a_sequence_beyond_their_column_end_the_flow(mariadb_place: Place) -> None:
+    place = mariadb_place
+    place.run("CREATE SEQUENCE small_numbers START WITH 126")
+    for mode in (Append(), Upsert(keys=("code",))):
+        table = place.table(sa.Column("code", sa.Integer, unique=True), sa.Column("n", sa.Integer))
+        place.run(
+            "ALTER SEQUENCE small_numbers RESTART 126",
+            f"CREATE TABLE {table.name} (id tinyint PRIMARY KEY DEFAULT nextval(small_numbers), code int NOT NULL UNIQUE, n int)",
+        )
+        planned = place.plan(table, mode)
+        place.write(planned, [(1, 1), (2, 1)])
+        with pytest.raises(ConfigError, match=r"the numbers of column id have run out.*Give the column a larger type"):
+            place.write(planned, [(3, 1)])
+        place.run(f"ALTER TABLE {table.name} MODIFY id int DEFAULT nextval(small_numbers)")
+        place.write(planned, [(3, 1)])
+        assert place.read(table, "code") == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_a_trigger_s_own_error_is_not_taken_for_a_second_key(mariadb_place: Place) -> None:
+    place = mariadb_place
+    table = place.table(
+        sa.Column("k", sa.Integer, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer, unique=True)
+    )
+    case = Case(place, table, Upsert(keys=("k",)))
+    case.write(case.batch([(1, 1)]))
+    case.write(case.batch([(2, 2), (3, 1)]))
+    place.run(
+        f"CREATE TRIGGER g_{table.name} BEFORE UPDATE ON {table.name} FOR EACH ROW "
+        "SET NEW.n = IF(NEW.n = 9, (SELECT 1 UNION ALL SELECT 2), NEW.n)"
+    )
+    case.write(case.batch([(1, 9), (2, 3)]))
+    case.write(case.batch([(3, 1), (2, 4)]))
+    with place.engine.connect() as connection:
+        t = ledger.dead_letters
+        query = sa.select(t.c.reason).where(t.c.flow == case.stream.flow).order_by(t.c.topic_offset)
+        reasons = list(connection.scalars(query))
+    ours = "another row has the same value in another unique key of the table"
+    assert [ours in reason for reason in reasons] == [True, False, True]
+    assert "1242" in reasons[1]
+    assert case.rows() == [(1, 1), (2, 4)]

@@ -28,8 +28,10 @@ STATEMENT_ROWS_MAX = 5_000
 # What a statement holds besides its rows, and the protocol around it.
 _PACKET_SPARE_BYTES = 1_024
 _OUT_OF_RANGE = 1264
-# What no column takes, whether it is NOT NULL or not: an error that is met only where it is evaluated.
-_REFUSED, _REFUSED_CODE = "(SELECT NULL FROM (SELECT 1 UNION ALL SELECT 2) AS waxwing_two)", 1242
+# What no column takes, whether it is NOT NULL or not: an error that is met only where it is evaluated. The variable tells it from
+# the same error of a trigger.
+_REFUSED = "IF((@waxwing_refused := 1) = 1, (SELECT NULL FROM (SELECT 1 UNION ALL SELECT 2) AS waxwing_two), NULL)"
+_REFUSED_CODE = 1242
 
 
 class InsertBulk(Bulk):
@@ -70,7 +72,7 @@ class InsertBulk(Bulk):
             if self._numbered is None:
                 self._send_all(connection, self._head, self._literals, rows, self._tail)
         except pymysql.err.OperationalError as error:
-            if error.args[0] != _REFUSED_CODE or not self._plan.keys:
+            if error.args[0] != _REFUSED_CODE or not _refused(connection):
                 raise
             # Ours (`_on_duplicate`).
             raise pymysql.err.IntegrityError(1062, "another row has the same value in another unique key of the table") from error
@@ -117,6 +119,16 @@ class MergeBulk(InsertBulk):
             if self._numbered is not None:
                 at = {column.name: f"waxwing_{number}" for number, column in enumerate(plan.columns)}
                 self._numbered.means = [(m.column.name, _mean(m, at[m.total.name], at[m.number.name])) for m in means]
+
+
+def _refused(connection: sa.Connection) -> bool:
+    """Has `_REFUSED` been met? It has not been then."""
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        cursor.execute("SELECT @waxwing_refused")
+        [(met,)] = cursor.fetchall()
+        cursor.execute("SET @waxwing_refused = NULL")
+    return met is not None
 
 
 def _send(connection: sa.Connection, head: bytes, literals: Literals, rows: Sequence[tuple[Any, ...]], tail: bytes) -> None:
