@@ -72,6 +72,10 @@ class MemoryTarget(Target):
         self._kept.check_records(kind)
 
     @override
+    def check_keys(self, kind: Any) -> None:
+        self._kept.check_keys(kind)
+
+    @override
     def prepare(self) -> None:
         """Nothing to make."""
 

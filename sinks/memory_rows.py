@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from sinks.keys import identity
 from sinks.merging import fields_of, merge_records
-from sinks.misfits import check_records
+from sinks.misfits import check_keys, check_records
 from sinks.rows import NO_DELETES, NO_ROW, Rows, greater_moment
 from waxwing.batch import Delete
 from waxwing.databases.base import Append, Dialect, Keyed, Merge, Mode, Nature, Upsert, keys_of
@@ -74,6 +74,9 @@ class Kept(ABC):
     def check_records(self, kind: Any) -> None:  # noqa: B027 - without a table any record is taken
         """Refuse a type of records of which not one could be written."""
 
+    def check_keys(self, kind: Any) -> None:  # noqa: B027 - likewise
+        """Refuse a way of reading keys by which not one could be a key of the table."""
+
     @property
     @abstractmethod
     def rows(self) -> list[Any]:
@@ -100,6 +103,10 @@ class InTable(Kept):
     @override
     def check_records(self, kind: Any) -> None:
         check_records(kind, self._plan.columns, DIALECT, self._plan.table.fullname)
+
+    @override
+    def check_keys(self, kind: Any) -> None:
+        check_keys(kind, self._plan, DIALECT)
 
     @property
     @override

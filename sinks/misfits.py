@@ -11,10 +11,11 @@ import pydantic
 import sqlalchemy as sa
 from typing_extensions import get_type_hints, is_typeddict
 
-from waxwing.databases.base import Dialect
+from waxwing.databases.base import Dialect, Plan, Upsert
 from waxwing.databases.columns import rule
 from waxwing.errors import ConfigError
 from waxwing.operators.declared import field_types, types_of
+from waxwing.operators.keys import names_of
 
 
 def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect, table: str) -> None:
@@ -52,6 +53,32 @@ def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect
             f"Records of type {name} do not fit the table {table}: {'; '.join(problems)}.",
             hint="Correct the record type or the Table, or convert in a step before the sink (map); "
             "or name the columns to write: SqlTarget(..., columns=[...]).",
+        )
+
+
+def check_keys(kind: Any, plan: Plan, dialect: Dialect) -> None:
+    """Refuse `parse(key=...)` of which no tombstone could be a key of the table; where it says nothing, nothing is refused.
+
+    Raises:
+        ConfigError: with all that does not fit.
+    """
+    if kind is None or not (isinstance(plan.mode, Upsert) and plan.mode.delete_on_tombstone):
+        return
+    columns, fields = {column.name: column for column in plan.keys}, names_of(kind)
+    if fields is None:
+        hints = {plan.keys[0].name: kind}
+        problems = [f"it is one value, for {len(columns)} columns"] if len(columns) > 1 else []
+    else:
+        hints = get_type_hints(kind, include_extras=True)
+        problems = [f"it has no {name}" for name in columns if name not in fields]
+        problems += [f"its {name} is no key column" for name in fields if name not in columns]
+    for name, column in columns.items():
+        if not problems and (why := _misfit(column, hints[name], dialect)) is not None:
+            problems = [f"its {name}, {why}"]
+    if problems:
+        raise ConfigError(
+            f"Keys of tombstones, read as {kind.__name__}, do not fit the table {plan.table.fullname}: {'; '.join(problems)}.",
+            hint=f"Let the fields of parse(..., key=...) be the keys of the Upsert: {', '.join(columns)}.",
         )
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from sinks.writer import Writer
 from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
-from waxwing.operators.declared import record_type
+from waxwing.operators.declared import key_type, record_type
 from waxwing.target import Target
 
 
@@ -29,6 +29,7 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
     """
     bind(step_id, up, target)
     target.check_records(record_type(up))
+    target.check_keys(key_type(up))
     keyed = op.map(f"{step_id}_lane", up, lambda batch: (batch.lane, batch))
     op.output(step_id, keyed, TargetSink(target))
 

@@ -12,7 +12,7 @@ from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
 from sinks import step_store, window_store
-from sinks.misfits import check_records
+from sinks.misfits import check_keys, check_records
 from sinks.ownership import SqlOwners, translated
 from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
@@ -113,6 +113,10 @@ class SqlTarget(Target):
     @override
     def check_records(self, kind: Any) -> None:
         check_records(kind, self._wanted.columns, self._database.dialect, self._table.fullname)
+
+    @override
+    def check_keys(self, kind: Any) -> None:
+        check_keys(kind, self._wanted, self._database.dialect)
 
     @property
     @override

@@ -300,6 +300,13 @@ class Target(ABC):
             ConfigError: with all that does not fit.
         """
 
+    def check_keys(self, kind: Any) -> None:  # noqa: B027 - as above
+        """Refuse a way of reading tombstones' keys (None: nobody said) by which not one could be a key here.
+
+        Raises:
+            ConfigError: with all that does not fit.
+        """
+
     @property
     def columns(self) -> Sequence[str]:
         """What the values of rows that are plain tuples are called; empty where nobody knows."""

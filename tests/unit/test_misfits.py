@@ -17,7 +17,7 @@ from bytewax.dataflow import Dataflow
 from pydantic import SecretStr
 from typing_extensions import TypedDict
 
-from sinks import Append, MemoryTarget, SqlTarget, sink
+from sinks import Append, MemoryTarget, SqlTarget, Upsert, sink
 from sources.memory import MemorySource
 from waxwing import operators as ww
 from waxwing.errors import ConfigError
@@ -119,3 +119,44 @@ def test_rows_that_a_function_says_to_return_are_checked_too() -> None:
         with pytest.raises(ConfigError, match=why):
             build(kind, target("sqlite"), row)
     build(kind, target("sqlite"), as_it_was)
+
+
+STOCK = sa.Table(
+    "stock",
+    sa.MetaData(),
+    sa.Column("shop", sa.String(9), primary_key=True),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("n", sa.Integer),
+)
+
+
+def test_keys_of_tombstones_that_fit_no_key_of_the_table_are_told_at_the_start() -> None:
+    def build_keyed(key: Any, table: sa.Table, *keys: str, deletes: bool = True) -> None:
+        mode, flow = Upsert(keys=keys, delete_on_tombstone=deletes), Dataflow("stock")
+        up = ww.parse("parse", op.input("in", flow, MemorySource([])), dict_of(table), on_tombstone="delete", key=key)
+        sink("memory", ww.filter("some", up, bool), MemoryTarget(mode, table=table))
+        url = SecretStr("sqlite:////tmp/nothing-is-made.sqlite")
+        sink("sql", ww.map("row", up, dict), SqlTarget(SqlSettings(database_url=url), table, mode))
+
+    def dict_of(table: sa.Table) -> Any:
+        return make_typed_dict("Row", {column.name: column.type.python_type for column in table.c})
+
+    good = {"shop": str, "id": int}
+    for make in CLASSES.values():
+        build_keyed(make(good), STOCK, "shop", "id")
+        build_keyed(make(dict(reversed(good.items()))), STOCK, "id", "shop")
+        for fields, told in (
+            ({"shop": str}, "it has no id"),
+            ({**good, "n": int}, "its n is no key column"),
+            ({**good, "id": str}, r"its id, str, where column id \(Integer\(\)\) takes"),
+        ):
+            with pytest.raises(ConfigError, match=rf"Keys of tombstones, read as Payment, do not fit the table stock: {told}"):
+                build_keyed(make(fields), STOCK, "shop", "id")
+            build_keyed(make(fields), STOCK, "shop", "id", deletes=False)
+    for kind, told in ((str, "its id, str, where column id"), (UUID, "its id, UUID, where column id")):
+        with pytest.raises(ConfigError, match=told):
+            build_keyed(kind, TABLE, "id")
+    build_keyed(int, TABLE, "id")
+    build_keyed(None, TABLE, "id")
+    with pytest.raises(ConfigError, match="it is one value, for 2 columns"):
+        build_keyed(int, STOCK, "shop", "id")

@@ -29,6 +29,17 @@ def declare(stream: Flowing[S], kind: Any) -> Flowing[S]:
     return stream
 
 
+def declare_key(stream: Flowing[S], kind: Any) -> Flowing[S]:
+    """Remember how the keys of a stream's tombstones are read; None: nobody said."""
+    vars(stream.flow()).setdefault("_waxwing_keys", {})[stream.stream_id] = kind
+    return stream
+
+
+def key_type(stream: Flowing[Any]) -> Any:
+    """How the keys of a stream's tombstones are read; None where nobody said so."""
+    return vars(stream.flow()).get("_waxwing_keys", {}).get(stream.stream_id)
+
+
 def record_type(stream: Flowing[Any]) -> Any:
     """What the records of a stream are; None where nobody said so."""
     return vars(stream.flow()).get("_waxwing_records", {}).get(stream.stream_id)

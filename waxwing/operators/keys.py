@@ -47,7 +47,7 @@ def key_reader(kind: Any) -> Callable[[bytes], Key]:
             f"parse: key={kind!r} is no type of keys.",
             hint="Give it a record type whose fields are the key columns, or str, int, bytes, UUID, Decimal, date or datetime.",
         )
-    cut, names = cutter(told), _names(kind)
+    cut, names = cutter(told), names_of(kind)
 
     def read(key: bytes) -> Key:
         made = decode(key if cut is None else cut([key])[0])
@@ -58,10 +58,11 @@ def key_reader(kind: Any) -> Callable[[bytes], Key]:
     return read
 
 
-def _names(kind: Any) -> list[str] | None:
+def names_of(kind: Any) -> list[str] | None:
     """The fields of a record type; None where a key is one value."""
     if isinstance(kind, type) and kind in VALUES:
         return None
     if dataclasses.is_dataclass(kind):
         return [field.name for field in dataclasses.fields(kind)]
-    return list(getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None) or ())
+    fields = getattr(kind, "__struct_fields__", None) or getattr(kind, "model_fields", None)
+    return list(fields or kind.__annotations__)

@@ -21,7 +21,7 @@ from bytewax.dataflow import Stream as Flowing
 from waxwing.batch import Batch, Delete, Reject
 from waxwing.errors import ConfigError
 from waxwing.operators.cutting import cutter
-from waxwing.operators.declared import declare
+from waxwing.operators.declared import declare, declare_key
 from waxwing.operators.decoding import reading
 from waxwing.operators.keys import key_reader
 from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of, stopped
@@ -72,7 +72,7 @@ def parse(
             hint='Add on_tombstone="delete", or leave key= out.',
         )
     parser = Parser(kind, step_id, on_tombstone == "delete", value_bytes_max, key)
-    return declare(op.map(step_id, up, parser.parsed), kind)
+    return declare_key(declare(op.map(step_id, up, parser.parsed), kind), key)
 
 
 class Parser:

@@ -13,7 +13,7 @@ from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch, Headers, Reject, Stream
 from waxwing.errors import ConfigError, WaxwingError
-from waxwing.operators.declared import declare, record_type, returned
+from waxwing.operators.declared import declare, declare_key, key_type, record_type, returned
 from waxwing.operators.parse import without
 from waxwing.operators.reasons import reason_of, stopped
 
@@ -57,7 +57,7 @@ def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Ba
     Delivery: as the source and the target; `fn` must be a function of the record alone, for it is read again after a crash.
     """
     made = op.map(step_id, up, lambda batch: _applied(step_id, batch, fn, batch.records))
-    return declare(made, returned(fn))
+    return declare_key(declare(made, returned(fn)), key_type(up))
 
 
 def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Callable[[R, int], S]]) -> Flowing[Batch[S]]:
@@ -84,7 +84,7 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
             ) from error
         return _applied(step_id, batch, fn, batch.records, batch.at)
 
-    return op.map(step_id, up, mapped)
+    return declare_key(op.map(step_id, up, mapped), key_type(up))
 
 
 def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Flowing[Batch[R]]:
@@ -99,7 +99,7 @@ def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Fl
         pairs = [(record, at) for (record, good), at in zip(judged.records, judged.at, strict=True) if good]
         return judged.with_records([record for record, _ in pairs], [at for _, at in pairs])
 
-    return declare(op.map(step_id, up, filtered), record_type(up))
+    return declare_key(declare(op.map(step_id, up, filtered), record_type(up)), key_type(up))
 
 
 def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]) -> Flowing[Batch[S]]:
@@ -114,7 +114,7 @@ def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]
         at = [at for at, made in zip(lists.at, lists.records, strict=True) for _ in made]
         return lists.with_records(list(chain.from_iterable(lists.records)), at)
 
-    return op.map(step_id, up, flat)
+    return declare_key(op.map(step_id, up, flat), key_type(up))
 
 
 def without_rejects(step_id: str, up: Flowing[Batch[R]]) -> Flowing[Batch[R]]:
@@ -124,7 +124,7 @@ def without_rejects(step_id: str, up: Flowing[Batch[R]]) -> Flowing[Batch[R]]:
     Delivery: as `map`.
     """
     bare = op.map(step_id, up, lambda batch: replace(batch, rejects=()) if batch.rejects else batch)
-    return declare(bare, record_type(up))
+    return declare_key(declare(bare, record_type(up)), key_type(up))
 
 
 def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:
