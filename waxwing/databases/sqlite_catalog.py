@@ -11,6 +11,7 @@ from sqlalchemy.dialects import sqlite
 
 from waxwing.databases.base import Nature, Plan
 from waxwing.databases.columns import kind_of
+from waxwing.databases.sqlite_errors import FOREIGN_KEY
 
 _quote = sqlite.dialect().identifier_preparer.quote
 
@@ -38,10 +39,16 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
 
 
 def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
-    """The columns that a CHECK looks at; None where others may say what stands there."""
+    """The columns that a CHECK or the foreign keys look at; None where others may say what stands there."""
     columns = connection.exec_driver_sql(f"PRAGMA {_schema(table)}table_xinfo({_quote(table.name)})").all()
     if _triggers(connection, table):
         return None
+    if constraint == FOREIGN_KEY:
+        # What refers to the table may be in the way of a delete.
+        query = f"SELECT name FROM {_schema(table)}sqlite_master WHERE type = 'table'"  # noqa: S608 - quoted
+        tables = connection.exec_driver_sql(query).scalars().all()
+        referred = {row[2].lower() for name in tables for row in _references(connection, table, name)}
+        return None if table.name.lower() in referred else {row[3] for row in _references(connection, table, table.name)}
     # It is told by its name, or by what it asks for.
     sql = _sql(connection, table, table.name)
     named = re.search(rf"""\bCONSTRAINT\s+["'`\[]?{re.escape(constraint)}["'`\]]?\s+CHECK\s*(?=\()""", sql, re.IGNORECASE)
@@ -76,7 +83,7 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     alone = all(
         index.columns == keys or not (index.partial or None in index.columns or index.columns & filled) for index in unique
     )
-    references = connection.exec_driver_sql(f"PRAGMA {_schema(table)}foreign_key_list({_quote(table.name)})").all()
+    references = _references(connection, table, table.name)
     triggers = _triggers(connection, table)
     numbers = {column[1].lower() for column in columns if column[5]} - brought
     return Nature(
@@ -85,6 +92,11 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
         # Without the word a number is drawn from the rows that are there, and none is used up.
         rows_numbered=bool(numbers) and re.search(r"\bautoincrement\b", sql) is not None,
     )
+
+
+def _references(connection: sa.Connection, table: sa.Table, name: str) -> Sequence[Any]:
+    """The foreign keys of this name's table, in the schema of that one: which table (2), from which column (3)."""
+    return connection.exec_driver_sql(f"PRAGMA {_schema(table)}foreign_key_list({_quote(name)})").all()
 
 
 def _triggers(connection: sa.Connection, table: sa.Table) -> int:

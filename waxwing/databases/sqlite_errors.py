@@ -64,6 +64,7 @@ _TEXTS = (
     (re.compile(r"syntax error|incomplete input|unrecognized token|wrong number of arguments"), _BUG),
     (re.compile(r"no such savepoint|no transaction is active|within a transaction"), Meaning("transient")),
 )
+FOREIGN_KEY = "the foreign key"  # which of them, it does not say
 _CHECK = re.compile(r"CHECK constraint failed: (.*)", re.DOTALL)
 _NULL = re.compile(r"NOT NULL constraint failed: .*\.([^.]+)$")
 
@@ -89,5 +90,5 @@ def failure_of(cause: BaseException) -> Failure | None:
         found = next((told for pattern, told in _TEXTS if pattern.search(text)), found)
     null = _NULL.search(text) if code == sqlite3.SQLITE_CONSTRAINT_NOTNULL else None
     check = _CHECK.search(text) if code == sqlite3.SQLITE_CONSTRAINT_CHECK else None
-    failure = found.failure(cause.sqlite_errorname, text)
-    return failure._replace(column=null[1] if null else "", constraint=check[1] if check else "")
+    constraint = FOREIGN_KEY if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY else check[1] if check else ""
+    return found.failure(cause.sqlite_errorname, text)._replace(column=null[1] if null else "", constraint=constraint)
