@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from sinks import Merge, SqlTarget
 from sinks.writer import Writer
-from tests.conformance.place import Place, make_place
+from tests.conformance.place import ON_THREE, Place, make_place
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.databases import ledger
 from waxwing.errors import BadRowsLimit, OffsetGap, TransientError
@@ -40,16 +40,17 @@ def to(place: Place) -> SqlTarget:
     return target(place)
 
 
-def target(place: Place) -> SqlTarget:
+def target(place: Place, *extra: sa.Column[Any], **mean: tuple[str, str]) -> SqlTarget:
     table = sa.Table(
         "sums",
         sa.MetaData(),
         sa.Column("id", sa.String(20), primary_key=True),
         sa.Column("n", sa.Integer),
         sa.Column("v", sa.Numeric(12, 2), sa.CheckConstraint("v > -100")),
+        *extra,
     )
     url = SecretStr(place.url.render_as_string(hide_password=False))
-    made = SqlTarget(SqlSettings(database_url=url, flush_interval_s=0.0), table, Merge(keys=("id",), add=("n", "v")))
+    made = SqlTarget(SqlSettings(database_url=url, flush_interval_s=0.0), table, Merge(keys=("id",), add=("n", "v"), mean=mean))
     made._database, made._engine = place.database, place.engine
     made.bind("flow", "flow.sums")
     made.prepare()
@@ -182,3 +183,14 @@ def test_two_partitions_that_write_the_same_keys_at_once_lose_nothing(place: Pla
         thread.join()
     assert errors == []
     assert {key: n for key, (n, _) in sums(place).items()} == {f"k{key}": 40 for key in range(50)}
+
+
+@ON_THREE
+def test_a_mean_may_be_not_null(place: Place) -> None:
+    for name in ("sums", *ledger.metadata.tables):
+        place.run(f"DROP TABLE IF EXISTS {name}")
+    to = target(place, sa.Column("average", sa.Numeric(12, 2), nullable=False), average=("v", "n"))
+    write(to, parts(0, 2, [("a", 2, Decimal("3.00"))]), parts(2, 2, [("a", 2, Decimal("-2.00")), ("b", 1, Decimal("0.40"))]))
+    assert letters(place) == []
+    found = place.read(sa.table("sums", *map(sa.column, ("id", "average"))))  # type: ignore[arg-type]  # a name will do
+    assert [(key, float(average)) for key, average in found] == [("a", 0.25), ("b", 0.4)]

@@ -44,8 +44,10 @@ class InsertBulk(Bulk):
         columns = ", ".join(names.quote(column.name) for column in plan.columns)
         self._literals = Literals(plan.columns)
         self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()  # noqa: S608 - quoted
-        nulls = ", ".join(["NULL"] * len(plan.columns))
-        self._hold = f"INSERT INTO {table} ({columns}) SELECT {nulls} FROM DUAL WHERE FALSE".encode()  # noqa: S608 - quoted
+        filled = [*plan.columns, *(mean.column for mean in quotients(plan))]  # without one of them it would be refused
+        nulls = ", ".join(["NULL"] * len(filled))
+        all_columns = ", ".join(names.quote(column.name) for column in filled)
+        self._hold = f"INSERT INTO {table} ({all_columns}) SELECT {nulls} FROM DUAL WHERE FALSE".encode()  # noqa: S608 - quoted
         self._tail = _on_duplicate(plan, plan.mode).encode() if isinstance(plan.mode, Keyed) else b""
         self._numbered = Numbered(plan) if plan.keys and plan.nature.rows_numbered else None
         if isinstance(plan.mode, Keyed):
