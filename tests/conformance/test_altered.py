@@ -129,9 +129,9 @@ def nature(case: Case) -> Nature:
     return case.target._look().plan.nature
 
 
+@ON_THREE  # SQL Server's upsert joins on the keys' columns, and needs no index to be right
 def test_a_key_that_is_dropped_ends_the_upsert(place: Place) -> None:
-    dialect = place.database.dialect.name
-    of_table = dialect in {"mysql", "sqlserver"}
+    of_table = place.database.dialect.name == "mysql"
     table = place.table(sa.Column("id", sa.Integer), sa.Column("t", sa.String(50)))
     sa.Index(f"u_{table.name}", table.c.id, unique=True)
     case = Case(place, table, Upsert(keys=("id",)))
