@@ -46,6 +46,8 @@ class Durable:
             return dict(self._covered)
         lowest: dict[int, int] = {}
         of_topic = (self._topic, self._topic_id())
+        if not of_topic[1]:  # the targets may have no tables yet
+            return lowest
         for position in (position for feed in self._feeds for position in feed.positions()):
             number = position.stream.partition
             if (position.stream.topic, position.stream.topic_id) == of_topic:
