@@ -83,7 +83,7 @@ def _figures(runs: Sequence[Run], running: Sequence[Run]) -> list[str]:
 
 
 def _fill(kafka: Kafka, topic: str, records: int, customers: int) -> None:
-    kafka.create_topic(topic, PARTITIONS, retention_ms="-1")  # the timestamps are old
+    kafka.create_topic(topic, PARTITIONS)
     producer = Producer({**PRODUCER_CONFIG, "bootstrap.servers": kafka.bootstrap()})
     for chunk in orders(records, customers):
         for customer, _, _, value, ts_ms in chunk:

@@ -78,10 +78,13 @@ TYPES: dict[str, tuple[str, Any, list[Any]]] = {
 @BOTH_WAYS
 def test_every_type_of_an_existing_table_is_kept(place: Place, staged: bool) -> None:
     number = sa.Column("n", sa.Integer, primary_key=True, autoincrement=False)
-    declared = ", ".join(f"[{name}] {TYPES[name][0]} NULL" for name in TYPES)
-    table = columns(place, f"n int PRIMARY KEY, {declared}", number, *(sa.Column(name, TYPES[name][1]) for name in TYPES))
+    kinds = list(TYPES.values())
+    declared = ", ".join(f"c{at} {kind} NULL" for at, (kind, _, _) in enumerate(kinds))
+    table = columns(
+        place, f"n int PRIMARY KEY, {declared}", number, *(sa.Column(f"c{at}", kind) for at, (_, kind, _) in enumerate(kinds))
+    )
     planned = place.plan(table, Upsert(keys=("n",)))
-    by_type = [(None, *TYPES[name][2]) for name in TYPES]
+    by_type = [(None, *values) for _, _, values in kinds]
     rows = list(zip(range(max(map(len, by_type))), *map(list, zip(*zip_longest(*by_type), strict=True)), strict=True))
     assert place.accepted(planned, rows) == rows
     place.write(planned, [(row[0], *(None for _ in TYPES)) for row in rows], rows, staged=staged)

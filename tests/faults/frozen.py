@@ -96,7 +96,7 @@ def frozen(
     seed: int = 1,
 ) -> Told:
     """Freeze a deployment that works, beside a second one."""
-    topic = kafka.new_topic(PARTITIONS, retention_ms="-1")  # for orders have times long past
+    topic = kafka.new_topic(PARTITIONS)
     produce(kafka.bootstrap(), topic, orders, bad=0.001, seed=seed, partitions=PARTITIONS)
     env = {
         **SETTINGS,
@@ -115,7 +115,7 @@ def frozen(
         until(lambda: taken_in(url) >= orders / 20, timeout_s=120, what="the first one's progress")
         if standing_by:
             second = deploy("second")
-            until(lambda: '"event": "standing_by"' in second.output(), timeout_s=60, what="the second one stands by")
+            until(lambda: '"event": "standing_by"' in second.output(), timeout_s=180, what="the second one stands by")
         freeze(first.pids[0], _inside(database, url))
         began_s = time.monotonic()
         if not standing_by:

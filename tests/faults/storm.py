@@ -166,7 +166,7 @@ def on_own_servers(database: str, args: argparse.Namespace, counts: Counts) -> T
             stack.callback(server.close)
             server.start()
         kafka = stack.enter_context(Kafka())
-        topic = kafka.new_topic(PARTITIONS, retention_ms="-1")  # for orders have times long past
+        topic = kafka.new_topic(PARTITIONS)
         folder = Path(tempfile.mkdtemp(prefix=f"waxwing-storm-{database}-"))
         url = server.new_database() if server else f"sqlite:///{folder}/orders.sqlite"
         places = Places(database=database, url=url, server=server, kafka=kafka, topic=topic, folder=folder)

@@ -20,7 +20,7 @@ def fail(tmp_path: Path, mode: str, where: str, kind: str = "DataError") -> tupl
     processes, args = MODES[mode]
     env = {"FAIL_WHERE": where, "FAIL_KIND": kind}
     with Cluster("tests.fixtures.failing", env, tmp_path, processes=processes, args=args) as cluster:
-        return cluster.wait(60), cluster.output()
+        return cluster.wait(180), cluster.output()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -68,7 +68,7 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, mode: str, number: signa
         while cluster.output().count('"event": "started"') < processes and time.monotonic() < deadline_s:
             time.sleep(0.05)
         cluster.signal(number)
-        assert cluster.wait(30) == [0] * processes, cluster.output()
+        assert cluster.wait(180) == [0] * processes, cluster.output()
         assert "Traceback" not in cluster.output()
 
 
@@ -79,7 +79,7 @@ def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> 
         while "error connecting" not in cluster.output() and time.monotonic() < deadline_s:
             time.sleep(0.05)
         cluster.signal(signal.SIGTERM)
-        assert cluster.wait(30) == [0]
+        assert cluster.wait(180) == [0]
 
 
 def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
         'w = Windows(by=(), time="t", kind=Tumbling(length_s=-1), aggregates={"n": Count()}, lateness_s=0)\n'
     )
     with Cluster(str(tmp_path / "mistaken.py"), {}, tmp_path) as cluster:
-        assert cluster.wait(30) == [78], cluster.output()
+        assert cluster.wait(180) == [78], cluster.output()
         assert "length_s=-1" in cluster.output()
         assert "Traceback" not in cluster.output()
 
@@ -133,7 +133,7 @@ def flow():
 def test_a_mistake_in_ones_own_flow_names_its_place(tmp_path: Path, line: str, told: str) -> None:
     (tmp_path / "own.py").write_text(OWN_FLOW.replace("{line}", line))
     with Cluster(str(tmp_path / "own.py"), {}, tmp_path) as cluster:
-        assert cluster.wait(60) == [78], cluster.output()
+        assert cluster.wait(180) == [78], cluster.output()
         assert re.search(told.replace("(", r"\(").replace(")", r"\)"), cluster.output()), cluster.output()
         assert "Traceback" not in cluster.output()
         assert "report it" not in cluster.output()
@@ -152,7 +152,7 @@ def test_what_bytewax_is_told_wrongly_is_named(tmp_path: Path) -> None:
             ((), {"BYTEWAX_DATAFLOW_API_ENABLED": "1", "BYTEWAX_DATAFLOW_API_PORT": port}, f"can't be served at port {port}"),
         ]:
             with Cluster("tests.fixtures.failing", env, tmp_path, args=args) as cluster:
-                assert cluster.wait(60) == [78], (args, cluster.output())
+                assert cluster.wait(180) == [78], (args, cluster.output())
                 assert told in cluster.output()
                 assert "Traceback" not in cluster.output()
 
@@ -162,6 +162,6 @@ def test_an_address_that_is_taken_or_none_is_named(tmp_path: Path) -> None:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         for address, code, words in [(taken, 75, "Another process listens"), ("here", 78, "invalid socket address")]:
             with Cluster("tests.fixtures.failing", {}, tmp_path, args=("-i", "0", "-a", f"{address};127.0.0.1:1")) as cluster:
-                assert cluster.wait(30) == [code], cluster.output()
+                assert cluster.wait(180) == [code], cluster.output()
                 assert words in cluster.output()
                 assert "bug" not in cluster.output()

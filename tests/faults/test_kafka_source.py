@@ -194,7 +194,7 @@ def test_compaction_leaves_no_gap_between_batches(kafka: Kafka, read: Start) -> 
         produce(kafka, topic, b"x", key=b"other")  # the last segment is never compacted, so there has to be another one
         return len(read(topic, until="end").to_end().values) < 15
 
-    until(compacted, timeout_s=60, what="the log is compacted")
+    until(compacted, timeout_s=180, what="the log is compacted")
     reading = read(topic, until="end", batch_records_max=3).to_end()
     assert len(reading.values) < kafka.end_offsets(topic)[0]
     assert contiguous(reading.ranges())
@@ -279,7 +279,7 @@ def test_a_compacted_log_with_gaps_and_an_aborted_transaction_at_its_end_is_read
         produce(kafka, topic, b"x", key=b"other")  # the last segment is never compacted, so there has to be another one
         return len(read(topic, until="end").to_end().values) < 8
 
-    until(compacted, timeout_s=60, what="the log is compacted")
+    until(compacted, timeout_s=180, what="the log is compacted")
     end = kafka.end_offsets(topic)[0] + 2
     transactions.aborted(b"never")
     until(lambda: kafka.end_offsets(topic) == {0: end}, timeout_s=180, what="the last marker is written")
@@ -689,7 +689,7 @@ def test_a_broker_that_comes_back_while_running_is_read_on(kafka: Kafka, read: S
     reading.until(lambda: "does not answer" in capsys.readouterr().err)
     kafka.start()
     produce(kafka, topic, b"two")
-    reading.until(lambda: target.rows == [b"one", b"two"], timeout_s=60)
+    reading.until(lambda: target.rows == [b"one", b"two"], timeout_s=180)
     assert contiguous(reading.ranges())
 
 

@@ -69,7 +69,7 @@ def test_sigterm_under_load_ends_within_5_s_and_no_row_is_written_a_second_time(
         await_progress(url, run, 40_000)
         asked_s = time.monotonic()
         run.signal(signal.SIGTERM)
-        assert run.wait(20) == [0], run.output()
+        assert run.wait(180) == [0], run.output()
         took_s = time.monotonic() - asked_s
     assert took_s < 5.0
     stopped_at = taken_in(url)
@@ -80,7 +80,7 @@ def test_sigterm_under_load_ends_within_5_s_and_no_row_is_written_a_second_time(
     with psycopg.connect(url, autocommit=True) as connection:
         query = "SELECT n_tup_ins, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'orders'"
         # The server's statistics come a little later.
-        until(lambda: (connection.execute(query).fetchone() or (0,))[0] >= difference.rows, timeout_s=20, what="the statistics")
+        until(lambda: (connection.execute(query).fetchone() or (0,))[0] >= difference.rows, timeout_s=180, what="the statistics")
         inserted, updated = connection.execute(query).fetchone() or (0, 0)
     # A COPY that met an existing key and was undone counts its rows as inserted; here no key comes twice.
     assert (inserted, updated) == (difference.rows, 0)
@@ -136,7 +136,7 @@ def test_a_trickle_is_visible_without_waiting_for_more(kafka: Kafka, postgresql:
             produce(kafka.bootstrap(), topic, 1, bad=0.0, seed=number, partitions=1)
             until(lambda number=number: taken_in(url) == number, timeout_s=120, what=f"order {number} is visible")  # type: ignore[misc]
         run.signal(signal.SIGTERM)
-        assert run.wait(30) == [0]
+        assert run.wait(180) == [0]
 
 
 @pytest.mark.parametrize("kind", [PostgreSQL, MariaDB])
@@ -150,7 +150,7 @@ def test_the_database_is_restarted_while_it_runs(kafka: Kafka, kind: type[Databa
                 await_progress(url, run, 30_000)
                 own.kill() if number == 1 else own.stop()
                 own.start()
-            assert run.wait(120) == [0], run.output()
+            assert run.wait(180) == [0], run.output()
             assert '"event": "retry"' in run.output()
         difference = compare(url, expected(kafka.bootstrap(), topic))
         assert difference.equal, difference
@@ -183,19 +183,19 @@ def test_a_second_deployment_stands_by_while_the_first_is_alive(kafka: Kafka, da
         await_progress(url, first, 10_000)
         ended({**env, "RETRY_MAX_S": "2"}, tmp_path, 75, "alive", "Stop that one first", name="impatient")
         with Cluster(FLOW, env, tmp_path, name="stopped") as stopped:
-            until(lambda: '"event": "standing_by"' in stopped.output(), timeout_s=60, what="it stands by")
+            until(lambda: '"event": "standing_by"' in stopped.output(), timeout_s=180, what="it stands by")
             stopped.signal(signal.SIGTERM)
-            assert stopped.wait(30) == [0], stopped.output()
+            assert stopped.wait(180) == [0], stopped.output()
         with Cluster(FLOW, env, tmp_path, name="second") as second:
-            until(lambda: '"event": "standing_by"' in second.output(), timeout_s=60, what="it stands by")
+            until(lambda: '"event": "standing_by"' in second.output(), timeout_s=180, what="it stands by")
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
-            until(lambda: taken_in(url) == 11_000, timeout_s=20, what="the first one's progress")
+            until(lambda: taken_in(url) == 11_000, timeout_s=180, what="the first one's progress")
             first.signal(signal.SIGTERM)
-            assert first.wait(30) == [0], first.output()
+            assert first.wait(180) == [0], first.output()
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=3, partitions=1)
-            until(lambda: taken_in(url) == 12_000, timeout_s=60, what="the second one's progress")
+            until(lambda: taken_in(url) == 12_000, timeout_s=180, what="the second one's progress")
             second.signal(signal.SIGTERM)
-            assert second.wait(30) == [0], second.output()
+            assert second.wait(180) == [0], second.output()
 
 
 def test_too_many_bad_records_stop_the_flow_and_resume_lets_them_pass(kafka: Kafka, database: Database, tmp_path: Path) -> None:
@@ -236,9 +236,9 @@ def test_sigterm_while_a_write_is_blocked_ends_in_time(kafka: Kafka, database: D
         await_progress(url, run, 1_000)
         with rows_locked(url):
             produce(kafka.bootstrap(), topic, 1_000, bad=0.0, seed=2, partitions=1)
-            until(waits, timeout_s=20, what="a write that waits")
+            until(waits, timeout_s=180, what="a write that waits")
             run.signal(signal.SIGTERM)
-            assert run.wait(20) == [75], run.output()
+            assert run.wait(180) == [75], run.output()
         assert "Nothing is lost" in run.output()
 
 
@@ -275,7 +275,7 @@ def test_a_header_whose_name_is_no_utf_8_stops_nothing(kafka: Kafka, tmp_path: P
     for partition, value in enumerate((b"no order", b'{"order_id":"o","quantity":1,"unit_price":1}')):
         produce_with_header(kafka.bootstrap(), topic, partition, b"caf\xe9", value)
     with Cluster(FLOW, settings(kafka, url, topic, UNTIL="end"), tmp_path, processes=2) as run:
-        assert run.wait(60) == [0, 0], run.output()
+        assert run.wait(180) == [0, 0], run.output()
     difference = compare(url, expected(kafka.bootstrap(), topic))
     assert difference.equal, difference
     assert difference.dead_letters == 1

@@ -74,7 +74,7 @@ def test_a_frozen_broker_answers_again_when_thawed(kafka: Kafka) -> None:
     with pytest.raises(KafkaException):
         kafka.admin.list_topics(timeout=0.5)
     kafka.thaw()
-    until(kafka.ready, timeout_s=10, what="the broker answers")
+    until(kafka.ready, timeout_s=180, what="the broker answers")
 
 
 def test_topics_grow_shrink_at_their_start_and_go_away(kafka: Kafka) -> None:
@@ -137,6 +137,6 @@ def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) 
         (server,) = psutil.Process(starter.pid).children()
         assert listening(port)
         os.kill(starter.pid, number)
-        until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, timeout_s=10, what="the server ends")
+        until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, timeout_s=180, what="the server ends")
     assert not listening(port)
     shutil.rmtree(folder[1], ignore_errors=True)  # a killed starter could not

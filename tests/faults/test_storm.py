@@ -85,7 +85,7 @@ def test_the_comparison_sees_every_kind_of_damage(kafka: Kafka, tmp_path: Path) 
         "UNTIL": "end",
     }
     with Cluster("dataflows.orders", env, tmp_path) as run:
-        assert run.wait(60) == [0], run.output()
+        assert run.wait(180) == [0], run.output()
     want = expected(kafka.bootstrap(), topic)
     assert compare(url, want).equal
     for what, damage in DAMAGES.items():

@@ -32,7 +32,7 @@ def test_totals_come_out_the_same_in_a_short_storm(
 ) -> None:
     server = request.getfixturevalue(database) if DATABASES[database].server else None
     url = server.new_database() if server else f"sqlite:///{tmp_path}/orders.sqlite"
-    topic = kafka.new_topic(PARTITIONS, retention_ms="-1")
+    topic = kafka.new_topic(PARTITIONS)
     places = Places(database=database, url=url, server=server, kafka=kafka, topic=topic, folder=tmp_path)
     told = storm(places, orders=150_000, counts=COUNTS, seed=7, lock_s=3.0, totals=totals)
     assert isinstance(told.difference, WindowDifference)
@@ -50,19 +50,19 @@ class Punctual(TimedLoad):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_backlog_of_an_hour_makes_nothing_late(kafka: Kafka, tmp_path: Path, seed: int) -> None:
-    url, topic = f"sqlite:///{tmp_path}/orders.sqlite", kafka.new_topic(PARTITIONS, retention_ms="-1")
+    url, topic = f"sqlite:///{tmp_path}/orders.sqlite", kafka.new_topic(PARTITIONS)
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "DATABASE_URL": url, "SOURCE_TOPIC": topic, "ORDER_TOTALS": "on_close"}
     load = Punctual(kafka.bootstrap(), topic, 70_000, bad=0.0, seed=seed)
     with closing(load):
         before = load.allow(10_000)
-        until(lambda: load.acknowledged >= before, timeout_s=30, what="the first ten minutes")
+        until(lambda: load.acknowledged >= before, timeout_s=180, what="the first ten minutes")
         with Cluster("dataflows.orders", env, tmp_path, name="before", args=("-w", "2")) as run:
             await_progress(url, run, before)
             run.signal(signal.SIGTERM)
-            assert run.wait(30) == [0], run.output()
+            assert run.wait(180) == [0], run.output()
         load.finish()
         with Cluster("dataflows.orders", {**env, "UNTIL": "end"}, tmp_path, name="after") as run:
-            assert run.wait(60) == [0], run.output()
+            assert run.wait(180) == [0], run.output()
     difference = compare_totals(url, accepted(kafka.bootstrap(), topic), "on_close")
     assert difference.equal, difference
     assert (difference.records, difference.late, difference.by_clock) == (load.total, 0, 0)
@@ -82,14 +82,14 @@ DAMAGES = {
 
 
 def test_the_comparison_sees_every_kind_of_damage(kafka: Kafka, tmp_path: Path) -> None:
-    file, topic = tmp_path / "orders.sqlite", kafka.new_topic(PARTITIONS, retention_ms="-1")
+    file, topic = tmp_path / "orders.sqlite", kafka.new_topic(PARTITIONS)
     url = f"sqlite:///{file}"
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "DATABASE_URL": url, "SOURCE_TOPIC": topic, "UNTIL": "end"}
     load = TimedLoad(kafka.bootstrap(), topic, 100_000, bad=0.001, seed=1)
     with closing(load):
         load.finish()
     with Cluster("dataflows.orders", env, tmp_path) as run:
-        assert run.wait(60) == [0], run.output()
+        assert run.wait(180) == [0], run.output()
     want = accepted(kafka.bootstrap(), topic)
     found = compare_totals(url, want, "on_close")
     assert found.equal, found

@@ -104,7 +104,7 @@ def taken_in(url: str) -> int:
         return 0
 
 
-def await_progress(url: str, cluster: Cluster, records: float, timeout_s: float = 60.0) -> None:
+def await_progress(url: str, cluster: Cluster, records: float, timeout_s: float = 300.0) -> None:
     """Wait until so many more records were taken in, or the flow has ended."""
     goal, deadline_s = taken_in(url) + records, time.monotonic() + timeout_s
     while cluster.running() and taken_in(url) < goal:

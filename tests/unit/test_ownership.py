@@ -95,8 +95,8 @@ def test_a_heart_that_stands_still_ends_the_flow_however_idle_and_on_all_targets
     assert not one.ownership.take()
     writer = Writer(one, "lane-000")
     write(writer, batch(0))
-    two.kept.answer = {"silent": lambda: gate.wait(30), "broken": lambda: bool(1 // 0), "lost": lambda: False}[trouble]
-    until(lambda: writer._error is not None, timeout_s=20, what="the idle writer ends")
+    two.kept.answer = {"silent": lambda: gate.wait(180), "broken": lambda: bool(1 // 0), "lost": lambda: False}[trouble]
+    until(lambda: writer._error is not None, timeout_s=180, what="the idle writer ends")
     with pytest.raises(error, match=said):
         writer.put(batch(1))
     writer.close()
@@ -122,7 +122,7 @@ def test_a_writer_is_closed_in_bounded_time_whatever_its_target_does(monkeypatch
     class Silent(MemorySession):
         def write(self, change: Change, *, dry_run: bool = False) -> None:
             asked.set()
-            gate.wait(30)
+            gate.wait(180)
             super().write(change, dry_run=dry_run)
 
     monkeypatch.setattr("sinks.writer.CLOSE_S", 0.1)
@@ -130,7 +130,7 @@ def test_a_writer_is_closed_in_bounded_time_whatever_its_target_does(monkeypatch
     one, _ = pair()
     writer = Writer(one, "lane-000")
     writer.put(batch(0))
-    assert asked.wait(20)
+    assert asked.wait(180)
     writer.close()
     assert writer._thread.is_alive(), "it was waited for"
     gate.set()

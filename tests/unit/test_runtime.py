@@ -42,7 +42,7 @@ def test_a_run_that_is_asked_to_stop_while_it_imports_has_nothing_to_finish(
         assert process.stdout is not None
         assert process.stdout.readline() == b"imported\n"
         process.terminate()
-        assert process.wait(30) == code
+        assert process.wait(180) == code
 
 
 def test_all_who_may_know_better_are_asked_though_each_takes_itself_out() -> None:

@@ -180,6 +180,7 @@ class Kafka(Server):
             "broker.heartbeat.interval.ms": "500",
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
+            "log.retention.ms": "-1",  # timestamps of tests lie long past
             "log.retention.check.interval.ms": "1000",
             "log.segment.delete.delay.ms": "0",
             "sasl.enabled.mechanisms": ",".join(MECHANISMS),
