@@ -105,8 +105,7 @@ def missing(lost: Sequence[Lost], bounds: Mapping[int, Bounds]) -> DataLoss | No
         return None
     return DataLoss(
         f"Kafka's log does not hold the stored positions: {'; '.join(parts)}.",
-        hint="Below the log's start: retention overtook the flow. Not all of these offsets need have been records: transactions' "
-        "markers and aborted records take offsets too. Beyond its end: the log was cut, or these are other brokers. "
+        hint="Below the log's start: retention overtook the flow. Beyond its end: the log was cut, or these are other brokers. "
         + CONTINUE_HINT,
         offsets_lost=records,
     )
