@@ -6,11 +6,11 @@ import dataclasses
 import enum
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 import msgspec
@@ -55,6 +55,18 @@ class TypedInner(TypedDict, total=False):
     at: datetime | None
 
 
+class Pair(NamedTuple):
+    at: datetime
+    n: int
+    price: Decimal = Decimal(1)
+
+
+class Chain(NamedTuple):
+    n: int
+    at: datetime | None = None
+    next: Chain | None = None
+
+
 def kinds_of(kind: Any) -> list[Any]:
     """Four classes with one field of this type."""
     return [
@@ -70,6 +82,7 @@ TYPES: list[Any] = [int, float, str, bool, Decimal, datetime, date, time, timede
 TYPES += [int | None, datetime | None, int | str, int | float, float | str, int | Decimal, bool | int, bool | str | None]
 TYPES += [Literal["a", 1], Literal[1, 2], Literal["red"] | None, Literal[True], list[int], dict[str, Decimal], dict[int, float]]
 TYPES += [tuple[int, str], tuple[datetime, ...], set[str], frozenset[int], list[datetime | None], dict[str, list[time]]]
+TYPES += [Pair, Chain, Pair | int, list[Pair] | None, Sequence[datetime], Mapping[str, Decimal]]
 TYPES += [dict[datetime, int], dict[time, list[time]], dict[UUID, Decimal], dict[Level, int]]
 PARSERS = {repr(kind): [Parser(each, "parse", False, 1_000_000) for each in kinds_of(kind)] for kind in TYPES}
 
@@ -86,7 +99,9 @@ LISTED = r"""
 "1764201599" "23:59:59" "23:59:59.9999999" "23:59" "10:00:00Z" "24:00:00" "PT0.9999999S" "P1D" "PT1H30M" "1:30" "-PT5S"
 "P1Y" [] [1] [1,"a"] ["a","b"] [1,2.5] [null] [[1]] ["1"] ["2026-11-26T23:59:59.9999999Z",null]
 ["2026-11-26T23:59:59.9999999Z"] {} {"a":1} {"a":1,"a":2} {"1":2} {"a":"1.10"} {"a":["23:59:59.9999999"]}
-{"a":[1e400,1.10]} {"2026-11-26T23:59:59.9999999Z":1} {"23:59:59.9999999":["23:59:59.9999999"]}
+{"a":[1e400,1.10]} ["2026-11-26T23:59:59.9999999Z",1] ["2026-11-26T23:59:59Z","1"] ["2026-11-26T23:59:59Z",1,12345678901234567.89]
+["2026-11-26T23:59:59Z",1,"1.10",3] [1,null,[2,"2026-11-26T23:59:59.9999999Z",[3]]] [1,null,{"n":1}] [1,null,["1"]] {"n":1}
+{"at":"2026-11-26T23:59:59Z","n":1} {"2026-11-26T23:59:59.9999999Z":1} {"23:59:59.9999999":["23:59:59.9999999"]}
 """
 TEXTS = LISTED.split()
 
@@ -192,6 +207,27 @@ class Row(msgspec.Struct, array_like=True):
     at: time
 
 
+class Text(msgspec.Struct, array_like=True, tag="text"):
+    text: str
+    at: datetime
+
+
+class Turned(msgspec.Struct, array_like=True, tag="turned"):
+    at: datetime
+    text: str
+
+
+class Named(NamedTuple):
+    at: datetime
+    text: str
+    next: Named | None = None
+
+
+class Several(msgspec.Struct):
+    arrays: list[Text | Turned]
+    named: Named | None
+
+
 class Tree(msgspec.Struct):
     top: Leaf | None
     rows: list[Row]
@@ -210,6 +246,16 @@ def test_so_they_are_in_types_that_hold_themselves_and_in_what_only_structs_have
         Tree, [b'{"top":{"type":"leaf","at":%s},"rows":[[1,"23:59:59.9999999"]],"pair":[1,"PT0.9999999S"]}' % moment]
     ).records
     assert (tree.top.at, tree.rows[0].at, tree.pair[1]) == (cut, time(23, 59, 59, 999_999), timedelta(microseconds=999_999))
+    # Which array it is says its first part; what is text in the one and a time in the other stays.
+    text = "at 11:23:59.9999999"
+    [several] = parsed(
+        Several,
+        [
+            b'{"arrays":[["text","%b",%b],["turned",%b,"%b"]],"named":[%b,"%b",[%b,"%b"]]}'
+            % (text.encode(), moment, moment, text.encode(), *(moment, text.encode()) * 2)
+        ],
+    ).records
+    assert [(one.at, one.text) for one in (*several.arrays, several.named, several.named.next)] == [(cut, text)] * 4
 
 
 def test_what_a_model_says_beyond_a_struct_holds() -> None:

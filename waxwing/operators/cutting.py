@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ _ZEROS = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![eE])-0(?=[\s,\]}]|$)')
 
 _TIMES = (inspect.DateTimeType, inspect.TimeType, inspect.TimeDeltaType)
 _ITEMS = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType, inspect.CollectionType)
-_OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
+_OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType, inspect.NamedTupleType)
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -92,8 +93,8 @@ class _Places:
             cuts = {field.encode_name: self.of(field.type) for field in info.fields}
             present = {name: cut for name, cut in cuts.items() if cut is not None}
             self._inside.discard(id(info))
-            if getattr(info, "array_like", False):
-                tag = [None] if info.tag_field is not None else []
+            if _is_array(info):
+                tag = [None] if getattr(info, "tag_field", None) is not None else []
                 self._found[id(info)] = _in_array([*tag, *cuts.values()])
             else:
                 self._found[id(info)] = _in_object(present) if present else None
@@ -102,19 +103,17 @@ class _Places:
     def _union(self, info: Any) -> Cut | None:
         """What JSON brings decides: text of a time, an array or an object; which object, its tag."""
         ways: dict[bytes, Cut] = {}
-        tagged: dict[Any, Cut] = {}
-        field = None
+        tagged: dict[tuple[bytes, str], dict[Any, Cut]] = {}
         for one in info.types:
             cut = self.of(one)
-            if isinstance(one, inspect.StructType) and one.tag_field is not None and not one.array_like:
-                field = one.tag_field
-                if cut is not None:
-                    tagged[one.tag] = cut
-            elif cut is not None:
-                array = isinstance(one, (*_ITEMS, inspect.TupleType)) or getattr(one, "array_like", False)
-                ways[b'"' if isinstance(one, _TIMES) else b"[" if array else b"{"] = cut
-        if tagged:
-            ways[b"{"] = lambda raw: _by_tag(raw, str(field), tagged)
+            if cut is None:
+                continue
+            opens = b'"' if isinstance(one, _TIMES) else b"[" if _is_array(one) else b"{"
+            if isinstance(one, inspect.StructType) and one.tag_field is not None:
+                tagged.setdefault((opens, one.tag_field), {})[one.tag] = cut
+            else:
+                ways[opens] = cut
+        ways |= {opens: partial(_by_tag, field, cuts) for (opens, field), cuts in tagged.items()}
         return (lambda raw: ways[raw[:1]](raw) if raw[:1] in ways else raw) if ways else None
 
 
@@ -126,8 +125,14 @@ def _mark_zeros(raw: bytes) -> bytes:
     return _ZEROS.sub(lambda found: found[0] if found[0][:1] == b'"' else b"-0e0", raw)
 
 
-def _by_tag(raw: bytes, field: str, cuts: dict[Any, Cut]) -> bytes:
-    tag = _object(raw).get(field)
+def _is_array(info: Any) -> bool:
+    """Is it an array in JSON?"""
+    return isinstance(info, (*_ITEMS, inspect.TupleType, inspect.NamedTupleType)) or getattr(info, "array_like", False)
+
+
+def _by_tag(field: str, cuts: dict[Any, Cut], raw: bytes) -> bytes:
+    """By the tag: the first of an array, or what stands in the object's field."""
+    tag = next(iter(_array(raw)), None) if raw[:1] == b"[" else _object(raw).get(field)
     cut = None if tag is None else cuts.get(msgspec.json.decode(tag))
     return raw if cut is None else cut(raw)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -31,6 +32,7 @@ _LEAVES: dict[str, Any] = {
     "bytes": bytes,
 }
 _FUNCTIONS_OF_BYTES = {"hex": bytes.fromhex, "base64": urlsafe_b64decode}
+_MISSING = object()
 # What stands under these keys of a core schema takes no part in validation.
 _ASIDE = frozenset({"default", "expected", "members", "metadata", "serialization", "cls", "function", "post_init"})
 # And under these, the keys of a dict are names of the user's.
@@ -136,6 +138,14 @@ class Mirror:
         outer: Any = tuple[kinds[0], ...] if variadic is not None else tuple[tuple(kinds)]  # type: ignore[valid-type,misc]  # made at run time
         return outer, {**_plain(schema), "items_schema": [rest for _, rest in told]}
 
+    def _named_tuple(self, schema: Any) -> Told:
+        """An array, whose last parts may be missing where they have defaults."""
+        told = {field["name"]: self.of(field["schema"]) for field in schema["fields"]}
+        optional = sum(field["schema"]["type"] == "default" for field in schema["fields"])
+        outer = namedtuple("Read", told, defaults=[_MISSING] * optional)  # type: ignore[misc]  # noqa: PYI024 - made at run time
+        outer.__annotations__ = {name: kind for name, (kind, _) in told.items()}
+        return outer, _array(schema, [{**field, "schema": told[field["name"]][1]} for field in schema["fields"]])
+
     def _dict(self, schema: Any) -> Told:
         key, keys = self.of(schema.get("keys_schema", {"type": "any"}))
         value, values = self.of(schema.get("values_schema", {"type": "any"}))
@@ -201,7 +211,8 @@ class Mirror:
         ref = schema["schema_ref"]
         if (known := self._definition(ref)) is not None:
             return known[0], schema
-        if self._as_structs:
+        if self._as_structs or self._defined[ref]["type"] == "named-tuple":
+            self.guesses |= not self._as_structs
             return Any, schema
         return self._inside.setdefault(ref, _object()), schema
 
@@ -214,6 +225,18 @@ class Mirror:
             if ref in self._inside:
                 _filled(self._inside[ref], getattr(known[0], "__annotations__", {}))
         return self._known[ref]
+
+
+def _array(schema: Any, fields: Any) -> Any:
+    """A NamedTuple, of an array only: pydantic would make it of an object too."""
+    inner = {**{key: value for key, value in _plain(schema).items() if key != "ref"}, "fields": fields}
+    return _named_as(schema, core_schema.no_info_before_validator_function(_given, inner))
+
+
+def _given(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("Input should be a valid array")
+    return tuple(part for part in value if part is not _MISSING)
 
 
 def _plain(schema: Any) -> dict[str, Any]:
@@ -252,6 +275,8 @@ def _loose(schema: Any, strict: bool | None, *, by_function: bool) -> Any:
             out[key] = part if key in _ASIDE else _loose(part, strict, by_function=by_function)
     if not isinstance(kind, str):
         return out
+    if kind == "named-tuple":
+        return _array(out, out["fields"])
     out = _plain(out)
     if kind in _OF_JSON and (own is True or (own is None and not by_function)):
         out["strict"] = True
