@@ -20,6 +20,7 @@ from sinks.writer import Writer
 from tests.conformance.place import Place
 from tests.faults.recompute import plain_engine
 from tests.servers import PostgreSQL
+from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.databases import database_for, ledger
 from waxwing.databases.base import Mode
@@ -477,6 +478,33 @@ def test_a_process_frozen_in_a_transaction_that_no_time_limit_ends_is_ended_by_i
         assert rows(url) == [("a", 1), ("b", 2)]
         with pytest.raises(psycopg.OperationalError):
             frozen.execute("SELECT 1")
+
+
+def test_a_process_frozen_while_its_copy_was_refused_is_ended_by_its_successor(postgresql: PostgreSQL) -> None:
+    """What it sent behind the refusal turns PostgreSQL's clock of idle transactions off; its savepoint keeps the locks."""
+    url = postgresql.new_database()
+    write(target(url, Append()), batch(0, [("a", 1)]))
+    successor = impatient(url, 0.5, 1.0)
+    with (
+        contextlib.closing(psycopg.connect(url, application_name="waxwing")) as frozen,
+        psycopg.connect(url, autocommit=True) as watch,
+    ):
+        frozen.execute("SET idle_in_transaction_session_timeout = 1000")
+        frozen.execute("UPDATE waxwing_progress SET bad_run = bad_run")
+        frozen.execute("SAVEPOINT straight")
+        state = f"SELECT state FROM pg_stat_activity WHERE pid = {frozen.info.backend_pid}"
+
+        def refused() -> bool:
+            return watch.execute(state).fetchone() == ("idle in transaction (aborted)",)
+
+        frozen.pgconn.send_query(b"COPY things (id) FROM STDIN")
+        frozen.pgconn.get_result()
+        for _ in range(2):
+            frozen.pgconn.put_copy_data(b"a\tone column too many\n")
+            until(lambda: frozen.pgconn.flush() == 0, timeout_s=180, what="the rows are sent")
+            until(refused, timeout_s=180, what="the COPY is refused")
+        write(successor, batch(1, [("b", 2)]))
+        assert rows(url) == [("a", 1), ("b", 2)]
 
 
 @pytest.mark.parametrize(("lock_timeout_s", "statement_timeout_s"), [(2.0, 20.0), (20.0, 4.0)], ids=["lock", "statement"])

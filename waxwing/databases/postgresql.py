@@ -150,8 +150,9 @@ class PostgreSQL(Database):
 
     @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
-        # No limit of the server reaches a COPY that waits for its client, nor one who sent a part of a pipeline and went silent
-        # (the clock of idle transactions is off then): a process frozen there would hold its locks for ever.
+        # No limit of the server reaches a COPY that waits for its client, nor one who sent a part of a pipeline and went silent,
+        # nor one whose COPY was refused while more of it was on its way (the clock of idle transactions is off then): a process
+        # frozen there would hold its locks for ever.
         connection.execute(_OVERDUE, {"seconds": statement_timeout_s})
 
     @override
@@ -204,7 +205,8 @@ _OVERDUE = sa.text("""
     WHERE l.granted AND l.mode = 'RowExclusiveLock' AND c.relname = 'waxwing_progress' AND a.datname = current_database()
       AND a.wait_event = 'ClientRead'
       AND (a.state = 'active'
-           OR a.state = 'idle in transaction' AND a.application_name = current_setting('application_name'))
+           OR a.state IN ('idle in transaction', 'idle in transaction (aborted)')
+              AND a.application_name = current_setting('application_name'))
       AND a.query_start < clock_timestamp() - make_interval(secs => :seconds)""")
 
 _RELATIONS = sa.text("""
