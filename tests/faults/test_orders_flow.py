@@ -45,7 +45,7 @@ def settings(kafka: Kafka, url: str, topic: str, **more: str) -> dict[str, str]:
     }
 
 
-def ended(env: Mapping[str, str], folder: Path, code: int, *words: str, timeout_s: float = 60.0, name: str = "run") -> str:
+def ended(env: Mapping[str, str], folder: Path, code: int, *words: str, timeout_s: float = 300.0, name: str = "run") -> str:
     """Run the flow to its end; what it wrote. It must have one message with these words, and this exit code."""
     with Cluster(FLOW, env, folder, name=name) as run:
         codes = run.wait(timeout_s)

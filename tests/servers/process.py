@@ -77,7 +77,7 @@ class Server(ABC):
     """
 
     name: str
-    start_timeout_s = 60.0
+    start_timeout_s = 180.0
     stop_signal = signal.SIGTERM
     death_signal = signal.SIGKILL
     user = "-"

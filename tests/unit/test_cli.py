@@ -65,7 +65,7 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def until(there: Callable[[], Any], timeout_s: float = 60) -> Any:
+def until(there: Callable[[], Any], timeout_s: float = 180) -> Any:
     deadline_s = time.monotonic() + timeout_s
     while not (found := there()):
         assert time.monotonic() < deadline_s, "it did not happen in time"
