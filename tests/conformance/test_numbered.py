@@ -130,7 +130,12 @@ SMALL = {
         "number int8",
         "number {0}_d",
     ],
-    "mysql": ["number tinyint AUTO_INCREMENT PRIMARY KEY", "number tinyint UNIQUE DEFAULT nextval({0}_s)"],
+    "mysql": [
+        "number tinyint AUTO_INCREMENT PRIMARY KEY",
+        "number tinyint UNIQUE DEFAULT nextval({0}_s)",
+        "number int UNIQUE",
+        "number bigint UNIQUE",
+    ],
     "sqlite": ["number integer PRIMARY KEY AUTOINCREMENT"],
     "sqlserver": ["number tinyint IDENTITY(1, 1) PRIMARY KEY"],
 }
@@ -144,6 +149,15 @@ PREPARED = {
     "number {0}_d": [_SEQUENCE, _DRAWS, "CREATE DOMAIN {0}_d AS integer DEFAULT {0}_f()"],
 }
 HIDDEN = {
+    "number int UNIQUE": [
+        "CREATE SEQUENCE {0}_s CACHE 0",
+        "CREATE TRIGGER {0}_t BEFORE INSERT ON {0} FOR EACH ROW SET NEW.number = coalesce(NEW.number, nextval({0}_s))",
+    ],
+    "number bigint UNIQUE": [
+        "CREATE SEQUENCE {0}_s CACHE 0",
+        "CREATE FUNCTION {0}_f() RETURNS bigint RETURN NEXT VALUE FOR {0}_s",
+        "CREATE TRIGGER {0}_t BEFORE INSERT ON {0} FOR EACH ROW IF NEW.number IS NULL THEN SET NEW.number = {0}_f(); END IF",
+    ],
     "number smallint": [_SEQUENCE, _DRAWS, "ALTER TABLE {0} ALTER number SET DEFAULT {0}_f()"],
     "number int2": [
         _SEQUENCE,
@@ -212,8 +226,45 @@ ENDS = {
             "CREATE SEQUENCE {0}_s START 32767; ALTER TABLE {0} ALTER number SET DEFAULT nextval('{0}_s')",
             "{0}_s",
         ),
+        (
+            "number smallint",
+            "CREATE SEQUENCE {0}_s START 31767; ALTER TABLE {0} ALTER number SET DEFAULT nextval('{0}_s') + 1000",
+            "{0}_s of column number (smallint)",
+        ),
+        (
+            "number smallint",
+            (
+                "CREATE SEQUENCE {0}_s INCREMENT -1 MINVALUE -99999 MAXVALUE 1 START -32768; "
+                "ALTER TABLE {0} ALTER number SET DEFAULT nextval('{0}_s')"
+            ),
+            "{0}_s of column number (smallint)",
+        ),
+        (
+            "number smallint",
+            (
+                f"CREATE SEQUENCE {{0}}_s START 32767; {_DRAWS}; CREATE FUNCTION {{0}}_g() RETURNS trigger LANGUAGE plpgsql "
+                "AS $$ BEGIN NEW.number := {0}_f();RETURN NEW;END $$; "
+                "CREATE TRIGGER {0}_t BEFORE INSERT ON {0} FOR EACH ROW EXECUTE FUNCTION {0}_g()"
+            ),
+            "{0}_s of column number (smallint)",
+        ),
+        (
+            "number smallint",
+            f"CREATE SEQUENCE {{0}}_s START 32767; {_DRAWS}; ALTER TABLE {{0}} ALTER number SET DEFAULT {{0}}_f()",
+            "{0}_s of column number (smallint)",
+        ),
     ],
-    "mysql": [("number tinyint AUTO_INCREMENT PRIMARY KEY", "ALTER TABLE {0} AUTO_INCREMENT = 126", "number")],
+    "mysql": [
+        ("number tinyint AUTO_INCREMENT PRIMARY KEY", "ALTER TABLE {0} AUTO_INCREMENT = 126", "number"),
+        (
+            "number tinyint",
+            (
+                "CREATE SEQUENCE {0}_s START 126 CACHE 2; "
+                "CREATE TRIGGER {0}_t BEFORE INSERT ON {0} FOR EACH ROW SET NEW.number = ifnull(NEW.number, nextval({0}_s))"
+            ),
+            "number",
+        ),
+    ],
     "sqlite": [
         (
             "number integer PRIMARY KEY AUTOINCREMENT",

@@ -102,13 +102,16 @@ def _fills(column: Any) -> bool:
 
 
 def numbered(connection: sa.Connection, plan: Plan) -> list[str]:
-    """Columns that get a number which rows do not bring."""
+    """Columns that get a number which rows do not bring, by themselves or by a trigger before an insert."""
     brought = {column.name.lower() for column in plan.columns}
-    found = connection.execute(_COLUMNS, {"schema": plan.table.schema, "name": plan.table.name}).all()
+    place = {"schema": plan.table.schema, "name": plan.table.name}
+    drawn = {name.lower() for body in connection.scalars(_DRAWING, place) for name in _NEW.findall(body)}
+    found = connection.execute(_COLUMNS, place).all()
     return [
         column.own
         for column in found
-        if column.name not in brought and ("auto_increment" in column.extra or "nextval" in (column.default or "").lower())
+        if column.name not in brought
+        and ("auto_increment" in column.extra or "nextval" in (column.default or "").lower() or column.name in drawn)
     ]
 
 
@@ -139,6 +142,20 @@ _COLUMNS = sa.text("""
     SELECT column_name AS own, lower(column_name) AS name, collation_name AS collation,
            lower(extra) AS extra, column_default AS `default`
     FROM information_schema.columns WHERE table_schema = coalesce(:schema, database()) AND table_name = :name""")
+
+# Triggers that draw from a sequence, themselves or by a function that they name, and the columns that they look at.
+_DRAWING = sa.text(
+    """
+    SELECT t.action_statement FROM information_schema.triggers t
+    WHERE t.event_object_schema = coalesce(:schema, database()) AND t.event_object_table = :name
+      AND t.action_timing = 'BEFORE' AND t.event_manipulation = 'INSERT'
+      AND (lower(t.action_statement) REGEXP 'nextval|next[[:space:]]+value'
+           OR EXISTS (SELECT 1 FROM information_schema.routines r
+                      WHERE r.routine_schema = t.event_object_schema
+                        AND lower(r.routine_definition) REGEXP 'nextval|next[[:space:]]+value'
+                        AND locate(lower(r.routine_name), lower(t.action_statement)) > 0))""".replace("[:", "[\\:")
+)
+_NEW = re.compile(r"\bnew\.`?(\w+)", re.IGNORECASE)
 
 _AROUND = sa.text("""
     SELECT (SELECT count(*) FROM information_schema.triggers

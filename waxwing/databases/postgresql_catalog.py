@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -96,8 +97,20 @@ def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> 
 
 
 def passed_its_end(connection: sa.Connection, plan: Plan) -> str:
-    """The sequence that draws numbers which its column no longer takes, with the column; empty: none does."""
-    return "; ".join(connection.scalars(_PASSED, {"name": _name(plan.table)}))
+    """The sequence that draws numbers which its column does not take, with the column; empty: none does."""
+    given = {"name": _name(plan.table), "brought": [column.name for column in plan.columns]}
+    passed = []
+    for row in connection.execute(_DRAWN, given).all():
+        if row.last is None:  # none was drawn yet, or it is no sequence
+            continue
+        # The default, with the number that was drawn last in it; or that number itself.
+        value = re.sub(r"nextval\([^()]*\)", f"({row.last})", row.expression or "nextval()", flags=re.IGNORECASE)
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"SELECT CAST({value} AS {row.type})".replace("%", "%%"))
+        except sa.exc.DataError:
+            passed.append(f"sequence {row.sequence} of column {row.name} ({row.type})")
+    return "; ".join(dict.fromkeys(passed))
 
 
 def _name(table: sa.Table) -> str:
@@ -221,14 +234,39 @@ _CONSTRAINED = sa.text(f"""
                AS made
     FROM pg_constraint k WHERE k.conname = :constraint AND k.contype IN ('c', 'f') AND k.conrelid {_TREE}""")  # noqa: S608 - of constants
 
-_PASSED = sa.text("""
-    SELECT DISTINCT 'sequence ' || CAST(s.oid AS regclass) || ' of column ' || a.attname || ' (' || format_type(a.atttypid, NULL)
-           || ')'
-    FROM pg_attribute a
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    JOIN pg_depend e ON (e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = d.oid
-                         AND e.refclassid = CAST('pg_class' AS regclass))
-    JOIN pg_class s ON s.oid = e.refobjid AND s.relkind = 'S'
-    WHERE a.attrelid = to_regclass(:name)
-      AND pg_sequence_last_value(s.oid) > CASE format_type(a.atttypid, NULL)
-          WHEN 'smallint' THEN 32767 WHEN 'integer' THEN 2147483647 ELSE 9223372036854775807 END""")
+# Which sequences numbers come from that rows do not bring, by a default or by a function that it, or a trigger, calls.
+_DRAWN = sa.text(rf"""
+    WITH RECURSIVE own AS (
+        SELECT CAST(a.attname AS text) AS name, format_type(a.atttypid, NULL) AS type, d.oid AS of_default,
+               pg_get_expr(d.adbin, d.adrelid) AS expression
+        FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (:brought)
+          AND a.atttypid IN (CAST('int2' AS regtype), CAST('int4' AS regtype), CAST('int8' AS regtype))),
+    bodies AS MATERIALIZED (
+        SELECT p.oid, p.proname, pg_get_functiondef(p.oid) AS body
+        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+        WHERE p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
+          AND p.pronamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))),
+    begun AS (
+        SELECT o.name, o.type, b.oid, b.body
+        FROM own o JOIN pg_depend e ON e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = o.of_default
+        JOIN bodies b ON e.refclassid = CAST('pg_proc' AS regclass) AND b.oid = e.refobjid
+        UNION
+        SELECT o.name, o.type, b.oid, b.body
+        FROM pg_trigger t JOIN bodies b ON b.oid = t.tgfoid JOIN own o ON strpos(lower(b.body), 'new.' || lower(o.name)) > 0
+        WHERE t.tgrelid {_TREE} AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
+    called AS (
+        SELECT * FROM begun
+        UNION
+        SELECT c.name, c.type, b.oid, b.body
+        FROM called c JOIN bodies b ON c.body ~ ('\m' || regexp_replace(b.proname, '(\W)', '\\\1', 'g') || '\M'))
+    SELECT o.name, o.type, o.expression, CAST(CAST(s.oid AS regclass) AS text) AS sequence,
+           CASE WHEN s.relkind = 'S' THEN pg_sequence_last_value(s.oid) END AS last
+    FROM own o JOIN pg_depend e ON e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = o.of_default
+         AND e.refclassid = CAST('pg_class' AS regclass)
+    JOIN pg_class s ON s.oid = e.refobjid
+    UNION
+    SELECT c.name, c.type, NULL, CAST(CAST(s.oid AS regclass) AS text),
+           CASE WHEN s.relkind = 'S' THEN pg_sequence_last_value(s.oid) END
+    FROM called c, regexp_matches(c.body, 'nextval\s*\(\s*''([^'']+)', 'gi') AS n(names)
+    JOIN pg_class s ON s.oid = to_regclass(n.names[1])""")  # noqa: S608 - of constants
