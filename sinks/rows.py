@@ -19,7 +19,7 @@ from waxwing.target import Change, Order
 Row = tuple[Any, ...]
 _MISSING = object()
 NO_DELETES = "a tombstone (null value), and this target does not delete"
-NO_ROW = "None, where a row is needed (to write none, leave the record out: waxwing.operators.filter)"
+NO_ROW = "None, where a row is needed (to write none, leave the record out by waxwing.operators.filter)"
 
 
 class Written(NamedTuple):

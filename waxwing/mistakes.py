@@ -28,7 +28,9 @@ _RECOVERY_HINT = (
 def in_flow(error: Exception) -> ConfigError:
     """An error of the user's own module or `flow()`, with its file and line."""
     if isinstance(error, SyntaxError):
-        return ConfigError(f"{Path(error.filename or '').name}:{error.lineno} is no Python: {error.msg}.", hint="Correct it.")
+        line = f":{error.lineno}" if error.lineno else ""
+        name = f"{Path(error.filename).name}{line}" if error.filename else "What stands for the flow"
+        return ConfigError(f"{name} is no Python: {error.msg}.", hint="Correct it.")
     if isinstance(error, ImportError) and error.name in ("sinks", "sources") and not _is_ours(error.path):
         return ConfigError(
             f"The folder {Path(error.path or error.name).parent} of your own hides Waxwing's package {error.name}.",
@@ -36,7 +38,7 @@ def in_flow(error: Exception) -> ConfigError:
         )
     if isinstance(error, ModuleNotFoundError):
         return ConfigError(f"A package is missing: {error}.", hint="Install it, or run this in the folder that holds it.")
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).removesuffix(".")
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = place_of(error.__traceback__)
     return ConfigError(
@@ -90,6 +92,20 @@ def of_bytewax(error: BaseException) -> WaxwingError | None:
 
 # Bytewax's recovery store is SQLite's: its disk is full, or does not answer.
 _STORE_FULL = re.compile(r"SqliteFailure\(Error \{ code: (?:DiskFull|SystemIoFailure|CannotOpen)[^}]*\}, Some\(\"([^\"]*)")
+
+
+def of_no_flow(error: BaseException) -> ConfigError | None:
+    """What Bytewax says of a `flow()` that gives no flow, or one without a beginning or an end."""
+    if found := _NO_FLOW.search(str(error)):
+        return ConfigError(f"{found[1]} gives no Dataflow.", hint="Does flow() end with `return flow`?")
+    if found := _NO_STEP.search(str(error)):
+        return ConfigError(f"The flow has no {found[1]} step.", hint=f"Add it: {_STEPS[found[1]]}.")
+    return None
+
+
+_STEPS = {"input": "op.input, with a source", "output": "sink or window_sink, with a target"}
+_NO_FLOW = re.compile(r"A valid Bytewax dataflow was not obtained from '([^']*)'")
+_NO_STEP = re.compile(r"Dataflow needs to contain at least one (input|output) step")
 
 
 def of_system(error: BaseException) -> WaxwingError | None:

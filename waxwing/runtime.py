@@ -209,7 +209,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     # Bytewax wraps what a step raises; the first cause is what happened.
     while error.__cause__ is not None and not isinstance(error, WaxwingError):
         error = error.__cause__
-    error = mistakes.of_bytewax(error) or mistakes.of_system(error) or error
+    error = mistakes.of_bytewax(error) or mistakes.of_no_flow(error) or mistakes.of_system(error) or error
     if isinstance(error, WaxwingError):
         log.failure(error)
         _exit(exit_code(error))

@@ -18,13 +18,17 @@ HIDDEN = "(hidden)"
 _SECRET_CHARACTERS_MIN = 6
 _NAME = re.compile(
     r"pass|pasw|pwd|secret|token|credential|authorization|cookie|jaas|odbc_connect"
-    r"|(api|access|account|shared|private|encryption|master)[-_.]?key|^key$|sas$|signature|key[-_.]?pem|^ssl[-_.]key$",
+    r"|(api|access|account|shared|private|encryption|master)[-_.]?key|^key$|sas$|signature|key[-_.]?pem|^ssl[-_.]key$"
+    r"|^auth$|pw$",
     re.IGNORECASE,
 )
 # "user:password@" before anything else, with or without a scheme; what a mistyped URL looks like, too.
-_LOGIN = re.compile(r"[^\s:/@]*:[^\s@]+@")
+# (Blanks in a password are nothing unusual behind a scheme; without one they end a word.)
+_LOGIN = re.compile(r"[^\s:/@]*:[^\s@]+@|^\s*[\w+.-]+://[^:/@]*:[^@]+@")
+_PRIVATE_KEY = re.compile(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----(.+)")
+_TO_THE_NEXT = re.compile(r"[^&;\s]+")
 # name=value, of a URL's query, of an ODBC line, of a DSN; "name": "value" of JSON.
-_OPTION = re.compile(r"([\w.-]+)\"?\s*[=:]\s*(?:(\{[^{}]*\}|\"[^\"]*\"|'[^']*')|([^&;,\s{}\"]+))")
+_OPTION = re.compile(r"([\w.-]+)\"?\s*[=:]\s*(?:(\{(?:[^{}]|\}\})*\}|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')|([^&;,\s{}\"]+))")
 # A program's option (`kinit --password ...`), a header's value, the token in place of a user of https://token@host.
 _WORD = re.compile(
     r"(?i)(?:(?<![\w-])--?(?:[\w-]*(?:pass(?:word|wd|phrase)?|pwd|token|secret)|p)|\bbearer|\bbasic)[\s=]+([^\s\"']+)"
@@ -134,11 +138,18 @@ def _inside(text: str) -> Iterator[str]:
         login = re.sub(r"^.*?//", "", login, count=1) if "//" in login else login.rsplit(None, 1)[-1]
         password = login.partition(":")[2]
         yield from filter(None, {password, *password.split("@")})
+    yield from _PRIVATE_KEY.findall(text)
     yield from _WORD.findall(text)
     yield from _TOKEN.findall(text)
-    for name, quoted, bare in _OPTION.findall(query or head):
+    options = query or _URL.sub("", head)
+    for found in _OPTION.finditer(options):
+        name, quoted, bare = found.groups()
         value = quoted[1:-1] if quoted else bare
         if is_name_of_secret(name) and value:
             yield value
+            if quoted:
+                yield re.sub(r"\\(.)|(\})\}", r"\1\2", value)  # as it is meant
+            else:
+                yield from _TO_THE_NEXT.findall(options, found.start(3))[:1]  # a comma is a part of it in an ODBC line
         if "=" in (inner := unquote_plus(value)) and inner != value:
             yield from _inside(inner)

@@ -177,6 +177,22 @@ def test_sqlite_refuses_a_table_whose_errors_show_at_commit_only(tmp_path: Path)
             ensure(connection, plan(table, Append(), dialect=SQLite.dialect), SQLite())
 
 
+def test_what_is_said_of_a_table_names_its_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flow may have two, with tables of one name."""
+    table = sa.Table("t", sa.MetaData(), sa.Column("a", sa.Integer))
+    wanted = plan(table, Append(), dialect=SQLite.dialect)
+    for name in ("one", "two"):
+        url = sa.make_url(f"sqlite:///{tmp_path}/{name}.db")
+        with SQLite().engine(url, connect_timeout_s=1, lock_timeout_s=1, statement_timeout_s=1).begin() as connection:
+            ensure(connection, wanted, SQLite())
+            assert f"Table t in {tmp_path}/{name}.db was not there and is made." in capsys.readouterr().err
+            connection.exec_driver_sql("ALTER TABLE t ADD b INTEGER NOT NULL")
+            with pytest.raises(
+                ConfigError, match=f"The existing table t in {tmp_path}/{name}.db does not fit: column b is NOT NULL"
+            ):
+                ensure(connection, wanted, SQLite())
+
+
 def test_csv_for_copy_escapes_what_copy_would_read_otherwise() -> None:
     columns: list[sa.Column[Any]] = [
         sa.Column("a", sa.Text),

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 import waxwing
+from waxwing import mistakes
 from waxwing.cli.app import app
 from waxwing.cli.flows import demand, import_string, module
+from waxwing.cli.positions import rebucket
 from waxwing.errors import ConfigError
 from waxwing.mistakes import in_flow
 
@@ -80,6 +82,25 @@ def test_an_error_of_the_package_s_own_is_told_with_its_place(folder: Path) -> N
         for call, name in ((demand, f"{package}.flow"), (module, f"{package}.flow"), (module, f"{package}_alone")):
             with pytest.raises(ConfigError, match=why.replace("__init__", "[a-z_]+")):
                 call(name)
+
+
+def test_what_bytewax_says_of_a_flow_that_is_none_is_the_users_to_mend() -> None:
+    for text, told in (
+        ("A valid Bytewax dataflow was not obtained from 'shop:flow'", "shop:flow gives no Dataflow. Does flow() end"),
+        ("Dataflow needs to contain at least one input step; add with `x`", "The flow has no input step."),
+        ("Dataflow needs to contain at least one output step; add with `x`", "The flow has no output step."),
+    ):
+        error = mistakes.of_no_flow(RuntimeError(text))
+        assert isinstance(error, ConfigError)
+        assert told in str(error)
+
+
+def test_windows_of_a_flow_that_is_none_are_not_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{folder}/x")
+    for name, text in (("nothing", ""), ("forgets", "def flow(): pass")):
+        (folder / f"{name}.py").write_text(text)
+        with pytest.raises(ConfigError, match=f"Flow '{name}' gives no Dataflow"):
+            rebucket(name)
 
 
 def test_the_version_is_told() -> None:

@@ -120,6 +120,8 @@ def test_json_becomes_the_settings_of_librdkafka(place: Place) -> None:
         (BOTH | {"DATABASE_URL": "mysql://u@h/x?conect_timeout=1"}, "DATABASE_URL has the option conect_timeout"),
         (BOTH | {"DATABASE_URL": "sqlite:///x?mode=ro"}, "DATABASE_URL has the option mode"),
         (BOTH | {"DATABASE_URL": "postgresql://u@h"}, "DATABASE_URL: The URL of the PostgreSQL database names no database"),
+        (BOTH | {"DATABASE_URL": "mysql://u@a,b/x"}, "DATABASE_URL names several hosts, and this database takes one. Give it"),
+        (BOTH | {"DATABASE_URL": "postgresql://u@[::1]:1,[::2]:70000/x"}, "DATABASE_URL has the port 70000"),
         (BOTH | {"DATABASE_URL": "oracle://h/x"}, "DATABASE_URL: No database is known for URLs that begin with oracle://."),
     ],
 )  # fmt: skip
@@ -345,6 +347,13 @@ FORMS = [
     "u:{}@h:9092",
     '{{"sasl.password": "{}"}}',
     '{{"sasl.password": "{}"',
+    "postgresql://u:a phrase {} of words@h/x",
+    "Server=h;Pwd=a,{};Database=x",
+    "Server=h;Pwd={{a}}}}b,{}}};Database=x",
+    "host=h password='it\\'s {}' user=x",
+    "https://h/#access_token={}",
+    "https://h/?auth={}",
+    "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
 ]
 
 
@@ -371,6 +380,13 @@ def test_what_settings_hold_is_taken_out_of_whatever_is_said_later(place: Place)
     read(OrdersSettings, [])
     said = scrub("no login wren@-nest-4711 (wren%40-nest-4711) of walter into aviary with finch-9981")
     assert said == f"no login {HIDDEN} ({HIDDEN}) of walter into aviary with {HIDDEN}"
+    place(
+        DATABASE_URL="mssql://h/x?odbc_connect=Server%3Dh%3BPWD%3Da%2Cshrike-1%3B",
+        KAFKA_CONFIG=r"""{"a": "password='it\\'s shrike-2'", "b": "Pwd={a}}shrike-3}"}""",
+        SOURCE_TOPIC="postgresql://u:a phrase of shrike-4@h/x",
+    )
+    read(OrdersSettings, [])
+    assert scrub("a,shrike-1 it's shrike-2 a}shrike-3 a phrase of shrike-4") == " ".join([HIDDEN] * 4)
     place(DATABASE_URL="postgresql://starling:starling@h/starling")
     read(OrdersSettings, [])
     assert scrub("starling: the user's name is no secret") == "starling: the user's name is no secret"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import runpy
 import signal
@@ -21,6 +22,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before
         raise SystemExit(1)
+    importlib.import_module("waxwing.runtime")  # tells what is wrong in a module that has not imported anything of ours yet
     runpy.run_module("bytewax.run", run_name="__main__", alter_sys=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 import typer
+from bytewax.dataflow import Dataflow
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from pydantic import SecretStr
@@ -103,7 +104,12 @@ def rename_flow(old: str, new: str) -> None:
 def rebucket(flow: str) -> None:
     """Divide the state of a flow's windows anew."""
     _settings(flow)
-    targets = [one for one in vars(module(flow).flow()).get("_waxwing_windows", ()) if isinstance(one, SqlWindows)]
+    built = getattr(module(flow), "flow", lambda: None)()
+    if not isinstance(built, Dataflow):
+        raise ConfigError(
+            f"Flow {flow!r} gives no Dataflow.", hint="Does its module have a flow(), and does that end with `return flow`?"
+        )
+    targets = [one for one in vars(built).get("_waxwing_windows", ()) if isinstance(one, SqlWindows)]
     if not targets:
         raise ConfigError(f"Flow {flow!r} keeps no state of windows.")
     for target in targets:

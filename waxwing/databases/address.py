@@ -31,7 +31,7 @@ def parsed(text: str, setting: str = "DATABASE_URL") -> sa.URL:
         if hosts is None:
             url = sa.make_url(text)
         else:
-            url = sa.make_url(f"{hosts['head']}{hosts['tail'] or ''}").update_query_dict({"host": hosts["hosts"].split(",")})
+            url = sa.make_url(f"{hosts['head']}{hosts['tail'] or ''}").update_query_dict(_of_hosts(hosts["hosts"]))
     except (sa.exc.ArgumentError, ValueError):
         raise (
             _encode(setting)
@@ -53,6 +53,16 @@ def parsed(text: str, setting: str = "DATABASE_URL") -> sa.URL:
     ):
         raise _encode(setting)
     return url
+
+
+def _of_hosts(text: str) -> dict[str, str | list[str]]:
+    """The options that several hosts become."""
+    if "[" not in text:
+        return {"host": text.split(",")}
+    # SQLAlchemy would divide IPv6 addresses at their colons: as libpq writes it, which takes no brackets.
+    each = [re.fullmatch(r"\[?(.*?)\]?(?::(\d+))?", one) for one in text.split(",")]
+    parts = [one.groups("") for one in each if one is not None]
+    return {"host": ",".join(host for host, _ in parts), "port": ",".join(port for _, port in parts)}
 
 
 def place(url: sa.URL) -> str:
@@ -84,14 +94,18 @@ def named(setting: str) -> Iterator[None]:
         raise
 
 
-def check_options(url: sa.URL, known: Iterable[str]) -> None:
+def check_options(url: sa.URL, known: Iterable[str], *, several_hosts: bool = False) -> None:
     """Look at the options behind the question mark; capitals are of no matter.
 
     Raises:
-        ConfigError: one that nobody knows, with the nearest that is known; or one that is given twice.
+        ConfigError: one that nobody knows, with the nearest that is known; one given twice; several hosts where one is taken.
     """
     names = {name.lower(): name for name in known}
     for name, value in url.query.items():
+        if name == "host" and not isinstance(value, str) and not several_hosts:
+            raise ConfigError(
+                "DATABASE_URL names several hosts, and this database takes one.", hint="Give it as host:port, without a comma."
+            )
         if name.lower() not in names:
             near = get_close_matches(name.lower(), names, 1)
             told = f"Leave it out. There are: {', '.join(sorted(names.values()))}."

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from waxwing import log
 from waxwing.batch import Stream
+from waxwing.databases import address
 from waxwing.errors import ConfigError
 from waxwing.target import Position
 
@@ -126,7 +127,7 @@ def make(connection: sa.Connection) -> None:
     if lacking:
         metadata.create_all(connection, tables=lacking)
         names = ", ".join(table.name for table in lacking)
-        log.info("table_made", f"Waxwing's own tables are made, in {connection.engine.url.database}: {names}.")
+        log.info("table_made", f"Waxwing's own tables are made, in {address.place(connection.engine.url)}: {names}.")
     version = connection.scalar(sa.select(sa.func.max(schema_version.c.version)))
     if version is None:
         connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))

@@ -23,7 +23,8 @@ def arguments(url: sa.URL, ours: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an option that neither libpq nor psycopg knows.
     """
-    check_options(url, [*(option.keyword.decode() for option in pq.Conninfo.get_defaults()), THRESHOLD])
+    known = [*(option.keyword.decode() for option in pq.Conninfo.get_defaults()), THRESHOLD]
+    check_options(url, known, several_hosts=True)
     out = {name: value for name, value in ours.items() if name not in url.query}
     if THRESHOLD in url.query:
         text = str(url.query[THRESHOLD]).lower()

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from waxwing import log
+from waxwing.databases import address
 from waxwing.databases.base import Append, Database, Dialect, Keyed, Merge, Mode, Plan, Upsert, keys_of
 from waxwing.databases.catalog import Found
 from waxwing.databases.columns import kind_of, rule
@@ -171,13 +172,14 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
         ConfigError: all differences, in one message.
     """
     table = wanted.table
+    where = _where(connection, table)
     database.lock_schema(connection)
     if made := not sa.inspect(connection).has_table(table.name, schema=table.schema):
         try:
             table.create(connection)
         except (sa.exc.CompileError, sa.exc.IdentifierError) as error:
             raise ConfigError(f"Table {table.fullname} can't be made: {error}.", hint="Correct the flow's Table.") from error
-        log.info("table_made", f"Table {table.fullname} was not there and is made, in {connection.engine.url.database}.")
+        log.info("table_made", f"Table {where} was not there and is made.")
     problems = [] if made else database.refusals(connection, table)
     if not problems:
         existing = _Existing(connection, table, database)
@@ -196,12 +198,12 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
             problems += nothing if (unfit := database.key_problems(connection, table, keys)) is None else unfit
     if problems:
         raise ConfigError(
-            f"The existing table {table.fullname} does not fit: {'; '.join(problems)}.",
+            f"The existing table {where} does not fit: {'; '.join(problems)}.",
             hint="Alter the table, take another one (DATABASE_TABLE, or the Table's name), or correct the flow's Table.",
         )
     if left_out:
         names = ", ".join(column.name for column in left_out)
-        log.warning("columns_left_out", f"The existing table {table.fullname} lacks the columns {names}: they are not written.")
+        log.warning("columns_left_out", f"The existing table {where} lacks the columns {names}: they are not written.")
     narrow = _narrowed(connection, table, there, database.dialect)
     found_plan = replace(
         wanted,
@@ -209,6 +211,11 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
         touched=tuple(column for column in wanted.touched if column not in left_out),
     )
     return replace(found_plan, nature=database.nature(connection, found_plan))
+
+
+def _where(connection: sa.Connection, table: sa.Table) -> str:
+    """The table as messages name it: a flow may have several databases, with tables of one name."""
+    return f"{table.fullname} in {address.place(connection.engine.url)}"
 
 
 def _narrowed(
@@ -228,7 +235,7 @@ def _narrowed(
     if told:
         log.warning(
             "columns_smaller",
-            f"The existing table {table.fullname} takes less than the flow's Table in {', '.join(told)}: "
+            f"The existing table {_where(connection, table)} takes less than the flow's Table in {', '.join(told)}: "
             "what does not fit there becomes a dead letter.",
         )
     return narrow
