@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -60,6 +61,48 @@ def by_uuid(record: Any) -> Any:
 
 def first(record: Any) -> Any:
     return next(iter(()))  # stop
+
+
+def leave(record: Any) -> Any:
+    sys.exit("no such option")  # leaves
+
+
+def cancelled(record: Any) -> Any:
+    raise asyncio.CancelledError  # cancels
+
+
+class Leaving:
+    time, key = 1, "a"
+
+    @property
+    def value(self) -> Any:
+        return leave(self)
+
+
+class Left(BaseModel):
+    price: int
+
+    @field_validator("price")
+    @classmethod
+    def priced(cls, price: int) -> int:
+        return int(leave(price))
+
+
+def test_what_would_end_the_process_or_a_task_refuses_its_record_alone() -> None:
+    left = f"SystemExit: no such option (test_reasons.py:{line_of('leaves')} in leave)"
+    cancels = f"CancelledError (test_reasons.py:{line_of('cancels')} in cancelled)"
+    for fn, reason in ((leave, left), (cancelled, cancels)):
+        for step in (ww.map, ww.filter, ww.flat_map):
+            (result,) = run(lambda up, step=step, fn=fn: step("step", up, fn), [batch([1])])  # type: ignore[misc]  # no such defaults
+            assert result.rejects[-1].reason == reason
+        pieces = dict(run(lambda up, fn=fn: ww.key_by("step", up, fn, 2), [batch([1])]))  # type: ignore[misc]
+        assert pieces["bucket-000"].rejects[-1].reason == reason
+        fold = Fold("value", lambda: 0, lambda held, value, fn=fn: fn(value), lambda held, other: held)  # type: ignore[misc]
+        emission = windowed(define(aggregates={"folded": fold}), events([(1, "a", 5)]))
+        assert [letter.reason for letter in emission.rejects] == [reason]
+    emission = windowed(define(aggregates={"total": Sum("value")}, fields=None), events([Leaving()]))
+    assert [letter.reason for letter in emission.rejects] == [f"value: {left}"]
+    assert parsed(Left, [b'{"price":1}']).rejects[0].reason == left
 
 
 class Mute(Exception):

@@ -864,7 +864,9 @@ def test_a_merge_that_raises_is_named() -> None:
 
     for kind in (Tumbling(60), Session(60)):
         aggregates = {"n": Count(), "all": Fold("value", list, lambda state, value: [*state, value], merge)}
-        with pytest.raises(ConfigError, match="the merge of aggregate all raised ValueError: too many") as caught:
+        with pytest.raises(
+            ConfigError, match=r"aggregate all raised ValueError: too many \(test_windows\.py:\d+ in merge\)\."
+        ) as caught:
             run(define(kind=kind, aggregates=aggregates), batch([(1, "a", 1)]), batch([(1, "a", 1)], 1))
         assert isinstance(caught.value.__cause__, ValueError)
 

@@ -24,7 +24,7 @@ from waxwing.operators.cutting import cutter
 from waxwing.operators.declared import declare, declare_key
 from waxwing.operators.decoding import reading
 from waxwing.operators.keys import key_reader
-from waxwing.operators.reasons import REASON_CHARACTERS_MAX, reason_of, refusals_of, stopped
+from waxwing.operators.reasons import RAISED, REASON_CHARACTERS_MAX, reason_of, refusals_of, stopped
 
 # Exponents that no Decimal has.
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -101,7 +101,7 @@ class Parser:
                 records.extend(reduce(_mapped, self._reading.steps, left))
             except MemoryError:  # the value is not to blame
                 raise
-            except Exception as error:
+            except RAISED as error:
                 n = len(records) + len(bad)
                 bad[n] = self._reason(error, values[n])
             else:
@@ -134,7 +134,7 @@ class Parser:
             at, present = without(at, large), without(present, large)
         return at, present
 
-    def _reason(self, error: Exception, value: bytes) -> str:
+    def _reason(self, error: BaseException, value: bytes) -> str:
         problems = self._reading.problems
         if problems is not None and isinstance(error, msgspec.ValidationError):
             error = problems(value) or error
@@ -150,7 +150,7 @@ class Parser:
             deletes.append(Delete(at, self._read_key(key)))
         except MemoryError:
             raise
-        except Exception as error:
+        except RAISED as error:
             return f"and its key can't be read: {_reason(error, key)}"
         return None
 
@@ -169,7 +169,7 @@ def without(items: Sequence[S], numbers: Collection[int]) -> Sequence[S]:
     return left
 
 
-def _reason(error: Exception, value: bytes | None) -> str:
+def _reason(error: BaseException, value: bytes | None) -> str:
     """Why a value was refused: the field and what was expected, without the value itself."""
     if not value:
         return "empty value"

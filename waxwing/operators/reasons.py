@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import re
 import sys
@@ -18,19 +19,23 @@ import pydantic
 # A reason is for people; the whole value is kept beside it.
 REASON_CHARACTERS_MAX = 500
 
+# What the user's code may raise that refuses its record: not Ctrl+C, which is for the process.
+RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
+
 _PLAIN = (str, int, float, complex, Decimal, date, time, timedelta, UUID, type(None))
 _PASSWORD = re.compile(r"(\w://[^\s/:@]*:)\S+@")
 _WAXWING = __name__.partition(".")[0]
 
 
-def reason_of(error: Exception, record: Any = None) -> str:
-    """Such as `KeyError: 'rate' (payments.py:72 in row)`. A ValueError that the user's own code raises, in words, is these alone.
+def reason_of(error: BaseException, record: Any = None, *, placed: bool = False) -> str:
+    """Such as `KeyError: 'rate' (payments.py:72 in row)`. A ValueError that the user's own code raises, in words, is these alone,
+    unless it is to be `placed` whatever it is.
 
     Neither whole records nor passwords of addresses are repeated.
     """
     frames = list(_frames(error.__traceback__))
     text = " ".join(_words(error, record).split())
-    if frames and frames[-1].own and frames[-1].raises and type(error) is ValueError and text:
+    if not placed and frames and frames[-1].own and frames[-1].raises and type(error) is ValueError and text:
         return text[:REASON_CHARACTERS_MAX]
     place = next((f" ({frame.place})" for frame in reversed(frames) if frame.own), "")
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -44,7 +49,7 @@ def stopped(fn: Callable[..., object], record: Any, *more: Any) -> str:
     """
     try:
         fn(record, *more)
-    except Exception as error:
+    except RAISED as error:
         return reason_of(error, record)
     return StopIteration.__name__
 
@@ -79,7 +84,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[_Frame]:
         traceback = traceback.tb_next
 
 
-def _words(error: Exception, record: Any) -> str:
+def _words(error: BaseException, record: Any) -> str:
     """What the exception says, without the record or what holds records."""
     if isinstance(error, pydantic.ValidationError):
         return refusals_of(error)

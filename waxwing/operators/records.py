@@ -15,7 +15,7 @@ from waxwing.batch import Batch, Headers, Reject, Stream
 from waxwing.errors import ConfigError, WaxwingError
 from waxwing.operators.declared import declare, declare_key, key_type, record_type, returned
 from waxwing.operators.parse import without
-from waxwing.operators.reasons import reason_of, stopped
+from waxwing.operators.reasons import RAISED, reason_of, stopped
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -74,7 +74,7 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
     def mapped(batch: Batch[R]) -> Batch[S]:
         try:
             fn = make(Origin(batch.stream, batch))
-        except Exception as error:
+        except RAISED as error:
             if isinstance(error, WaxwingError):
                 raise
             raise ConfigError(
@@ -157,7 +157,7 @@ def _applied(step_id: str, batch: Batch[Any], fn: Callable[..., S], *arguments: 
     while len(out) + len(bad) < size:
         try:
             out.extend(results)
-        except Exception as error:
+        except RAISED as error:
             n = len(out) + len(bad)
             bad[n] = reason_of(error, batch.records[n])
         else:

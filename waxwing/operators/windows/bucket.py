@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, OffsetGap
+from waxwing.operators.reasons import RAISED, reason_of
 from waxwing.operators.windows import packing, state
 from waxwing.operators.windows.definition import NEVER, Windows
 from waxwing.operators.windows.parts import EXACT, Folded, Part
@@ -174,12 +175,12 @@ class Bucket:
         try:
             with localcontext(EXACT):
                 yield
-        except Exception as error:
+        except RAISED as error:
             for frame, _ in walk_tb(error.__traceback__):
                 if frame.f_code is Folded.merge.__code__:
                     raise ConfigError(
                         f"Windows: the merge of aggregate {self._name_of(frame.f_locals['self'])} raised "
-                        f"{type(error).__name__}: {error}.",
+                        f"{reason_of(error, placed=True)}.",
                         hint="A Fold's make and merge must take whatever add made: none can be refused later.",
                     ) from error
             raise

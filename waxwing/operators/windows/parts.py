@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import fsum
 from typing import Any, NamedTuple
 
-from waxwing.operators.reasons import reason_of
+from waxwing.operators.reasons import RAISED, reason_of
 
 # Numbers that sums take: DIGITS_MAX digits on either side of the point; floats up to FLOAT_MAX. So a sum of any number of them
 # (10**60) is exact in EXACT, and no sum of floats overflows.
@@ -228,7 +228,7 @@ class Folded(Part):
             held = states[n]
             try:
                 states[n] = (self.add(self.make() if held is None else held[0], value),)
-            except Exception as error:
+            except RAISED as error:
                 bad[number] = reason_of(error, value)
                 states[n] = None  # it may be half changed; it was for nothing, but that others that are bad are found at once
         if bad:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
-from waxwing.operators.reasons import reason_of
+from waxwing.operators.reasons import RAISED, reason_of
 from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
 from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT, Column
@@ -101,7 +101,7 @@ class Reader:
         if len(kinds) == 1:
             getters = self._getters[kinds.pop()]
             # A field is missing, or a property of the record's own raises: looked for one by one.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(*RAISED):
                 return {field: list(map(getters[field], records)) for field in fields}
         out: dict[str, list[Any]] = {field: [] for field in fields}
         for number, record in enumerate(records):
@@ -109,7 +109,7 @@ class Reader:
             for field in fields:
                 try:
                     out[field].append(getters[field](record))
-                except Exception as error:
+                except RAISED as error:
                     out[field].append(None)
                     by_a_property = error.__traceback__ is not None and error.__traceback__.tb_next is not None
                     bad.setdefault(number, f"{field}: {reason_of(error, record)}" if by_a_property else f"{field} is missing")
