@@ -150,6 +150,8 @@ def test_what_is_no_json_is_refused_with_its_reason(place: Place) -> None:
     deep: Any = 2**70
     for _ in range(5_000):
         deep = [deep]
+    long = msgspec.Raw(b'{"a":[-%s]}' % (b"7" * 5_000))
+    assert written(place, sa.JSON(), [long])[1] == {0: f"the number -{'7' * 59}... (5,001 characters), which has too many digits"}
     got, bad = written(place, sa.JSON(), [*values, deep, {"a": Decimal("1.0")}])
     assert got == ['{"a":1.0}']
     assert list(bad) == list(range(len(values) + 1))

@@ -314,3 +314,12 @@ def test_what_only_models_have_is_read_exactly_and_cut_too() -> None:
     assert (list(record.some), record.text, record.json_) == ([1], [2], {"a": [Decimal("1.10"), 10**30]})
     assert (record.either, record.first, record.deep) == (moment.decode().strip('"'), Decimal("1.10"), 5)
     assert (record.path, record.wrapped) == (Path("/x"), Decimal("12345678901234567.25"))
+
+
+@pytest.mark.parametrize("kind", [int, Any, list[int], dict], ids=str)
+def test_an_integer_of_too_many_digits_is_named_whatever_the_class(kind: Any) -> None:
+    number = "7" * 5_000
+    text = {list[int]: f"[{number}]", dict: f'{{"a":{number}}}'}.get(kind, number)
+    for each in kinds_of(kind):
+        [reject] = parsed(each, [b'{"v":%s}' % text.encode()]).rejects
+        assert reject.reason.startswith(f"the number {'7' * 60}... (5,000 characters), which has too many digits: "), each

@@ -27,6 +27,8 @@ _NOT_EQUAL = "does not come back equal from JSON (NaN, infinity, or a type JSON 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # numeric's, and so jsonb's: digits before and behind the point.
 _NUMERIC_DIGITS_MAX, _NUMERIC_DECIMALS_MAX = 131_072, 16_383
+# An integer that msgspec reads no more.
+_LONG = re.compile(r"-?\d{4300,}")
 _DEPTH_MAX = 250  # orjson's own limit
 NAMED_CHARACTERS_MAX = 60
 
@@ -108,10 +110,13 @@ def problem(column: sa.Column[Any], dialect: Dialect) -> Callable[[Any], str | N
     as_numbers, bare_kept = _is_numeric(column), _bare(column, dialect)
 
     def reason(value: Any) -> str | None:
+        text = ""
         try:
             text = text_of(value)
             back = exact(text)
         except (TypeError, ValueError) as error:  # of encoders and decoders
+            if isinstance(error, msgspec.ValidationError) and (long := _LONG.search(text)) is not None:
+                return f"the number {_named(long[0])}, which has too many digits"
             return f"no JSON: {error.__cause__ or error}"
         except RecursionError:
             return "no JSON: nested too deeply"

@@ -28,6 +28,7 @@ from waxwing.operators.reasons import RAISED, REASON_CHARACTERS_MAX, reason_of, 
 
 # Exponents that no Decimal has.
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_LONG = re.compile(rb"-?\d{4300,}")  # an integer that msgspec reads no more
 _EXPONENT = re.compile(rb"-?[\d.]+[eE][-+]?\d{18,}")
 
 R = TypeVar("R")
@@ -183,6 +184,8 @@ def _reason(error: BaseException, value: bytes | None) -> str:
         text = "not UTF-8"
     elif isinstance(error, msgspec.MsgspecError):
         text = str(error)
+        if "out of range" in text and (long := _LONG.search(value)) is not None:
+            text = f"the number {long[0].decode()[:60]}... ({len(long[0]):,} characters), which has too many digits: {text}"
     elif isinstance(error, InvalidOperation) and (found := _EXPONENT.search(value)) is not None:
         text = f"the number {found[0].decode()[:60]}, whose exponent has too many digits"
     else:  # of a validator of the user's
