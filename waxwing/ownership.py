@@ -251,9 +251,10 @@ class Ownership:
     def _take(self) -> str:
         targets = sorted(self._records.values(), key=lambda records: records.name)
         seen = {records.name: records.ask() for records in targets}
-        waited, robbed = alive(seen.values(), self.me, max(records.stale_ms for records in targets))
+        waited, _ = alive(seen.values(), self.me, max(records.stale_ms for records in targets))
         if waited:
             return waited[0].place
+        robbed: set[str] = set()  # of those that have lost one to others each target tells anew: they may own it again by then
         for number, records in enumerate(targets):
             done = records.take(self.me, self.token, seen, robbed)
             if done is None:

@@ -25,7 +25,7 @@ from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.databases import database_for, ledger
 from waxwing.databases.base import Mode
 from waxwing.errors import ConfigError, Fenced, TargetError, TransientError
-from waxwing.ownership import Member
+from waxwing.ownership import Member, Ownership
 from waxwing.settings import SqlSettings
 from waxwing.target import Change, Start
 
@@ -361,6 +361,28 @@ def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:
     assert not records[0].beat("a" * 16)
     for one, token in zip(records, ("a", "b"), strict=True):
         one.release(token * 16)
+
+
+def test_who_has_lost_the_target_and_owns_it_again_is_left_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a newcomer's question and its taking; what was heard first counts no more."""
+    old, new = (target(url, Append(), stale_s=600.0).records() for _ in range(2))
+    member, token = Member("a", 0, "a"), "a" * 16
+    assert old.take(member, token, {old.name: old.ask()}, ()) is not None
+    stood_still(url)
+    assert new.take(Member("c", 0, "c"), "c" * 16, {new.name: new.ask()}, ()) == {"a"}
+    new.release("c" * 16)
+    take = new.take
+
+    def takes_late(*args: Any) -> set[str] | None:
+        assert old.take(member, token, {old.name: old.ask()}, ()) is not None
+        return take(*args)
+
+    monkeypatch.setattr(new, "take", takes_late)
+    newcomer = Ownership(Member("b", 0, "b"), beats=False)
+    newcomer.add("flow", "flow.out", new)
+    assert newcomer.take()
+    assert old.beat(token)
+    old.release(token)
 
 
 def change(to: SqlTarget, records: list[Any], *, in_doubt: bool = False) -> Change:
