@@ -97,6 +97,7 @@ def frozen(
 ) -> Told:
     """Freeze a deployment that works, beside a second one."""
     topic = kafka.new_topic(PARTITIONS)
+    orders *= 3 if standing_by else 1  # the first one is still at work when the second stands by
     produce(kafka.bootstrap(), topic, orders, bad=0.001, seed=seed, partitions=PARTITIONS)
     env = {
         **SETTINGS,
