@@ -7,8 +7,10 @@ import re
 import socket
 import sys
 import sysconfig
+from importlib.machinery import PathFinder
 from pathlib import Path
-from types import TracebackType
+from traceback import walk_tb
+from types import ModuleType, TracebackType
 from typing import Any
 
 from waxwing import log
@@ -31,10 +33,14 @@ def in_flow(error: Exception) -> ConfigError:
         line = f":{error.lineno}" if error.lineno else ""
         name = f"{Path(error.filename).name}{line}" if error.filename else "What stands for the flow"
         return ConfigError(f"{name} is no Python: {error.msg}.", hint="Correct it.")
-    if isinstance(error, ImportError) and error.name in ("sinks", "sources") and not _is_ours(error.path):
+    if isinstance(error, ImportError | AttributeError) and (hidden := _hidden(error)):
+        name, file = hidden
+        whose = (
+            "Waxwing's package" if name in _PACKAGES else "Python's module" if name in sys.stdlib_module_names else "the package"
+        )
+        own = f"folder {file.parent}" if file.name == "__init__.py" else f"file {file}"
         return ConfigError(
-            f"The folder {Path(error.path or error.name).parent} of your own hides Waxwing's package {error.name}.",
-            hint="Give it another name, or start the flow from elsewhere.",
+            f"The {own} of your own hides {whose} {name}.", hint="Give it another name, or start the flow from elsewhere."
         )
     if isinstance(error, ModuleNotFoundError):
         return ConfigError(f"A package is missing: {error}.", hint="Install it, or run this in the folder that holds it.")
@@ -46,8 +52,25 @@ def in_flow(error: Exception) -> ConfigError:
     )
 
 
-def _is_ours(path: str | None) -> bool:
-    return path is not None and Path(path).is_relative_to(_OURS)
+_PACKAGES = ("sinks", "sources", "waxwing")
+
+
+def _hidden(error: ImportError | AttributeError) -> tuple[str, Path] | None:
+    """The package or module that was not found as it is, and the file of the user's that stands in its place."""
+    candidates: list[tuple[str, Any]] = []
+    if isinstance(error, ImportError):
+        name = (error.name or "").partition(".")[0]
+        candidates.append((name, error.path or getattr(sys.modules.get(name), "__file__", None)))
+    elif isinstance(error.obj, ModuleType):
+        candidates.append((error.obj.__name__, getattr(error.obj, "__file__", None)))
+    if "partially initialized" in str(error):  # a file that imports what needs the module that the file hides
+        frames = [frame.f_globals for frame, _ in walk_tb(error.__traceback__)]
+        candidates += [(str(one.get("__name__")), one.get("__file__")) for one in frames]
+    for name, file in candidates:
+        there = PathFinder.find_spec(name, [*_INSTALLED, *([str(_OURS)] if name in _PACKAGES else [])])
+        if file and there and there.origin and not Path(file).is_relative_to(Path(there.origin).parent):
+            return name, Path(file)
+    return None
 
 
 def place_of(traceback: TracebackType | None) -> str:

@@ -38,6 +38,29 @@ def test_a_folder_that_hides_one_of_ours_is_named(folder: Path, monkeypatch: pyt
     )
 
 
+def test_a_file_that_hides_a_part_of_ours_or_a_module_of_python_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text, code, whose in (
+        ("sources", "", "from sources.memory import MemorySource", "Waxwing's package"),
+        ("queue", "", "import queue; queue.Empty", "Python's module"),
+        ("msgspec", "", "from msgspec import Struct", "the package"),
+        ("queue", "import beside", "import queue", "Python's module"),  # beside needs it, too
+    ):
+        (folder / f"{name}.py").write_text(text)
+        (folder / "beside.py").write_text("from queue import Empty")
+        with monkeypatch.context() as context:
+            for there in [there for there in sys.modules if there.partition(".")[0] in (name, "beside")]:
+                context.delitem(sys.modules, there)
+            with pytest.raises((ImportError, AttributeError)) as refused:
+                exec(code)
+            assert str(in_flow(refused.value)).startswith(f"The file {folder}/{name}.py of your own hides {whose} {name}.")
+            for there in [there for there in sys.modules if there.partition(".")[0] in (name, "beside")]:
+                del sys.modules[there]
+        (folder / f"{name}.py").unlink()
+    (folder / "plain.py").write_text("import queue; queue.nothing")
+    with pytest.raises(ConfigError, match=r"has no attribute 'nothing' \(plain.py:1 in <module>\)"):
+        module("plain")
+
+
 def test_a_module_beside_is_found_as_well_as_one_in_dataflows(folder: Path) -> None:
     (folder / "payments_beside.py").write_text("")
     assert import_string("payments_beside") == "payments_beside"

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal, NewType, NotRequired
+from typing import Annotated, Any, Literal, NewType, NotRequired
 from uuid import UUID
 
 import bytewax.operators as op
@@ -142,6 +142,24 @@ def test_a_dataclass_may_hold_typing_s_own_typed_dict() -> None:
     batch = parsed(HoldsOld, [good, b'{"price":1,"inner":{"weight":"x"},"many":[]}'])
     assert batch.records == [HoldsOld(Decimal("1.10"), {"weight": 2.5}, [{}, {"weight": 2.0}])]
     assert [reject.at for reject in batch.rejects] == [1]
+
+
+class OldTree(OldInner):
+    """It holds itself, and another one behind an annotation."""
+
+    children: typing.NotRequired[list[OldTree]]
+    leaf: typing.NotRequired[Annotated[OldInner, "annotated"]]
+
+
+def test_typing_s_own_typed_dict_may_hold_itself() -> None:
+    good = b'{"weight":1,"children":[{"children":[{"leaf":{"weight":2.5}}]}]}'
+    batch = parsed(OldTree, [good, b"{}", b'{"children":[{"children":[{"leaf":{"weight":"x"}}]}]}', b'{"leaf":null}'])
+    leaf = {"children": [{"leaf": {"weight": 2.5}}]}
+    assert batch.records == [{"weight": 1.0, "children": [leaf]}, {}]
+    assert [(reject.at, reject.reason.partition(":")[0]) for reject in batch.rejects] == [
+        (2, "children.0.children.0.leaf.weight"),
+        (3, "leaf"),
+    ]
 
 
 DEEP = b"[" * 100_000

@@ -115,21 +115,34 @@ def _both(known: Decode, read: Decode) -> Decode:
     return decode
 
 
-def _newer(kind: Any) -> Any:
-    """A type with typing_extensions' TypedDict in place of typing's, itself and in what it holds."""
+def _newer(kind: Any, known: dict[Any, Any] | None = None) -> Any:
+    """A type with typing_extensions' TypedDict in place of typing's, itself and in what it holds; `known` are those begun."""
+    known = {} if known is None else known
     if typing.is_typeddict(kind):
-        made = {name: _newer(hint) for name, hint in typing.get_type_hints(kind, include_extras=True).items()}
-        for name in kind.__optional_keys__:  # of `total=False`; where annotations are texts, it does not know NotRequired
-            if typing.get_origin(made[name]) not in (typing.Required, typing.NotRequired):
-                made[name] = typing.NotRequired[made[name]]
-        return typing_extensions.TypedDict(kind.__name__, made)  # type: ignore[operator]  # from names known only now
+        if kind not in known:
+            known[kind] = typing_extensions.TypedDict(kind.__name__, {})  # type: ignore[operator]  # from a name known only now
+            _fill(known[kind], kind, known)
+        return known[kind]
     parts = typing.get_args(kind)
-    newer = tuple(map(_newer, parts))
-    if newer == parts or typing.get_origin(kind) is typing.Annotated:
+    newer = tuple(_newer(part, known) for part in parts)
+    if newer == parts:
         return kind
+    if typing.get_origin(kind) is typing.Annotated:
+        return typing.Annotated[(newer[0], *kind.__metadata__)]
     if isinstance(kind, UnionType):
         return reduce(or_, newer)
     return kind.copy_with(newer) if hasattr(kind, "copy_with") else typing.get_origin(kind)[newer]
+
+
+def _fill(new: Any, old: Any, known: dict[Any, Any]) -> None:
+    """Give a TypedDict the fields of another; last of all, for they may hold itself."""
+    made = {name: _newer(hint, known) for name, hint in typing.get_type_hints(old, include_extras=True).items()}
+    for name in old.__optional_keys__:  # of `total=False`; where annotations are texts, it does not know NotRequired
+        if typing.get_origin(made[name]) not in (typing.Required, typing.NotRequired):
+            made[name] = typing.NotRequired[made[name]]
+    optional = {name for name, hint in made.items() if typing.get_origin(hint) is typing.NotRequired}
+    new.__annotations__ = made
+    new.__required_keys__, new.__optional_keys__ = frozenset(made.keys() - optional), frozenset(optional)
 
 
 def _check_raw(kind: Any) -> None:
