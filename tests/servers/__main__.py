@@ -29,7 +29,7 @@ def main() -> None:
             # Only now: the server would have inherited the mask, and could not be stopped.
             signal.pthread_sigmask(signal.SIG_BLOCK, asked)
             signal.sigwait(asked)
-    except Unavailable as error:
+    except (Unavailable, TimeoutError) as error:  # the latter on a busy machine
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
