@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+
+import pytest
 
 from waxwing.cli.display import Display
 from waxwing.shared_counts import VARIABLE, SharedCounts
@@ -66,3 +69,12 @@ def test_counts_too_many_to_share_leave_those_before_and_a_strange_file_is_not_w
         assert SharedCounts.given() is None
     finally:
         del os.environ[VARIABLE]
+
+
+def test_an_error_that_every_process_meets_is_told_once_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display("orders", 2)
+    for _ in range(2):  # and again after a restart
+        display.run_begins([])
+        for process in range(2):
+            display.read(process, io.BytesIO(b'{"level": "error", "message": "The table does not fit."}\n'))
+    assert capsys.readouterr().err.count("does not fit") == 2

@@ -33,6 +33,7 @@ class Display:
         self._now: list[SharedCounts] = []  # of each process, since its start
         self._before: Counter[Any] = Counter()  # of runs that have ended
         self._restarts = 0
+        self._errors: set[str] = set()  # of this run: what all processes meet is told once
         self._started_s = time.monotonic()
         self._samples: list[tuple[float, int]] = []
         self._lock = threading.Lock()
@@ -57,6 +58,8 @@ class Display:
                 event = None
             if not isinstance(event, dict):
                 self._pass_on(process, text)
+                continue
+            if event.get("level") == "error" and self._is_told(str(event.get("message"))):
                 continue
             if log.terminal and event.get("event") in ("progress", "summary"):
                 continue  # the line that renews itself says as much
@@ -84,6 +87,7 @@ class Display:
         """Processes are about to be started that count here, from zero."""
         with self._lock:
             self._now = list(counts)
+            self._errors.clear()
 
     def run_ended(self) -> None:
         """All processes have ended."""
@@ -135,6 +139,12 @@ class Display:
         if self._processes > 1:
             text += f"  {self._processes} processes"
         return Text(text + (f"  {_number(self._restarts, 'restart')}" if self._restarts else ""), style="bold")
+
+    def _is_told(self, error: str) -> bool:
+        with self._lock:
+            told = error in self._errors
+            self._errors.add(error)
+            return told
 
     def _pass_on(self, process: int, text: str) -> None:
         """A line that is not ours: of a library, or Bytewax."""
