@@ -118,7 +118,8 @@ def test_a_start_says_where_each_step_begins_and_that_a_table_is_made(place: Pla
     run(place, flow, [{"id": 1}, {"id": 2}], to, topic=topic)
     text = capfd.readouterr().err
     assert said(text, "begins") == [f"Flow {flow}, step out: {topic}[0] begins anew at 0."]
-    assert any(message.startswith(f"Table {to.name} was not there and is made") for message in said(text, "table_made"))
+    made = [message for message in said(text, "table_made") if message.startswith(f"Table {to.name} in ")]
+    assert [message.endswith(" was not there and is made.") for message in made] == [True]
     run(place, flow, [{"id": 1}, {"id": 2}, {"id": 3}], to, topic=topic)
     text = capfd.readouterr().err
     assert said(text, "begins") == [f"Flow {flow}, step out: {topic}[0] goes on at 2."]
