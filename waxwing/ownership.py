@@ -258,9 +258,8 @@ class Ownership:
         for number, records in enumerate(targets):
             done = records.take(self.me, self.token, seen, robbed)
             if done is None:
-                if number and not targets[0].beat(self.token):
-                    raise self._fenced(targets[0].name)
-                for ours in targets[:number]:  # other targets than ours were its first: let go, and ask again
+                # Let go, and ask again. Who has been robbed of a target by now has lost nothing either: it had not begun.
+                for ours in targets[:number]:
                     ours.release(self.token)
                 return "it has just come first, or beats again"
             robbed |= done

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import permutations
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from typing_extensions import override
@@ -16,7 +17,7 @@ from sinks.writer import Writer
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.errors import Fenced, TransientError
-from waxwing.ownership import Member, Record, Records
+from waxwing.ownership import Member, Ownership, Record, Records
 from waxwing.positions import own_feeds, prepare_feeds
 from waxwing.settings import SinkSettings
 from waxwing.target import Change, Start, Target
@@ -153,3 +154,17 @@ def test_each_target_is_waited_for_as_long_as_its_own_settings_say() -> None:
         own_feeds(order, lambda seconds: None, answers)
         assert asked == [60.0]
     feeds[0].ownership.release()
+
+
+def test_who_is_robbed_while_it_takes_has_lost_nothing_and_asks_again() -> None:
+    """By a neighbour of its own mesh: nobody beats before all is taken, so its record may look like that of an earlier start."""
+    first, second = Kept("one"), Kept("two")
+    first.answer = lambda: False
+    newcomer = Ownership(Member("mesh-a", 0, "a"), beats=False)
+    for step, records in {"one": first, "two": second}.items():
+        newcomer.add("flow", step, records)
+    with patch.object(second, "take", return_value=None):
+        assert newcomer.take()
+    assert not newcomer.taken
+    assert not newcomer.take()
+    assert newcomer.taken
