@@ -215,7 +215,6 @@ class SqlSession(OwnedSession):
         else:  # with a new one, or the next attempt would end here again
             with self._connection.engine.connect() as connection:
                 yield connection
-                connection.rollback()
 
     def _hold(self) -> bool:
         """Hold the table as it is before it is written, where that must be; is it as the plan was made for?"""

@@ -27,8 +27,8 @@ FLOW = "dataflows.orders"
 Database = PostgreSQL | MariaDB | SQLServer
 
 
-# What is decided above the database: each start takes SQL Server's test server ten seconds of a core. The conformance suite asks
-# it who owns what, and where a step begins.
+# What is decided above the database: each start takes SQL Server's test server seconds of a core. The conformance suite asks it
+# who owns what, and where a step begins.
 ON_TWO = pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 
 

@@ -186,20 +186,23 @@ _KEYS = sa.text("""
 # Functions that are volatile and draw no number that could run out: of extensions (the server's own are no dependency).
 _HARMLESS = "uuid|ulid|random|salt|clock|now|time"
 
+# Functions that are written in a language, with their texts.
+_BODIES = """bodies AS MATERIALIZED (
+        SELECT p.oid, p.proname, pg_get_functiondef(p.oid) AS body
+        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+        WHERE p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
+          AND p.pronamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace)))"""
+
 # Which functions draw from a sequence, themselves or by others that they name. SQL that is put together only when it runs shows
 # nothing, and so a default that is volatile is taken for one that does.
 # A trigger's type has a bit for: each row 1, before 2, insert 4.
-_AROUND = sa.text(r"""
+_AROUND = sa.text(rf"""
     WITH RECURSIVE tree AS (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name)),
     own_triggers AS (
         SELECT t.tgtype & 7 = 7 AS before_insert, p.oid
         FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE t.tgrelid IN (SELECT relid FROM tree) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
-    bodies AS MATERIALIZED (
-        SELECT p.oid, p.proname, pg_get_functiondef(p.oid) AS body
-        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-        WHERE p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
-          AND p.pronamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))),
+    {_BODIES},
     drawing AS (
         SELECT oid, proname FROM bodies WHERE body ~* 'nextval'
         UNION
@@ -221,7 +224,7 @@ _AROUND = sa.text(r"""
            (SELECT count(*) FROM own_triggers WHERE before_insert) AS triggers_before_insert,
            (SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(:name) AND confrelid = conrelid)
                AS own_references,
-           (SELECT count(*) FROM numbered) AS numbered""")
+           (SELECT count(*) FROM numbered) AS numbered""")  # noqa: S608 - of constants
 
 # (What refers into the table itself may be in the way of a delete.)
 _CONSTRAINED = sa.text(f"""
@@ -242,11 +245,7 @@ _DRAWN = sa.text(rf"""
         FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (:brought)
           AND a.atttypid IN (CAST('int2' AS regtype), CAST('int4' AS regtype), CAST('int8' AS regtype))),
-    bodies AS MATERIALIZED (
-        SELECT p.oid, p.proname, pg_get_functiondef(p.oid) AS body
-        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-        WHERE p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
-          AND p.pronamespace NOT IN (CAST('pg_catalog' AS regnamespace), CAST('information_schema' AS regnamespace))),
+    {_BODIES},
     begun AS (
         SELECT o.name, o.type, b.oid, b.body
         FROM own o JOIN pg_depend e ON e.classid = CAST('pg_attrdef' AS regclass) AND e.objid = o.of_default
