@@ -14,7 +14,7 @@ from waxwing.batch import Stream
 from waxwing.databases import address, ledger, letters
 from waxwing.databases.base import Database
 from waxwing.errors import ConfigError, Fenced, RowError, TransientError, WaxwingError
-from waxwing.ownership import Member, Record, Records, alive, is_rival, run_of
+from waxwing.ownership import Member, Record, Records, alive, is_lost, is_rival, run_of
 from waxwing.target import Position, Session
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class SqlOwners(Records):
             highest = int(connection.scalar(sa.select(sa.func.max(progress.c.owner)).where(of_step)) or 0)
             now = self.records(connection)
             waited, dead = alive({**seen, self.name: now}.values(), me, self.stale_ms, robbed)
-            if waited:
+            if waited or any(is_lost(record, me) for record in now):
                 return None
             rivals = [record for record in now if is_rival(record, me, self.stale_ms)]
             for record in rivals:

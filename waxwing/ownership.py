@@ -156,6 +156,11 @@ def alive(
     return waited, dead
 
 
+def is_lost(record: Record, me: Member) -> bool:
+    """Is it one of ours, and another owner has the target?"""
+    return record.lost and record.member == me
+
+
 def run_of(record: Record, me: Member) -> str:
     """The start that a record counts as, as `alive` sees it."""
     member = record.member
@@ -186,7 +191,7 @@ class Records(ABC):
             robbed: starts that have lost another target to us: their heartbeats count no more.
 
         Returns the starts that have lost this one; None, and nothing at all is done: somebody beats who was found stale, or is
-        new.
+        new, or an earlier record of ours is lost.
         """
 
     @abstractmethod
@@ -207,6 +212,7 @@ class Ownership:
     """
 
     def __init__(self, me: Member | None = None, *, beats: bool = True) -> None:
+        self._given = me
         self.me = me or Member.this_process()
         self.token = secrets.token_hex(8)
         self._beats = beats
@@ -216,7 +222,7 @@ class Ownership:
         self._taken = False
         self._lost: Fenced | None = None
         self._users = 0
-        self._hearts: list[Heart] = []
+        self._hearts: dict[str, Heart | None] = {}  # of the steps whose targets have been taken
 
     def add(self, flow: str, step: str, records: Records) -> None:
         """One more target of the flow."""
@@ -227,6 +233,11 @@ class Ownership:
     def taken(self) -> bool:
         """Are the targets ours, as far as we know?"""
         return self._taken and self._lost is None
+
+    @property
+    def held(self) -> Collection[str]:
+        """The steps whose targets beat: all that have been taken so far."""
+        return tuple(self._hearts)
 
     # -- taking --------------------------------------------------------------------------------------
 
@@ -243,27 +254,30 @@ class Ownership:
             if self._taken or not self._records:
                 return ""
             alive_at = self._take()
-            if not alive_at:
-                self._taken = True
-                self._start_to_beat()
+            self._taken = not alive_at
             return alive_at
 
     def _take(self) -> str:
-        targets = sorted(self._records.values(), key=lambda records: records.name)
-        seen = {records.name: records.ask() for records in targets}
-        waited, _ = alive(seen.values(), self.me, max(records.stale_ms for records in targets))
+        targets = dict(sorted(self._records.items(), key=lambda item: item[1].name))
+        seen = {records.name: records.ask() for records in targets.values()}
+        for name, asked in seen.items():
+            if any(is_lost(record, self.me) for record in asked):
+                raise self._fenced(name)  # while we took, or between two tries
+        waited, _ = alive(seen.values(), self.me, max(records.stale_ms for records in targets.values()))
         if waited:
             return waited[0].place
         robbed: set[str] = set()  # of those that have lost one to others each target tells anew: they may own it again by then
-        for number, records in enumerate(targets):
-            done = records.take(self.me, self.token, seen, robbed)
-            if done is None:
-                # Let go, and ask again. Who has been robbed of a target by now has lost nothing either: it had not begun.
-                for ours in targets[:number]:
-                    ours.release(self.token)
-                return "it has just come first, or beats again"
-            robbed |= done
-        return ""
+        try:
+            for step, records in targets.items():
+                done = records.take(self.me, self.token, seen, robbed)
+                if done is None:
+                    return "it has just come first, or beats again"
+                robbed |= done
+                self._start_to_beat(step, records)  # at once: the next one may keep us waiting
+            return ""
+        finally:
+            if len(self._hearts) < len(targets):  # all or none
+                self._let_go(targets.values(), self.token)
 
     def stand_by(self, pause: Callable[[float], None], wait_max_s: float) -> None:
         """Take all targets; while another process is alive, wait for its end.
@@ -293,12 +307,12 @@ class Ownership:
             Fenced: it is another's.
             TransientError: the target is away.
         """
-        records, token = self._records.get(step), self.token
-        if records is None or not self._taken or records.beat(token):
+        hearts = self._hearts
+        if step not in hearts or self._records[step].beat(self.token):
             return
         with self._lock:
-            if token == self.token:  # else we have let go meanwhile
-                raise self._fenced(records.name)
+            if hearts is self._hearts:  # else we have let go meanwhile
+                raise self._fenced(self._records[step].name)
 
     def check(self, token: str, silent_max_s: float) -> None:
         """Asks nobody: may the owner of this token go on writing, as far as we know?
@@ -311,8 +325,9 @@ class Ownership:
             raise self._lost
         if token != self.token:
             raise TransientError("This process has let go of its targets.")
-        for heart in self._hearts:
-            heart.check(silent_max_s)
+        for heart in tuple(self._hearts.values()):
+            if heart is not None:
+                heart.check(silent_max_s)
 
     def last_look(self, error: BaseException) -> BaseException:
         """What is to be said before this process fails: who has lost its targets says that. Then let go of all."""
@@ -343,18 +358,21 @@ class Ownership:
     def release(self) -> None:
         """Say everywhere that we have stopped, so that the next start need not wait. What begins here later is another owner."""
         with self._lock:
-            hearts, self._hearts = self._hearts, []
-            for heart in hearts:
-                heart.stop()
-            runtime.no_longer(self.last_look)
-            token, had = self.token, self._taken or self._lost is not None
+            if self._hearts or self._lost is not None:
+                token, self.token = self.token, secrets.token_hex(8)  # before: writers that are still there end at once
+                self._let_go(self._records.values(), token)
+                # A new name too: the old one may stand in records as one that has lost.
+                self.me = Member.this_process() if self._given is None else self._given._replace(own=secrets.token_hex(4))
             self._taken, self._lost = False, None
-            if had:
-                # Before the targets hear of it: writers that are still there end at once.
-                self.token = secrets.token_hex(8)
-                self.me = self.me._replace(own=secrets.token_hex(4))
-                for records in self._records.values():
-                    records.release(token)
+
+    def _let_go(self, targets: Iterable[Records], token: str) -> None:
+        runtime.no_longer(self.last_look)
+        hearts, self._hearts = self._hearts, {}
+        for heart in hearts.values():
+            if heart is not None:
+                heart.stop()
+        for records in targets:
+            records.release(token)
 
     def _fenced(self, name: str) -> Fenced:
         """Another owner has one of our targets: so all are lost."""
@@ -365,11 +383,8 @@ class Ownership:
             )
         return self._lost
 
-    def _start_to_beat(self) -> None:
-        if not self._beats:
-            return
-        runtime.before_failing(self.last_look)
-        self._hearts = [
-            Heart(records.name, records.stale_ms / 1000 / BEATS_PER_STALE, partial(self.beat, step))
-            for step, records in self._records.items()
-        ]
+    def _start_to_beat(self, step: str, records: Records) -> None:
+        if not self._hearts:
+            runtime.before_failing(self.last_look)
+        pause_s = records.stale_ms / 1000 / BEATS_PER_STALE
+        self._hearts[step] = Heart(records.name, pause_s, partial(self.beat, step)) if self._beats else None

@@ -364,25 +364,42 @@ def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:
 
 
 def test_who_has_lost_the_target_and_owns_it_again_is_left_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between a newcomer's question and its taking; what was heard first counts no more."""
+    """Between a newcomer's question and its taking; what was heard first counts no more. Under the same name it can't."""
     old, new = (target(url, Append(), stale_s=600.0).records() for _ in range(2))
-    member, token = Member("a", 0, "a"), "a" * 16
-    assert old.take(member, token, {old.name: old.ask()}, ()) is not None
+    member = Member("a", 0, "a")
+    assert old.take(member, "a" * 16, {old.name: old.ask()}, ()) is not None
     stood_still(url)
     assert new.take(Member("c", 0, "c"), "c" * 16, {new.name: new.ask()}, ()) == {"a"}
     new.release("c" * 16)
+    assert old.take(member, "d" * 16, {old.name: old.ask()}, ()) is None
     take = new.take
 
     def takes_late(*args: Any) -> set[str] | None:
-        assert old.take(member, token, {old.name: old.ask()}, ()) is not None
+        assert old.take(Member("d", 0, "d"), "d" * 16, {old.name: old.ask()}, ()) is not None
         return take(*args)
 
     monkeypatch.setattr(new, "take", takes_late)
     newcomer = Ownership(Member("b", 0, "b"), beats=False)
     newcomer.add("flow", "flow.out", new)
     assert newcomer.take()
-    assert old.beat(token)
-    old.release(token)
+    assert old.beat("d" * 16)
+    old.release("d" * 16)
+
+
+def test_who_lost_its_targets_let_go_and_took_them_again_is_left_alone(url: str) -> None:
+    """In one process, as a notebook runs a flow again: what its earlier run has lost says nothing about this one."""
+    one, two, three = (target(url, Append(), stale_s=600.0) for _ in range(3))
+    assert not one.ownership.take()
+    stood_still(url)
+    assert not two.ownership.take()
+    with pytest.raises(Fenced):
+        one.ownership.beat("flow.out")
+    for each in (one, two):
+        each.ownership.release()
+    assert not one.ownership.take()
+    assert three.ownership.take(), "it beats"
+    one.ownership.beat("flow.out")
+    one.ownership.release()
 
 
 def change(to: SqlTarget, records: list[Any], *, in_doubt: bool = False) -> Change:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from tests.simulation.database import Lost, Owner
 from waxwing.errors import TransientError
-from waxwing.ownership import Member, Record, Records, alive, is_rival, run_of
+from waxwing.ownership import Member, Record, Records, alive, is_lost, is_rival, run_of
 
 if TYPE_CHECKING:
     from tests.simulation.target import ModelTarget
@@ -81,7 +81,8 @@ class ModelRecords(Records):
             and run_of(record, me) not in robbed
             and before.get(record.token) != record.heartbeat_ms
         ]
-        return None if waited or changed else dead | {run_of(record, me) for record in rivals}
+        ours_lost = any(is_lost(record, me) for record in now)
+        return None if waited or changed or ours_lost else dead | {run_of(record, me) for record in rivals}
 
     def _commit(self, me: Member, token: str) -> None:
         now = self.records()

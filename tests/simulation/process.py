@@ -115,12 +115,11 @@ class Process:
             for writer in self.writers
             if not writer.busy and not writer.ended and writer.due_s <= self.world.clock_s
         ]
-        if self.ownership.taken:
-            out += [
-                lambda step=step: self._guarded(lambda: self._beat(step))  # type: ignore[misc]  # a default has no type
-                for step, due_s in self._beat_due_s.items()
-                if due_s <= self.world.clock_s
-            ]
+        out += [
+            lambda step=step: self._guarded(lambda: self._beat(step))  # type: ignore[misc]  # a default has no type
+            for step in self.ownership.held
+            if self._beat_due_s[step] <= self.world.clock_s
+        ]
         if not self.working and self._has_work() and not any(writer.blocks for writer in self.writers):
             out.append(lambda: self._guarded(self._work))
         return out
@@ -134,7 +133,7 @@ class Process:
     def due_s(self) -> float:
         """When it has something to do that waits for its time."""
         dues = [writer.due_s for writer in self.writers if not writer.ended]
-        dues += self._beat_due_s.values() if self.ownership.taken else [] if self.opened else [self.open_due_s]
+        dues += [self._beat_due_s[step] for step in self.ownership.held] or ([] if self.opened else [self.open_due_s])
         return min(dues, default=math.inf)
 
     def _guarded(self, call: Callable[[], None]) -> None:

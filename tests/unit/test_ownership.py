@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import permutations
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from typing_extensions import override
@@ -26,19 +25,21 @@ STREAM = Stream("flow", "topic", "id", 0)
 
 
 class Kept(Records):
-    """Records that nobody else has; `answer` says what a heartbeat meets."""
+    """Records that nobody else has; `answer` says what a heartbeat meets, `taken` whether they can be taken."""
 
     def __init__(self, name: str) -> None:
         self.name, self.stale_ms = name, 40.0
         self.answer: Callable[[], bool] = lambda: True
+        self.taken: Callable[[], bool] = lambda: True
+        self.asked: Sequence[Record] = ()
 
     @override
     def ask(self) -> Sequence[Record]:
-        return ()
+        return self.asked
 
     @override
     def take(self, me: Member, token: str, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
-        return set()
+        return set() if self.taken() else None
 
     @override
     def beat(self, token: str) -> bool:
@@ -156,15 +157,33 @@ def test_each_target_is_waited_for_as_long_as_its_own_settings_say() -> None:
     feeds[0].ownership.release()
 
 
-def test_who_is_robbed_while_it_takes_has_lost_nothing_and_asks_again() -> None:
-    """By a neighbour of its own mesh: nobody beats before all is taken, so its record may look like that of an earlier start."""
+def test_what_has_been_taken_beats_while_the_next_target_keeps_us_waiting() -> None:
+    """Else a neighbour of the same mesh takes its record for one of an earlier start."""
     first, second = Kept("one"), Kept("two")
-    first.answer = lambda: False
-    newcomer = Ownership(Member("mesh-a", 0, "a"), beats=False)
+    beaten = threading.Event()
+
+    def beats() -> bool:
+        beaten.set()
+        return True
+
+    first.answer = beats
+    second.taken = lambda: beaten.wait(180)
+    newcomer = Ownership(Member("mesh-a", 0, "a"))
     for step, records in {"one": first, "two": second}.items():
         newcomer.add("flow", step, records)
-    with patch.object(second, "take", return_value=None):
-        assert newcomer.take()
-    assert not newcomer.taken
     assert not newcomer.take()
-    assert newcomer.taken
+    assert beaten.is_set()
+    newcomer.release()
+
+
+def test_who_is_robbed_while_it_takes_is_fenced_when_it_asks_again() -> None:
+    first, second = Kept("one"), Kept("two")
+    second.taken = lambda: False
+    newcomer = Ownership(Member("run", 0, "a"), beats=False)
+    for step, records in {"one": first, "two": second}.items():
+        newcomer.add("flow", step, records)
+    assert newcomer.take()
+    assert not newcomer.held
+    first.asked = [Record(1, newcomer.token, newcomer.me.place, -1, 5)]
+    with pytest.raises(Fenced):
+        newcomer.take()
