@@ -24,7 +24,7 @@ from waxwing.target import Order
 
 # Tries of several suspects together, and rows that these may send beyond four times the transaction.
 TOGETHER_TRIES_MAX = 500
-TOGETHER_ROWS = 2_000
+TOGETHER_ROWS = 3_000
 # Of so many suspects any group is tried (2**8 of them).
 ANY_GROUP_MAX = 8
 # Where each attempt sends all parts again, that many are made one.
@@ -242,16 +242,16 @@ def _halves(units: Sequence[int]) -> list[Any]:
 
 
 def _groups(size: int) -> Iterator[Sequence[int]]:
-    """Groups of two and more: of few, any; else all, all but one, neighbours, any two."""
+    """Groups of two and more: all, all but one; then of few any, the small ones first; else neighbours, any two."""
     every = range(size)
-    if size <= ANY_GROUP_MAX:
-        for length in range(size, 1, -1):
-            yield from combinations(every, length)
-        return
     if size > 1:
         yield every
     for one in every if size > 2 else ():
         yield [n for n in every if n != one]
+    if size <= ANY_GROUP_MAX:
+        for length in range(2, size - 1):
+            yield from combinations(every, length)
+        return
     for length in range(2, size - 1):
         for first in range(size - length + 1):
             yield every[first : first + length]
