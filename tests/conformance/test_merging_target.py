@@ -81,6 +81,7 @@ def letters(place: Place) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.execute(query)]
 
 
+@ON_THREE
 def test_equal_keys_of_one_transaction_and_of_many_give_the_same_sums(place: Place, to: SqlTarget) -> None:
     rows = [("a", 1, Decimal("0.10")), ("b", None, Decimal("0.20")), ("a", 2, None), ("a", None, Decimal("-0.30"))]
     write(to, parts(0, 9, rows), parts(9, 1, []), parts(10, 5, rows[:2]))
@@ -89,6 +90,7 @@ def test_equal_keys_of_one_transaction_and_of_many_give_the_same_sums(place: Pla
     assert read == {"a": (4, Decimal("-0.10")), "b": (5, Decimal("0.40"))}
 
 
+@ON_THREE
 def test_a_stored_position_inside_a_batch_stops_the_flow_and_nothing_is_written(place: Place, to: SqlTarget) -> None:
     write(to, parts(0, 5, [("a", 1, None)]))
     with pytest.raises(OffsetGap, match="inside a batch"):
@@ -112,12 +114,14 @@ def test_a_sum_that_does_not_fit_is_a_dead_letter_and_the_others_are_written(pla
     ]
 
 
+@ON_THREE
 def test_of_rows_that_fit_alone_and_not_as_a_sum_the_later_is_a_dead_letter(place: Place, to: SqlTarget) -> None:
     write(to, parts(0, 4, [("a", 2**31 - 1, None), ("b", 1, None)]), parts(4, 4, [("a", 1, None), ("b", 1, None)]))
     assert sums(place) == {"a": (2**31 - 1, None), "b": (2, None)}
     assert [(offset, row) for offset, row, *_ in letters(place)] == [(7, 0)]
 
 
+@ON_THREE
 def test_rows_that_do_not_fit_and_rows_that_a_constraint_refuses_have_numbers_of_their_own(place: Place, to: SqlTarget) -> None:
     rows = [("x" * 21, 1, None), ("a", 1, Decimal(-100)), ("b", 1, Decimal(1)), ("c", 1, Decimal(-100)), ("d", "1", None)]
     write(to, parts(0, 10, rows))
@@ -130,6 +134,7 @@ def test_rows_that_do_not_fit_and_rows_that_a_constraint_refuses_have_numbers_of
     ]
 
 
+@ON_THREE
 def test_when_every_row_is_bad_the_flow_stops(place: Place, to: SqlTarget) -> None:
     batches = [parts(first, 600, [(f"k{number}", 1, Decimal(-100)) for number in range(20)]) for first in range(0, 3000, 600)]
     with pytest.raises(BadRowsLimit):

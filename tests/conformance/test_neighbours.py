@@ -164,6 +164,7 @@ _REFUSES = {
 }
 
 
+@ON_THREE
 def test_a_trigger_that_looks_at_other_rows(place: Place) -> None:
     table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("parent", sa.Integer))
     case = Case(place, table, Append())

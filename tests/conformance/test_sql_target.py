@@ -47,6 +47,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 _KEPT: dict[str, Place] = {}
+ON_THREE = pytest.mark.parametrize("url", ["sqlite", "postgresql", "mariadb"], indirect=True)
 
 
 def things(*extra: sa.Column[Any]) -> sa.Table:
@@ -255,6 +256,7 @@ def test_a_later_owner_fences_the_earlier_one(url: str) -> None:
     new.ownership.release()
 
 
+@ON_THREE
 def test_who_fails_asks_who_owns_first_and_lets_go(url: str) -> None:
     old, new = target(url, Append(), stale_s=600.0), target(url, Append(), stale_s=600.0)
     owned(old).close()
@@ -268,6 +270,7 @@ def test_who_fails_asks_who_owns_first_and_lets_go(url: str) -> None:
     old.ownership.release()
 
 
+@ON_THREE
 def test_a_mesh_with_a_process_that_stands_still_is_taken_whole_and_one_with_all_alive_is_not(url: str) -> None:
     first, second, new = (target(url, Append(), stale_s=600.0) for _ in range(3))
     for number, one in enumerate((first, second)):
@@ -363,6 +366,7 @@ def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:
         one.release(token * 16)
 
 
+@ON_THREE
 def test_who_has_lost_the_target_and_owns_it_again_is_left_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a newcomer's question and its taking; what was heard first counts no more. Under the same name it can't."""
     old, new = (target(url, Append(), stale_s=600.0).records() for _ in range(2))
@@ -386,6 +390,7 @@ def test_who_has_lost_the_target_and_owns_it_again_is_left_alone(url: str, monke
     old.release("d" * 16)
 
 
+@ON_THREE
 def test_who_lost_its_targets_let_go_and_took_them_again_is_left_alone(url: str) -> None:
     """In one process, as a notebook runs a flow again: what its earlier run has lost says nothing about this one."""
     one, two, three = (target(url, Append(), stale_s=600.0) for _ in range(3))

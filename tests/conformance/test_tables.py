@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from tests.conformance.place import Place, make_place
+from tests.conformance.place import ON_THREE, Place, make_place
 from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
 
@@ -136,6 +136,7 @@ def test_a_view_is_refused(place: Place) -> None:
         place.plan(table, Append())
 
 
+@ON_THREE
 def test_two_processes_that_make_a_table_at_once_both_succeed(place: Place) -> None:
     others = [make_place(place.url) for _ in range(4)]
     for number in range(5):

@@ -196,6 +196,7 @@ class Case:
         assert self.late() == late
 
 
+@ON_THREE
 @pytest.mark.parametrize("start", [sa.DateTime, sa.BigInteger])
 def test_closed_rows_are_those_of_a_plain_recomputation(place: Place, start: Any) -> None:
     case, data = Case(place, start=start), sales(1)
@@ -219,6 +220,7 @@ def test_late_records_can_be_counted_only(place: Place) -> None:
     assert case.letters() == []
 
 
+@ON_THREE
 def test_a_window_is_corrected_within_the_grace(place: Place) -> None:
     case = Case(place)
     on_time = [{"time": FIRST_S + at, "key": "a", "value": "1.00"} for at in (0, 1, 13)]
@@ -501,6 +503,7 @@ def test_a_state_of_megabytes_is_kept_in_parts(place: Place, monkeypatch: pytest
     assert len(case.totals()) == 25_000
 
 
+@ON_THREE
 def test_of_two_writers_of_a_bucket_the_older_is_fenced(place: Place) -> None:
     case, data = Case(place), sales(12, 10)
     case.run(data, ends=False)

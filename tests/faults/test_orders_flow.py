@@ -68,7 +68,7 @@ def test_sigterm_under_load_ends_soon_and_no_row_is_written_a_second_time(
     kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path
 ) -> None:
     url, topic = postgresql.new_database(), kafka.new_topic(4)
-    produce(kafka.bootstrap(), topic, 300_000, bad=0.001, seed=3)
+    produce(kafka.bootstrap(), topic, 150_000, bad=0.001, seed=3)
     env = settings(kafka, url, topic, UNTIL="end")
     with Cluster(FLOW, env, tmp_path, name="first") as run:
         await_progress(url, run, 40_000)
@@ -78,7 +78,7 @@ def test_sigterm_under_load_ends_soon_and_no_row_is_written_a_second_time(
         took_s = time.monotonic() - asked_s
     assert took_s < 60  # a transaction or two are under way: seconds, on a slow machine too
     stopped_at = taken_in(url)
-    assert 40_000 <= stopped_at < 300_000
+    assert 40_000 <= stopped_at < 150_000
     ended(env, tmp_path, 0, name="second")
     difference = compare(url, expected(kafka.bootstrap(), topic))
     assert difference.equal, difference
@@ -97,13 +97,12 @@ def test_sigterm_under_load_ends_soon_and_no_row_is_written_a_second_time(
         ("postgresql", 1, False, "off"),
         ("postgresql", 2, False, "live"),
         ("mariadb", 1, False, "off"),
-        ("sqlserver", 1, False, "off"),
-    ],
+    ],  # SQL Server: test_sql_target.py, and the long form
 )
 def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
     server: str, processes: int, standing_by: bool, totals: str, kafka: Kafka, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """At the default time limits; the long form is `python -m tests.faults.frozen`."""
+    """At the default time limits but one; the long form is `python -m tests.faults.frozen`."""
     told = frozen(
         kafka,
         server,
@@ -121,10 +120,11 @@ def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
 
 def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, database: Database, tmp_path: Path) -> None:
     url, topic = database.new_database(), kafka.new_topic(4)
-    produce(kafka.bootstrap(), topic, 100_000, bad=0.001, seed=6)
+    slow = isinstance(database, SQLServer)  # its test server is
+    produce(kafka.bootstrap(), topic, 12_000 if slow else 40_000, bad=0.001, seed=6)
     env = settings(kafka, url, topic, UNTIL="end", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500")
     with Cluster(FLOW, env, tmp_path, name="first") as run:
-        await_progress(url, run, 10_000)
+        await_progress(url, run, 3_000 if slow else 10_000)
         with rows_locked(url):
             time.sleep(4)
             run.kill()
@@ -148,7 +148,7 @@ def test_a_trickle_is_visible_without_waiting_for_more(kafka: Kafka, postgresql:
 def test_the_database_is_restarted_while_it_runs(kafka: Kafka, kind: type[Database], tmp_path: Path) -> None:
     with kind() as own:
         url, topic = own.new_database(), kafka.new_topic(4)
-        produce(kafka.bootstrap(), topic, 200_000, bad=0.001, seed=8)
+        produce(kafka.bootstrap(), topic, 120_000, bad=0.001, seed=8)
         env = settings(kafka, url, topic, UNTIL="end", FLUSH_ROWS_MAX="2000", BATCH_RECORDS_MAX="500")
         with Cluster(FLOW, env, tmp_path) as run:
             for number in (1, 2):

@@ -21,12 +21,12 @@ from tests.faults.window_totals import WindowDifference, accepted, compare_total
 from tests.servers import Kafka
 from tests.servers.process import until
 
-COUNTS = Counts(kills=3, freezes=1, stalls=0, stall_s=2.0, database_restarts=1, broker_restarts=1, partitions_added=0)
+COUNTS = Counts(kills=2, freezes=1, stalls=0, stall_s=2.0, database_restarts=1, broker_restarts=1, partitions_added=0)
 
 
 @pytest.mark.slow
-# Not SQL Server: its test server takes minutes for the start of as many processes; `make storm DATABASE=sqlserver` is its storm.
-@pytest.mark.parametrize(("database", "totals"), [("postgresql", "on_close"), ("mariadb", "live"), ("sqlite", "on_close")])
+# SQLite stands in test_storm.py, SQL Server in `make storm DATABASE=sqlserver`: the starts of as many processes take it minutes.
+@pytest.mark.parametrize(("database", "totals"), [("postgresql", "on_close"), ("mariadb", "live")])
 def test_totals_come_out_the_same_in_a_short_storm(
     database: str, totals: str, kafka: Kafka, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -34,7 +34,7 @@ def test_totals_come_out_the_same_in_a_short_storm(
     url = server.new_database() if server else f"sqlite:///{tmp_path}/orders.sqlite"
     topic = kafka.new_topic(PARTITIONS)
     places = Places(database=database, url=url, server=server, kafka=kafka, topic=topic, folder=tmp_path)
-    told = storm(places, orders=150_000, counts=COUNTS, seed=7, lock_s=3.0, totals=totals)
+    told = storm(places, orders=100_000, counts=COUNTS, seed=7, lock_s=3.0, totals=totals)
     assert isinstance(told.difference, WindowDifference)
     assert told.difference.equal, told
     assert (told.difference.late > 100) == (totals == "on_close")
@@ -48,7 +48,7 @@ class Punctual(TimedLoad):
     very_late = 0.0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_backlog_of_an_hour_makes_nothing_late(kafka: Kafka, tmp_path: Path, seed: int) -> None:
     url, topic = f"sqlite:///{tmp_path}/orders.sqlite", kafka.new_topic(PARTITIONS)
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "DATABASE_URL": url, "SOURCE_TOPIC": topic, "ORDER_TOTALS": "on_close"}

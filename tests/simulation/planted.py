@@ -225,24 +225,24 @@ PLANTED = {
         "targets are taken whoever beats", Parts(replaced=((ownership, "alive", nobody_alive), (owners, "alive", nobody_alive)))
     ),
     "no-compare-and-set": Planted("positions are moved wherever they stand and whoever owns them", _session(NoCompareAndSet)),
-    "no-owner": Planted("the compare-and-set looks at the offset and not at the owner", _session(NoOwnerInCompareAndSet)),
+    "no-owner": Planted("the compare-and-set looks at the offset and not at the owner", _session(NoOwnerInCompareAndSet), 111),
     "commit-in-close": Planted("close() commits what a failed transaction left open", _session(CommitInClose)),
     "position-first": Planted("the position moves in a transaction of its own before the rows'", _session(PositionFirst)),
     "position-last": Planted("the position moves in a transaction of its own after the rows'", _session(PositionLast)),
     "letters-outside": Planted("dead letters are written outside the transaction", _session(LettersOutside)),
     "no-savepoint": Planted("nobody notices that the server ended the transaction inside", _session(NoSavepoint)),
-    "no-generation": Planted("who has lost a target takes streams over all the same", _session(NoGeneration), 205),
-    "owned-again": Planted("ownership that was lost is taken again when a transaction begins", _session(OwnedAgain)),
+    "no-generation": Planted("who has lost a target takes streams over all the same", _session(NoGeneration), 209),
+    "owned-again": Planted("ownership that was lost is taken again when a transaction begins", _session(OwnedAgain), 226),
     "unknown-is-done": Planted("a COMMIT whose outcome is unknown is taken for done", _session(UnknownIsDone)),
     "unknown-is-failed": Planted(
         "a COMMIT whose outcome is unknown is taken for failed: written again blindly", _session(UnknownIsFailed)
     ),
-    "doubt-forgotten": Planted("a further failure makes the unknown COMMIT before it be forgotten", _session(DoubtForgotten)),
+    "doubt-forgotten": Planted("a further failure makes the unknown COMMIT before it be forgotten", _session(DoubtForgotten), 24),
     "dry-run-commits": Planted("the search for bad rows commits what it tries", _session(DryRunCommits)),
     "step-not-in-key": Planted("positions are keyed without the step", Parts(database=StepNotInKey)),
     "no-replay-cut": Planted("what was taken in before is not cut off", Parts(admission=NoReplayCut)),
     "cut-on-any-batch": Planted(
-        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch), 85
+        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch), 17
     ),
     "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),

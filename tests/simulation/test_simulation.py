@@ -8,7 +8,7 @@ from tests.simulation.planted import PLANTED
 from tests.simulation.world import SHIPPED, play
 
 # Half a minute. After a change of the protocol: python -m tests.simulation --schedules 200000 --processes 8
-SCHEDULES = 400
+SCHEDULES = 240
 # The planted bug that hides best was found in every 40th schedule.
 SCHEDULES_TO_FIND = 400
 
