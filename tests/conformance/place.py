@@ -83,6 +83,26 @@ class Place:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
+    def clear(self) -> None:
+        """Drop all tables but Waxwing's own."""
+        names = "SELECT table_schema, table_name, table_type FROM information_schema.tables WHERE table_name NOT LIKE 'waxwing%'"
+        with self.engine.connect() as connection:
+            found = [tuple(row) for row in connection.execute(sa.text(names))]
+            quote = self.engine.dialect.identifier_preparer.quote_identifier
+            while found:
+                kept = []
+                for schema, name, kind in found:
+                    what = "VIEW" if kind == "VIEW" else "TABLE"
+                    try:
+                        connection.rollback()
+                        connection.exec_driver_sql(f"DROP {what} {quote(schema)}.{quote(name)}")
+                        connection.commit()
+                    except sa.exc.DBAPIError:  # another one needs it, or a test that failed has left it locked
+                        kept.append((schema, name, kind))
+                if len(kept) == len(found):
+                    return
+                found = kept
+
     def compatible_only(self) -> bool:
         """Is it a server that speaks SQL Server's protocol, and is not Microsoft's? It hashes names beyond 63 bytes in its
         catalog, and tells nothing of an index's condition."""
