@@ -42,7 +42,7 @@ class SqlOwners(Records):
         self.stale_ms = target.settings.owner_stale_s * 1000
         self.generation, self._place = 0, ""  # ours
         self._now_ms: sa.ColumnElement[int] = sa.literal_column(database().dialect.now_ms_sql, sa.BigInteger)
-        self._of_step = ledger.of_step(owners, target.flow, target.step)
+        self._of_step = ledger.of_step(owners, *self.step)
         self._lock = threading.RLock()
         self._connection: sa.Connection | None = None
 
@@ -67,7 +67,7 @@ class SqlOwners(Records):
 
         def take(connection: sa.Connection) -> set[str] | None:
             # Before the records: whoever takes a position has its record there by then.
-            of_step = ledger.of_step(progress, self._target.flow, self._target.step)
+            of_step = ledger.of_step(progress, *self.step)
             highest = int(connection.scalar(sa.select(sa.func.max(progress.c.owner)).where(of_step)) or 0)
             now = self.records(connection)
             waited, dead = alive({**seen, self.name: now}.values(), me, self.stale_ms, robbed)
@@ -119,7 +119,7 @@ class SqlOwners(Records):
         """
         taken = {record.token for record in rivals}
         ours = [token, *(record.token for record in now if record.token not in taken)]
-        of_step = ledger.of_step(progress, self._target.flow, self._target.step)
+        of_step = ledger.of_step(progress, *self.step)
         others = progress.update().where(of_step, progress.c.owner_token.not_in(ours))
         connection.execute(others.values(owner=generation, owner_token="", version=progress.c.version + 1))
 
@@ -127,14 +127,18 @@ class SqlOwners(Records):
         """Our record, with a number above every one known: a restored database has owners with higher ones."""
         connection.execute(owners.delete().where(self._of_step, owners.c.token == token))
         place = letters.held(me.place, "ascii")[-255:]
-        values = {"flow": self._target.flow, "step": self._target.step, "generation": generation, "token": token}
-        connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, place=place, **values))
+        self._insert_row(connection, generation, token, place)
         # Owners that are long gone; the positions' own numbers keep the count from falling.
         kept = self._now_ms - OWNER_KEPT_MS
         stopped = sa.and_(owners.c.heartbeat_ms >= 0, owners.c.heartbeat_ms < kept)
         lost = sa.and_(owners.c.heartbeat_ms < 0, -owners.c.heartbeat_ms < kept)
         connection.execute(owners.delete().where(self._of_step, sa.or_(stopped, lost)))
         self.generation, self._place = generation, place
+
+    def _insert_row(self, connection: sa.Connection, generation: int, token: str, place: str) -> None:
+        flow, step = self.step
+        values = {"flow": flow, "step": step, "generation": generation, "token": token, "place": place}
+        connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, **values))
 
     def _end_sessions(self) -> None:
         """End what holds the positions of an owner that was found stale: its process is frozen, and holds them for ever."""
@@ -155,9 +159,7 @@ class SqlOwners(Records):
                 return True
             if any(record.generation >= self.generation for record in self.records(connection)):
                 return False
-            values = {"flow": self._target.flow, "step": self._target.step, "generation": self.generation, "token": token}
-            # Somebody cleaned up.
-            connection.execute(owners.insert().values(heartbeat_ms=self._now_ms, place=self._place, **values))
+            self._insert_row(connection, self.generation, token, self._place)  # somebody cleaned up
             return True
 
         try:

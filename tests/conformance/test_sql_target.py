@@ -61,7 +61,9 @@ def things(*extra: sa.Column[Any]) -> sa.Table:
     )
 
 
-def target(url: str, mode: Mode, table: sa.Table | None = None, *, stale_s: float = 1.0, **settings: Any) -> SqlTarget:
+def target(
+    url: str, mode: Mode, table: sa.Table | None = None, *, step: str = "flow.out", stale_s: float = 1.0, **settings: Any
+) -> SqlTarget:
     made = SqlTarget(
         SqlSettings(database_url=SecretStr(url), flush_interval_s=0.0, owner_stale_s=stale_s, **settings),
         things() if table is None else table,
@@ -69,7 +71,7 @@ def target(url: str, mode: Mode, table: sa.Table | None = None, *, stale_s: floa
     )
     if url in _KEPT and not settings:
         made._database, made._engine = _KEPT[url].database, _KEPT[url].engine
-    made.bind("flow", "flow.out")
+    made.bind("flow", step)
     made.prepare()
     made.begin("topic", [Start(STREAM, 0, None)])
     return made
@@ -161,9 +163,7 @@ def test_only_newer_versions_win_within_a_batch_and_over_batches(url: str) -> No
     for cut in range(len(versions) + 1):
         table = things(sa.Column("v", sa.Integer))
         table.name = f"things{cut}"
-        to = target(url, Upsert(keys=("id",), newer_by="v"), table)
-        to._step = f"step{cut}"
-        to.begin("topic", [Start(STREAM, 0, None)])
+        to = target(url, Upsert(keys=("id",), newer_by="v"), table, step=f"step{cut}")
         records = [{"id": key, "n": number, "v": version} for number, (key, version) in enumerate(versions)]
         write(to, batch(0, list(records[:cut])), batch(cut, list(records[cut:])))
         assert rows(url, f"things{cut}", "id, n, v") == [("a", 0, 2), ("b", 3, 3)]
