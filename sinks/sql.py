@@ -344,8 +344,15 @@ class SqlTarget(Target):
                 with contextlib.suppress(Exception), self._engine.connect() as other:
                     self._database.end_overdue(other, self.statement_timeout_s)
             raise
-        except sa.exc.DBAPIError as error:
+        except sa.exc.IntegrityError as error:
             raise _Race(str(error.orig)) from error
+        except sa.exc.DBAPIError as error:
+            failure = self._database.classify(error)
+            raise ConfigError(
+                f"{self.name}: {failure.reason} ({failure.code}).",
+                hint="No row was written yet: a trigger of the database itself (on CREATE TABLE) or of Waxwing's tables refuses "
+                "it. Let it pass, or make the tables as a user for whom it does.",
+            ) from error
 
 
 def check_names(flow: str, step: str) -> None:

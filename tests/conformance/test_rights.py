@@ -15,6 +15,8 @@ from pydantic import SecretStr
 
 from sinks import Append, SqlTarget, SqlWindows, Upsert
 from tests.conformance.place import Place, make_place
+from tests.conformance.test_neighbours import Case as Writing
+from tests.servers import PostgreSQL
 from waxwing.databases import ledger
 from waxwing.databases.base import Merge, Mode
 from waxwing.errors import ConfigError
@@ -265,3 +267,27 @@ def test_a_table_that_numbers_its_rows_needs_temporary_tables(mariadb_place: Pla
     assert case.start(Append(), rights) == ""
     mariadb_place.run(f"GRANT CREATE TEMPORARY TABLES ON {mariadb_place.url.database}.* TO {case.user_sql}")
     assert case.start(upsert, rights) == ""
+
+
+def test_an_event_trigger_that_refuses_tables_is_named_and_blames_no_row(postgresql: PostgreSQL) -> None:
+    place = make_place(sa.make_url(postgresql.new_database()))
+    body = "BEGIN RAISE EXCEPTION ''no DDL here''; END"
+    place.run(f"CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS '{body}'")
+    # Neither Waxwing's own tables nor the flow's can be made: nothing that passes by itself.
+    place.run("CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()")
+    table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
+    with pytest.raises(ConfigError, match=r"no DDL here.*make the tables as a user for whom it does"):
+        Writing(place, table, Append())
+    place.run("DROP EVENT TRIGGER refuse")
+    modes: list[Mode] = [Append(), Upsert(keys=("id",), delete_on_tombstone=True), Merge(keys=("id",), add=("n",))]
+    append, *keyed = [Writing(place, table, mode) for mode in modes]
+    place.run("CREATE EVENT TRIGGER refuse ON ddl_command_end EXECUTE FUNCTION refuse()")
+    append.write(append.batch([(1, 1)]))
+    Writing(place, table, Append())
+    for case, mode, records in zip(keyed, modes[1:], ([b"1"], [(1, 2)]), strict=True):  # while it runs
+        with pytest.raises(ConfigError, match=r"No temporary table can be made, which rows go through: no DDL here \(P0001\)"):
+            case.write(case.batch(records))
+        assert case.letters() == []
+        with pytest.raises(ConfigError, match="an event trigger of the database says no DDL here"):  # at the next start
+            Writing(place, table, mode)
+    assert append.rows() == [(1, 1)]

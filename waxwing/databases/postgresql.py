@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases import postgresql_catalog, postgresql_rights
-from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Dialect, Merge, Nature, Need, Plan
+from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Dialect, Keyed, Merge, Nature, Need, Plan
 from waxwing.databases.catalog import Found
 from waxwing.databases.postgresql_connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql_copy import CopyBulk, MergeBulk
@@ -180,6 +180,10 @@ class PostgreSQL(Database):
         return postgresql_rights.obstacles(connection, need)
 
     @override
+    def more_needs(self, plan: Plan) -> Sequence[Need]:
+        return [Need(postgresql_rights.TEMPORARY, plan.table, ())] if isinstance(plan.mode, Keyed) else ()
+
+    @override
     def refusals(self, connection: sa.Connection, table: sa.Table) -> list[str]:
         name = SA_DIALECT.identifier_preparer.format_table(table)
         found = connection.execute(_RELATIONS, {"name": name}).all()
@@ -188,8 +192,6 @@ class PostgreSQL(Database):
             why.append(f"{name} has row-level security for this user, which COPY does not support")
         if connection.scalar(_RULES, {"name": name}):
             why.append(f"{name} has rules (CREATE RULE), which COPY passes over")
-        if not connection.scalar(sa.text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")):
-            why.append("the user may not make temporary tables, which upserts go through (GRANT TEMPORARY ON DATABASE)")
         return why
 
 

@@ -19,6 +19,7 @@ from waxwing.databases import postgresql_catalog as catalog
 from waxwing.databases.base import Block, Bulk, Keyed, Plan, columns_of
 from waxwing.databases.merging import means
 from waxwing.databases.postgresql_csv import COPY_OPTIONS, SA_DIALECT, CopyCsv
+from waxwing.databases.postgresql_errors import failure_of
 from waxwing.databases.postgresql_upsert import NUMBER, Staged
 from waxwing.errors import ConfigError
 
@@ -87,7 +88,7 @@ class CopyBulk(Bulk):
             _saved(cursor, staged.merge_left, staged.left_one_by_one)
 
     def _stage(self, cursor: psycopg.Cursor[Any], staged: Staged, rows: Sequence[Row]) -> None:
-        cursor.execute(staged.make_rows)
+        _make(cursor, staged.make_rows)
         if staged.numbered:
             rows = _numbered(range(1, 2 * len(rows), 2), rows)
         _copy(cursor, self._copy_stage, self._stage_format.encode(rows))
@@ -120,7 +121,7 @@ class CopyBulk(Bulk):
         driver = connection.connection.driver_connection
         assert driver is not None
         with driver.cursor() as cursor:
-            cursor.execute(self._staged.make_gone)
+            _make(cursor, self._staged.make_gone)
             _copy(cursor, self._copy_gone, self._gone_format.encode(_numbered(numbers, keys)))
             cursor.execute(self._staged.delete)
 
@@ -158,6 +159,20 @@ class MergeBulk(CopyBulk):
             cursor.execute(staged.one_by_one)
             self._one_by_one = True
         cursor.execute(b"RELEASE SAVEPOINT waxwing_merge")
+
+
+def _make(cursor: psycopg.Cursor[Any], statement: bytes) -> None:
+    """Make a staging table: no row is to blame where that is refused."""
+    try:
+        cursor.execute(statement)
+    except psycopg.Error as error:
+        failure = failure_of(error)
+        if failure.kind != "row":
+            raise
+        raise ConfigError(
+            f"No temporary table can be made, which rows go through: {failure.reason} ({failure.code}).",
+            hint="An event trigger of the database refuses it: let it pass temporary tables. Nothing was written.",
+        ) from error
 
 
 def _saved(cursor: psycopg.Cursor[Any], statement: bytes, otherwise: bytes) -> bool:

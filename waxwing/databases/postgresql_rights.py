@@ -38,8 +38,17 @@ _PUBLISHED = sa.text("""
     ORDER BY 1""")
 
 
+TEMPORARY = "TEMPORARY"
+_MAY = sa.text("SELECT has_database_privilege(current_database(), 'TEMPORARY')")
+_EVENT_TRIGGERS = sa.text("SELECT count(*) FROM pg_event_trigger WHERE evtenabled <> 'D'")
+# Of the kind that staging tables are.
+_TRIAL = sa.text("CREATE TEMP TABLE waxwing_may AS SELECT 1 AS n WITH NO DATA")
+
+
 def lacking(connection: sa.Connection, need: Need) -> Sequence[str] | None:
     """None where the user has the right; else the columns that it is missing for."""
+    if need.right == TEMPORARY:
+        return None  # see obstacles
     given = {"name": _name(need), "right": need.right}
     if not need.columns:
         return [] if connection.scalar(_TABLE, given) is False else None
@@ -48,7 +57,9 @@ def lacking(connection: sa.Connection, need: Need) -> Sequence[str] | None:
 
 
 def obstacles(connection: sa.Connection, need: Need) -> Sequence[str]:
-    """What keeps a user with all rights from it: sequences, publications."""
+    """What keeps a user with all rights from it: sequences, publications, event triggers."""
+    if need.right == TEMPORARY:
+        return _of_temporary_tables(connection)
     given = {"name": _name(need), "right": need.right}
     if need.right == "INSERT":
         columns = [column.name for column in need.columns]
@@ -61,6 +72,21 @@ def obstacles(connection: sa.Connection, need: Need) -> Sequence[str]:
         f"each {need.right} (ALTER TABLE {given['name']} REPLICA IDENTITY FULL, or give it a primary key)"
         for name in connection.scalars(_PUBLISHED, given)
     ]
+
+
+def _of_temporary_tables(connection: sa.Connection) -> Sequence[str]:
+    if not connection.scalar(_MAY):
+        return ["the user may not make temporary tables, which upserts go through (GRANT TEMPORARY ON DATABASE)"]
+    if not connection.scalar(_EVENT_TRIGGERS):
+        return ()
+    trial = connection.begin_nested()
+    try:
+        connection.execute(_TRIAL)
+    except sa.exc.DBAPIError as error:
+        return [f"no temporary table can be made, which upserts go through: an event trigger of the database says {error.orig}"]
+    finally:
+        trial.rollback()
+    return ()
 
 
 def _name(need: Need) -> str:
