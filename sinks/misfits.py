@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
@@ -16,6 +17,7 @@ from waxwing.databases.columns import rule
 from waxwing.errors import ConfigError
 from waxwing.operators.declared import field_types, types_of
 from waxwing.operators.keys import names_of
+from waxwing.operators.windows import Aggregate, Count, Fold, Mean, Windows
 
 
 def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect, table: str) -> None:
@@ -35,7 +37,7 @@ def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect
         if Ellipsis in hints:
             return
         problems = [f"it has {len(hints)} values for {len(columns)} columns"] if len(hints) != len(columns) else []
-        named = list(zip(columns, hints, strict=False))
+        named = [(column, hint, types_of(hint)) for column, hint in zip(columns, hints, strict=False)]
         name = str(kind)
     else:
         fields = field_types(kind)
@@ -43,10 +45,10 @@ def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect
             return
         own = get_type_hints(kind, include_extras=True)
         problems = [*_lacking(kind, fields, columns), *_unknown(kind, columns)]
-        named = [(column, own[column.name]) for column in columns if column.name in fields]
+        named = [(column, own[column.name], fields[column.name]) for column in columns if column.name in fields]
         name = kind.__name__
-    for column, hint in named:
-        if (why := _misfit(column, hint, dialect)) is not None:
+    for column, hint, has in named:
+        if (why := _misfit(column, hint, has, dialect)) is not None:
             problems.append(f"its {column.name}, {why}")
     if problems:
         raise ConfigError(
@@ -73,13 +75,73 @@ def check_keys(kind: Any, plan: Plan, dialect: Dialect) -> None:
         problems = [f"it has no {name}" for name in columns if name not in fields]
         problems += [f"its {name} is no key column" for name in fields if name not in columns]
     for name, column in columns.items():
-        if not problems and (why := _misfit(column, hints[name], dialect)) is not None:
+        if not problems and (why := _misfit(column, hints[name], types_of(hints[name]), dialect)) is not None:
             problems = [f"its {name}, {why}"]
     if problems:
         raise ConfigError(
             f"Keys of tombstones, read as {kind.__name__}, do not fit the table {plan.table.fullname}: {'; '.join(problems)}.",
             hint=f"Let the fields of parse(..., key=...) be the keys of the Upsert: {', '.join(columns)}.",
         )
+
+
+def check_window_rows(
+    definition: Windows, kind: Any, columns: Sequence[sa.Column[Any]], fixed: Mapping[str, Any], dialect: Dialect, table: str
+) -> None:
+    """Refuse windows over records of a declared type of which not one row could be written; where it says nothing, only what the
+    windows themselves say is looked at.
+
+    Args:
+        definition: the windows.
+        kind: the records' type, as their flow declares it.
+        columns: that rows bring.
+        fixed: columns that have one value in all rows.
+        dialect: of the database.
+        table: its name, for the message.
+
+    Raises:
+        ConfigError: with all that does not fit.
+    """
+    fields = field_types(kind) or {}
+    own = get_type_hints(kind, include_extras=True) if fields else {}
+    problems = []
+    for column in columns:
+        name, aggregate = column.name, definition.aggregates.get(column.name)
+        if name in fixed:
+            hint: Any = type(fixed[name])
+            what, has = f"fixed={{{name!r}: {fixed[name]!r}}}", types_of(hint)
+        elif aggregate is not None:
+            what = f"{type(aggregate).__name__} ({name})"
+            hint, has = _of_aggregate(aggregate, own, fields)
+        elif name in definition.by and name in fields:
+            what, hint, has = f"its {name}", own[name], fields[name]
+            stand_ins = {} if isinstance(definition.null_keys, str) else definition.null_keys
+            if has is not None and name in stand_ins:
+                has |= {type(stand_ins[name])}
+        else:
+            continue
+        if (why := _misfit(column, hint, has, dialect)) is not None:
+            problems.append(f"{what}, {why}")
+    if problems:
+        of = f"records of type {kind.__name__}" if fields else "these records"
+        raise ConfigError(
+            f"Rows of windows over {of} do not fit the table {table}: {'; '.join(problems)}.",
+            hint="Correct the Table or the windows, or convert in a step before them (map).",
+        )
+
+
+def _of_aggregate(
+    aggregate: Aggregate, own: Mapping[str, Any], fields: Mapping[str, frozenset[type] | None]
+) -> tuple[Any, frozenset[type] | None]:
+    """What is declared of an aggregate's values, and their types; None: nobody knows."""
+    if isinstance(aggregate, Count):
+        return int, frozenset({int})
+    field = aggregate.reads
+    if isinstance(aggregate, Fold) or field is None or field not in fields:
+        return Any, None
+    has = fields[field]
+    if isinstance(aggregate, Mean) and has is not None:
+        return Any, frozenset({float if kind is float else Decimal for kind in has})
+    return own[field], has
 
 
 def _lacking(kind: Any, fields: Mapping[str, Any], columns: Sequence[sa.Column[Any]]) -> list[str]:
@@ -97,8 +159,8 @@ def _unknown(kind: Any, columns: Sequence[sa.Column[Any]]) -> list[str]:
     return [f"the table has no column {name}" for name in sorted(kind.__required_keys__ - names)]
 
 
-def _misfit(column: sa.Column[Any], hint: Any, dialect: Dialect) -> str | None:
-    takes, has = rule(column, dialect).types, types_of(hint)
+def _misfit(column: sa.Column[Any], hint: Any, has: frozenset[type] | None, dialect: Dialect) -> str | None:
+    takes = rule(column, dialect).types
     if has and not has & takes:
         return f"{_names(has)}, where column {column.name} ({column.type!r}) takes {_names(takes)}"
     zone, zoned = _zone(hint), bool(getattr(column.type, "timezone", False))

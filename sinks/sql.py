@@ -12,7 +12,7 @@ from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
 from sinks import step_store, window_store
-from sinks.misfits import check_keys, check_records
+from sinks.misfits import check_keys, check_records, check_window_rows
 from sinks.ownership import SqlOwners, translated
 from sinks.sql_session import Looked, SqlSession
 from sinks.step_store import Step
@@ -22,6 +22,7 @@ from waxwing.databases import address, database_for, ledger, letters, rights
 from waxwing.databases.base import Append, Merge, Mode, Need
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, RightsError, TransientError
+from waxwing.operators.windows import Windows
 from waxwing.settings import SqlSettings
 from waxwing.target import Position, Start, Target
 
@@ -117,6 +118,10 @@ class SqlTarget(Target):
     @override
     def check_keys(self, kind: Any) -> None:
         check_keys(kind, self._wanted, self._database.dialect)
+
+    def check_window_rows(self, windows: Windows, kind: Any, fixed: Mapping[str, Any]) -> None:
+        """Raises ConfigError for windows over such records of which the table takes not one row."""
+        check_window_rows(windows, kind, self._wanted.columns, fixed, self._database.dialect, self._table.fullname)
 
     @property
     @override

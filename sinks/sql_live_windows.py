@@ -76,8 +76,9 @@ class SqlLiveWindows(SqlTarget):
             window_store.rename(connection, self.flow, self.step, kept, self._live.windows)
 
     def check_types(self, kind: Any) -> None:
-        """Raises ConfigError for a type of records that the windows can't be of."""
+        """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
         check_types(self._live.windows, kind, self._live.takes)
+        self.check_window_rows(self._live.windows, kind, self._window_table.fixed)
 
     def fold(self, batch: Batch[Any]) -> list[Batch[Any]]:
         """The batch with what it adds to each window in place of its records, behind those that were held back so far."""

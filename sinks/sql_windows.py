@@ -72,6 +72,11 @@ class SqlWindows(SqlTarget, WindowTarget):
         return "its windows are written over, those whose records the topic no longer holds by partial totals, or a second time"
 
     @override
+    def check_types(self, kind: Any) -> None:
+        super().check_types(kind)
+        self.check_window_rows(self.windows, kind, self._window_table.fixed)
+
+    @override
     def _needs(self) -> Sequence[Need]:
         return [*super()._needs(), *rights.of_own(rights.OWN_OF_WINDOWS)]
 

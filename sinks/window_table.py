@@ -47,12 +47,12 @@ class WindowTable:
         fixed: Mapping[str, Any] | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        self._windows, self._fixed = windows, dict(fixed or {})
+        self._windows, self.fixed = windows, dict(fixed or {})
         self._own = self._check_own(table, dict(names or {}))
         self._start, self._end = (self._own.get(name, name) for name in (START, END))
         self.keys = tuple(column.name for column in table.primary_key)
-        filled = [*(self._own.get(name, name) for name in windows.names), *self._fixed]
-        self._check_names(table, [*windows.by, *windows.aggregates, *self._fixed], filled)
+        filled = [*(self._own.get(name, name) for name in windows.names), *self.fixed]
+        self._check_names(table, [*windows.by, *windows.aggregates, *self.fixed], filled)
         no_nulls = [name for name in windows.by if table.c[name].primary_key or not table.c[name].nullable]
         if windows.null_keys == "group" and no_nulls:
             raise ConfigError(
@@ -74,7 +74,7 @@ class WindowTable:
                 f"names={names!r}: table {table.name} has no column {', '.join(map(str, lacking))}.",
                 hint=f"It has {', '.join(column.name for column in table.c)}.",
             )
-        taken = [*self._windows.by, *self._windows.aggregates, *self._fixed, *names.values()]
+        taken = [*self._windows.by, *self._windows.aggregates, *self.fixed, *names.values()]
         if twice := sorted({name for name in names.values() if taken.count(name) > 1}):
             raise ConfigError(
                 f"names={names!r}: column {', '.join(twice)} would be filled twice.",
@@ -140,5 +140,5 @@ class WindowTable:
         for name, convert in self._times.items():
             made = {time_us: convert(time_us) for time_us in set(columns[name])}
             columns[name] = [made[time_us] for time_us in columns[name]]
-        columns |= {name: [value] * len(rows) for name, value in self._fixed.items()}
+        columns |= {name: [value] * len(rows) for name, value in self.fixed.items()}
         return list(zip(*(columns[name] for name in order), strict=True))

@@ -66,7 +66,7 @@ class WindowTarget(Target):
         return self.windows.idle_after_s
 
     def check_types(self, kind: Any) -> None:
-        """Raises ConfigError for a type of records that the windows can't be of."""
+        """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
         check_types(self.windows, kind, {})
 
     def opening(self, batch: Batch[Any]) -> Opening | None:

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -284,9 +285,10 @@ def test_an_event_trigger_that_refuses_tables_is_named_and_blames_no_row(postgre
     place.run("CREATE EVENT TRIGGER refuse ON ddl_command_end EXECUTE FUNCTION refuse()")
     append.write(append.batch([(1, 1)]))
     Writing(place, table, Append())
-    for case, mode, records in zip(keyed, modes[1:], ([b"1"], [(1, 2)]), strict=True):  # while it runs
+    records: list[list[Any]] = [[b"1"], [(1, 2)]]
+    for case, mode, some in zip(keyed, modes[1:], records, strict=True):  # while it runs
         with pytest.raises(ConfigError, match=r"No temporary table can be made, which rows go through: no DDL here \(P0001\)"):
-            case.write(case.batch(records))
+            case.write(case.batch(some))
         assert case.letters() == []
         with pytest.raises(ConfigError, match="an event trigger of the database says no DDL here"):  # at the next start
             Writing(place, table, mode)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import make_dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 from uuid import UUID
 
 import bytewax.operators as op
@@ -160,3 +161,63 @@ def test_keys_of_tombstones_that_fit_no_key_of_the_table_are_told_at_the_start()
     build_keyed(None, TABLE, "id")
     with pytest.raises(ConfigError, match="it is one value, for 2 columns"):
         build_keyed(int, STOCK, "shop", "id")
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Part(msgspec.Struct):
+    a: int
+
+
+class Item(pydantic.BaseModel):
+    a: int
+
+
+class Mapped(TypedDict):
+    a: int
+
+
+def valued(colour: Colour) -> int:
+    return int(colour.value)
+
+
+class Changed(msgspec.Struct):
+    id: int
+    v: Any
+
+    def __post_init__(self) -> None: ...
+
+
+@pytest.mark.parametrize("where", ["sqlite", "memory"])
+@pytest.mark.parametrize("make", CLASSES)
+def test_an_enum_or_a_record_within_a_record_that_no_column_takes_is_told_at_the_start(make: str, where: str) -> None:
+    def told(hint: Any, column: Any, kind: Any = None) -> str:
+        table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("v", column))
+        url, mode, flow = SecretStr("sqlite:////tmp/nothing-is-made.sqlite"), Upsert(keys=("id",)), Dataflow("test")
+        to = MemoryTarget(mode, table=table) if where == "memory" else SqlTarget(SqlSettings(database_url=url), table, mode)
+        record = kind or CLASSES[make]({"id": int, "v": hint})
+        try:
+            sink("out", ww.parse("parse", op.input("in", flow, MemorySource([], feeds=[to])), record), to)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    inner = Item if make == "model" else Part
+    assert "its v, Colour, where column v (Integer()) takes int" in told(Colour, sa.Integer)
+    assert "its v, Colour, where column v (String(" in told(Colour | None, sa.String(9))
+    assert f"its v, {inner.__name__}, where column v (JSON()) takes" in told(inner, sa.JSON)
+    assert f"its v, {inner.__name__}, where column v (Text()) takes str" in told(inner, sa.Text)
+    assert "its v, dict, where column v (Text()) takes str" in told(Mapped, sa.Text)
+    assert told(Mapped, sa.JSON) == ""
+    # What the type itself may change is not judged.
+    if make == "model":
+        assert told(Annotated[Colour, pydantic.AfterValidator(valued)], sa.Integer) == ""
+        values = pydantic.ConfigDict(use_enum_values=True)
+        assert told(None, sa.Integer, pydantic.create_model("Valued", __config__=values, id=(int, ...), v=(Colour, ...))) == ""
+    if make == "struct":
+        assert told(None, sa.Integer, msgspec.defstruct("Made", [("id", int), ("v", Colour)], bases=(Changed,))) == ""
+        assert "its v, str" in told(str | msgspec.UnsetType, sa.Integer)
+    if make == "typed dict":
+        assert "its v, str" in told(NotRequired[str], sa.Integer)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import bytewax.operators as op
 import msgspec
@@ -17,12 +18,12 @@ from bytewax.dataflow import Dataflow
 from pydantic import SecretStr
 from typing_extensions import TypedDict
 
-from sinks import MemoryWindows, SqlLiveWindows, window_sink
+from sinks import MemoryWindows, SqlLiveWindows, SqlWindows, window_sink
 from sources.memory import MemorySource
 from waxwing import operators as wop
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import MESSAGE_TIME, Aggregate, Count, Max, Min, Sum, Tumbling, Windows
-from waxwing.settings import SqlSettings
+from waxwing.operators.windows import MESSAGE_TIME, Aggregate, Count, First, Max, Mean, Min, Sum, Tumbling, Windows
+from waxwing.settings import SqlSettings, SqlWindowSettings
 
 KINDS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "struct": lambda fields: msgspec.defstruct("Reading", list(fields.items())),
@@ -134,3 +135,57 @@ def test_times_of_messages_and_datetimes_are_times() -> None:
 
     target, flow = MemoryWindows(windows()), Dataflow("test")
     window_sink("totals", wop.parse("parse", op.input("in", flow, MemorySource([], feeds=[target])), Read), target)
+
+
+class Side(enum.Enum):
+    LEFT = "left"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [SqlWindows, SqlLiveWindows])
+def test_a_table_that_takes_no_row_of_the_windows_is_told_at_the_start(make: Any, kind: str) -> None:
+    settings = SqlWindowSettings(database_url=SecretStr("sqlite:////tmp/never-opened.sqlite"))
+
+    def told(fields: dict[str, Any], key: Any, value: Any, aggregate: Aggregate, **options: Any) -> str:
+        columns = [sa.Column(name, key, primary_key=True, autoincrement=False) for name in ("sensor", *options.get("fixed", ()))]
+        columns += [sa.Column("n", sa.BigInteger), sa.Column("v", value)]
+        table = sa.Table("totals", sa.MetaData(), sa.Column("window_start", sa.DateTime, primary_key=True), *columns)
+        null_keys = options.pop("null_keys", "reject")
+        definition = Windows(
+            by=("sensor",),
+            time="at",
+            kind=Tumbling(60),
+            aggregates={"n": Count(), "v": aggregate},
+            lateness_s=0,
+            null_keys=null_keys,
+        )
+        target, flow = make(settings, table, definition, **options), Dataflow("test")
+        record = KINDS[kind]({"sensor": str, "at": int, "x": Decimal} | fields)
+        try:
+            window_sink("totals", wop.parse("parse", op.input("in", flow, MemorySource([], feeds=[target])), record), target)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    text, number, amount = sa.String(9), sa.Integer, sa.Numeric(9, 2)
+    aware = Annotated[datetime, msgspec.Meta(tz=True)]
+    assert told({}, text, amount, Sum("x")) == ""
+    assert told({"x": int}, text, amount, Sum("x")) == ""
+    assert told({"x": Any, "sensor": Any}, number, amount, Sum("x")) == ""
+    assert told({"x": datetime}, text, sa.DateTime, Max("x")) == ""
+    assert told({"sensor": str | None}, number, amount, Sum("x"), null_keys={"sensor": 0}) == ""  # the rows of nulls are taken
+    for fields, key, value, aggregate, options, says in (
+        ({}, number, amount, Sum("x"), {}, "its sensor, str, where column sensor (Integer()) takes int"),
+        ({"sensor": int}, text, amount, Sum("x"), {}, "its sensor, int, where column sensor"),
+        ({"sensor": Side}, text, amount, Sum("x"), {}, "its sensor, Side, can't be a key"),
+        ({}, text, number, Sum("x"), {}, "Sum (v), Decimal, where column v (Integer()) takes int"),
+        ({"x": float}, text, amount, Sum("x"), {}, "Sum (v), float"),
+        ({}, text, number, Max("x"), {}, "Max (v), Decimal"),
+        ({"x": aware}, text, sa.DateTime, Max("x"), {}, "Max (v), a time with zone, where column v (DateTime()) has none"),
+        ({}, text, amount, Sum("x"), {"fixed": {"scope": 7}}, "fixed={'scope': 7}, int, where column scope"),
+    ):
+        assert says in told(fields, key, value, aggregate, **options), says
+    if make is SqlWindows:
+        assert "Mean (v), Decimal, where column v" in told({}, text, number, Mean("x", places=2))
+        assert "Mean (v), float" in told({"x": float}, text, amount, Mean("x", places=2))
+        assert "First (v), Decimal" in told({}, text, text, First("x"))
