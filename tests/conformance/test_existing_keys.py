@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -101,6 +101,23 @@ def test_a_table_that_keeps_versions_of_its_rows_is_written_like_others(mariadb_
     with place.engine.connect() as connection:
         versions = connection.exec_driver_sql(f"SELECT n FROM {table.name} FOR SYSTEM_TIME ALL WHERE k = 1 ORDER BY n")
         assert versions.scalars().all() == [1, 3, 7]
+
+
+def test_an_upsert_beside_a_key_without_overlaps_is_refused_at_the_start(mariadb_place: Place) -> None:
+    place = mariadb_place
+    table = place.table(number(), sa.Column("n", sa.Integer), sa.Column("s", sa.Date), sa.Column("e", sa.Date))
+    place.run(
+        f"CREATE TABLE {table.name} (k int PRIMARY KEY COMMENT 'p WITHOUT OVERLAPS', n int, s date, e date, PERIOD FOR p (s, e))"
+    )
+    upsert, merge = Upsert(keys=("k",)), Merge(keys=("k",), add=("n",))
+    place.plan(table, upsert)
+    place.run(f"ALTER TABLE {table.name} ADD UNIQUE (n, p WITHOUT OVERLAPS)")
+    for mode in (upsert, merge):
+        with pytest.raises(ConfigError, match=f"{table.name} has a key WITHOUT OVERLAPS, and beside one MariaDB takes no upsert"):
+            place.plan(table, mode)
+    days = [date(2026, 1, day) for day in (1, 9, 20)]
+    place.write(place.plan(table, Append()), [(1, 1, *days[:2]), (2, 1, *days[1:])])
+    assert [row[:2] for row in place.read(table)] == [(1, 1), (2, 1)]
 
 
 def number() -> sa.Column[int]:

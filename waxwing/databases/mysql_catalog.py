@@ -21,6 +21,8 @@ _TEXTS = {"text", "uuid", "enum"}
 
 def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
     """Why an upsert can't go by these keys, by the name of what is there; None: nothing unique is on them. Empty: it can."""
+    if _WITHOUT_OVERLAPS.search(_definition(connection, table)):
+        return [f"{table.name} has a key WITHOUT OVERLAPS, and beside one MariaDB takes no upsert (ON DUPLICATE KEY UPDATE)"]
     problems = []
     for name, columns, cut in _unique(connection, table):
         if columns != {key.lower() for key in keys}:
@@ -32,11 +34,16 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
     return problems or None
 
 
+def _definition(connection: sa.Connection, table: sa.Table) -> str:
+    """As the server writes it. (As much again from information_schema takes three times as long.)"""
+    [(_, definition, *_)] = connection.exec_driver_sql(f"SHOW CREATE TABLE {_quoted(table)}")
+    return str(definition)
+
+
 def shape(connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
     """What tells that the table was altered; empty: it is gone."""
     try:
-        # As much again from information_schema takes three times as long.
-        [(_, definition, *_)] = connection.exec_driver_sql(f"SHOW CREATE TABLE {_quoted(table)}")
+        definition = _definition(connection, table)
     except sa.exc.ProgrammingError as error:
         if error.orig is None or error.orig.args[0] != _NO_SUCH_TABLE:
             raise
@@ -49,7 +56,7 @@ def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> 
     """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
     place = {"schema": table.schema, "name": table.name}
     own = {column.name: column for column in connection.execute(_COLUMNS, place)}
-    (_, definition, *_), *_ = connection.exec_driver_sql(f"SHOW CREATE TABLE {_quoted(table)}")
+    definition = _definition(connection, table)
     # A column's own CHECK has the names of both.
     column = constraint.lower().removeprefix(f"{table.name.lower()}.")
     starts = (f"CONSTRAINT `{constraint}` ", f"`{column}` " if column in own else "")
@@ -123,6 +130,7 @@ def _unique(connection: sa.Connection, table: sa.Table) -> list[tuple[str, set[s
 
 
 _NO_SUCH_TABLE = 1146
+_WITHOUT_OVERLAPS = re.compile(r"` WITHOUT OVERLAPS\)")
 _NEXT_NUMBER = re.compile(r" AUTO_INCREMENT=\d+")
 _TRIGGERS = sa.text("""
     SELECT trigger_name, created FROM information_schema.triggers
