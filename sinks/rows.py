@@ -183,7 +183,9 @@ class Rows:
                 continue
             unknown = sorted(map(str, record.keys() - columns.keys()))
             lacking = [
-                name for name, column in columns.items() if name not in record and column is not None and not column.nullable
+                name
+                for name, column in columns.items()
+                if name not in record and column is not None and not (column.nullable and column.default is None)
             ]
             if unknown or lacking:
                 bad[number] = "; ".join(

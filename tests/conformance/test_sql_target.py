@@ -199,6 +199,14 @@ def test_rows_that_do_not_fit_are_dead_letters_with_the_reason(url: str) -> None
         assert word in reason
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_row_without_a_value_that_python_would_have_set_is_a_dead_letter(url: str) -> None:
+    table = things(sa.Column("state", sa.String(9), default="new"))
+    write(target(url, Append(), table), batch(0, [{"id": "a", "n": 1}, {"id": "b", "n": 1, "state": None}]))
+    assert rows(url, columns="id, state") == [("b", None)]
+    assert rows(url, "waxwing_dead_letters", "reason") == [("no value for column state",)]
+
+
 def test_a_constraint_of_the_table_rejects_only_its_rows(url: str) -> None:
     table = things(sa.CheckConstraint("n <> 13", name="no_13"))  # type: ignore[arg-type]  # a Table takes it as it takes a column
     records = [(f"{n:03}", 13 if n in (5, 6, 90) else 100 + n) for n in range(100)]

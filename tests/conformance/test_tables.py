@@ -194,11 +194,15 @@ def test_columns_named_by_the_flow_are_the_ones_written(place: Place) -> None:
         (Append(), ["id"], "column name is NOT NULL, has no server default"),
         (Append(), ["id", "name", "id"], "column id is named twice"),
         (Append(), [], "rows bring no column"),
+        (Append(), ["id", "name"], "column state has default=..., which Python would set, and rows do not bring it"),
+        (Append(), ["id", "name", "state"], "column seen has onupdate=..., which Python would set, and rows do not bring it"),
     ],
     ids=lambda value: None if not isinstance(value, str) else value,
 )
 def test_a_mode_that_does_not_fit_the_table_is_refused(
     place: Place, mode: Append | Upsert, columns: Sequence[str] | None, reason: str
 ) -> None:
+    done = sa.Column("done", sa.Boolean)
+    by_python = sa.Column("state", sa.String(9), default="new"), sa.Column("seen", sa.Integer, onupdate=lambda: 1)
     with pytest.raises(ConfigError, match=reason):
-        place.plan(declared(place, sa.Column("done", sa.Boolean)), mode, columns=columns)
+        place.plan(declared(place, done, *by_python), mode, columns=columns)

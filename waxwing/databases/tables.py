@@ -123,7 +123,17 @@ def _unfilled(table: sa.Table, written: Sequence[sa.Column[Any]]) -> list[str]:
     if (numbered := table.autoincrement_column) is not None:
         filled.add(numbered.name)
     why = "is NOT NULL, has no server default, and rows do not bring it"
-    return [f"column {column.name} {why}" for column in table.c if column.name not in filled]
+    problems = [f"column {column.name} {why}" for column in table.c if column.name not in filled]
+    brought = {column.name for column in written}
+    # SQLAlchemy's own statements apply them, bulk writes never.
+    for column in table.c:
+        for word, set_by in (("default", column.default), ("onupdate", None if _touched(column) else column.onupdate)):
+            if isinstance(set_by, sa.ColumnDefault) and column.name in filled - brought:
+                problems.append(
+                    f"column {column.name} has {word}=..., which Python would set, and rows do not bring it"
+                    " (let the database set it: server_default=...)"
+                )
+    return problems
 
 
 def _bad_keys(table: sa.Table, mode: Keyed) -> list[str]:
