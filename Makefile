@@ -27,7 +27,7 @@ run: .venv/.installed-run
 	$(IN_VENV) -m bytewax.run dataflows.orders $(ARGS)
 
 test: .venv/.installed-dev
-	$(IN_VENV) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(IN_VENV) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: .venv/.installed-dev
 	$(IN_VENV) -m ruff check

@@ -83,7 +83,7 @@ class SqlTarget(Target):
     @property
     def url_setting(self) -> str:
         """The setting that gave the URL."""
-        return self.setting or f"DATABASE_URL, or wherever the URL of {self.place} comes from,"
+        return self.setting or f"DATABASE_URL (or wherever the URL of {self.place} comes from)"
 
     @property
     @override
@@ -161,7 +161,7 @@ class SqlTarget(Target):
         def prepare(connection: sa.Connection) -> Looked:
             self._database.lock_schema(connection)
             ledger.make(connection)
-            found = ensure(connection, self._wanted, self._database)
+            found = ensure(connection, self._wanted, self._database, written_before=bool(self._positions(connection)))
             refusals = self._database.refusals_of(connection, [self._table, *ledger.metadata.sorted_tables])
             if refusals:
                 raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")

@@ -13,6 +13,13 @@ from tests.conformance.place import Place, database_on, make_place
 from tests.servers.sqlserver import kept_connections
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """SQL Server's by one worker: each connection of its test server learns to parse each statement anew, for up to a second."""
+    for item in items:
+        if "sqlserver" in item.nodeid or "sqlserver" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("sqlserver"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _connections_are_kept() -> Iterator[None]:
     with kept_connections():

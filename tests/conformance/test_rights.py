@@ -115,11 +115,8 @@ def test_each_right_that_is_missing_is_named_at_the_start(case: Case) -> None:
         assert says in case.start(mode, grants), (mode, grants)
     for own, right in (
         ("waxwing_progress", "UPDATE"),
-        ("waxwing_progress", "INSERT"),
-        ("waxwing_progress", "SELECT"),
         ("waxwing_owners", "DELETE"),
         ("waxwing_dead_letters", "INSERT"),
-        ("waxwing_windows", "SELECT"),
         ("waxwing_schema", "SELECT"),
         ("waxwing_steps", "INSERT"),
     ):

@@ -125,6 +125,13 @@ def test_a_start_says_where_each_step_begins_and_that_a_table_is_made(place: Pla
     assert said(text, "begins") == [f"Flow {flow}, step out: {topic}[0] goes on at 2."]
     assert said(text, "table_made") == []
     assert place.read(to) == [(1,), (2,), (3,)]
+    to.drop(place.engine)
+    run(place, flow, [{"id": 1}, {"id": 2}, {"id": 3}, {"id": 4}], to, topic=topic)
+    [message] = said(capfd.readouterr().err, "table_made")
+    assert (
+        "was not there any more and is made. The step goes on at its stored positions: what it wrote before is missing" in message
+    )
+    assert place.read(to) == [(4,)]
 
 
 @pytest.mark.parametrize("earlier_release", [False, True])

@@ -171,8 +171,10 @@ def _bad_version(table: sa.Table, mode: Upsert, wanted: Sequence[str]) -> list[s
     return problems
 
 
-def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
+def ensure(connection: sa.Connection, wanted: Plan, database: Database, *, written_before: bool = False) -> Plan:
     """Make the table when it is missing, with its indexes; check it as it then stands. Several processes may do so at once.
+
+    A table that was `written_before`, and is gone, is made with a warning.
 
     Returns:
         The plan as the table takes it: without nullable columns that it lacks, with its own smaller columns (one warning each
@@ -189,7 +191,12 @@ def ensure(connection: sa.Connection, wanted: Plan, database: Database) -> Plan:
             table.create(connection)
         except (sa.exc.CompileError, sa.exc.IdentifierError) as error:
             raise ConfigError(f"Table {table.fullname} can't be made: {error}.", hint="Correct the flow's Table.") from error
-        log.info("table_made", f"Table {where} was not there and is made.")
+        if written_before:
+            again = "To have it written again, forget the positions (waxwing step drop)"
+            what = "The step goes on at its stored positions: what it wrote before is missing."
+            log.warning("table_made", f"Table {where} was not there any more and is made. {what} {again}.")
+        else:
+            log.info("table_made", f"Table {where} was not there and is made.")
     problems = [] if made else database.refusals(connection, table)
     if not problems:
         existing = _Existing(connection, table, database)
