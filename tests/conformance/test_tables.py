@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -202,7 +203,10 @@ def test_columns_named_by_the_flow_are_the_ones_written(place: Place) -> None:
 def test_a_mode_that_does_not_fit_the_table_is_refused(
     place: Place, mode: Append | Upsert, columns: Sequence[str] | None, reason: str
 ) -> None:
-    done = sa.Column("done", sa.Boolean)
-    by_python = sa.Column("state", sa.String(9), default="new"), sa.Column("seen", sa.Integer, onupdate=lambda: 1)
+    more: list[sa.Column[Any]] = [
+        sa.Column("done", sa.Boolean),
+        sa.Column("state", sa.String(9), default="new"),
+        sa.Column("seen", sa.Integer, onupdate=lambda: 1),
+    ]
     with pytest.raises(ConfigError, match=reason):
-        place.plan(declared(place, done, *by_python), mode, columns=columns)
+        place.plan(declared(place, *more), mode, columns=columns)
