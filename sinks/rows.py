@@ -93,7 +93,8 @@ class Rows:
             return Written(self._fitting(self._merged(rows), len(rows)), [], [])
         if deletes:
             nature = self._plan.nature
-            in_any_order = nature.keys_exact and nature.rows_alone
+            # (One that draws a number and is deleted again has used it up.)
+            in_any_order = nature.keys_exact and nature.rows_alone and not nature.rows_numbered
             return (self._deletes_first if in_any_order else self._in_order)(_events(change, rows, deletes))
         last = self._last(rows)
         if change.by_key and self._plan.nature.keys_exact and not self._plan.nature.rows_numbered:

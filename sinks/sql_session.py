@@ -200,7 +200,7 @@ class SqlSession(OwnedSession):
                 else:
                     names = ", ".join(sorted(columns)) or "there are none"
                     told = f"rows bring none of the columns that {constraint} looks at ({names})"
-                    hint = "Give them defaults that it takes, or alter the constraint"
+                    hint = "Give them defaults that it takes (a sequence: behind the highest number), or alter the constraint"
             elif null in {column.name.lower() for column in self._database.columns(connection, self._target.table)}:
                 told = f"rows do not bring the column {null}"
                 hint = "Give the column a default that is no null (or look at what a trigger makes of it)"

@@ -268,6 +268,34 @@ def test_a_constraint_that_looks_at_nothing_that_rows_bring_is_the_tables_fault(
         assert (case.rows(), case.letters()) == ([], [2]), statement
 
 
+def test_a_unique_key_of_which_rows_bring_nothing_is_the_tables_fault(place: Place) -> None:
+    dialect = place.database.dialect.name
+    made = {"one for all": "id int PRIMARY KEY, n int, more int DEFAULT 1, CONSTRAINT {t}_more UNIQUE (more)"}
+    if dialect in {"postgresql", "mysql"}:
+        made["a sequence behind the rows"] = "id int UNIQUE, n int, more int PRIMARY KEY DEFAULT nextval({s})"
+    for name, columns in made.items():
+        for mode in (Append(), Upsert(keys=("id",))):
+            if dialect == "mysql" and mode != Append():
+                continue  # which key an upsert has met, it does not say
+            table = place.table(
+                sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+                sa.Column("n", sa.Integer, sa.CheckConstraint("n < 100")),
+            )
+            sequence = f"'{table.name}_s'" if dialect == "postgresql" else f"{table.name}_s"
+            place.run(
+                *([f"CREATE SEQUENCE {table.name}_s"] if "{s}" in columns else []),
+                f"CREATE TABLE {table.name} ({columns.format(t=table.name, s=sequence)})",
+                f"INSERT INTO {table.name} (id, n, more) VALUES (1, 1, 1), (2, 1, 2), (3, 1, 3)",
+            )
+            case = Case(place, table, mode)
+            with (
+                running(case) as write,
+                pytest.raises(ConfigError, match=r"rows bring none of the columns that .* looks at .more."),
+            ):
+                write((4, 1), (5, 2))
+            assert (len(case.rows()), case.letters()) == (3, []), name
+
+
 @ON_THREE
 def test_a_constraint_on_what_is_made_of_a_row_is_the_rows(place: Place) -> None:
     table = place.table(sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))

@@ -322,3 +322,24 @@ def test_numbers_are_drawn_in_the_order_in_which_keys_first_came(place: Place, k
             place.run(f"CREATE TABLE {table.name} ({number}, code {kind} UNIQUE, n integer DEFAULT 0)")
             write(place, place.plan(table, mode), *cut)
             assert [code for _, code, _ in numbers(place, table)] == order, (mode, cut)
+
+
+def test_a_number_is_used_up_by_a_row_that_is_deleted_again(place: Place) -> None:
+    events = [
+        ("a", 1),
+        Gone(b"a"),
+        ("a", 2),
+        ("b", 1),
+        ("a", 3),
+        Gone(b"b"),
+        Gone(b"x"),
+        ("c", 5),
+        ("d", 1),
+        Gone(b"d"),
+        ("e", 1),
+    ]
+    halves = [[events[:n], events[n:]] for n in range(1, len(events))]
+    for cut in [singly(events), [events], *(halves if place.database.dialect.name == "sqlite" else [])]:
+        table = numbered(place, SMALL[place.database.dialect.name][0])
+        write(place, place.plan(table, Upsert(keys=("code",), delete_on_tombstone=True)), *cut)
+        assert numbers(place, table) == [(2, "a", 3), (4, "c", 5), (6, "e", 1)], cut

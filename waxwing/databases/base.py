@@ -286,7 +286,7 @@ class Database(ABC):
 
     @abstractmethod
     def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
-        """The columns that a CHECK or foreign key of the table looks at, as `Failure.constraint` names it.
+        """The columns that a CHECK, unique or foreign key of the table looks at, as `Failure.constraint` names it.
 
         None: nobody knows, or others may say what stands there (triggers, generated columns); or it is of another table.
         """

@@ -53,7 +53,7 @@ def shape(connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
 
 
 def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
-    """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
+    """The columns that a CHECK or key looks at; None: others may say what stands there, or it is of another table."""
     place = {"schema": table.schema, "name": table.name}
     own = {column.name: column for column in connection.execute(_COLUMNS, place)}
     definition = _definition(connection, table)
@@ -62,7 +62,13 @@ def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> 
     starts = (f"CONSTRAINT `{constraint}` ", f"`{column}` " if column in own else "")
     lines = [line.strip() for line in definition.splitlines()]
     said = next((line for start in starts if start for line in lines if line.lower().startswith(start.lower())), "")
-    if not said or connection.execute(_AROUND, place).one().triggers:
+    if connection.execute(_AROUND, place).one().triggers:
+        return None
+    for key, columns, _ in _unique(connection, table):
+        if key == constraint:
+            made = None in columns or any("generated" in own[name].extra for name in columns if name is not None)
+            return None if made else {name for name in columns if name is not None}
+    if not said:
         return None
     of_table = said.lower().startswith("constraint")
     said = said.partition(" CHECK ")[2] if " CHECK " in said else said.partition("FOREIGN KEY ")[2]

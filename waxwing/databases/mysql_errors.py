@@ -148,6 +148,7 @@ MEANINGS |= {
 
 _NULL = re.compile(r"Column '([^']+)' cannot be null")
 _CHECK_OR_KEY = re.compile(r"CONSTRAINT `([^`]+)` (?:failed for|FOREIGN KEY)|Check constraint '([^']+)' is violated")
+_UNIQUE = re.compile(r" for key '(?:[^'.]+\.)?([^']+)'$")  # behind the value
 
 
 def meaning(code: int, text: str) -> Failure:
@@ -159,5 +160,5 @@ def meaning(code: int, text: str) -> Failure:
         found = MEANINGS[2005]
     failure = found.failure(code, text)
     null = _NULL.search(text) if code == 1048 else None
-    refused = _CHECK_OR_KEY.search(text) if code in (1452, 3819, 4025) else None
-    return failure._replace(column=null[1] if null else "", constraint=refused[1] or refused[2] if refused else "")
+    refused = _UNIQUE.search(text) if code == 1062 else _CHECK_OR_KEY.search(text) if code in (1452, 3819, 4025) else None
+    return failure._replace(column=null[1] if null else "", constraint=refused[refused.lastindex or 0] if refused else "")

@@ -91,7 +91,7 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
 
 
 def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
-    """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
+    """The columns that a CHECK or key looks at; None: others may say what stands there, or it is of another table."""
     found = connection.execute(_CONSTRAINED, {"name": _name(table), "constraint": constraint}).all()
     return None if not found or any(row.made for row in found) else {name for row in found for name in row.columns}
 
@@ -228,14 +228,19 @@ _AROUND = sa.text(rf"""
 
 # (What refers into the table itself may be in the way of a delete.)
 _CONSTRAINED = sa.text(f"""
-    SELECT ARRAY(SELECT CAST(a.attname AS text) FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey))
+    SELECT ARRAY(SELECT CAST(a.attname AS text) FROM pg_attribute a WHERE a.attrelid = k.of_table AND a.attnum = ANY (k.numbers))
                AS columns,
-           k.confrelid = k.conrelid
+           k.own
            OR EXISTS (SELECT 1 FROM pg_attribute a
-                      WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attgenerated <> '')
+                      WHERE a.attrelid = k.of_table AND a.attnum = ANY (k.numbers) AND a.attgenerated <> '')
            OR EXISTS (SELECT 1 FROM pg_trigger g WHERE g.tgrelid {_TREE} AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A'))
                AS made
-    FROM pg_constraint k WHERE k.conname = :constraint AND k.contype IN ('c', 'f') AND k.conrelid {_TREE}""")  # noqa: S608 - of constants
+    FROM (SELECT conrelid AS of_table, conkey AS numbers, confrelid = conrelid AS own
+          FROM pg_constraint WHERE conname = :constraint AND contype IN ('c', 'f')
+          UNION ALL
+          SELECT i.indrelid, CAST(i.indkey AS int2[]), i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+          FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = :constraint AND i.indisunique) AS k
+    WHERE k.of_table {_TREE}""")  # noqa: S608 - of constants
 
 # Which sequences numbers come from that rows do not bring, by a default or by a function that it, or a trigger, calls.
 _DRAWN = sa.text(rf"""

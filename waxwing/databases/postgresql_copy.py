@@ -76,7 +76,7 @@ class CopyBulk(Bulk):
     @override
     def replace(self, connection: sa.Connection, rows: Sequence[Row], deletes: Sequence[Row], before: Sequence[int]) -> None:
         nature, staged = self._plan.nature, self._staged
-        if nature.keys_exact or not nature.rows_alone or not rows or staged is None:
+        if nature.keys_exact or not nature.rows_alone or nature.rows_numbered or not rows or staged is None:
             super().replace(connection, rows, deletes, before)
             return
         # Only the server knows which of them are of one key: rows have odd numbers, so that a delete stands between two.

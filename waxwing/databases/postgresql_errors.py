@@ -177,7 +177,7 @@ def failure_of(cause: psycopg.Error) -> Failure:
         detail = f"{failure.reason}: {told.message_detail}" if told.message_detail else failure.reason
         column = told.column_name or "" if code == "23502" else ""
         return failure._replace(
-            reason=detail, column=column, constraint=told.constraint_name or "" if code in ("23503", "23514") else ""
+            reason=detail, column=column, constraint=told.constraint_name or "" if code in ("23503", "23505", "23514") else ""
         )
     return failure
 

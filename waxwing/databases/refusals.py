@@ -49,7 +49,7 @@ class Failure(NamedTuple):
     """What an error of the driver means.
 
     `code` is the vendor's own. `column`: the column that takes no null, of a row's error that names it (of a column that the
-    flow does not bring it is the table's fault). `constraint`: the CHECK or foreign key that refuses the row, likewise.
+    flow does not bring it is the table's fault). `constraint`: the CHECK or key that refuses the row, likewise.
     """
 
     kind: Kind

@@ -66,6 +66,7 @@ _TEXTS = (
 )
 FOREIGN_KEY = "the foreign key"  # which of them, it does not say
 _CHECK = re.compile(r"CHECK constraint failed: (.*)", re.DOTALL)
+_UNIQUE = re.compile(r"UNIQUE constraint failed: (?!index )(.*)", re.DOTALL)
 _NULL = re.compile(r"NOT NULL constraint failed: .*\.([^.]+)$")
 
 
@@ -89,6 +90,6 @@ def failure_of(cause: BaseException) -> Failure | None:
     if code == sqlite3.SQLITE_ERROR:
         found = next((told for pattern, told in _TEXTS if pattern.search(text)), found)
     null = _NULL.search(text) if code == sqlite3.SQLITE_CONSTRAINT_NOTNULL else None
-    check = _CHECK.search(text) if code == sqlite3.SQLITE_CONSTRAINT_CHECK else None
+    check = _CHECK.search(text) if code == sqlite3.SQLITE_CONSTRAINT_CHECK else _UNIQUE.search(text)
     constraint = FOREIGN_KEY if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY else check[1] if check else ""
     return found.failure(cause.sqlite_errorname, text)._replace(column=null[1] if null else "", constraint=constraint)

@@ -109,7 +109,7 @@ class SQLServerBulk(Bulk):
         deletes: Sequence[tuple[Any, ...]],
         before: Sequence[int],
     ) -> None:
-        if self._plan.nature.rows_alone:
+        if self._plan.nature.rows_alone and not self._plan.nature.rows_numbered:
             self._replace(connection, rows, deletes, before)
         else:
             super().replace(connection, rows, deletes, before)

@@ -31,12 +31,14 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
 
 
 def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
-    """The columns that a CHECK or foreign key looks at; None: others may say what stands there, or it is of another table."""
+    """The columns that a CHECK or key looks at; None: others may say what stands there, or it is of another table."""
     place = {"name": connection.dialect.identifier_preparer.format_table(table), "constraint": constraint}
     if connection.execute(_AROUND, {"schema": table.schema, "name": table.name}).one().triggers:
         return None
     computed = {name: bool(is_computed) for name, is_computed in connection.execute(_COMPUTED, place)}
     found = set(connection.scalars(_FOREIGN_KEY, place))
+    for index, columns in _unique(connection, table):
+        found |= columns if index.key == constraint else set()
     for definition in connection.scalars(_CHECK, place):
         words = set(re.findall(r"\w+", definition.lower()))
         found |= {name for name in computed if set(re.findall(r"\w+", name)) <= words}

@@ -63,8 +63,11 @@ _RECORD = re.compile(r"; (?=\[[0-9A-Z]{5}\] \[)")
 _NUMBER = re.compile(r"\((-?\d+)\)$")
 _TAIL = re.compile(r" \(SQL\w+\)$")
 _HEAD = re.compile(r"^\[[0-9A-Z]{5}\] (\[[^\]]*\])+\s*")
-_NOT_NULL, _OVERFLOW, _CONFLICT = 515, 8_115, 547
-_CHECK_OR_KEY = re.compile(r"(?:CHECK|FOREIGN KEY)(?: SAME TABLE)? constraint \"([^\"]+)\"", re.IGNORECASE)
+_NOT_NULL, _OVERFLOW, _CONFLICTS = 515, 8_115, {547, 2601, 2627}
+_CHECK_OR_KEY = re.compile(
+    r"(?:CHECK|FOREIGN KEY)(?: SAME TABLE)? constraint \"([^\"]+)\"|(?:constraint|unique index) ['\"]([^'\"]+)['\"]",
+    re.IGNORECASE,
+)
 _NULL = re.compile(r"into column '([^']+)'")
 # "The statement has been terminated", "changed database context", "changed language": said beside the error itself.
 _BESIDE = {0, 3621, 5701, 5703}
@@ -94,8 +97,8 @@ def failure(state: str, message: str) -> Failure:
                 return Failure("table", str(number), text, "The identity column is at its end: give it a larger type.")
             null = _NULL.search(text) if number == _NOT_NULL else None
             column = null[1] if null else ""
-            refused = _CHECK_OR_KEY.search(text) if number == _CONFLICT else None
-            constraint = refused[1] if refused else ""
+            refused = _CHECK_OR_KEY.search(text) if number in _CONFLICTS else None
+            constraint = refused[1] or refused[2] if refused else ""
             return Failure(entry.kind, str(number), text or entry.says, entry.hint, entry.too_large, column, constraint)
     # (What a lost connection is numbered with is the operating system's.)
     by_server = state[:2] != "08" and told and told[0][0] > 0
