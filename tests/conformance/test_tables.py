@@ -15,7 +15,7 @@ from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
 
 
-def declared(place: Place, *more: sa.Column[object]) -> sa.Table:
+def declared(place: Place, *more: sa.Column[Any]) -> sa.Table:
     return place.table(
         sa.Column("id", sa.String(36), primary_key=True),
         sa.Column("name", sa.String(100), nullable=False),
