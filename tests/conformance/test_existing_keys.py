@@ -120,6 +120,21 @@ def test_an_upsert_beside_a_key_without_overlaps_is_refused_at_the_start(mariadb
     assert [row[:2] for row in place.read(table)] == [(1, 1), (2, 1)]
 
 
+def test_an_upsert_into_a_table_that_others_inherit_from_is_refused(postgresql_place: Place) -> None:
+    place = postgresql_place
+    table = place.table(number(), sa.Column("n", sa.Integer))
+    place.run(
+        f"CREATE TABLE {table.name} (k int PRIMARY KEY, n int)",
+        f"CREATE TABLE {table.name}_old () INHERITS ({table.name})",
+        f"INSERT INTO {table.name}_old VALUES (1, 1)",
+    )
+    for mode in (Upsert(keys=("k",)), Merge(keys=("k",), add=("n",))):
+        with pytest.raises(ConfigError, match=f"{table.name}_old inherits from it, whose rows no key of {table.name} knows"):
+            place.plan(table, mode)
+    place.write(place.plan(table, Append()), [(2, 2)])
+    assert place.read(table) == [(1, 1), (2, 2)]
+
+
 def number() -> sa.Column[int]:
     return sa.Column("k", sa.Integer, primary_key=True, autoincrement=False)
 

@@ -31,6 +31,10 @@ _EXACT = {
 
 def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
     """Why ON CONFLICT can't go by these keys, by the name of what is there; None: nothing unique is on them. Empty: it can."""
+    if children := list(connection.scalars(_CHILDREN, {"name": _name(table)})):
+        return [
+            f"{', '.join(children)} inherits from it, whose rows no key of {table.name} knows (write that table, or partitions)"
+        ]
     fit, problems = False, []
     for index in connection.execute(_INDEXES, {"name": _name(table)}):
         columns = [name for name in index.columns if name is not None]
@@ -157,6 +161,9 @@ _INDEXES_OF = """
 _INDEXES = sa.text(_INDEXES_OF.format(of="= to_regclass(:name)"))
 # Those of partitions as well, which may have some of their own.
 _TREE = "IN (SELECT relid FROM pg_partition_tree(to_regclass(:name)) UNION SELECT to_regclass(:name))"
+_CHILDREN = sa.text("""
+    SELECT CAST(CAST(h.inhrelid AS regclass) AS text) FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+    WHERE c.oid = to_regclass(:name) AND c.relkind = 'r' ORDER BY 1""")
 _ALL_INDEXES = sa.text(_INDEXES_OF.format(of=_TREE))
 
 # Columns with a value that rows do not bring, other than numbers of the table's own.
