@@ -112,6 +112,6 @@ class GroupOffsets(threading.Thread):
     def _warn(self, reason: str, about: str) -> None:
         if not self._said:
             group = self._settings.kafka_group_id
-            what = f"Offsets of group {group!r} could not be committed for lag tools: {reason}."
+            what = f"Offsets of group {group!r} could not be committed for lag tools: {reason.rstrip('.')}."
             log.lasting("group_offsets", about, f"{what} Reading is not affected.")
         self._said = True

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from waxwing import runtime
 from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
+from waxwing.errors import ConfigError
 from waxwing.holding import reminders
 from waxwing.positions import StartAt, let_go, open_feeds, own_feeds, prepare_feeds, say_starts
 from waxwing.target import Target
@@ -48,6 +49,9 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         feeds: the targets; where they hold positions, the source goes on from there.
         ends: mark the end of each partition, so that windows close; False, where more is to come in a later run.
         begin: "anew": as the setting BEGIN.
+
+    Raises:
+        ConfigError: an item is none of these.
 
     Parallelism: one lane per worker at most, as the Kafka source.
     Delivery: exactly once into targets in `feeds` (tests/flows/test_memory.py); a second run goes on where the first ended.
@@ -195,4 +199,8 @@ def _columns(items: Partition) -> Columns:
 
 
 def _value(item: Mapping[str, Any] | bytes | None) -> bytes | None:
+    if item is not None and not isinstance(item, Mapping | bytes):
+        raise ConfigError(
+            f"MemorySource: {item!r} is no message.", hint="Give dicts (which become JSON), bytes, None, or a sources.Message."
+        )
     return orjson.dumps(item) if isinstance(item, Mapping) else item

@@ -31,7 +31,7 @@ class Case:
         text = place.url.render_as_string(hide_password=False)
         self.target = SqlTarget(SqlSettings(database_url=SecretStr(text), flush_interval_s=0.0, **settings), table, mode)
         self.target._database, self.target._engine = place.database, place.engine
-        self.stream = STREAM._replace(flow=f"flow{next(_flows)}")
+        self.stream = STREAM._replace(flow=f"neighbours{next(_flows)}")
         self.target.bind(self.stream.flow, "step")
         self.target.prepare()
         self.target.begin(self.stream.topic, [Start(self.stream, 0, None)])

@@ -121,10 +121,10 @@ def plain_engine(url: str) -> sa.Engine:
 
 
 def checksum(rows: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]]) -> str:
-    """Of rows sorted by id; money in cents, so that 25.5 and 25.50 are the same."""
+    """Of rows sorted by id; money with two decimals, so that 25.5 and 25.50 are the same."""
     digest = hashlib.sha256()
     for row in sorted(rows):
-        plain = [*row[:4], *(None if money is None else round(Decimal(str(money)) * 100) for money in row[4:])]
+        plain = [*row[:4], *(None if money is None else format(money, ".2f") for money in row[4:])]
         digest.update(repr(plain).encode())
     return digest.hexdigest()
 

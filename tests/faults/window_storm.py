@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tests.faults.storm_run import Storm
+from tests.faults.storm_told import StormError
 from tests.faults.window_totals import WindowDifference, accepted, compare_totals
 
 # Often, so that a kill finds an emission under way.
@@ -19,6 +20,8 @@ class OnClose(Storm):
     settings: Mapping[str, str] = {"ORDER_TOTALS": "on_close", "WINDOW_SNAPSHOT_INTERVAL_S": SNAPSHOT_INTERVAL_S}
 
     def difference(self) -> WindowDifference:
+        if not (orders := super().difference()).equal:
+            raise StormError(str(orders))
         places = self._places
         return compare_totals(places.url, accepted(places.kafka.bootstrap(), places.topic), self.form)
 

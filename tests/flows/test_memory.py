@@ -75,6 +75,11 @@ def test_offsets_with_holes_are_kept() -> None:
     assert target.positions()[0].offset_next == 11
 
 
+def test_what_is_no_message_is_refused() -> None:
+    with pytest.raises(ConfigError, match="MemorySource: 1 is no message"):
+        MemorySource([1])  # type: ignore[list-item]  # the mistake
+
+
 def test_a_target_that_the_source_does_not_know_is_a_clear_error() -> None:
     target = MemoryTarget()
     with pytest.raises((ConfigError, RuntimeError), match=r"feeds=|error") as caught:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
@@ -96,7 +97,14 @@ class SQLServer:
         """Make an empty database; its URL."""
         # Other runs may use the same server.
         name = f"waxwing_{os.getpid()}_{next(_numbers)}"
-        self._run(f"CREATE DATABASE {name}")
+        for attempts_left in reversed(range(20)):
+            try:
+                self._run(f"CREATE DATABASE {name}")
+                break
+            except sa.exc.ProgrammingError as error:  # the test server's, where two are made at once
+                if "concurrently updated" not in str(error) or not attempts_left:
+                    raise
+                time.sleep(0.5)
         self._made.append(name)
         return self.url(name)
 

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from dataflows.orders import OrdersSettings, RawOrder, build, orders
 from sinks import SqlTarget, Upsert, sink
-from sources.memory import MemorySource
+from sources.memory import MemorySource, Message
 from tests.servers import Kafka
 from waxwing.cli import positions
 from waxwing.cli.supervisor import verdict
@@ -315,7 +315,7 @@ def database(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'orders.sqlite'}"
     target = SqlTarget(OrdersSettings(database_url=SecretStr(url)), orders, Upsert(keys=("id",)))
     good: dict[str, Any] = {"order_id": "ORD-001", "quantity": 3, "unit_price": 25.50}
-    run_main(build(MemorySource({0: [good, b"{}"], 1: [good, b"", b""]}, feeds=[target]), target))
+    run_main(build(MemorySource({0: [good, b"{}"], 1: [good, b"", Message(b"", offset=2_000)]}, feeds=[target]), target))
     return url
 
 
@@ -324,7 +324,7 @@ def test_status_shows_positions_and_dead_letters_by_reason(database: str) -> Non
     assert done.stdout.splitlines() == [
         "step\ttopic\tpartition\tnext offset\tbehind by",
         "orders\tmemory\t0\t2\t",
-        "orders\tmemory\t1\t3\t",
+        "orders\tmemory\t1\t2001\t",
         "step\tstage\tnumber\treason",
         "orders\tparse\t2\tempty value",
         "orders\tparse\t1\tObject missing required field `order_id`",

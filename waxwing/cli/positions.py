@@ -138,12 +138,12 @@ def _show(settings: KafkaSettings, flow: str, place: SqlSteps, steps: Mapping[st
     for step, position in sorted(positions):
         stream = position.stream
         end = ends.get((stream.topic, stream.partition))
-        lag = "" if end is None else f"{end - position.offset_next:,}"
-        rows.append((step, stream.topic, str(stream.partition), f"{position.offset_next:,}", lag))
+        lag = "" if end is None else _grouped(end - position.offset_next)
+        rows.append((step, stream.topic, str(stream.partition), _grouped(position.offset_next), lag))
     _print(f"flow {flow}: the next offset of each partition", ("step", "topic", "partition", "next offset", "behind by"), rows)
     if letters:
         total, records = place.dead_letters()
-        shown = [(step, stage, f"{number:,}", reason) for step, stage, reason, number in letters[:REASONS_SHOWN]]
+        shown = [(step, stage, _grouped(number), reason) for step, stage, reason, number in letters[:REASONS_SHOWN]]
         title = f"{_number(total, 'dead letter')} of {_number(records, 'record')}"
         _print(title, ("step", "stage", "number", "reason"), shown)
         if not sys.stdout.isatty():  # where tables have no title
@@ -253,6 +253,11 @@ def _ends(settings: KafkaSettings, partitions: Sequence[tuple[str, int]]) -> dic
         why = reason_of(error.args[0]) if isinstance(error, KafkaException) else f"no answer within {KAFKA_TIMEOUT_S:.0f} s"
         log.warning("kafka_away", f"Kafka at {settings.kafka_bootstrap_servers} did not say how long the logs are: {why}.")
     return ends
+
+
+def _grouped(number: int) -> str:
+    """For people; another program gets the plain number."""
+    return f"{number:,}" if sys.stdout.isatty() else str(number)
 
 
 def _print(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -85,7 +85,8 @@ def markdown(kind: type[Group]) -> str:
         for field, info in fields:
             names = "<br>or ".join(f"`{name}`" for name in environment_names(field, info))
             default, what = _default(field, info), (info.description or "").replace("|", "\\|")
-            example = "".join(f" Such as `{example}`." for example in info.examples or ())
+            examples = " or ".join(f"`{example}`" for example in info.examples or ())
+            example = f" Such as {examples}." if examples else ""
             lines.append(f"| {names} | {f'`{default}`' if default else ''} | {_bounds(info)} | {what}{example} |\n")
     return "".join(lines)
 
