@@ -108,7 +108,7 @@ def check_options(url: sa.URL, known: Iterable[str], *, several_hosts: bool = Fa
             )
         if name.lower() not in names:
             near = get_close_matches(name.lower(), names, 1)
-            told = f"Leave it out. There are: {', '.join(sorted(names.values()))}."
+            told = f"Leave it out. There are: {', '.join(sorted(names.values())) or 'none'}."
             raise ConfigError(
                 f"DATABASE_URL has the option {name}, which is not taken from a URL.",
                 hint=f"Did you mean {names[near[0]]}?" if near else told,
