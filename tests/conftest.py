@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 
 from tests.servers import Kafka, MariaDB, PostgreSQL, Server, SQLServer, Unavailable
-from waxwing import secrets
+from waxwing import runtime, secrets
 
 NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
@@ -97,6 +97,13 @@ def _secrets_are_forgotten() -> Iterator[None]:
     """What one test plants as a secret is an ordinary word in the next."""
     yield
     secrets._known.clear()
+
+
+@pytest.fixture(autouse=True)
+def _who_crashed_is_not_asked() -> Iterator[None]:
+    """What a process that a test let crash (the simulation's) would say before it fails is not asked for in the next."""
+    yield
+    runtime._before_failing.clear()
 
 
 @pytest.hookimpl(wrapper=True)
