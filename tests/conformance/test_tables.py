@@ -196,7 +196,11 @@ def test_columns_named_by_the_flow_are_the_ones_written(place: Place) -> None:
         (Append(), ["id", "name", "id"], "column id is named twice"),
         (Append(), [], "rows bring no column"),
         (Append(), ["id", "name"], "column state has default=..., which Python would set, and rows do not bring it"),
-        (Append(), ["id", "name", "state"], "column seen has onupdate=..., which Python would set, and rows do not bring it"),
+        (
+            Upsert(keys=("id",)),
+            ["id", "name", "state"],
+            "column seen has onupdate=..., which Python would set, and rows do not bring it",
+        ),
     ],
     ids=lambda value: None if not isinstance(value, str) else value,
 )
@@ -210,3 +214,13 @@ def test_a_mode_that_does_not_fit_the_table_is_refused(
     ]
     with pytest.raises(ConfigError, match=reason):
         place.plan(declared(place, *more), mode, columns=columns)
+
+
+def test_what_the_database_sets_as_well_and_what_no_append_updates_is_not_refused(place: Place) -> None:
+    more: list[sa.Column[Any]] = [
+        sa.Column("state", sa.String(9), default="new", server_default="new"),
+        sa.Column("seen", sa.Integer, onupdate=lambda: 1),
+    ]
+    table = declared(place, *more)
+    place.write(place.plan(table, Append(), columns=["id", "name"]), [("1", "a")])
+    assert place.read(table) == [("1", "a", None, None, "new", None)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -48,6 +48,7 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
         problems.append("rows bring no column")
     problems += _bad_types(written, dialect)
     problems += _unfilled(table, (*written, *means(table, mode)))
+    problems += _set_by_python(table, (*wanted, *made), updates=isinstance(mode, Keyed))
     if isinstance(mode, Keyed):
         problems += _bad_keys(table, mode)
     if isinstance(mode, Upsert):
@@ -123,12 +124,17 @@ def _unfilled(table: sa.Table, written: Sequence[sa.Column[Any]]) -> list[str]:
     if (numbered := table.autoincrement_column) is not None:
         filled.add(numbered.name)
     why = "is NOT NULL, has no server default, and rows do not bring it"
-    problems = [f"column {column.name} {why}" for column in table.c if column.name not in filled]
-    brought = {column.name for column in written}
-    # SQLAlchemy's own statements apply them, bulk writes never.
+    return [f"column {column.name} {why}" for column in table.c if column.name not in filled]
+
+
+def _set_by_python(table: sa.Table, brought: Collection[str], *, updates: bool) -> list[str]:
+    """Columns that only SQLAlchemy's own statements would set, which bulk writes are not."""
+    problems = []
     for column in table.c:
-        for word, set_by in (("default", column.default), ("onupdate", None if _touched(column) else column.onupdate)):
-            if isinstance(set_by, sa.ColumnDefault) and column.name in filled - brought:
+        inserted = column.default if column.server_default is None and column.nullable else None
+        updated = column.onupdate if updates and not _touched(column) else None
+        for word, set_by in (("default", inserted), ("onupdate", updated)):
+            if isinstance(set_by, sa.ColumnDefault) and column.name not in brought:
                 problems.append(
                     f"column {column.name} has {word}=..., which Python would set, and rows do not bring it"
                     " (let the database set it: server_default=...)"
