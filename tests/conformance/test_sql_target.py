@@ -470,7 +470,7 @@ def test_a_dry_run_writes_nothing(url: str) -> None:
 
 def test_many_processes_may_make_the_tables_at_once(url: str) -> None:
     errors: list[BaseException] = []
-    gate = threading.Barrier(6)
+    gate = threading.Barrier(4)
 
     def start() -> None:
         gate.wait()
@@ -479,7 +479,7 @@ def test_many_processes_may_make_the_tables_at_once(url: str) -> None:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=start) for _ in range(6)]
+    threads = [threading.Thread(target=start) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

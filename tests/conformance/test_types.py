@@ -191,7 +191,7 @@ def round_trip(place: Place, case: Case, way: str) -> None:
             for (got, *_), (gave, *_) in zip(read, rows, strict=True):
                 assert same(got, gave), (got, gave)
 
-        @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=10, suppress_health_check=list(HealthCheck))
         @given(st.lists(case.values, max_size=12))
         def any_values(values: list[Any]) -> None:
             check(values)

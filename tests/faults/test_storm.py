@@ -1,4 +1,4 @@
-"""A short storm on SQLite, one of each kind of event; then equality, row by row; and what says so."""
+"""What a storm is made of, and what says that its rows are equal. Short ones run in test_window_storm.py."""
 
 from __future__ import annotations
 
@@ -11,26 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cluster import Cluster
-from tests.faults.recompute import Difference, compare, expected
-from tests.faults.storm import produce, storm
+from tests.faults.recompute import compare, expected
+from tests.faults.storm import produce
 from tests.faults.storm_schedule import ENDING, KILLS, Counts, Event, Kind, Shape, schedule
-from tests.faults.storm_told import Places
 from tests.servers import Kafka
 
 COUNTS = Counts(kills=2, freezes=1, stalls=1, stall_s=2.0, database_restarts=1, broker_restarts=1, partitions_added=1)
-
-
-@pytest.mark.slow
-# PostgreSQL and MariaDB: test_window_storm.py, where the totals are written beside the orders. SQL Server: its test server takes
-# minutes for the start of as many processes; `make storm DATABASE=sqlserver` is its storm.
-def test_nothing_is_lost_or_doubled_in_a_short_storm(kafka: Kafka, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/orders.sqlite"
-    places = Places(database="sqlite", url=url, server=None, kafka=kafka, topic=kafka.new_topic(4), folder=tmp_path)
-    told = storm(places, orders=100_000, counts=COUNTS, seed=7, lock_s=3.0)
-    assert isinstance(told.difference, Difference)
-    assert told.difference.equal, told
-    assert told.difference.dead_letters > 100
-    assert told.kills_at_work >= 1, told  # how many is a matter of the machine's timing
 
 
 def test_a_schedule_is_made_of_its_seed_and_counts_alone() -> None:

@@ -33,7 +33,7 @@ def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]
 def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:
     """The columns that a CHECK or key looks at; None: others may say what stands there, or it is of another table."""
     place = {"name": connection.dialect.identifier_preparer.format_table(table), "constraint": constraint}
-    if connection.execute(_AROUND, {"schema": table.schema, "name": table.name}).one().triggers:
+    if connection.execute(_AROUND, {"name": place["name"]}).one().triggers:
         return None
     computed = {name: bool(is_computed) for name, is_computed in connection.execute(_COMPUTED, place)}
     found = set(connection.scalars(_FOREIGN_KEY, place))
@@ -47,13 +47,13 @@ def constrained(connection: sa.Connection, table: sa.Table, constraint: str) -> 
 
 def nature(connection: sa.Connection, plan: Plan) -> Nature:
     """What the table does with rows."""
-    place = {"schema": plan.table.schema, "name": plan.table.name}
+    place = {"name": connection.dialect.identifier_preparer.format_table(plan.table)}
     keys = {column.name.lower() for column in plan.keys}
     brought = {column.name.lower() for column in plan.columns}
     around = connection.execute(_AROUND, place).one()
     # A null is there once, as any other value is; numbers of the table's own are all different.
     others = [columns for _, columns in _unique(connection, plan.table) if columns != keys]
-    numbered = set(connection.scalars(_NUMBERED, {"name": connection.dialect.identifier_preparer.format_table(plan.table)}))
+    numbered = set(connection.scalars(_NUMBERED, place))
     alone = all(columns & numbered - brought for columns in others)
     return Nature(
         keys_exact=all(kind_of(key) in _EXACT for key in plan.keys),
@@ -89,8 +89,6 @@ _FOREIGN_KEY = sa.text("""
     WHERE k.parent_object_id = OBJECT_ID(:name) AND k.name = :constraint AND k.referenced_object_id <> k.parent_object_id""")
 
 _AROUND = sa.text("""
-    SELECT (SELECT COUNT(*) FROM sys.triggers AS t WHERE t.parent_id = o.object_id AND t.is_disabled = 0) AS triggers,
-           (SELECT COUNT(*) FROM sys.foreign_keys AS f
-            WHERE f.parent_object_id = o.object_id AND f.referenced_object_id = o.object_id) AS own_references
-    FROM sys.objects AS o
-    WHERE o.name = :name AND o.schema_id = SCHEMA_ID(COALESCE(:schema, SCHEMA_NAME()))""")
+    SELECT (SELECT COUNT(*) FROM sys.triggers WHERE parent_id = OBJECT_ID(:name) AND is_disabled = 0) AS triggers,
+           (SELECT COUNT(*) FROM sys.foreign_keys
+            WHERE parent_object_id = OBJECT_ID(:name) AND referenced_object_id = OBJECT_ID(:name)) AS own_references""")

@@ -183,8 +183,7 @@ _COLUMNS = """
     SELECT c.name, REPLACE(TYPE_NAME(c.system_type_id), 'sysname', 'varchar'), c.max_length, c.precision, c.scale,
            COALESCE(c.collation_name, ''),
            COALESCE(CAST(COLLATIONPROPERTY(c.collation_name, 'CodePage') AS int), 0), c.is_identity
-    FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
-    WHERE o.name = ? AND o.schema_id = SCHEMA_ID(COALESCE(?, SCHEMA_NAME()))"""
+    FROM sys.columns AS c WHERE c.object_id = OBJECT_ID(?)"""
 
 
 def stored_columns(connection: sa.Connection, plan: Plan) -> list[Stored]:
@@ -193,7 +192,8 @@ def stored_columns(connection: sa.Connection, plan: Plan) -> list[Stored]:
     Raises:
         ConfigError: a column is missing, or of a type that can't be written.
     """
-    found = {row[0].lower(): row for row in connection.exec_driver_sql(_COLUMNS, (plan.table.name, plan.table.schema))}
+    quoted = connection.dialect.identifier_preparer.format_table(plan.table)
+    found = {row[0].lower(): row for row in connection.exec_driver_sql(_COLUMNS, (quoted,))}
     out = []
     for column in plan.columns:
         row = found.get(column.name.lower())

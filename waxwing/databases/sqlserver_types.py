@@ -220,8 +220,7 @@ TYPES: Types = table_of(
 _COLUMNS = """
     SELECT c.name, TYPE_NAME(c.system_type_id), TYPE_NAME(c.user_type_id), c.max_length, c.precision, c.scale, c.is_nullable,
            c.is_identity, c.default_object_id, CASE WHEN c.is_computed = 1 OR c.generated_always_type > 0 THEN 1 ELSE 0 END
-    FROM sys.columns AS c INNER JOIN sys.objects AS o ON o.object_id = c.object_id
-    WHERE o.name = ? AND o.schema_id = SCHEMA_ID(COALESCE(?, SCHEMA_NAME()))
+    FROM sys.columns AS c WHERE c.object_id = OBJECT_ID(?)
     ORDER BY c.column_id"""
 
 # A row of these two is numbered, or written, by the server.
@@ -235,7 +234,7 @@ def columns(connection: sa.Connection, table: sa.Table) -> list[Found]:
     """The columns of a table."""
     out = []
     for name, system, own, size, precision, scale, nullable, identity, default, computed in connection.exec_driver_sql(
-        _COLUMNS, (table.name, table.schema)
+        _COLUMNS, (connection.dialect.identifier_preparer.format_table(table),)
     ):
         kind = str(system or own)
         length = (size // 2 if kind in _WIDE else size) if kind in _SIZED and size > 0 else None

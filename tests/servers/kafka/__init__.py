@@ -118,7 +118,17 @@ class Kafka(Server):
             led = [part for part in seen.partitions.values() if part.error is None and part.leader >= 0]
             return seen.error is None and len(led) == partitions
 
+        def answered() -> bool:
+            try:
+                return len(self.end_offsets(name)) == partitions
+            except KafkaException as error:
+                if error.args[0].code() in {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}:
+                    return False
+                raise
+
         until(there, timeout_s=_ADMIN_TIMEOUT_S, what=f"topic {name} has {partitions} partitions")
+        if partitions:  # the metadata name a leader a little before it takes itself for one
+            until(answered, timeout_s=_ADMIN_TIMEOUT_S, what=f"the leaders of topic {name} answer")
 
     # -- the process ---------------------------------------------------------------------------------
 
