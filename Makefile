@@ -60,18 +60,21 @@ lock: .venv/.installed-dev
 
 # -- set-up: each step leaves a stamp, so that a second make has nothing to do --------------------
 
+PIP_INSTALL := $(IN_VENV) -m pip install --quiet --disable-pip-version-check
+# The lock files name all that is needed, so nothing is left to resolve; most modules are never imported, so none is compiled before.
+INSTALL_LOCKED := $(PIP_INSTALL) --no-deps --no-compile --require-hashes
 # The project itself, as it lies here: for the `waxwing` command.
-INSTALL_SELF := $(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+INSTALL_SELF := $(PIP_INSTALL) --no-deps --no-build-isolation --no-index -e .
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.installed-run: requirements.txt pyproject.toml | .venv/bin/python
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(INSTALL_LOCKED) -r requirements.txt
 	$(INSTALL_SELF)
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.txt pyproject.toml | .venv/.installed-run
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(INSTALL_LOCKED) -r requirements-dev.txt
 	$(INSTALL_SELF)
 	@touch $@

@@ -23,7 +23,7 @@ MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
 class MemoryTarget(Target):
     """Rows, positions and dead letters held in this process.
 
-    It refuses, folds, deletes and merges as an SQL target does.
+    It refuses, folds, deletes and merges as an SQL target does. (It knows no unique key but the primary one and the mode's.)
 
     Args:
         mode: Append() keeps every record; Upsert(keys=...) the last of each key; Merge(keys=..., add=...) a dict of each key.

@@ -52,6 +52,7 @@ DIALECT = Dialect(
     integer_key_automatic=True,
     json_number_kept=None,
     savepoints=False,
+    name_blanks_kept=True,
     char_blanks_kept=True,
     times_are_text=False,
     untyped_columns=True,

@@ -19,7 +19,7 @@ from sinks.step_store import Step
 from waxwing.batch import Stream
 from waxwing.configuration import setting_of
 from waxwing.databases import address, database_for, ledger, letters, rights
-from waxwing.databases.base import Append, Merge, Mode, Need
+from waxwing.databases.base import Append, Dialect, Merge, Mode, Need
 from waxwing.databases.tables import ensure, plan
 from waxwing.errors import ConfigError, RightsError, TransientError
 from waxwing.operators.windows import Windows
@@ -137,7 +137,7 @@ class SqlTarget(Target):
 
     @override
     def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
-        check_names(flow, step)
+        check_names(flow, step, self._database.dialect)
         for other in (flow_targets or {}).values():
             if self._renamed_from and isinstance(other, SqlTarget) and other._renamed_from not in ("", self._renamed_from):
                 raise ConfigError(
@@ -360,12 +360,16 @@ class SqlTarget(Target):
             ) from error
 
 
-def check_names(flow: str, step: str) -> None:
+def check_names(flow: str, step: str, dialect: Dialect) -> None:
     """Raises ConfigError for a name that can't be a key of the stored positions."""
     for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
         if len(text) > most or not text.isascii():
             raise ConfigError(
                 f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
+            )
+        if text != text.rstrip(" ") and not dialect.name_blanks_kept:
+            raise ConfigError(
+                f"The {what} name {text!r} ends in a blank, which {dialect.name} passes over.", hint="Give it another name."
             )
 
 

@@ -98,7 +98,7 @@ class SqlSteps(SqlTarget):
         """
 
         for step in steps:
-            check_names(flow, step)
+            check_names(flow, step, self._database.dialect)
         if (flow, *steps) == (self.flow, *old):
             raise ConfigError(f"That is its name already: flow {flow}, step {', '.join(steps)}.")
 

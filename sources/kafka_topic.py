@@ -179,6 +179,7 @@ class TopicWatch:
     def _policy(self, streams: Mapping[Stream, int], ends: Mapping[int, int]) -> Mapping[Stream, int]:
         """START as an offset of each partition."""
         if self._settings.start == "earliest":
+            self._tell_of_empty({stream: first for stream, first in streams.items() if 0 < first == ends[stream.partition]})
             return streams
         if (time_ms := start_time_ms(self._settings.start)) is None:
             time_ms = time.time_ns() // 1_000_000
@@ -190,6 +191,19 @@ class TopicWatch:
         for feed in self._feeds:  # at the log's first record nobody knows what was before it
             feed.moments_us = {stream: time_ms * 1_000 for stream, first in streams.items() if at[stream] > first}
         return at
+
+    def _tell_of_empty(self, streams: Mapping[Stream, int]) -> None:
+        """Of a log without a record nobody knows of which time those were that it held."""
+        ends = self._broker.offsets(  # behind open transactions too
+            self._name, [stream.partition for stream in streams], OffsetSpec.latest(), committed=False
+        )
+        if gone := [f"{stream} ({first:,})" for stream, first in streams.items() if ends[stream.partition] == first]:
+            log.warning(
+                "log_empty",
+                f"Before this first start all records of {', '.join(gone)} were deleted: they are in no row and no window, "
+                "not even in one that records of other partitions still make.",
+                topic=self._name,
+            )
 
     def _admit(self) -> None:
         """Open the partitions of lanes that have joined. A position is moved here, by the one process that has its lane."""

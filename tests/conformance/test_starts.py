@@ -326,6 +326,20 @@ def test_nothing_is_renamed_or_dropped_while_the_flow_runs(place: Place) -> None
         here.rename(["out"], flow="é", steps=["out"])
 
 
+def test_flows_whose_names_differ_by_a_blank_are_two(place: Place) -> None:
+    flow, _, topic = names()
+    for number, name in enumerate((flow, f"{flow} ")):
+        run(place, name, [{"id": number}], table(place), topic=f"{topic}-{number}")
+        assert steps_of(place, name).kept() == {"out": Kept(1, 0)}
+
+
+def test_sql_server_which_passes_over_blanks_refuses_a_name_that_ends_in_one(sqlserver_place: Place) -> None:
+    flow, _, topic = names()
+    for wrong in ({"flow": f"{flow} "}, {"flow": flow, "step": "out "}):
+        with pytest.raises(ConfigError, match="ends in a blank"):
+            run(sqlserver_place, data=[{"id": 1}], to=table(sqlserver_place), topic=topic, **wrong)
+
+
 def test_sql_server_tells_a_renamed_flow_and_carries_it_over(sqlserver_place: Place) -> None:
     flow, renamed, topic = names()
     to = table(sqlserver_place)

@@ -28,7 +28,8 @@ Database = PostgreSQL | MariaDB | SQLServer
 
 
 # What is decided above the database is shown on one: the conformance suite asks each who owns what, and where a step begins.
-@pytest.fixture(params=["postgresql", "mariadb", "sqlserver"])
+# Each start takes SQL Server's test server seconds of a core.
+@pytest.fixture(params=["postgresql", "mariadb"])
 def database(request: pytest.FixtureRequest) -> Database:
     """Each database server in turn."""
     server: Database = request.getfixturevalue(request.param)
@@ -114,7 +115,6 @@ def test_a_process_frozen_inside_a_transaction_is_overtaken_and_fenced(
 
 
 # SQL Server: `make storm DATABASE=sqlserver`, and a connection cut at any moment (test_sqlserver_requests.py)
-@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, database: Database, tmp_path: Path) -> None:
     url, topic = database.new_database(), kafka.new_topic(4)
     produce(kafka.bootstrap(), topic, 25_000, bad=0.001, seed=6)
@@ -122,7 +122,7 @@ def test_writes_blocked_then_killed_then_restarted(kafka: Kafka, database: Datab
     with Cluster(FLOW, env, tmp_path, name="first") as run:
         await_progress(url, run, 10_000)
         with rows_locked(url):
-            time.sleep(4)
+            time.sleep(2)
             run.kill()
     ended(env, tmp_path, 0, name="second")
     difference = compare(url, expected(kafka.bootstrap(), topic))
@@ -163,6 +163,7 @@ def test_a_database_that_is_down_is_waited_for_then_75(kafka: Kafka, scheme: str
     ended(settings(kafka, url, kafka.new_topic(), RETRY_MAX_S="3"), tmp_path, 75, "127.0.0.1", "refused")
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb", "sqlserver"], indirect=True)
 def test_a_wrong_password_of_the_database_is_78_and_names_the_setting(kafka: Kafka, database: Database, tmp_path: Path) -> None:
     url = database.new_database().replace(database.sql_password, "not-the-password")
     output = ended(settings(kafka, url, kafka.new_topic()), tmp_path, 78, "DATABASE_URL", "password")
@@ -219,12 +220,6 @@ def test_sigterm_while_a_write_is_blocked_ends_in_time(kafka: Kafka, database: D
             "SELECT variable_value + 0 FROM information_schema.global_status "
             "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'"
         )
-    elif isinstance(database, SQLServer):  # a request under way that is not this one
-        waiting = (
-            "SELECT count(*) FROM sys.dm_exec_sessions WHERE session_id <> @@SPID AND program_name = 'waxwing' "
-            "AND database_id = DB_ID() AND status IN ('running', 'suspended', 'active') "
-            "AND last_request_start_time < DATEADD(ms, -300, GETDATE())"
-        )
     else:
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     with Cluster(FLOW, settings(kafka, url, topic), tmp_path) as run, plain_engine(url).connect() as watch:
@@ -262,8 +257,8 @@ def test_transactions_that_take_too_long_are_made_smaller(kafka: Kafka, postgres
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END'"
         )
         connection.execute("CREATE TRIGGER slow BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION slow()")
-    produce(kafka.bootstrap(), topic, 3_000, bad=0.0, seed=1, partitions=1)
-    output = ended(settings(kafka, url, topic, UNTIL="end", DATABASE_STATEMENT_TIMEOUT_S="2"), tmp_path, 0, name="run")
+    produce(kafka.bootstrap(), topic, 1_500, bad=0.0, seed=1, partitions=1)
+    output = ended(settings(kafka, url, topic, UNTIL="end", DATABASE_STATEMENT_TIMEOUT_S="1"), tmp_path, 0, name="run")
     assert "in halves" in output
     difference = compare(url, expected(kafka.bootstrap(), topic))
     assert difference.equal, difference

@@ -21,13 +21,13 @@ from tests.faults.window_totals import WindowDifference, accepted, compare_total
 from tests.servers import Kafka
 from tests.servers.process import until
 
-COUNTS = Counts(kills=2, freezes=1, stalls=1, stall_s=2.0, database_restarts=1, broker_restarts=1, partitions_added=0)
+COUNTS = Counts(kills=2, freezes=0, stalls=1, stall_s=2.0, database_restarts=1, broker_restarts=0, partitions_added=0)
 ORDERS = 60_000
 
 
 @pytest.mark.slow
-# Each form once. `make storm` has the long ones, and those of MariaDB and SQL Server, whose processes are killed, frozen and
-# restarted one by one in test_orders_flow.py.
+# Each form once. `make storm` has the long ones, those of MariaDB and SQL Server, frozen processes and a broker that dies: these
+# come one by one in test_orders_flow.py and test_kafka_source.py.
 @pytest.mark.parametrize(("database", "totals"), [("postgresql", "on_close"), ("sqlite", "live")])
 def test_totals_come_out_the_same_in_a_short_storm(
     database: str, totals: str, kafka: Kafka, tmp_path: Path, request: pytest.FixtureRequest
@@ -94,7 +94,7 @@ def test_the_comparison_sees_every_kind_of_damage(kafka: Kafka, tmp_path: Path) 
     want = accepted(kafka.bootstrap(), topic)
     found = compare_totals(url, want, "on_close")
     assert found.equal, found
-    assert found.late > 100
+    assert found.late > 30
     for what, damage in DAMAGES.items():
         copy = tmp_path / "damaged.sqlite"
         shutil.copy(file, copy)

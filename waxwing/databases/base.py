@@ -114,6 +114,7 @@ class Dialect:
     # Whether a column of the type JSON keeps a number that stands alone, by its text; None: all of them
     json_number_kept: Callable[[str], bool] | None
     savepoints: bool  # does a transaction go on behind a refused statement, from a savepoint before it
+    name_blanks_kept: bool  # are texts two that differ by blanks at the end alone, in the exact collation of Waxwing's own tables
     char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
     times_are_text: bool  # are dates and times stored as text, so that a column of text is one of them
     untyped_columns: bool  # may a column have no type at all, and keep what it is given

@@ -45,6 +45,7 @@ DIALECT = Dialect(
     integer_key_automatic=False,
     json_number_kept=None,
     savepoints=True,
+    name_blanks_kept=True,
     char_blanks_kept=True,
     times_are_text=False,
     untyped_columns=False,

@@ -57,6 +57,7 @@ DIALECT = Dialect(
     integer_key_automatic=True,
     json_number_kept=_number_kept,
     savepoints=True,
+    name_blanks_kept=True,
     char_blanks_kept=True,
     times_are_text=True,
     untyped_columns=True,

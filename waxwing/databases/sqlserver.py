@@ -45,6 +45,7 @@ DIALECT = Dialect(
     integer_key_automatic=False,
     json_number_kept=None,
     savepoints=False,  # under XACT_ABORT any error dooms the transaction
+    name_blanks_kept=False,
     char_blanks_kept=True,
     times_are_text=False,
     untyped_columns=False,

@@ -121,10 +121,8 @@ class Kafka(Server):
         def answered() -> bool:
             try:
                 return len(self.end_offsets(name)) == partitions
-            except KafkaException as error:
-                if error.args[0].code() in {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}:
-                    return False
-                raise
+            except KafkaException:  # none of them means anything else than "not yet", here
+                return False
 
         until(there, timeout_s=_ADMIN_TIMEOUT_S, what=f"topic {name} has {partitions} partitions")
         if partitions:  # the metadata name a leader a little before it takes itself for one
