@@ -214,12 +214,12 @@ def test_windows_begun_in_the_middle_of_the_log_leave_out_those_that_are_not_who
 def test_a_partition_of_which_nothing_is_left_is_named(
     kafka: Kafka, postgresql: PostgreSQL, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    topic, steps = kafka.new_topic(2), {}
+    topic, url = kafka.new_topic(2), postgresql.new_database()
     produce(kafka, topic, [sale(at) for at in range(0, 20, 2)], partition=0)
     produce(kafka, topic, [sale(at) for at in range(1, 4)], partition=1)
     kafka.delete_records(topic, {1: 3})
-    step = Step(postgresql.new_database(), "closed", windows(10), steps)
     for first in (True, False):  # it is said once
+        step = Step(url, "closed", windows(10), {})
         with running(topic, step, kafka_bootstrap_servers=kafka.bootstrap(), until="end") as run:
             run.to_end()
         assert step.rows() == {(0, "a"): (5, 5), (10, "a"): (5, 5)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -80,6 +81,22 @@ _OVERDUE = sa.text("""
       AND p.command = 'Sleep' AND p.time >= :seconds AND t.trx_rows_locked > 0""")
 
 
+class _Connection(pymysql.connections.Connection):  # type: ignore[type-arg]  # generic in its stubs alone
+    """PyMySQL's, which would read the system's certificates for each connection (40 ms) and then verify none of the server's."""
+
+    def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
+        made: ssl.SSLContext = super()._create_ssl_ctx(sslp) if sslp else _unverified()  # type: ignore[misc]  # no stub names it
+        return made
+
+
+@cache
+def _unverified() -> ssl.SSLContext:
+    """TLS where the server has it, as `ssl_mode=PREFERRED` means: nothing was said of certificates."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 class MySQL(Database):
     """MySQL 8 or MariaDB 10.6, or newer: INSERT with many rows as literals."""
 
@@ -117,9 +134,9 @@ class MySQL(Database):
         lock_s, statement_s = max(1, round(lock_timeout_s)), max(1, round(statement_timeout_s))
 
         @sa.event.listens_for(engine, "do_connect")
-        def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:  # noqa: ARG001 - SQLAlchemy gives it
+        def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:  # noqa: ARG001 - SQLAlchemy gives them
             with _options_read():
-                return dialect.connect(*arguments, **options)
+                return _Connection(*arguments, **options)
 
         idle_s = min(statement_s, round(IDLE_MAX_S))
 
