@@ -117,7 +117,10 @@ def _refused(name: str) -> None:
 def plain_engine(url: str) -> sa.Engine:
     """An engine of SQLAlchemy's own for a URL as Waxwing takes it, with nothing of Waxwing's but the driver's name."""
     parsed = sa.make_url(url)
-    return sa.create_engine(parsed.set(drivername=database_for(parsed).dialect.drivername), poolclass=sa.NullPool)
+    # PyMySQL would read the system's certificates for each connection.
+    arguments = {"ssl_disabled": True} if parsed.get_backend_name() in {"mysql", "mariadb"} else {}
+    drivername = database_for(parsed).dialect.drivername
+    return sa.create_engine(parsed.set(drivername=drivername), poolclass=sa.NullPool, connect_args=arguments)
 
 
 def checksum(rows: Iterator[tuple[Any, ...]] | list[tuple[Any, ...]]) -> str:

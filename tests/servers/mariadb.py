@@ -72,7 +72,13 @@ class MariaDB(Server):
 
     def _connect(self) -> pymysql.Connection:
         return pymysql.connect(
-            host="127.0.0.1", port=self.port, user=self.sql_user, password=self.sql_password, connect_timeout=2, autocommit=True
+            host="127.0.0.1",
+            port=self.port,
+            user=self.sql_user,
+            password=self.sql_password,
+            connect_timeout=2,
+            autocommit=True,
+            ssl_disabled=True,
         )
 
     def _initialise(self, install: str) -> None:

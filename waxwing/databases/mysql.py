@@ -81,7 +81,7 @@ _OVERDUE = sa.text("""
       AND p.command = 'Sleep' AND p.time >= :seconds AND t.trx_rows_locked > 0""")
 
 
-class _Connection(pymysql.connections.Connection):  # type: ignore[type-arg]  # generic in its stubs alone
+class _Connection(pymysql.connections.Connection):
     """PyMySQL's, which would read the system's certificates for each connection (40 ms) and then verify none of the server's."""
 
     def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
