@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,8 @@ def target(place: Place) -> SqlTarget:
 def write(to: SqlTarget) -> None:
     messages = Columns(list(range(ROWS)), [None] * ROWS, [b""] * ROWS, [0] * ROWS, [()] * ROWS)
     # (No two rows are alike: servers compress long texts.)
-    rows = [(number, "".join(f"{number * 7_919 + n * 104_729:x}" for n in range(WIDTH // 6))) for number in range(ROWS)]
+    letters = random.Random(5)
+    rows = [(number, letters.randbytes(WIDTH // 2).hex()) for number in range(ROWS)]
     writer = Writer(to, "lane-000")
     try:
         writer.put(Batch(STREAM, "lane-000", 0, ROWS, messages, rows, list(range(ROWS)), [], []))
