@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,6 +61,11 @@ class MemoryTarget(Target):
     @override
     def name(self) -> str:
         return "memory"
+
+    @property
+    @override
+    def store(self) -> Hashable:
+        return id(self._positions)
 
     @property
     def rows(self) -> list[Any]:

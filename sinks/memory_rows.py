@@ -31,6 +31,7 @@ DIALECT = Dialect(
     name="memory",
     drivername="memory",
     backends=("memory",),
+    port_default=None,
     writers_max=None,
     transaction_s=0.1,
     identifier_bytes_max=1_000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -79,6 +79,11 @@ class SqlTarget(Target):
     def place(self) -> str:
         """The database, without user and password."""
         return f"{self._database.dialect.name} at {address.place(self._url)}"
+
+    @property
+    @override
+    def store(self) -> Hashable:
+        return address.resolved(self._url, self._database.dialect.port_default)
 
     @property
     def url_setting(self) -> str:
@@ -214,8 +219,15 @@ class SqlTarget(Target):
         return "rows are written over, and what has changed since then is lost"
 
     def _remember_table(self, connection: sa.Connection) -> None:
-        name = step_store.table_name(connection, self._table, self._database.dialect)
-        step_store.remember_table(connection, self.own_step, name)
+        def name_of(target: SqlTarget) -> str:
+            return step_store.table_name(connection, target.table, self._database.dialect)
+
+        others = {
+            step: name_of(target)
+            for step, target in self._flow_targets.items()
+            if step != self.step and isinstance(target, SqlTarget) and target.store == self.store
+        }
+        step_store.remember_table(connection, self.own_step, name_of(self), others)
 
     @override
     def positions(self) -> Sequence[Position]:

@@ -73,6 +73,11 @@ class SqlSteps(SqlTarget):
 
         return self._in_transaction(accept)
 
+    def to_give_way(self, step: str, *, flow: str, name: str) -> int:
+        """How many dead letters of a step of that name a rename of `step` would replace."""
+        pair = Step(self.flow, step), Step(flow, name)
+        return self._in_transaction(lambda connection: len(step_store.meeting(connection, *pair)))
+
     def drop(self, step: str, *, dead_letters: bool) -> None:
         """Forget a step; its dead letters only where it is asked for.
 

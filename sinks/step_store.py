@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -67,13 +67,28 @@ def _is_there(connection: sa.Connection, name: str, dialect: Dialect) -> bool:
     return False
 
 
-def remember_table(connection: sa.Connection, step: Step, name: str) -> None:
-    """Keep which table the step writes. One that wrote another so far goes on in this one, which is said."""
+def remember_table(connection: sa.Connection, step: Step, name: str, others: Mapping[str, str]) -> None:
+    """Keep which table the step writes. One that wrote another so far goes on in this one, which is said.
+
+    `others` are the tables that the flow's other steps write now.
+
+    Raises:
+        ConfigError: another step filled this one, and now writes another: they have changed places.
+    """
     of_step = ledger.of_step(steps, *step)
     known = connection.scalar(sa.select(steps.c.table_name).where(of_step))
     if known is None:
         connection.execute(steps.insert().values(flow=step.flow, step=step.name, table_name=name))
     elif known != name:
+        for other, now in others.items():
+            wrote = connection.scalar(sa.select(steps.c.table_name).where(ledger.of_step(steps, step.flow, other)))
+            if wrote == name != now:
+                raise ConfigError(
+                    f"Flow {step.flow}: step {step.name} wrote {known.lstrip('.')} so far, and is to write {name.lstrip('.')}, "
+                    f"which step {other} filled, and that one another: each would go on at the other's position.",
+                    hint="Were the steps renamed? Give the positions their new names (waxwing step rename, through a third "
+                    "name), or give the steps their former tables.",
+                )
         log.warning(
             "table_changed",
             f"Flow {step.flow}, step {step.name}: it goes on in table {name.lstrip('.')}; what it wrote so far stands in "
@@ -171,22 +186,27 @@ def rename(connection: sa.Connection, old: Step, new: Step, part_bytes: int) -> 
     return replaced
 
 
-def _clear(connection: sa.Connection, old: Step, new: Step) -> int:
-    """Make room for the dead letters of a step among those that one of the new name left behind."""
+def meeting(connection: sa.Connection, old: Step, new: Step) -> Sequence[Any]:
+    """The places of a step's dead letters at which one of the new name left others behind."""
     former = letters.alias()
     key = ("topic_id", "topic_partition", "topic_offset", "row_index")
     same = sa.and_(*(letters.c[name] == former.c[name] for name in key))
     meet = sa.select(*(letters.c[name] for name in key)).where(
         ledger.of_step(letters, *old), former.c.flow == new.flow, former.c.step == new.name, same
     )
-    found = connection.execute(meet).all()
+    return connection.execute(meet).all()
+
+
+def _clear(connection: sa.Connection, old: Step, new: Step) -> int:
+    """Make room for the dead letters of a step among those that one of the new name left behind."""
+    found = meeting(connection, old, new)
     if any(topic_id == ledger.BUCKETS_TOPIC_ID for topic_id, *_ in found):
         raise ConfigError(
             f"Step {new.name} of flow {new.flow} left late records behind, under the keys of those of step {old.name}.",
             hint="Copy them from waxwing_dead_letters, and forget them: "
             f"waxwing step drop {new.flow} {new.name} --with-dead-letters",
         )
-    delete_letters(connection, new, ((Stream(new.flow, "", row[0], row[1]), row[2], row[3]) for row in found))
+    delete_letters(connection, new, ((Stream(new.flow, "", id_, number), at, row) for id_, number, at, row in found))
     return len(found)
 
 

@@ -260,6 +260,8 @@ def _is_there() -> bool:
         line = binding.original.line
         if binding.error or (binding.key and binding.value is None):
             problems.append(f"line {line} is not NAME=value")  # not the line itself: it may hold a password
+        elif "\x00" in binding.original.string:
+            problems.append(f"line {line} holds U+0000")
         elif binding.key and seen.setdefault(binding.key, binding.value) != binding.value:
             problems.append(f"line {line} gives {binding.key} again, with another value")
     if problems:

@@ -83,17 +83,26 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
             raise ConfigError("A target in feeds=[...] serves no step.", hint='Write to it: sink("step", batches, target).')
         answers(target, target.prepare)
         held = answers(target, target.steps)
-        if not (left := sorted(step for step in held if step not in steps)):
+        # One that goes on has its positions here; that another step has moved to another place is told by where that begins.
+        has = steps if target.step in held else target.steps_here
+        if not (left := sorted(step for step in held if step not in has)):
             continue
+        elsewhere = [step for step in left if step in steps]
         what = (
-            f"{target.name} holds positions of flow {flow} under steps that it no longer has: {', '.join(left)}; "
-            f"it has {', '.join(sorted(steps))}."
+            f"{target.name} holds positions of flow {flow} under steps that it no longer has{' there' if elsewhere else ''}: "
+            f"{', '.join(left)}; it has {', '.join(sorted(has))}."
         )
         drops = "; ".join(f"waxwing step drop {flow} {step}" for step in left)
         taken_out = f"Steps that were taken out: {drops}"
         if anew:
             log.warning("steps_left", f"{what} They stay as they are (BEGIN=anew). {taken_out}")
             continue
+        if elsewhere:
+            raise ConfigError(
+                what,
+                hint=f"Were steps renamed? Give the positions their names: waxwing step rename {flow} {left[0]} {target.step} "
+                "(where two have changed places, through a third name). Are two addresses one database? Write them alike.",
+            )
         renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
         raise ConfigError(what, hint=f"{'' if target.step in held else renamed}{taken_out}")
 

@@ -214,6 +214,16 @@ class Target(ABC):
         return frozenset(self._flow_targets)
 
     @property
+    def store(self) -> Hashable:
+        """What all targets have in common that keep their positions in one place."""
+        return id(self)
+
+    @property
+    def steps_here(self) -> frozenset[str]:
+        """The steps of the flow whose positions are kept where this one's are."""
+        return frozenset(step for step, target in self._flow_targets.items() if target.store == self.store)
+
+    @property
     def parts_max(self) -> int | None:
         """How many sink partitions may write at once: 1 for a database with one writer, None for no limit."""
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 import bytewax.operators as op
@@ -324,6 +325,36 @@ def test_nothing_is_renamed_or_dropped_while_the_flow_runs(place: Place) -> None
     assert here.kept() == {"out": Kept(1, 0)}
     with pytest.raises(ConfigError, match="must be ASCII"):
         here.rename(["out"], flow="é", steps=["out"])
+
+
+def two_steps(places: Sequence[Place], steps: Sequence[str], tables: Sequence[sa.Table], flow: str, topic: str) -> None:
+    """Run a flow whose two steps write these tables in these places."""
+    targets = [
+        at(place, SqlTarget(settings(place), to, Append(), columns=["n"])) for place, to in zip(places, tables, strict=True)
+    ]
+    graph = Dataflow(flow)
+    records = ww.parse("parse", op.input("in", graph, MemorySource([{"id": 1}], feeds=targets, topic=topic)), Record)
+    rows = ww.map("row", records, lambda record: (record.id,))
+    for step, target in zip(steps, targets, strict=True):
+        sink(step, rows, target)
+    play(graph)
+
+
+def test_steps_that_change_places_are_refused(place: Place, tmp_path: Path) -> None:
+    other = make_place(sa.make_url(f"sqlite:///{tmp_path}/other.sqlite"))
+    for places, says in (([place, place], "which step . filled"), ([place, other], "no longer has there: .; it has .")):
+        flow, _, topic = names()
+        tables = [one.table(sa.Column("n", sa.Integer)) for one in places]
+        two_steps(places, ["a", "b"], tables, flow, topic)
+        with pytest.raises(ConfigError, match=says):
+            two_steps(places, ["b", "a"], tables, flow, topic)
+        two_steps(places, ["a", "b"], tables, flow, topic)
+        for where, old, new in ((places[0], "a", "c"), (places[1], "b", "a"), (places[0], "c", "b")):
+            steps_of(where, flow).rename([old], flow=flow, steps=[new])
+        two_steps(places, ["b", "a"], tables, flow, topic)
+        for one, to in zip(places, tables, strict=True):
+            with one.engine.connect() as connection:
+                assert connection.execute(sa.select(to)).all() == [(1,)]
 
 
 def test_flows_whose_names_differ_by_a_blank_are_two(place: Place) -> None:

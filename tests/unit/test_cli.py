@@ -394,6 +394,8 @@ def test_commands_look_at_each_of_a_flow_s_databases(
         assert f"sqlite at {tmp_path}/{path}.sqlite" in shown
         assert f"{step}\tmemory\t0\t3\t" in shown
     assert shown.count("3 dead letters of 3 records.") == 2
+    with pytest.raises(ConfigError, match=r"positions of its own in sqlite at .*alarms.sqlite, of alarms"):
+        positions.rename("two-databases", "table", "alarms")
     positions.resume("two-databases", 10)
     positions.rename_flow("two-databases", "renamed")
     said = capsys.readouterr().err

@@ -477,6 +477,28 @@ def test_a_kind_that_cannot_be_decoded_is_refused_before_anything_runs(kind: Any
         decoder(kind)
 
 
+Body = typing.TypeVar("Body")
+
+
+class StructPage(msgspec.Struct, typing.Generic[Body]):
+    body: Body
+
+
+class TypedPage(TypedDict, typing.Generic[Body]):
+    body: Body
+
+
+@dataclasses.dataclass
+class DataPage(typing.Generic[Body]):
+    body: Body
+
+
+@pytest.mark.parametrize("kind", [StructPage[int], TypedPage[int], DataPage[int]])
+def test_a_generic_type_with_its_arguments_is_refused_by_what_it_is(kind: Any) -> None:
+    with pytest.raises(ConfigError, match="gives a generic type its arguments"):
+        decoder(kind)
+
+
 def test_parse_is_a_step_of_a_flow_and_its_name_is_the_stage() -> None:
     flow = Dataflow("flow")
     out: list[Batch[StructOrder]] = []

@@ -260,6 +260,7 @@ def test_bytewax_s_own_variables_have_no_effect_in_the_file(place: Place) -> Non
     [
         ("this is nothing\n", "line 1 is not NAME=value"),
         ("LANES=1\nSTART\n", "line 2 is not NAME=value"),
+        ("LANES=1\nDATABASE_URL=sqlite:///a.sqlite\x00b\n", "line 2 holds U+0000"),
         ("LANES=1\n\nLANES=2\n", "LANES again, with another value"),
     ],
 )

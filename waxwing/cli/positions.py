@@ -50,8 +50,17 @@ def resume(flow: str, records: int) -> None:
 
 def rename(flow: str, old: str, new: str) -> None:
     """Give all that is kept of a step to another name."""
-    for place, kept in _places_of(flow, old):
-        log.info("step_renaming", f"{flow} in {place.place}: {_amount(kept)} of step {old} are given to step {new}.")
+    found = _places_of(flow, old)
+    taken = [(place, steps[new]) for place, steps in _places(flow) if new in steps and steps[new].positions]
+    if old != new and taken:
+        raise ConfigError(
+            f"Flow {flow} has positions of its own in {taken[0][0].place}, of {new}.",
+            hint=f"Forget them first: waxwing step drop {flow} {new}. Or rename that one before.",
+        )
+    for place, kept in found:
+        meets = place.to_give_way(old, flow=flow, name=new)
+        way = f" {_number(meets, 'dead letter')} of an earlier step of that name, of the same records, give way." if meets else ""
+        log.info("step_renaming", f"{flow} in {place.place}: {_amount(kept)} of step {old} are given to step {new}.{way}")
         replaced = place.rename([old], flow=flow, steps=[new])
         log.info("step_renamed", f"{flow}: {_amount(kept)} of step {old} belong to step {new} now.{_replaced(replaced)}")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -26,6 +29,8 @@ def parsed(text: str, setting: str = "DATABASE_URL") -> sa.URL:
         ConfigError: it is no URL, or a character in user or password is not percent-encoded. Never with the text itself.
     """
     text = text.strip()
+    if "\x00" in text:
+        raise ConfigError(f"{setting} holds U+0000.", hint="Write it anew: a file was cut, or is no plain text.")
     try:
         hosts = _HOSTS.match(text)
         if hosts is None:
@@ -72,6 +77,19 @@ def place(url: sa.URL) -> str:
     if url.host:
         where = f"{url.host}:{url.port}" if url.port else url.host
     return "/".join(part for part in (where, url.database) if part)
+
+
+@cache
+def resolved(url: sa.URL, port_default: int | None) -> tuple[object, ...]:
+    """What two URLs of one database have in common, however its host is written (not: through another port)."""
+    if not url.host:
+        file = str(Path(url.database).resolve()) if url.database and url.get_backend_name() == "sqlite" else url.database
+        return file, tuple(sorted(url.query.items()))
+    try:
+        host: object = frozenset(str(info[4][0]) for info in socket.getaddrinfo(url.host, None, socket.AF_INET))
+    except OSError:
+        host = url.host
+    return host, url.port or port_default, url.database
 
 
 def _encode(setting: str) -> ConfigError:

@@ -92,6 +92,7 @@ class Dialect:
     name: str
     drivername: str  # of the SQLAlchemy URL, such as "postgresql+psycopg"
     backends: tuple[str, ...]  # the URL schemes (before any "+") that mean this database
+    port_default: int | None  # where a server listens unless its URL says otherwise
     writers_max: int | None  # how many connections may write at once
     transaction_s: float  # about how long a transaction should take
     identifier_bytes_max: int

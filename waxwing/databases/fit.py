@@ -116,7 +116,8 @@ def _smaller_text(have: Any, want: Any) -> Any:
     if isinstance(have, sa.Enum):
         return have
     if isinstance(have, sa.CHAR | sa.NCHAR):  # shorter texts would be padded
-        return None if isinstance(want, sa.CHAR | sa.NCHAR) and (have.length or 1) == (want.length or 1) else have
+        same = [1 if one.length is None else one.length for one in (have, want)]
+        return None if isinstance(want, sa.CHAR | sa.NCHAR) and same[0] == same[1] else have
     return have if have.length is not None and (want.length is None or want.length > have.length) else None
 
 

@@ -29,6 +29,7 @@ DIALECT = Dialect(
     name="mysql",
     drivername="mysql+pymysql",
     backends=("mysql", "mariadb"),
+    port_default=3_306,
     writers_max=None,
     transaction_s=0.1,
     identifier_bytes_max=64,  # characters, to the server; names are ASCII nearly always

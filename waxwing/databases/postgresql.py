@@ -24,6 +24,7 @@ DIALECT = Dialect(
     name="postgresql",
     drivername="postgresql+psycopg",
     backends=("postgresql", "postgres"),
+    port_default=5_432,
     writers_max=None,
     transaction_s=0.1,
     identifier_bytes_max=63,  # NAMEDATALEN - 1; longer names would be cut without an error

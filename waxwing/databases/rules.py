@@ -153,7 +153,7 @@ def boolean_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 def text_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.String)
     padded = isinstance(column.type, sa.CHAR | sa.NCHAR)
-    length = column.type.length or (1 if padded else None)
+    length = 1 if padded and column.type.length is None else column.type.length
     longest = length if length is not None else math.inf
     nul, trims = dialect.text_nul, padded and not dialect.char_blanks_kept
     size_of: Callable[[str], int] = _utf16_units if dialect.text_utf16 else len
@@ -209,7 +209,8 @@ def enum_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 def binary_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     length = getattr(column.type, "length", None)
     longest = length if length is not None else math.inf
-    shortest = length or 1 if isinstance(column.type, sa.BINARY) else 0
+    padded = isinstance(column.type, sa.BINARY)
+    shortest = (1 if length is None else length) if padded else 0
 
     def reason(value: bytes) -> str | None:
         if len(value) < shortest:

@@ -36,6 +36,7 @@ DIALECT = Dialect(
     name="sqlite",
     drivername="sqlite",
     backends=("sqlite",),
+    port_default=None,
     writers_max=1,
     transaction_s=0.1,
     identifier_bytes_max=1_000,  # SQLite has no limit of its own but that of a statement

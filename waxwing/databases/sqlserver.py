@@ -24,6 +24,7 @@ DIALECT = Dialect(
     name="sqlserver",
     drivername="mssql+pyodbc",
     backends=("mssql",),
+    port_default=1_433,
     writers_max=None,
     transaction_s=0.5,  # seven requests each, and they are what it costs
     identifier_bytes_max=128,  # characters, in fact: longer ones of other alphabets are refused with them

@@ -77,6 +77,11 @@ def reading(kind: Any) -> Reading:
     try:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return Reading(kind, (msgspec.json.Decoder(kind, float_hook=Decimal).decode,))
+        if is_record(typing.get_origin(kind)):
+            raise ConfigError(
+                f"parse: {kind!r} gives a generic type its arguments, and only those of pydantic models are taken.",
+                hint="Declare a class in which the types are written out.",
+            )
         if not is_record(kind):
             raise ConfigError(
                 f"parse: {kind!r} is no record type.",
