@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -15,7 +15,7 @@ from waxwing.errors import ConfigError
 from waxwing.settings import SqlSettings
 from waxwing.target import Position
 
-__all__ = ["Kept", "SqlSteps"]
+__all__ = ["Kept", "SqlSteps", "refuse_own"]
 
 # The commands touch Waxwing's own tables only; a target wants a table of yours as well.
 _NO_TABLE = sa.Table(ledger.progress.name, sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
@@ -30,7 +30,8 @@ class SqlSteps(SqlTarget):
     """
 
     def __init__(self, settings: SqlSettings, flow: str) -> None:
-        super().__init__(settings.model_copy(update={"database_table": ""}), _NO_TABLE, Append())
+        self.sql_settings = settings.model_copy(update={"database_table": ""})
+        super().__init__(self.sql_settings, _NO_TABLE, Append())
         self.bind(flow, "")
 
     def kept(self) -> Mapping[str, Kept]:
@@ -112,12 +113,7 @@ class SqlSteps(SqlTarget):
             self._demand_stopped(connection, flow, steps)
             there = step_store.kept(connection, flow)
             own = [step for step in there if there[step].positions and (flow != self.flow or step in steps)]
-            if own:
-                drops = "; ".join(f"waxwing step drop {flow} {step}" for step in own)
-                raise ConfigError(
-                    f"Flow {flow} has positions of its own in {self.place}, of {', '.join(own)}.",
-                    hint=f"Forget them first: {drops}",
-                )
+            refuse_own(self.place, flow, own)
             size = window_store.part_bytes(self._database.value_bytes_max(connection))
             pairs = zip(old, steps, strict=True)
             return sum(step_store.rename(connection, Step(self.flow, a), Step(flow, b), size) for a, b in pairs)
@@ -133,3 +129,12 @@ class SqlSteps(SqlTarget):
                     f"Flow {flow} runs ({alive}).",
                     hint=f"Stop it first; after a kill, wait {self.settings.owner_stale_s:.0f} s.",
                 )
+
+
+def refuse_own(place: str, flow: str, steps: Collection[str]) -> None:
+    """Raises ConfigError where there are steps to whose names others are to be renamed."""
+    if steps:
+        drops = "; ".join(f"waxwing step drop {flow} {step}" for step in steps)
+        raise ConfigError(
+            f"Flow {flow} has positions of its own in {place}, of {', '.join(steps)}.", hint=f"Forget them first: {drops}"
+        )

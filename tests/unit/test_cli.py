@@ -396,6 +396,15 @@ def test_commands_look_at_each_of_a_flow_s_databases(
     assert shown.count("3 dead letters of 3 records.") == 2
     with pytest.raises(ConfigError, match=r"positions of its own in sqlite at .*alarms.sqlite, of alarms"):
         positions.rename("two-databases", "table", "alarms")
+    taken, target = (
+        Dataflow("taken"),
+        SqlTarget(OrdersSettings(database_url=SecretStr(urls["B_DATABASE_URL"])), orders, Upsert(keys=("id",))),
+    )
+    sink("alarms", parse("parse", op.input("in", taken, MemorySource([], feeds=[target], topic="t")), RawOrder), target)
+    run_main(taken)
+    with pytest.raises(ConfigError, match=r"Flow taken has positions of its own in sqlite at .*alarms.sqlite, of alarms"):
+        positions.rename_flow("two-databases", "taken")
+    capsys.readouterr()
     positions.resume("two-databases", 10)
     positions.rename_flow("two-databases", "renamed")
     said = capsys.readouterr().err

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sinks import SqlWindows
-from sinks.sql_steps import Kept, SqlSteps
+from sinks.sql_steps import Kept, SqlSteps, refuse_own
 from waxwing import log
 from waxwing.cli.flows import demand, module, settings_of
 from waxwing.configuration import load, names_given
@@ -51,12 +51,8 @@ def resume(flow: str, records: int) -> None:
 def rename(flow: str, old: str, new: str) -> None:
     """Give all that is kept of a step to another name."""
     found = _places_of(flow, old)
-    taken = [(place, steps[new]) for place, steps in _places(flow) if new in steps and steps[new].positions]
-    if old != new and taken:
-        raise ConfigError(
-            f"Flow {flow} has positions of its own in {taken[0][0].place}, of {new}.",
-            hint=f"Forget them first: waxwing step drop {flow} {new}. Or rename that one before.",
-        )
+    for place, steps in _places(flow) if old != new else ():
+        refuse_own(place.place, flow, {new}.intersection(_with_positions(steps)))
     for place, kept in found:
         meets = place.to_give_way(old, flow=flow, name=new)
         way = f" {_number(meets, 'dead letter')} of an earlier step of that name, of the same records, give way." if meets else ""
@@ -93,6 +89,9 @@ def rename_flow(old: str, new: str) -> None:
     """Give all that is kept of a flow to another name."""
     settings = _settings(old)
     places = _places(old)
+    if old != new:  # before anything is done in any of them
+        for place, _ in _databases(old):
+            refuse_own(place.place, new, _with_positions(SqlSteps(place.sql_settings, new).kept()))
     for place, steps in places:
         every = ", ".join(f"{step} ({_amount(kept)})" for step, kept in steps.items())
         log.info("flow_renaming", f"{old} in {place.place}: steps {every} are given to flow {new}.")
@@ -182,11 +181,11 @@ def _more_databases(flow: str) -> list[str]:
     return [name for name, info in kind.model_fields.items() if info.annotation in (str, SecretStr) and name not in ours]
 
 
-def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
-    """Each database that remembers the flow, with what it keeps of its steps.
+def _databases(flow: str) -> list[tuple[SqlSteps, str]]:
+    """The databases that the settings name, each with the setting that does.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: none is named.
     """
     settings = _settings(flow)
     urls: dict[str, str] = {}
@@ -196,11 +195,22 @@ def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
             urls.setdefault(text, field)
     if not urls:
         raise ConfigError("DATABASE_URL is not given.", hint="Set it to the database that holds the flow's rows.")
-    places = [SqlSteps(settings.model_copy(update={"database_url": SecretStr(url)}), flow) for url in urls]
-    found = [(place, steps) for place in places if (steps := place.kept())]
+    return [
+        (SqlSteps(settings.model_copy(update={"database_url": SecretStr(url)}), flow), field.upper())
+        for url, field in urls.items()
+    ]
+
+
+def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
+    """Each database that remembers the flow, with what it keeps of its steps.
+
+    Raises:
+        ConfigError: none does.
+    """
+    named = _databases(flow)
+    found = [(place, steps) for place, _ in named if (steps := place.kept())]
     if not found:
-        where = ", ".join(place.place for place in places)
-        asked = ", ".join(field.upper() for field in urls.values())
+        where, asked = (", ".join(texts) for texts in zip(*((place.place, setting) for place, setting in named), strict=True))
         raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint=f"Is {asked} the flow's?")
     return found
 
