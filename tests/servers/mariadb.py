@@ -84,7 +84,9 @@ class MariaDB(Server):
     def _initialise(self, install: str) -> None:
         options = [f"--datadir={self._data}", "--skip-test-db", "--auth-root-authentication-method=normal", *self._as_root()]
         command = [install, "--no-defaults", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder)
+        # A server that begins deletes the temporary tables that it finds, another one's too.
+        apart = {**os.environ, "TMPDIR": str(self.folder)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, env=apart)
         if done.returncode != 0:
             raise RuntimeError(f"mariadb-install-db failed: {done.stdout}{done.stderr}")
 
