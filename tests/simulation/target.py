@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -33,6 +33,11 @@ class ModelTarget(Target):
     @override
     def name(self) -> str:
         return "model"
+
+    @property
+    @override
+    def store(self) -> Hashable:
+        return id(self.database)
 
     @property
     @override
