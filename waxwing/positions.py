@@ -84,7 +84,7 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
         answers(target, target.prepare)
         held = answers(target, target.steps)
         # One that goes on has its positions here; that another step has moved to another place is told by where that begins.
-        has = steps if target.step in held else target.steps_here
+        has = steps if not held or target.step in held else target.steps_here
         if not (left := sorted(step for step in held if step not in has)):
             continue
         elsewhere = [step for step in left if step in steps]
@@ -101,7 +101,8 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
             raise ConfigError(
                 what,
                 hint=f"Were steps renamed? Give the positions their names: waxwing step rename {flow} {left[0]} {target.step} "
-                "(where two have changed places, through a third name). Are two addresses one database? Write them alike.",
+                "(where two have changed places, through a third name). Are two addresses one database? Write them alike. Did a "
+                "step move, and what it left there is not wanted? Start with BEGIN=anew.",
             )
         renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
         raise ConfigError(what, hint=f"{'' if target.step in held else renamed}{taken_out}")
