@@ -189,7 +189,7 @@ class SqlTarget(Target):
     def _lacking(self, why: Sequence[str]) -> RightsError:
         return RightsError(
             f"{self.name} can't be written by this user: {'; '.join(why)}.",
-            hint=f"Grant it (GRANT UPDATE ON the table TO the user of {self.setting or 'DATABASE_URL'}), then start again.",
+            hint=f"Grant it to the user of {self.setting or 'DATABASE_URL'} (or mend what else is named), then start again.",
         )
 
     @override

@@ -471,7 +471,23 @@ class Unresolved(BaseModel):
     a: "Nowhere"  # type: ignore[name-defined]  # noqa: F821, UP037
 
 
-@pytest.mark.parametrize("kind", [int, dict, list[int], Callable, "Order", None, Unresolved, TypedRaw])
+class MaybeRaw(msgspec.Struct):
+    body: msgspec.Raw | None
+
+
+class NestedRaw(msgspec.Struct):
+    bodies: dict[str, list[msgspec.Raw | None]]
+    again: NestedRaw | None = None
+
+
+@dataclasses.dataclass
+class RawOrNone:
+    body: msgspec.Raw | None
+
+
+@pytest.mark.parametrize(
+    "kind", [int, dict, list[int], Callable, "Order", None, Unresolved, TypedRaw, MaybeRaw, NestedRaw, RawOrNone]
+)
 def test_a_kind_that_cannot_be_decoded_is_refused_before_anything_runs(kind: Any) -> None:
     with pytest.raises(ConfigError, match="parse"):
         decoder(kind)

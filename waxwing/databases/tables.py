@@ -32,6 +32,11 @@ def plan(table: sa.Table, mode: Mode, *, dialect: Dialect, columns: Sequence[str
         ConfigError: all that is wrong, in one message.
     """
     table = _without_domains(table)
+    if keyed := [column.name for column in table.c if column.key != column.name]:
+        raise ConfigError(
+            f"Table {table.fullname} can't be written: Column(..., key=...) of {', '.join(keyed)} is not taken.",
+            hint="Leave key= out: Waxwing calls columns by their names in the database.",
+        )
     given: Any = keys_of(mode)
     if isinstance(given, str):
         raise ConfigError(f"keys={given!r} is one text, where a tuple of names is needed.", hint=f"Write keys=({given!r},).")

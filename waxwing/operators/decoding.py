@@ -76,6 +76,7 @@ def reading(kind: Any) -> Reading:
     is_model = isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
     try:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            _check_raw(kind)
             return Reading(kind, (msgspec.json.Decoder(kind, float_hook=Decimal).decode,))
         if is_record(typing.get_origin(kind)):
             raise ConfigError(
@@ -151,13 +152,22 @@ def _fill(new: Any, old: Any, known: dict[Any, Any]) -> None:
 
 
 def _check_raw(kind: Any) -> None:
-    """msgspec says that it knows such a TypedDict, and then refuses every value."""
-    info = msgspec.inspect.type_info(kind)
-    if isinstance(info, msgspec.inspect.TypedDictType) and any(isinstance(f.type, msgspec.inspect.RawType) for f in info.fields):
-        raise ConfigError(
-            f"parse: {kind!r} can't be decoded: a TypedDict takes no msgspec.Raw.",
-            hint="Write Any, whose numbers are exact too, or declare a Struct or a dataclass.",
-        )
+    """msgspec says that it knows such types, and then refuses every value of them."""
+    left, seen = [msgspec.inspect.type_info(kind)], set()
+    while left:
+        found = left.pop()
+        parts = [each.type for each in getattr(found, "fields", ())] + [*getattr(found, "types", ())]
+        if isinstance(found, msgspec.inspect.TypedDictType | msgspec.inspect.UnionType) and any(
+            isinstance(part, msgspec.inspect.RawType) for part in parts
+        ):
+            raise ConfigError(
+                f"parse: {kind!r} can't be decoded: a TypedDict takes no msgspec.Raw, nor does a union (Raw | None).",
+                hint="Write Any, whose numbers are exact too; or Raw alone, in a Struct or a dataclass: which takes a null, too.",
+            )
+        parts += [*getattr(found, "item_types", ())]
+        parts += [getattr(found, name) for name in ("item_type", "key_type", "value_type") if hasattr(found, name)]
+        seen.add(id(found))
+        left += [part for part in parts if isinstance(part, msgspec.inspect.Type) and id(part) not in seen]
 
 
 def _all_problems(check: Decode, value: Any) -> Exception | None:
