@@ -16,7 +16,7 @@ from waxwing.databases.catalog import Found
 from waxwing.databases.columns import LIMIT, kind_of
 from waxwing.databases.json_values import TextJSON
 from waxwing.databases.limits import UTF8_BYTES_MAX, Limit, Members, Octets, Selection
-from waxwing.databases.rules import UUID_CHARACTERS, UUID_DIGITS, integer_range
+from waxwing.databases.rules import UUID_CHARACTERS, UUID_DIGITS, integer_range, padded_length
 from waxwing.errors import ConfigError
 
 
@@ -116,8 +116,7 @@ def _smaller_text(have: Any, want: Any) -> Any:
     if isinstance(have, sa.Enum):
         return have
     if isinstance(have, sa.CHAR | sa.NCHAR):  # shorter texts would be padded
-        same = [1 if one.length is None else one.length for one in (have, want)]
-        return None if isinstance(want, sa.CHAR | sa.NCHAR) and same[0] == same[1] else have
+        return None if isinstance(want, sa.CHAR | sa.NCHAR) and padded_length(have) == padded_length(want) else have
     return have if have.length is not None and (want.length is None or want.length > have.length) else None
 
 

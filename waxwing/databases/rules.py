@@ -150,10 +150,15 @@ def boolean_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 # -- text, bytes, JSON --------------------------------------------------------------------------
 
 
+def padded_length(kind: Any) -> int:
+    """Of CHAR, NCHAR or BINARY, which are 1 long where nothing is said."""
+    return 1 if kind.length is None else int(kind.length)
+
+
 def text_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     assert isinstance(column.type, sa.String)
     padded = isinstance(column.type, sa.CHAR | sa.NCHAR)
-    length = 1 if padded and column.type.length is None else column.type.length
+    length = padded_length(column.type) if padded else column.type.length
     longest = length if length is not None else math.inf
     nul, trims = dialect.text_nul, padded and not dialect.char_blanks_kept
     size_of: Callable[[str], int] = _utf16_units if dialect.text_utf16 else len
@@ -209,8 +214,7 @@ def enum_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
 def binary_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
     length = getattr(column.type, "length", None)
     longest = length if length is not None else math.inf
-    padded = isinstance(column.type, sa.BINARY)
-    shortest = (1 if length is None else length) if padded else 0
+    shortest = padded_length(column.type) if isinstance(column.type, sa.BINARY) else 0
 
     def reason(value: bytes) -> str | None:
         if len(value) < shortest:
