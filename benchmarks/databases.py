@@ -14,7 +14,7 @@ from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
 from tests.faults.recompute import plain_engine
 from tests.faults.storm_databases import DATABASES as SERVERS
 from tests.servers import SQLServer
-from waxwing.databases.base import Plan
+from waxwing.tables.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from benchmarks.measure import Topic
 from benchmarks.runs import forget
 from benchmarks.stages import Clock, fetched, make_tables, records_of
 from sinks import SqlTarget, Upsert
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.faults.recompute import plain_engine
 from tests.servers.relay import Relay
 from waxwing.batch import Batch, Columns

@@ -18,11 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
 from waxwing.databases import database_for
-from waxwing.databases.base import Plan, Upsert, columns_of
-from waxwing.databases.mysql_literals import Literals
-from waxwing.databases.postgresql_csv import COPY_OPTIONS, CopyCsv
-from waxwing.databases.sqlite import CACHE_KIB, CHECKPOINT_PAGES
-from waxwing.databases.sqlite_insert import INSERT_ROWS_MAX, ValuesBulk
+from waxwing.databases.mysql.literals import Literals
+from waxwing.databases.postgresql.csv import COPY_OPTIONS, CopyCsv
+from waxwing.databases.sqlite.database import CACHE_KIB, CHECKPOINT_PAGES
+from waxwing.databases.sqlite.insert import INSERT_ROWS_MAX, ValuesBulk
+from waxwing.tables.modes import Upsert
+from waxwing.tables.plan import Plan, columns_of
 
 Rows = Sequence[tuple[Any, ...]]
 MYSQL_STATEMENT_BYTES_MAX = 8_000_000

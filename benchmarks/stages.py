@@ -18,17 +18,18 @@ from benchmarks.databases import Place
 from benchmarks.raw import Rows as RowTuples
 from benchmarks.shapes import PARTITIONS, Shape
 from sinks import SqlTarget, Upsert
-from sinks.rows import Rows
 from sources.kafka_lane import lane_config
 from sources.kafka_messages import Fetched
 from waxwing.batch import Batch, Stream, raw
 from waxwing.databases import database_for
-from waxwing.databases.base import Database, Plan
-from waxwing.databases.tables import plan
+from waxwing.databases.base import Database
 from waxwing.operators import Origin
 from waxwing.operators.parse import Parser
 from waxwing.operators.records import _applied
 from waxwing.settings import KafkaSettings, SqlSettings
+from waxwing.tables.plan import Plan
+from waxwing.tables.planning import plan
+from waxwing.tables.rows import Rows
 from waxwing.target import Change
 
 BATCH_RECORDS = 5_000  # BATCH_RECORDS_MAX

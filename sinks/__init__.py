@@ -1,13 +1,13 @@
 """Where rows go: one exactly-once partition, and the targets behind it."""
 
-from sinks.memory import MemoryTarget
-from sinks.memory_windows import MemoryWindows
+from sinks.memory.target import MemoryTarget
+from sinks.memory.windows import MemoryWindows
 from sinks.partition import sink
-from sinks.sql import SqlTarget
-from sinks.sql_live_windows import SqlLiveWindows
-from sinks.sql_windows import SqlWindows
-from sinks.windows import window_sink
-from waxwing.databases.base import Append, Merge, Upsert
+from sinks.sql.live_windows import SqlLiveWindows
+from sinks.sql.target import SqlTarget
+from sinks.sql.windows import SqlWindows
+from sinks.windows.sink import window_sink
+from waxwing.tables.modes import Append, Merge, Upsert
 
 __all__ = [
     "Append",

@@ -12,12 +12,14 @@ import pydantic
 import sqlalchemy as sa
 from typing_extensions import get_type_hints, is_typeddict
 
-from waxwing.databases.base import Dialect, Plan, Upsert
-from waxwing.databases.columns import rule
 from waxwing.errors import ConfigError
 from waxwing.operators.declared import field_types, types_of
 from waxwing.operators.keys import names_of
 from waxwing.operators.windows import Aggregate, Count, Fold, Mean, Windows
+from waxwing.tables.columns import rule
+from waxwing.tables.dialect import Dialect
+from waxwing.tables.modes import Upsert
+from waxwing.tables.plan import Plan
 
 
 def check_records(kind: Any, columns: Sequence[sa.Column[Any]], dialect: Dialect, table: str) -> None:

@@ -9,7 +9,7 @@ from bytewax.dataflow import Stream as Flowing
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
 from waxwing.operators.declared import key_type, record_type

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from dataflows.orders import build
 from sinks import MemoryTarget
-from sinks.memory_rows import Kept
+from sinks.memory.rows import Kept
 from sources.kafka import KafkaSource
 from waxwing import runtime
 from waxwing.configuration import load

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sinks.rows import Rows
 from tests.conformance.place import Place
 from waxwing.batch import Batch, Columns, Delete, Stream
-from waxwing.databases.base import Plan
+from waxwing.tables.plan import Plan
+from waxwing.tables.rows import Rows
 from waxwing.target import Change
 
 STREAM = Stream("flow", "topic", "topic-id", 0)

@@ -14,9 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.schema import SchemaItem
 
 from waxwing.databases import database_for
-from waxwing.databases.base import Bulk, Database, Mode, Plan
-from waxwing.databases.columns import checks
-from waxwing.databases.tables import ensure, plan
+from waxwing.databases.base import Bulk, Database
+from waxwing.databases.ddl import ensure
+from waxwing.tables.columns import checks
+from waxwing.tables.modes import Mode
+from waxwing.tables.plan import Plan
+from waxwing.tables.planning import plan
 
 _numbers = count(1)
 # What is decided above the database is shown on three of them: SQL Server's test server needs a second of a core for each

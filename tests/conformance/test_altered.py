@@ -11,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from sinks import Append, Upsert
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.conformance.place import ON_THREE, Place
 from tests.conformance.test_neighbours import Case
-from waxwing.databases.base import Mode, Nature
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Mode
+from waxwing.tables.plan import Nature
 
 ALTER = {
     "postgresql": "ALTER TABLE {t} ALTER COLUMN {c} TYPE {kind}",

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import SqlTarget, Upsert
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.conformance.place import Place, make_place
 from tests.servers import MariaDB, PostgreSQL
 from waxwing.batch import Batch, Columns, Stream

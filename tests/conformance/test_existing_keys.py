@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
 from tests.conformance.place import Place, make_place
-from waxwing.databases.base import Append, Merge, Upsert
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append, Merge, Upsert
 
 U1, U2 = UUID(int=1), UUID(int=2)
 MOMENTS = [datetime(2026, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)]

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from typing_extensions import TypedDict
 
 from sinks import Append, SqlTarget
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.conformance import existing_types as known
 from tests.conformance.existing_types import Case
 from tests.conformance.place import Place

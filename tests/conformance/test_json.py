@@ -16,9 +16,9 @@ from typing_extensions import TypedDict
 
 from tests.conformance.place import Place
 from tests.unit.test_parse import field, parsed
-from waxwing.databases.base import Append, Upsert
-from waxwing.databases.columns import checks
-from waxwing.databases.json_values import Doubles
+from waxwing.tables.columns import checks
+from waxwing.tables.modes import Append, Upsert
+from waxwing.tables.values.json_values import Doubles
 
 LONG = "123456789012345678901234567890.12345678901234567890"
 # Each stands alone, in an array and in an object.

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sinks import Merge, Upsert
 from tests.conformance.keyed import Gone, singly, write
 from tests.conformance.place import Place
-from waxwing.databases.base import Plan
 from waxwing.errors import ConfigError, RowError
+from waxwing.tables.plan import Plan
 
 # A table whose keys fold, by database and way; and two spellings of one key.
 CITEXT = "CREATE TABLE {0} (id citext PRIMARY KEY, n integer, note varchar(20) DEFAULT 'fresh')"

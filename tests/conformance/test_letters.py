@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import Append, SqlLiveWindows, SqlTarget, SqlWindows
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.conformance.place import Place, make_place
 from tests.servers import MariaDB, PostgreSQL
 from waxwing.batch import Batch, Columns, Headers, Reject, Stream

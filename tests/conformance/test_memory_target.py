@@ -16,13 +16,13 @@ from bytewax.testing import run_main
 from pydantic import SecretStr
 
 from sinks import Append, MemoryTarget, Merge, SqlTarget, Upsert, sink
-from sinks.memory import MEMORY_SETTINGS
+from sinks.memory.target import MEMORY_SETTINGS
 from sources.memory import MemorySource, Message
 from tests.conformance.place import Place
 from waxwing import operators as ww
 from waxwing.databases import ledger
-from waxwing.databases.base import Mode
 from waxwing.settings import SinkSettings, SqlSettings
+from waxwing.tables.modes import Mode
 from waxwing.target import Target
 
 _numbers = count(1)

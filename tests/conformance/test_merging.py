@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sinks.merging import merger
 from tests.conformance.place import Place, make_place
-from waxwing.databases.base import Merge, Plan
 from waxwing.errors import ConfigError
+from waxwing.tables.merging import merger
+from waxwing.tables.modes import Merge
+from waxwing.tables.plan import Plan
 
 BOTH_WAYS = pytest.mark.parametrize("staged", [False, True], ids=["straight", "staged"])
 Row = tuple[Any, ...]

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import Merge, SqlTarget
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.conformance.place import ON_THREE, Place, make_place
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.databases import ledger

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from sinks import Merge, Upsert
-from sinks.memory_rows import ByName, InTable
+from sinks.memory.rows import ByName, InTable
 from tests.conformance.keyed import Gone, change, singly, write
 from tests.conformance.place import Place
-from waxwing.databases.base import Mode
+from waxwing.tables.modes import Mode
 
 ZONED = pytest.mark.parametrize("place", ["postgresql", "sqlserver"], indirect=True)  # the others keep no zones
 BERLIN = ZoneInfo("Europe/Berlin")

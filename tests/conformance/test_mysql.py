@@ -15,9 +15,9 @@ from dataflows.orders import orders
 from tests.conformance.place import Place, database_on, make_place
 from tests.conformance.test_neighbours import Case
 from waxwing.databases import ledger
-from waxwing.databases.base import Append, Upsert
-from waxwing.databases.mysql import SQL_MODE
+from waxwing.databases.mysql.database import SQL_MODE
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append, Upsert
 
 
 @pytest.fixture

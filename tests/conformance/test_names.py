@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.place import Place
-from waxwing.databases.base import Append, Upsert
-from waxwing.databases.tables import plan
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append, Upsert
+from waxwing.tables.planning import plan
 
 NAMES = ["order", "Select", "MixedCase", "with space", "ünï", "None"]
 NAMES += ['quo"te', "a'b", "brack]et", "[both]", "back`tick", "per%cent", "%s", "%(x)s", "col:on", "dot.ted"]

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import Append, Merge, SqlTarget, Upsert
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.conformance.place import ON_THREE, Place
 from waxwing.batch import Batch, Columns, Delete, Stream
 from waxwing.databases import ledger
-from waxwing.databases.base import Mode
 from waxwing.settings import SqlSettings
+from waxwing.tables.modes import Mode
 from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "topic-id", 0)

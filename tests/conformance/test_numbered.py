@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sinks import Append, Merge, Upsert
 from tests.conformance.keyed import Gone, singly, write
 from tests.conformance.place import Place
-from waxwing.databases.base import Mode
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Mode
 
 # What can't be the arbiter of an upsert by `code`: statements about a table {0} of (code, n), and what the refusal says.
 UNFIT = {

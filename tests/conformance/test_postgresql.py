@@ -14,9 +14,9 @@ from sinks import SqlTarget
 from tests.conformance.place import Place, make_place
 from tests.servers import PostgreSQL
 from waxwing.configuration import load
-from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
 from waxwing.settings import SqlSettings
+from waxwing.tables.modes import Append, Upsert
 
 
 @pytest.fixture

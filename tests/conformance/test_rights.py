@@ -19,10 +19,10 @@ from tests.conformance.place import Place, make_place
 from tests.conformance.test_neighbours import Case as Writing
 from tests.servers import PostgreSQL
 from waxwing.databases import ledger
-from waxwing.databases.base import Merge, Mode
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.settings import SqlSettings, SqlWindowSettings
+from waxwing.tables.modes import Merge, Mode
 
 _numbers = itertools.count(1)
 OWN = tuple(ledger.metadata.tables)

@@ -15,18 +15,18 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import Append, SqlTarget, Upsert
-from sinks.sql_session import SqlSession
-from sinks.writer import Writer
+from sinks.sql.session import SqlSession
+from sinks.writer.writer import Writer
 from tests.conformance.place import Place
 from tests.faults.recompute import plain_engine
 from tests.servers import PostgreSQL
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.databases import database_for, ledger
-from waxwing.databases.base import Mode
 from waxwing.errors import ConfigError, Fenced, TargetError, TransientError
 from waxwing.ownership import Member, Ownership
 from waxwing.settings import SqlSettings
+from waxwing.tables.modes import Mode
 from waxwing.target import Change, Start
 
 STREAM = Stream("flow", "topic", "topic-id", 0)

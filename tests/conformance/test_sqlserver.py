@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
 from tests.conformance.place import Place, make_place
-from waxwing.databases.base import Append, Merge, Plan, Upsert
-from waxwing.databases.columns import checks
-from waxwing.databases.sqlserver import SQLServer
-from waxwing.databases.sqlserver_bulk import KeyRace
-from waxwing.databases.sqlserver_dialect import BrokenTransaction
+from waxwing.databases.sqlserver.bulk import KeyRace
+from waxwing.databases.sqlserver.database import SQLServer
+from waxwing.databases.sqlserver.dialect import BrokenTransaction
 from waxwing.errors import ConfigError
+from waxwing.tables.columns import checks
+from waxwing.tables.modes import Append, Merge, Upsert
+from waxwing.tables.plan import Plan
 
 BOTH_WAYS = pytest.mark.parametrize("staged", [False, True], ids=["json", "raw"])
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from tests.conformance.place import Place, make_place
 from tests.servers import SQLServer, Unavailable
-from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append, Upsert
 
 pytestmark = pytest.mark.real_mssql
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import SqlTarget, Upsert
-from sinks.writer import Writer
+from sinks.writer.writer import Writer
 from tests.servers import SQLServer
 from tests.servers.relay import Relay
 from waxwing import metrics

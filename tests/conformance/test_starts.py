@@ -17,7 +17,7 @@ from bytewax.testing import run_main
 from pydantic import SecretStr
 
 from sinks import Append, SqlLiveWindows, SqlTarget, SqlWindows, Upsert, sink, window_sink
-from sinks.sql_steps import Kept, SqlSteps
+from sinks.sql.steps import Kept, SqlSteps
 from sources.memory import MemorySource
 from tests.conformance.place import Place, make_place
 from waxwing import operators as ww

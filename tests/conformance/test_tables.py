@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conformance.place import ON_THREE, Place, make_place
-from waxwing.databases.base import Append, Upsert
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append, Upsert
 
 
 def declared(place: Place, *more: sa.Column[Any]) -> sa.Table:

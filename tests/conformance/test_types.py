@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.place import Place
-from waxwing.databases.base import Append, Dialect, Mode, Upsert
-from waxwing.databases.columns import checks
-from waxwing.databases.tables import plan
 from waxwing.errors import ConfigError
+from waxwing.tables.columns import checks
+from waxwing.tables.dialect import Dialect
+from waxwing.tables.modes import Append, Mode, Upsert
+from waxwing.tables.planning import plan
 
 # SQLAlchemy warns of decimals on SQLite, which it reads from floats: up to 15 digits they are exact, and more are refused.
 pytestmark = pytest.mark.filterwarnings("ignore:Dialect sqlite.pysqlite does .not. support Decimal objects")

@@ -21,8 +21,9 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 from pydantic import SecretStr
 
-from sinks import SqlLiveWindows, SqlWindows, window_admission, window_sink
-from sinks.sql_steps import SqlSteps
+from sinks import SqlLiveWindows, SqlWindows, window_sink
+from sinks.sql.steps import SqlSteps
+from sinks.windows import admission as window_admission
 from sources.memory import MemorySource
 from tests.conformance.place import ON_THREE, Place
 from waxwing import metrics

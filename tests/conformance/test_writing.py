@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.place import Place, make_place
-from waxwing.databases.base import Append, Plan, Upsert
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append, Upsert
+from waxwing.tables.plan import Plan
 
 BOTH_WAYS = pytest.mark.parametrize("staged", [False, True], ids=["straight", "staged"])
 Row = tuple[Any, ...]

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from sinks import SqlLiveWindows, SqlWindows
 from sinks.partition import TargetPartition, TargetSink
-from sinks.windows import Lanes, WindowSink
+from sinks.windows.sink import Lanes, WindowSink
 from sources.kafka import KafkaSource
 from tests.servers import Kafka, PostgreSQL
 from tests.servers.process import until

@@ -22,9 +22,10 @@ import sqlalchemy as sa
 
 from tests.servers.process import Unavailable
 from tests.servers.relay import Relay
-from waxwing.databases import database_for, sqlserver_driver
-from waxwing.databases.sqlserver import SQLServer as Product
-from waxwing.databases.sqlserver_bulk import Abilities
+from waxwing.databases import database_for
+from waxwing.databases.sqlserver import driver as sqlserver_driver
+from waxwing.databases.sqlserver.bulk import Abilities
+from waxwing.databases.sqlserver.database import SQLServer as Product
 from waxwing.errors import ConfigError
 
 _numbers = count(1)

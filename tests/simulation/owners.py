@@ -1,4 +1,4 @@
-"""The model of the owners' records: what SqlOwners (sinks/ownership.py) does, on the database in memory."""
+"""The model of the owners' records: what SqlOwners (sinks/sql/ownership.py) does, on the database in memory."""
 
 from __future__ import annotations
 

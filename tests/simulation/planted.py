@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sinks.writer
-from sinks.admission import Admission
-from sinks.isolation import without_rows
-from sinks.suspects import Search, Steps
+import sinks.writer.writer
+from sinks.writer.admission import Admission
+from sinks.writer.isolation import without_rows
+from sinks.writer.suspects import Search, Steps
 from tests.simulation import owners
 from tests.simulation.database import Database, Key, Progress
 from tests.simulation.owners import ModelRecords
@@ -250,13 +250,13 @@ PLANTED = {
     "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(writer=LosesFailedGroup)),
     "blames-at-once": Planted(
         "a row that was refused is not tried beside rows that come later",
-        Parts(replaced=((sinks.writer, "Search", BlamesAtOnce),)),
+        Parts(replaced=((sinks.writer.writer, "Search", BlamesAtOnce),)),
     ),
     "blames-one-by-one": Planted(
-        "rows that need each other are not tried together", Parts(replaced=((sinks.writer, "Search", BlamesOneByOne),))
+        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.writer, "Search", BlamesOneByOne),))
     ),
     "nothing-buried": Planted(
-        "bad rows are left out and not buried", Parts(replaced=((sinks.writer, "without_rows", nothing_buried),))
+        "bad rows are left out and not buried", Parts(replaced=((sinks.writer.writer, "without_rows", nothing_buried),))
     ),
     "splits-ignored": Planted(
         "batches do not end at stored positions", Parts(replaced=((positions, "_start_at", splits_ignored),))

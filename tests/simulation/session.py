@@ -1,4 +1,4 @@
-"""The model of a connection: what sinks/sql_session.py does, statement by statement, on the database in memory.
+"""The model of a connection: what sinks/sql/session.py does, statement by statement, on the database in memory.
 
 Before each statement the schedule may crash or freeze the process, lose the connection or end the transaction inside.
 """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from sinks.admission import Admission
-from sinks.writer import Writer
+from sinks.writer.admission import Admission
+from sinks.writer.writer import Writer
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process

@@ -1,4 +1,4 @@
-"""The model target: what sinks/sql.py does, on the database in memory."""
+"""The model target: what sinks/sql/target.py does, on the database in memory."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from waxwing.batch import Stream
 FLOW, TOPIC, TOPIC_ID = "flow", "topic", "id"
 # The last one sends one sum a batch, which can't be cut; the others send rows.
 STEPS = ("orders", "copies", "sums")
-# Stands for sinks.admission.RATIO_BLOCK_RECORDS, so that blocks end within a schedule.
+# Stands for sinks.writer.admission.RATIO_BLOCK_RECORDS, so that blocks end within a schedule.
 BLOCK_RECORDS = 7
 # How far from each other rows may be of which one needs the other.
 NEED_OFFSETS_MAX = 6

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import sinks.admission
-import sinks.writer
-from sinks.admission import Admission
+import sinks.writer.admission
+import sinks.writer.writer
+from sinks.writer.admission import Admission
 from tests.simulation.database import Database, Violation
 from tests.simulation.owners import ModelRecords
 from tests.simulation.process import Process
@@ -279,10 +279,10 @@ def _shipped(world: World) -> Iterator[None]:
     """The shipped modules with the schedule's chance, without logs and metrics, with short blocks, and with what is planted."""
     quiet = _Quiet()
     replaced = [
-        (sinks.writer, "random", world.chance),
-        (sinks.writer, "log", quiet),
-        (sinks.writer, "metrics", quiet),
-        (sinks.admission, "RATIO_BLOCK_RECORDS", BLOCK_RECORDS),
+        (sinks.writer.writer, "random", world.chance),
+        (sinks.writer.writer, "log", quiet),
+        (sinks.writer.writer, "metrics", quiet),
+        (sinks.writer.admission, "RATIO_BLOCK_RECORDS", BLOCK_RECORDS),
         *world.parts.replaced,
     ]
     with contextlib.ExitStack() as stack:

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waxwing.databases.base import Append, Plan, Upsert
-from waxwing.databases.columns import Check, checks
-from waxwing.databases.postgresql import DIALECT as POSTGRESQL
-from waxwing.databases.sqlite import DIALECT as SQLITE
-from waxwing.databases.sqlserver import DIALECT as SQLSERVER
+from waxwing.databases.postgresql.database import DIALECT as POSTGRESQL
+from waxwing.databases.sqlite.database import DIALECT as SQLITE
+from waxwing.databases.sqlserver.database import DIALECT as SQLSERVER
 from waxwing.errors import ConfigError
+from waxwing.tables.columns import Check, checks
+from waxwing.tables.modes import Append, Upsert
+from waxwing.tables.plan import Plan
 
 
 def check_of(kind: Any, *, nullable: bool = True, mode: Append | Upsert | None = None) -> Check:

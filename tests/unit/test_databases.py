@@ -16,14 +16,15 @@ import pytest
 import sqlalchemy as sa
 
 from waxwing.databases import database_for
-from waxwing.databases.base import Append
-from waxwing.databases.mysql import MySQL
-from waxwing.databases.mysql_literals import Literals
-from waxwing.databases.postgresql import PostgreSQL
-from waxwing.databases.postgresql_csv import CopyCsv
-from waxwing.databases.sqlite import SQLite
-from waxwing.databases.tables import ensure, plan
+from waxwing.databases.ddl import ensure
+from waxwing.databases.mysql.database import MySQL
+from waxwing.databases.mysql.literals import Literals
+from waxwing.databases.postgresql.csv import CopyCsv
+from waxwing.databases.postgresql.database import PostgreSQL
+from waxwing.databases.sqlite.database import SQLite
 from waxwing.errors import ConfigError
+from waxwing.tables.modes import Append
+from waxwing.tables.planning import plan
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
@@ -47,7 +48,7 @@ def test_another_driver_than_ours_is_refused() -> None:
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(sys.modules):
-        if name.partition(".")[0] == "psycopg" or name.startswith("waxwing.databases.postgresql"):
+        if name.partition(".")[0] == "psycopg" or name.startswith("waxwing.databases.postgresql.database"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [_Without(), *sys.meta_path])
     with pytest.raises(ConfigError, match=r"psycopg is missing.*pip install 'waxwing-streams\[postgresql\]'"):

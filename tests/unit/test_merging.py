@@ -17,18 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import MemoryTarget, Merge
-from sinks.admission import Admission
-from sinks.isolation import dead_letters, halves, without_rows
-from sinks.merging import merger
-from sinks.rows import Rows
-from sinks.writer import Writer
+from sinks.writer.admission import Admission
+from sinks.writer.isolation import dead_letters, halves, without_rows
+from sinks.writer.writer import Writer
 from tests.unit.test_writer import QUICK, STREAM, Faulty, batch, run
 from waxwing.batch import Batch, Reject
-from waxwing.databases.base import Nature
-from waxwing.databases.sqlite import DIALECT
-from waxwing.databases.tables import plan
+from waxwing.databases.sqlite.database import DIALECT
 from waxwing.errors import BadRowsLimit, ConfigError, OffsetGap, RowError
 from waxwing.settings import SinkSettings
+from waxwing.tables.merging import merger
+from waxwing.tables.plan import Nature
+from waxwing.tables.planning import plan
+from waxwing.tables.rows import Rows
 from waxwing.target import Change, Position, Start
 
 

@@ -17,7 +17,7 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinks.isolation import halves, without_rows
+from sinks.writer.isolation import halves, without_rows
 from waxwing import operators as wop
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
 from waxwing.errors import ConfigError

@@ -11,8 +11,8 @@ import pytest
 from typing_extensions import override
 
 from sinks import Append, MemoryTarget
-from sinks.memory import MemorySession
-from sinks.writer import Writer
+from sinks.memory.target import MemorySession
+from sinks.writer.writer import Writer
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.errors import Fenced, TransientError
@@ -90,8 +90,8 @@ def write(writer: Writer, one: Batch[Any]) -> None:
 def test_a_heart_that_stands_still_ends_the_flow_however_idle_and_on_all_targets(
     trouble: str, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sinks.writer.SILENCE_S", 0.2)
-    monkeypatch.setattr("sinks.writer.IDLE_S", 0.02)
+    monkeypatch.setattr("sinks.writer.writer.SILENCE_S", 0.2)
+    monkeypatch.setattr("sinks.writer.writer.IDLE_S", 0.02)
     one, two = pair(retry_max_s=0.0)
     gate = threading.Event()
     assert not one.ownership.take()
@@ -127,7 +127,7 @@ def test_a_writer_is_closed_in_bounded_time_whatever_its_target_does(monkeypatch
             gate.wait(180)
             super().write(change, dry_run=dry_run)
 
-    monkeypatch.setattr("sinks.writer.CLOSE_S", 0.1)
+    monkeypatch.setattr("sinks.writer.writer.CLOSE_S", 0.1)
     monkeypatch.setattr(MemoryTarget, "connect", lambda self, part, token: Silent(self, token))
     one, _ = pair()
     writer = Writer(one, "lane-000")

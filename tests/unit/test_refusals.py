@@ -17,14 +17,17 @@ import pytest
 import sqlalchemy as sa
 from pymysql.constants import CR, ER
 
-from waxwing.databases import mysql_errors, postgresql_errors, sqlite_errors, sqlserver_errors
 from waxwing.databases.base import Database
-from waxwing.databases.mysql import MySQL
-from waxwing.databases.postgresql import PostgreSQL
+from waxwing.databases.mysql import errors as mysql_errors
+from waxwing.databases.mysql.database import MySQL
+from waxwing.databases.postgresql import errors as postgresql_errors
+from waxwing.databases.postgresql.database import PostgreSQL
 from waxwing.databases.refusals import HINTS, BadValue, Failure
-from waxwing.databases.sqlite import SQLite
-from waxwing.databases.sqlserver import SQLServer
-from waxwing.databases.sqlserver_numbers import NUMBERS
+from waxwing.databases.sqlite import errors as sqlite_errors
+from waxwing.databases.sqlite.database import SQLite
+from waxwing.databases.sqlserver import errors as sqlserver_errors
+from waxwing.databases.sqlserver.database import SQLServer
+from waxwing.databases.sqlserver.numbers import NUMBERS
 
 EXITS = {"transient": 75, "later": 75, "table": 78, "permission": 78, "config": 78, "unknown": 78, "statement": 70}
 

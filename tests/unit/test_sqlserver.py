@@ -17,18 +17,20 @@ import sqlglot
 
 from waxwing.cli.drivers import show
 from waxwing.configuration import load
-from waxwing.databases import database_for, sqlserver_driver
-from waxwing.databases.base import Append, Merge, Mode, Plan, Upsert
-from waxwing.databases.sqlserver import SQLServer
-from waxwing.databases.sqlserver_bulk import KeyRace
-from waxwing.databases.sqlserver_columns import Stored
-from waxwing.databases.sqlserver_dialect import BrokenTransaction
-from waxwing.databases.sqlserver_driver import Driver
-from waxwing.databases.sqlserver_errors import numbers
-from waxwing.databases.sqlserver_numbers import NUMBERS
-from waxwing.databases.sqlserver_sql import Statements
+from waxwing.databases import database_for
+from waxwing.databases.sqlserver import driver as sqlserver_driver
+from waxwing.databases.sqlserver.bulk import KeyRace
+from waxwing.databases.sqlserver.columns import Stored
+from waxwing.databases.sqlserver.database import SQLServer
+from waxwing.databases.sqlserver.dialect import BrokenTransaction
+from waxwing.databases.sqlserver.driver import Driver
+from waxwing.databases.sqlserver.errors import numbers
+from waxwing.databases.sqlserver.numbers import NUMBERS
+from waxwing.databases.sqlserver.sql import Statements
 from waxwing.errors import ConfigError
 from waxwing.settings import SqlSettings
+from waxwing.tables.modes import Append, Merge, Mode, Upsert
+from waxwing.tables.plan import Plan
 
 RECORDED = Path(__file__).parent / "sqlserver.sql"
 HEAD = "[Microsoft][ODBC Driver 18 for SQL Server]"

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import existing_types as cases
-from waxwing.databases import mysql_types, postgresql_types, sqlite_types, sqlserver_types
-from waxwing.databases.catalog import Taken, Types
+from waxwing.databases.mysql import types as mysql_types
+from waxwing.databases.postgresql import types as postgresql_types
+from waxwing.databases.sqlite import types as sqlite_types
+from waxwing.databases.sqlserver import types as sqlserver_types
 from waxwing.databases.types_page import page
+from waxwing.tables.catalog import Taken, Types
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from sinks.window_table import WindowTable
+from sinks.windows.table import WindowTable
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Count, Hopping, Rows, Session, Tumbling, Windows
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinks import Append, MemoryTarget, Upsert
-from sinks.admission import RATIO_BLOCK_RECORDS, Admission
-from sinks.isolation import dead_letters, without_rows
-from sinks.memory import MemorySession
-from sinks.writer import Writer
+from sinks.memory.target import MemorySession
+from sinks.writer.admission import RATIO_BLOCK_RECORDS, Admission
+from sinks.writer.isolation import dead_letters, without_rows
+from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Columns, Reject, Stream
 from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TableError, TransientError
 from waxwing.settings import SinkSettings
@@ -290,8 +290,8 @@ def test_a_target_that_is_silent_is_not_waited_for_for_ever(monkeypatch: pytest.
             gate.wait(30)
             return super().connect(part, token)
 
-    monkeypatch.setattr("sinks.writer.SILENCE_S", 0.2)
-    monkeypatch.setattr("sinks.writer.CLOSE_S", 0.1)
+    monkeypatch.setattr("sinks.writer.writer.SILENCE_S", 0.2)
+    monkeypatch.setattr("sinks.writer.writer.CLOSE_S", 0.1)
     with pytest.raises(TransientError, match="has not answered"):
         run(Silent(SinkSettings(flush_interval_s=0.0, retry_max_s=0.0)), [batch(0, 3)])
     gate.set()

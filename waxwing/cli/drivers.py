@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from waxwing.databases import sqlserver_driver
+from waxwing.databases.sqlserver import driver as sqlserver_driver
 from waxwing.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sinks import SqlWindows
-from sinks.sql_steps import Kept, SqlSteps, refuse_own
+from sinks.sql.steps import Kept, SqlSteps, refuse_own
 from waxwing import log
 from waxwing.cli.flows import demand, module, settings_of
 from waxwing.configuration import load, names_given

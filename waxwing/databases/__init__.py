@@ -13,12 +13,12 @@ from waxwing.errors import ConfigError
 # Scheme of the URL -> module, class, extra of the distribution (empty: nothing more to install).
 # A driver is imported only when its database is asked for.
 _DATABASES: dict[str, tuple[str, str, str]] = {
-    "sqlite": ("waxwing.databases.sqlite", "SQLite", ""),
-    "postgresql": ("waxwing.databases.postgresql", "PostgreSQL", "postgresql"),
-    "postgres": ("waxwing.databases.postgresql", "PostgreSQL", "postgresql"),
-    "mssql": ("waxwing.databases.sqlserver", "SQLServer", "sqlserver"),
-    "mysql": ("waxwing.databases.mysql", "MySQL", "mysql"),
-    "mariadb": ("waxwing.databases.mysql", "MySQL", "mysql"),
+    "sqlite": ("waxwing.databases.sqlite.database", "SQLite", ""),
+    "postgresql": ("waxwing.databases.postgresql.database", "PostgreSQL", "postgresql"),
+    "postgres": ("waxwing.databases.postgresql.database", "PostgreSQL", "postgresql"),
+    "mssql": ("waxwing.databases.sqlserver.database", "SQLServer", "sqlserver"),
+    "mysql": ("waxwing.databases.mysql.database", "MySQL", "mysql"),
+    "mariadb": ("waxwing.databases.mysql.database", "MySQL", "mysql"),
 }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from waxwing.databases.columns import kind_of
-from waxwing.databases.json_values import text_of
+from waxwing.tables.columns import kind_of
+from waxwing.tables.values.json_values import text_of
 
 Encode = Callable[[Sequence[Any]], Sequence[Any]]
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from waxwing.databases.base import Keyed, Merge, Plan, Upsert
-from waxwing.databases.columns import kind_of
 from waxwing.databases.merging import Mean, becomes, quotients
+from waxwing.tables.columns import kind_of
+from waxwing.tables.modes import Keyed, Merge, Upsert
+from waxwing.tables.plan import Plan
 
 # What the statement calls the table, so that the stored row can be named whatever the table's own name is.
 TARGET = "waxwing_target"

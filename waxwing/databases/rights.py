@@ -8,7 +8,9 @@ from typing import Literal
 import sqlalchemy as sa
 
 from waxwing.databases import ledger
-from waxwing.databases.base import Database, Keyed, Merge, Need, Plan, Upsert
+from waxwing.databases.base import Database, Need
+from waxwing.tables.modes import Keyed, Merge, Upsert
+from waxwing.tables.plan import Plan
 
 Right = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 

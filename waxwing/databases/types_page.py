@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from waxwing.databases import mysql_types, postgresql_types, sqlite_types, sqlserver_types
-from waxwing.databases.catalog import Refused, Taken, Types, entries
+from waxwing.databases.mysql import types as mysql_types
+from waxwing.databases.postgresql import types as postgresql_types
+from waxwing.databases.sqlite import types as sqlite_types
+from waxwing.databases.sqlserver import types as sqlserver_types
+from waxwing.tables.catalog import Refused, Taken, Types, entries
 
 _PAGES: tuple[tuple[str, Types], ...] = (
     ("PostgreSQL", postgresql_types.TYPES),

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 from waxwing.batch import Batch, Reject
-from waxwing.databases.base import Merge
 from waxwing.errors import ConfigError
 from waxwing.operators.records import _row
 from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
@@ -18,6 +17,7 @@ from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT
 from waxwing.operators.windows.pieces import Opening
 from waxwing.operators.windows.rows import Rows, make_rows
+from waxwing.tables.modes import Merge
 
 
 class Live:

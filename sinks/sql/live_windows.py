@@ -1,0 +1,127 @@
+"""Live windows in an SQL database: a batch adds to the stored rows in the very transaction that moves its position."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from typing_extensions import override
+
+from sinks.sql import window_store
+from sinks.sql.target import SqlTarget
+from sinks.windows.admission import say_left_out
+from sinks.windows.live_places import LivePlaces, with_starts
+from sinks.windows.table import WindowTable
+from sinks.windows.target import UNKNOWN, Known, Streams
+from waxwing.batch import Batch, Stream
+from waxwing.databases import ledger
+from waxwing.operators.windows import NEVER, Windows, first_held
+from waxwing.operators.windows.live import Live
+from waxwing.operators.windows.misfits import check_types
+from waxwing.settings import SqlSettings
+from waxwing.target import Position, Start
+
+# A stream that begins in the middle of its log and brings nothing for so long has no say in where windows begin.
+PLACE_WAIT_S = 1.0
+
+
+class SqlLiveWindows(SqlTarget):
+    """A table of totals that are up to date with every transaction. It keeps no state beside its rows.
+
+    A record is never late, however late it comes; idle partitions don't matter, and nothing closes. Sums of floats depend on the
+    order in which they are added: take Decimals.
+
+    Args:
+        settings: where the database is. `database_table` has no say in it.
+        table: made when missing, else checked at the start; for fixed and names see WindowTable. It needs a primary key.
+        windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
+
+    Parallelism: one connection and one writer per lane; SQLite: one for all.
+    Delivery: exactly once: totals and positions are one transaction, by compare-and-set.
+
+    Raises:
+        ConfigError: windows that can't be merged row by row, a table that does not fit them.
+    """
+
+    def __init__(
+        self,
+        settings: SqlSettings,
+        table: sa.Table,
+        windows: Windows,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        self._window_table = WindowTable(table, windows, fixed, names)
+        self._live = Live(windows, takes=self._window_table.compared())
+        self._places = LivePlaces(self._update_streams, self._live.place_of)
+        merge = self._live.merge(self._window_table.keys)
+        brought = [name for name in self._window_table.names if name not in merge.mean]
+        super().__init__(settings.model_copy(update={"database_table": ""}), table, merge, columns=brought)
+
+    @override
+    def _check_kept(self, connection: sa.Connection) -> None:
+        super()._check_kept(connection)
+        kept = window_store.kept(connection, self.flow, self.step)
+        definition = self._live.windows.text
+        if kept is None:
+            connection.execute(
+                ledger.windows.insert().values(flow=self.flow, step=self.step, buckets=0, definition=definition, streams="[]")
+            )
+        elif not self._live.windows.means_the_same(kept.definition):
+            raise self._anew(f"The windows in {self.name} are of another definition: {kept.definition}; now it is {definition}.")
+        else:
+            window_store.rename(connection, self.flow, self.step, kept, self._live.windows)
+
+    def check_types(self, kind: Any) -> None:
+        """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
+        check_types(self._live.windows, kind, self._live.takes)
+        self.check_window_rows(self._live.windows, kind, self._window_table.fixed)
+
+    def fold(self, batch: Batch[Any]) -> list[Batch[Any]]:
+        """The batch with what it adds to each window in place of its records, behind those that were held back so far."""
+        return [one if one.mark else self._folded(one) for one in self._places.pass_on(batch)]
+
+    def _folded(self, batch: Batch[Any]) -> Batch[Any]:
+        place = self._places.place
+        rows, rejects, left_out = self._live.fold(batch, place)
+        if left_out:
+            say_left_out(self, left_out, place)
+        return self._live.whole(batch, self._window_table.tuples(rows, self.columns), rejects)
+
+    # -- where streams begin in event time ---------------------------------------------------------
+
+    @override
+    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+        positions = super().begin(topic, starts)
+        self._places.begin({start.stream for start in starts})
+        return positions
+
+    @override
+    def _begun(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
+        places = {start.stream: first_held(start.offset_start, self.moments_us.get(start.stream)).place for start in starts}
+        offsets = {start.stream: start.offset_start for start in starts}
+        if any(place != NEVER for place in places.values()):
+            window_store.change_streams(connection, self.flow, self.step, lambda s: with_starts(s, offsets, places))
+
+    @override
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
+        super().jump(stream, stood_at, offset)
+        if offset > stood_at:
+            known = Known(-1, None, place=time.time_ns() // 1_000, seen=UNKNOWN)
+            self._update_streams(lambda streams: {**streams, stream: known})
+            self._places.begin({stream})
+
+    def _update_streams(self, change: Callable[[Streams], Streams]) -> Streams:
+        return self._in_transaction(lambda connection: window_store.change_streams(connection, self.flow, self.step, change))
+
+    @override
+    def held_back(self) -> tuple[bool, frozenset[Stream]]:
+        return self._places.held_back()
+
+    @property
+    @override
+    def idle_after_s(self) -> float | None:
+        return None if self._places.settled else PLACE_WAIT_S
