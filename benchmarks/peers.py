@@ -61,7 +61,7 @@ class Sink:
     def ready(self) -> None:
         self.close()
         forget(self._url)
-        self._target.begin(self._first.stream.topic, [Start(self._first.stream, 0, None)])
+        self._target.begin([Start(self._first.stream, 0, None)])
         self._writer = Writer(self._target, self._first.lane)
         self._writer.put(self._first)
         self._writer.flush()

@@ -168,7 +168,7 @@ def enrich(origin: Origin) -> Callable[[RawOrder, int], Row]:
     offsets = origin.batch.messages.offsets
     stream = origin.stream
     # 20 characters for the partition and 16 for the offset: no hash per record, and new keys stand side by side in the index.
-    place = blake2b(f"{stream.topic_id}/{stream.partition}".encode(), digest_size=10).hexdigest()
+    place = blake2b(f"{stream.source_id}/{stream.partition}".encode(), digest_size=10).hexdigest()
 
     def row(order: RawOrder, at: int) -> Row:
         quantity, processed_at = order.quantity, order.processed_at

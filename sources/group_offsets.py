@@ -50,7 +50,7 @@ class Durable:
             return lowest
         for position in (position for feed in self._feeds for position in feed.positions()):
             number = position.stream.partition
-            if (position.stream.topic, position.stream.topic_id) == of_topic:
+            if (position.stream.source, position.stream.source_id) == of_topic:
                 lowest[number] = min(position.offset_next, lowest.get(number, position.offset_next))
         return lowest
 

@@ -219,7 +219,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
                 self._ended.append(reader)
             else:
                 self._readers[number] = reader
-                fresh.append(TopicPartition(part.stream.topic, number, part.offset))
+                fresh.append(TopicPartition(part.stream.source, number, part.offset))
         if fresh:
             self._consumer.incremental_assign(fresh)
 
@@ -233,7 +233,7 @@ class Lane(StatefulSourcePartition[Raw, LaneState | None]):
             return self._resume
         offsets = {number: reader.position for number, reader in self._known.items()}
         self._durable.snapshot_of(self._number, offsets)
-        return LaneState(self._stream.topic_id, offsets, {number: reader.end for number, reader in self._known.items()})
+        return LaneState(self._stream.source_id, offsets, {number: reader.end for number, reader in self._known.items()})
 
     @override
     def close(self) -> None:

@@ -42,7 +42,7 @@ class LaneState(NamedTuple):
 
     def offset(self, stream: Stream) -> int | None:
         """Where the partition stood; None: the store does not know it."""
-        return self.offsets.get(stream.partition) if stream.topic_id == self.topic_id else None
+        return self.offsets.get(stream.partition) if stream.source_id == self.topic_id else None
 
     @property
     def unfinished(self) -> bool:
@@ -67,11 +67,11 @@ def start_time_ms(start: str) -> int | None:
 
 def recreated(topic: str, topic_id: str, held: Iterable[Position]) -> DataLoss | None:
     """The error when positions stand for an earlier topic of this name and none for the present one."""
-    of_topic = [position for position in held if position.stream.topic == topic]
-    if not of_topic or any(position.stream.topic_id == topic_id for position in of_topic):
+    of_topic = [position for position in held if position.stream.source == topic]
+    if not of_topic or any(position.stream.source_id == topic_id for position in of_topic):
         return None
     stood = ", ".join(f"{p.stream} at {p.offset_next}" for p in sorted({_bare(p) for p in of_topic}, key=lambda p: p.stream))
-    return recreated_error(topic, topic_id, of_topic[0].stream.topic_id, f"The positions stored are of the old one ({stood}).")
+    return recreated_error(topic, topic_id, of_topic[0].stream.source_id, f"The positions stored are of the old one ({stood}).")
 
 
 def _bare(position: Position) -> Position:

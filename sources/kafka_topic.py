@@ -163,11 +163,11 @@ class TopicWatch:
         if (loss := recreated(self._name, topic.id, held)) is not None:
             self._fail_unless_continue(loss, f"Reading the new topic {self._name} from its log's start.")
         # Positions of an earlier topic of this name: its records were wanted from the start of the log on, whatever START says.
-        known = any(position.stream.topic == self._name for position in held)
+        known = any(position.stream.source == self._name for position in held)
         policy = partial(self._policy, streams, ends) if not known else partial(dict, streams)
         until = {stream: ends[stream.partition] for stream in streams} if self.bounded else None
         if self._feeds:
-            starts = open_feeds(self._feeds, self._name, streams, policy, until, self._answers, anew=self._anew)
+            starts = open_feeds(self._feeds, streams, policy, until, self._answers, anew=self._anew)
         elif self._topic is not None:  # opened before, so what is new begins at its log's start
             starts = {stream: self._starts.get(stream, StartAt(first)) for stream, first in streams.items()}
         else:

@@ -117,7 +117,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         try:
             prepare_feeds(self._feeds, flow, anew=self._anew)
             own_feeds(self._feeds, time.sleep)
-            starts = open_feeds(self._feeds, self._topic, streams, lambda: streams, None, anew=self._anew)
+            starts = open_feeds(self._feeds, streams, lambda: streams, None, anew=self._anew)
             say_starts(flow, starts, anew=self._anew)
             return starts
         except BaseException:

@@ -1,9 +1,9 @@
-"""Batch: a run of records of one Kafka partition, the one item that travels through Bytewax."""
+"""Batch: a run of records of one stream, the one item that travels through Bytewax."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -14,21 +14,24 @@ S = TypeVar("S")
 
 Headers = Sequence[tuple[str, bytes | None]]
 
+# A column of every database holds so much; resume tokens and sets of GTIDs have some hundred bytes.
+TOKEN_BYTES_MAX = 4_096
+
 
 class Stream(NamedTuple):
-    """What a position belongs to: one partition of one topic, as read by one flow.
+    """What a position belongs to: one partition of one source, as read by one flow.
 
-    `topic_id` is Kafka's own id of the topic, so that a re-created topic is another stream;
-    where the broker has none it is `name:<topic>`.
+    `source` is the name that people know (a topic, a table); `source_id` tells a re-created one apart, and makes it another
+    stream (a topic's id; where the broker has none it is `name:<topic>`); `partition` is 0 where there is only one.
     """
 
     flow: str
-    topic: str
-    topic_id: str
+    source: str
+    source_id: str
     partition: int
 
     def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]"
+        return f"{self.source}[{self.partition}]"
 
 
 class Reject(NamedTuple):
@@ -53,12 +56,13 @@ def _place(reject: Reject) -> tuple[int, int]:
 class Delete(NamedTuple):
     """A tombstone: the message's number in the batch, and what it deletes.
 
-    `key` is the message's own key in bytes; or, where it was decoded, the value of each key column by the column's name, or
-    a tuple of the only one's.
+    `key` is the message's own key in bytes; or, where it was decoded, the values of the key's columns. `names` says which columns
+    these are, in their order; without, they are those of the target, in its own.
     """
 
     at: int
-    key: bytes | Mapping[str, Any] | tuple[Any]
+    key: bytes | tuple[Any, ...]
+    names: tuple[str, ...] = ()
 
 
 class Messages(Protocol):
@@ -119,6 +123,7 @@ class Batch(Generic[R]):
     The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do), or for those that a filter
     left (`stands_for`, their numbers): it is never cut, and `at` says nothing of them. A batch with a `mark` holds nothing: its
     partition has no more records, for now ("idle", since `idle_s`) or for ever ("end" of a bounded run).
+    `token` is what the source calls the place of offset_next, where it can be read from: opaque to all others, TOKEN_BYTES_MAX at most.
     """
 
     stream: Stream
@@ -134,6 +139,7 @@ class Batch(Generic[R]):
     mark: Literal["", "idle", "end"] = ""
     idle_s: float = 0.0
     stands_for: Sequence[int] | None = None
+    token: bytes | None = None
 
     @property
     def arrived(self) -> Sequence[int]:
@@ -178,6 +184,7 @@ class Batch(Generic[R]):
             at=[n - first for n in self.at[low:high]],
             rejects=[r._replace(at=r.at - first) for r in self.rejects if first <= r.at < end],
             deletes=[d._replace(at=d.at - first) for d in self.deletes if first <= d.at < end],
+            token=self.token if end >= size else None,
         )
 
     def after(self, offset: int) -> Batch[R]:
@@ -194,7 +201,7 @@ class Batch(Generic[R]):
                 f"to {self.offset_next} as a whole.",
                 hint="Nothing of it was written. The source must be given every target of the flow (feeds=[...]), so that it "
                 "ends a batch at each stored position.",
-                topic=self.stream.topic,
+                source=self.stream.source,
                 partition=self.stream.partition,
                 offset_first=self.offset_first,
                 expected=offset,

@@ -78,7 +78,7 @@ def transaction(step: str, part: str, change: Change, seconds: float) -> None:
         for stream, position in change.after.items():
             if position.state is not None:  # a bucket of windows counts its emissions
                 continue
-            OFFSET_NEXT.labels(step, stream.topic, str(stream.partition)).set(position.offset_next)
+            OFFSET_NEXT.labels(step, stream.source, str(stream.partition)).set(position.offset_next)
             tally.positions[f"{step}:{stream}"] = position.offset_next
         _share()
 

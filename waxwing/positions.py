@@ -110,7 +110,6 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
 
 def open_feeds(
     feeds: Sequence[Target],
-    topic: str,
     log_starts: Mapping[Stream, int],
     resolve: Callable[[], Mapping[Stream, int]],
     ends: Mapping[Stream, int] | None,
@@ -122,8 +121,7 @@ def open_feeds(
 
     Args:
         feeds: the targets.
-        topic: the topic's name.
-        log_starts: every partition of the topic with the first offset of its log.
+        log_starts: every stream that is read, with the first offset of its log.
         resolve: the START policy's offset of each of these; asked only at the flow's first start. A partition that
             appears later begins at its log's start; a step that appears later where the other steps first began.
         ends: the log's ends, for a bounded run; an unfinished one keeps the ends it began with.
@@ -153,7 +151,7 @@ def open_feeds(
             else:
                 end = ends[stream]
             starts.append(Start(stream, first, end))
-        stored = answers(target, partial(target.begin, topic, starts))
+        stored = answers(target, partial(target.begin, starts))
         # Another process may have been first, with another `latest`: the targets behind this one follow what is stored now.
         held[number] = _by_stream(stored, log_starts)
         for position in stored:
@@ -213,9 +211,9 @@ def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool
     if not others:
         return
     flow = next(iter(streams)).flow
-    topics = ", ".join(sorted({stream.topic for stream in streams}))
+    sources = ", ".join(sorted({stream.source for stream in streams}))
     who = ", ".join(f"step {step} of flow {other}" for other, step in others)
-    what = f"{target.name} was filled from {topics} by {who}; step {target.step} of flow {flow} has no positions"
+    what = f"{target.name} was filled from {sources} by {who}; step {target.step} of flow {flow} has no positions"
     if anew:
         log.warning("begins_anew", f"{what} and begins anew (BEGIN=anew): {target.again}.", step=target.step)
         return
@@ -226,7 +224,7 @@ def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool
         hint=f"Was the flow renamed? Carry its positions over: waxwing flow rename {old} {flow}. Is the other flow out of use? "
         f"Empty the table and forget it: {drops}. If it is meant, start with BEGIN=anew.",
         step=target.step,
-        topic=topics,
+        source=sources,
     )
 
 
@@ -251,7 +249,7 @@ def say_starts(flow: str, starts: Mapping[Stream, StartAt], start: str = "", *, 
             parts += [f"{stream} begins anew at {offset}" for stream, offset in begins.items()]
         else:
             parts = [
-                f"{len(found)} of {len(streams)} partitions of {next(iter(found)).topic} {verb} at {_range(found.values())}"
+                f"{len(found)} of {len(streams)} partitions of {next(iter(found)).source} {verb} at {_range(found.values())}"
                 for found, verb in ((goes_on, "go on"), (begins, "begin anew"))
                 if found
             ]

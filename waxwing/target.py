@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,7 +26,9 @@ class Position(NamedTuple):
     `offset_end` where a bounded run ends (None: it does not).
     The counters serve the limits on bad rows: `records_seen` and `records_bad` since the limits were
     last reset, `bad_run` the bad records in a row just before offset_next, `limits_from` the offset below which
-    nothing is judged. `state`: what a bucket of windows keeps with its position.
+    nothing is judged. `rows_seen` and `rows_bad` are the same for rows that stand for no one record (closed windows).
+    `state`: what the step keeps with its position, such as open windows.
+    `token` is what the source calls the place `token_offset` (<= offset_next), where it begins to read; None: it needs none.
     """
 
     stream: Stream
@@ -38,6 +40,15 @@ class Position(NamedTuple):
     bad_run: int = 0
     limits_from: int = 0
     state: bytes | None = None
+    token: bytes | None = None
+    token_offset: int | None = None
+    rows_seen: int = 0
+    rows_bad: int = 0
+
+    @property
+    def place(self) -> tuple[int, bytes | None]:
+        """What a commit moves, and a compare-and-set compares."""
+        return self.offset_next, self.token
 
 
 class Start(NamedTuple):
@@ -48,8 +59,13 @@ class Start(NamedTuple):
     offset_end: int | None
 
 
+def sources_of(starts: Iterable[Start]) -> set[str]:
+    """The names of their sources."""
+    return {start.stream.source for start in starts}
+
+
 class DeadLetter(NamedTuple):
-    """One row of the dead letters; its key is (flow, step, topic id, partition, offset, row)."""
+    """One row of the dead letters; its key is (flow, step, source id, partition, offset, row)."""
 
     stream: Stream
     offset: int
@@ -143,9 +159,9 @@ class Target(ABC):
         self._step = ""
         self.reasons_told: set[str] = set()  # kinds of dead letters that the log has named in this process
         self._flow_targets: dict[str, Target] = {}
-        self._sources: dict[str, object] = {}  # by topic
-        # The topics that the flow reads into this target, known before the first of their sources begins.
-        self.topics: set[str] = set()
+        self._claims: dict[str, object] = {}  # by the source's name
+        # The sources that the flow reads into this target, by name, known before the first of them begins.
+        self.expected: set[str] = set()
         self.ownership = Ownership()
 
     # -- which step it serves ------------------------------------------------------------------
@@ -165,7 +181,7 @@ class Target(ABC):
             )
         self._flow, self._step = flow, step
         if flow_targets is None or self._flow_targets is not flow_targets:  # another Dataflow, whose sources are others
-            self._sources, self.topics = {}, set()
+            self._claims, self.expected = {}, set()
         self._flow_targets = {} if flow_targets is None else flow_targets
         # One owner for all targets of the flow.
         self.ownership = next((other.ownership for other in self._flow_targets.values() if other is not self), Ownership())
@@ -173,23 +189,23 @@ class Target(ABC):
         if (records := self.records()) is not None:
             self.ownership.add(flow, step, records)
 
-    def expect(self, topic: str) -> None:
-        """Called by a source that feeds this target, in each process, before any source of the flow reads: see `topics`."""
-        self.topics.add(topic)
+    def expect(self, source: str) -> None:
+        """Called by whoever feeds this target, in each process, before any source of the flow is read: see `expected`."""
+        self.expected.add(source)
 
-    def claim(self, topic: str, source: object) -> None:
-        """Called by a source that feeds this target, before it reads: one source a topic.
+    def claim(self, source: str, reader: object) -> None:
+        """Called by whoever feeds this target, before it reads: one reader a source.
 
         Raises:
-            ConfigError: another source of the same flow reads a topic of this name into it.
+            ConfigError: another one of the same flow reads a source of this name into it.
         """
-        if self._sources.setdefault(topic, source) is not source:
+        if self._claims.setdefault(source, reader) is not reader:
             raise ConfigError(
-                f"Two sources of flow {self.flow} read a topic {topic!r} into step {self.step}, where nothing tells them apart.",
-                hint="Read it by one source, which may feed any number of steps; or give each source a topic name of its own, or "
-                "a step of its own.",
+                f"Flow {self.flow} reads {source!r} twice into step {self.step}, where nothing tells the two apart.",
+                hint="Read it once: a source may feed any number of steps; or give each a source name of its own, or a step of "
+                "its own.",
                 step=self.step,
-                topic=topic,
+                source=source,
             )
 
     @property
@@ -281,8 +297,8 @@ class Target(ABC):
         """Every stored position of this step: a plain read, for sources and lag reports."""
 
     @abstractmethod
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
-        """Store a position for each stream that has none; return all positions of the topic. One transaction.
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        """Store a position for each stream that has none; return all positions of their sources. One transaction.
 
         A stream that has one keeps it; its `offset_end` is set to the given one (None clears it).
         """

@@ -240,10 +240,9 @@ class ByName(Kept):
 
     def _delete(self, delete: Delete) -> None:
         key = delete.key
-        if isinstance(key, Mapping):
-            self._keyed.pop(tuple([moment(key.get(name)) for name in keys_of(self._mode)]), None)
-        elif isinstance(key, tuple):
-            self._keyed.pop(tuple(map(moment, key)), None)
+        if isinstance(key, tuple):
+            values = dict(zip(delete.names or keys_of(self._mode), key, strict=True))
+            self._keyed.pop(tuple([moment(values.get(name)) for name in keys_of(self._mode)]), None)
         else:  # of the only key column, whose type nobody has declared
             for value in _readings(key):
                 self._keyed.pop((value,), None)

@@ -14,7 +14,7 @@ from waxwing.batch import Stream
 from waxwing.errors import ConfigError, Fenced, TargetError
 from waxwing.settings import SinkSettings
 from waxwing.tables.modes import Append, Mode
-from waxwing.target import Change, DeadLetter, Position, Session, Start, Target
+from waxwing.target import Change, DeadLetter, Position, Session, Start, Target, sources_of
 
 # In memory there is nothing to group for: a test sees each record at once.
 MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
@@ -95,14 +95,14 @@ class MemoryTarget(Target):
             return [p for (step, stream), p in self._positions.items() if (stream.flow, step) == (self.flow, self.step)]
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         with self._lock:
             for stream, offset_start, offset_end in starts:
                 held = self._positions.get((self.step, stream), Position(stream, offset_start, offset_start))
                 if offset_end is None or held.offset_end is None or held.offset_next >= held.offset_end:
                     held = held._replace(offset_end=offset_end)
                 self._positions[self.step, stream] = held
-        return [position for position in self.positions() if position.stream.topic == topic]
+        return [position for position in self.positions() if position.stream.source in sources_of(starts)]
 
     @override
     def jump(self, stream: Stream, stood_at: int, offset: int) -> None:

@@ -13,7 +13,7 @@ from sinks.windows.target import Streams, WindowTarget, add_starts, check_bucket
 from waxwing.batch import Stream
 from waxwing.operators.windows import Bucket, Rows, Windows
 from waxwing.settings import WindowSettings
-from waxwing.target import Position, Start
+from waxwing.target import Position, Start, sources_of
 
 
 class MemoryWindows(MemoryTarget, WindowTarget):
@@ -68,10 +68,11 @@ class MemoryWindows(MemoryTarget, WindowTarget):
         return self.opened(self._streams, [Bucket.positions(position.state or b"") for position in of_buckets])
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        sources = sources_of(starts)
         with self._lock:
-            # This object outlives runs: what an earlier one read of the topic says nothing about this one.
-            others = {stream for stream in self._read if stream.topic != topic}
+            # This object outlives runs: what an earlier one read of these sources says nothing about this one.
+            others = {stream for stream in self._read if stream.source not in sources}
             self._read = frozenset(others | {start.stream for start in starts})
             states = [p.state for (step, _), p in self._positions.items() if step == self.step and p.state is not None]
             self._streams = add_starts(self._streams, [Bucket.positions(state) for state in states], starts)
@@ -79,4 +80,4 @@ class MemoryWindows(MemoryTarget, WindowTarget):
                 for number in range(self.window_buckets):
                     stream = self.bucket_stream(number)
                     self._positions[self.step, stream] = Position(stream, 0, 0, state=self.first_state(starts))
-        return [position for position in self.positions() if position.stream.topic == topic]
+        return [position for position in self.positions() if position.stream.source in sources]

@@ -94,8 +94,8 @@ class SqlLiveWindows(SqlTarget):
     # -- where streams begin in event time ---------------------------------------------------------
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
-        positions = super().begin(topic, starts)
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        positions = super().begin(starts)
         self._places.begin({start.stream for start in starts})
         return positions
 

@@ -107,11 +107,11 @@ def taken_elsewhere(
     a step ran under an earlier Waxwing only, its table is not known: then one of the same name counts.
     """
     name = table_name(connection, table, dialect)
-    topic_ids = {stream.topic_id for stream in streams}
+    topic_ids = {stream.source_id for stream in streams}
     others = sa.select(progress.c.flow, progress.c.step).where(progress.c.flow != step.flow, progress.c.topic_id.in_(topic_ids))
     taken = {Step(*row) for row in connection.execute(others.distinct())}
     for row in connection.execute(sa.select(windows).where(windows.c.flow != step.flow, windows.c.buckets > 0)):
-        if topic_ids & {stream.topic_id for stream in window_store.load_streams(row.flow, row.streams)}:
+        if topic_ids & {stream.source_id for stream in window_store.load_streams(row.flow, row.streams)}:
             taken.add(Step(row.flow, row.step))
     if not taken:
         return []
@@ -131,7 +131,7 @@ def positions(connection: sa.Connection, step: Step) -> list[Position]:
     """The positions of a step; of one that keeps windows the lowest of each stream."""
     query = sa.select(progress).where(ledger.of_step(progress, *step))
     found = [ledger.position(row) for row in connection.execute(query)]
-    own = [one for one in found if one.stream.topic_id != ledger.BUCKETS_TOPIC_ID]
+    own = [one for one in found if one.stream.source_id != ledger.BUCKETS_TOPIC_ID]
     return own if len(own) == len(found) else window_store.positions(connection, *step)
 
 
@@ -214,7 +214,7 @@ def delete_letters(connection: sa.Connection, step: Step, places: Iterable[tuple
     """Delete the dead letters of a step at these streams, offsets and rows."""
     of_streams: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for stream, offset, row in places:
-        of_streams.setdefault((stream.topic_id, stream.partition), []).append((offset, row))
+        of_streams.setdefault((stream.source_id, stream.partition), []).append((offset, row))
     for (topic_id, partition), keys in of_streams.items():
         of_stream = sa.and_(
             ledger.of_step(letters, *step), letters.c.topic_id == topic_id, letters.c.topic_partition == partition

@@ -27,7 +27,7 @@ from waxwing.settings import SqlSettings
 from waxwing.tables.dialect import Dialect
 from waxwing.tables.modes import Append, Merge, Mode
 from waxwing.tables.planning import plan
-from waxwing.target import Position, Start, Target
+from waxwing.target import Position, Start, Target, sources_of
 
 T = TypeVar("T")
 
@@ -240,9 +240,9 @@ class SqlTarget(Target):
         return step_store.positions(connection, self.own_step)
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         def begin(connection: sa.Connection) -> list[Position]:
-            self._check_topic(connection, topic)
+            self._check_sources(connection, starts)
             self._check_kept(connection)
             self._remember_table(connection)
             held = {position.stream: position for position in self._positions(connection)}
@@ -253,18 +253,19 @@ class SqlTarget(Target):
             for start in starts:
                 if start.stream in held and _may_end(held[start.stream], start.offset_end):
                     self._update(connection, start.stream, offset_end=start.offset_end)
-            return [position for position in self._positions(connection) if position.stream.topic == topic]
+            return [position for position in self._positions(connection) if position.stream.source in sources_of(starts)]
 
         return self._in_transaction(begin)
 
-    def _check_topic(self, connection: sa.Connection, topic: str) -> None:
+    def _check_sources(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
         """Raises ConfigError for a name that can't be kept (Kafka's are ASCII, others may have any)."""
         encoding = self._database.text_encoding(connection)
-        if letters.held(topic, encoding) != topic:
-            raise ConfigError(
-                f"The source's name {topic!r} can't be stored in {self.name}, whose texts are in {encoding}.",
-                hint="Give the source another name, or take a database in UTF-8.",
-            )
+        for source in sources_of(starts):
+            if letters.held(source, encoding) != source:
+                raise ConfigError(
+                    f"The source's name {source!r} can't be stored in {self.name}, whose texts are in {encoding}.",
+                    hint="Give the source another name, or take a database in UTF-8.",
+                )
 
     def _begun(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
         """These streams begin, in the same transaction."""
@@ -287,9 +288,9 @@ class SqlTarget(Target):
         return {
             "flow": self.flow,
             "step": self.step,
-            "topic_id": stream.topic_id,
+            "topic_id": stream.source_id,
             "topic_partition": stream.partition,
-            "topic": stream.topic,
+            "topic": stream.source,
             "offset_start": start.offset_start,
             "offset_next": start.offset_start,
             "offset_end": start.offset_end,
@@ -315,7 +316,7 @@ class SqlTarget(Target):
             letters = ledger.dead_letters
             again = sa.and_(
                 ledger.of_step(letters, self.flow, self.step),
-                letters.c.topic_id == stream.topic_id,
+                letters.c.topic_id == stream.source_id,
                 letters.c.topic_partition == stream.partition,
                 letters.c.topic_offset >= offset,
             )

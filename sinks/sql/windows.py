@@ -23,7 +23,7 @@ from waxwing.operators.windows import Bucket, Held, Rows, Windows
 from waxwing.operators.windows.rebucket import rebucket as rebucket_states
 from waxwing.settings import SqlWindowSettings
 from waxwing.tables.modes import Append, Upsert
-from waxwing.target import Change, Position, Start
+from waxwing.target import Change, Position, Start, sources_of
 
 progress, windows, window_state = ledger.progress, ledger.windows, ledger.window_state
 
@@ -60,7 +60,7 @@ class SqlWindows(SqlTarget, WindowTarget):
                 hint="Let it inherit KafkaSettings, SqlWindowSettings.",
             )
         self.windows, self.window_settings = windows, settings
-        self._topics: set[str] = set()
+        self._begun_here: set[str] = set()  # by the source's name
         self._window_table = WindowTable(table, windows, fixed, names)
         keys = self._window_table.keys
         own = settings.model_copy(update={"database_table": ""})
@@ -99,11 +99,12 @@ class SqlWindows(SqlTarget, WindowTarget):
             )
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
-        self._topics.add(topic)
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        sources = sources_of(starts)
+        self._begun_here |= sources
 
         def begin(connection: sa.Connection) -> list[Position]:
-            self._check_topic(connection, topic)
+            self._check_sources(connection, starts)
             self._remember_table(connection)
             row = window_store.kept(connection, self.flow, self.step, lock=True)
             if not row.buckets if row else ledger.positions_of(connection, self.flow, self.step):
@@ -117,19 +118,19 @@ class SqlWindows(SqlTarget, WindowTarget):
                 self._check(row)
                 window_store.rename(connection, self.flow, self.step, row, self.windows)
                 streams, held = self._kept(connection, row)
-                if (more := self._now_read(topic, add_starts(streams, held, starts), starts)) != streams:
+                if (more := self._now_read(add_starts(streams, held, starts), starts)) != streams:
                     streams = more
                     changed = windows.update().where(ledger.of_step(windows, self.flow, self.step))
                     connection.execute(changed.values(streams=window_store.dump_streams(streams)))
-            return [position for position in self.opened(streams, held) if position.stream.topic == topic]
+            return [position for position in self.opened(streams, held) if position.stream.source in sources]
 
         return self._in_transaction(begin)
 
-    def _now_read(self, topic: str, streams: Streams, starts: Sequence[Start]) -> Streams:
-        """The streams, those marked that are read: of this topic those given, of another one what its own source said."""
+    def _now_read(self, streams: Streams, starts: Sequence[Start]) -> Streams:
+        """The streams, those marked that are read: of these sources those given, of another one what was said when it began."""
         given = {start.stream for start in starts}
-        others = (self.topics | self._topics) - {topic}
-        return {s: one._replace(read=s in given or (s.topic in others and one.read)) for s, one in streams.items()}
+        others = (self.expected | self._begun_here) - sources_of(starts)
+        return {s: one._replace(read=s in given or (s.source in others and one.read)) for s, one in streams.items()}
 
     @override
     def read_streams(self) -> frozenset[Stream]:

@@ -48,7 +48,7 @@ class WindowAdmission:
         self._judged_messages = 0
         self._stood: dict[Stream, int] = {}  # where the last emission left each stream
         self._run_too_long = ""  # what is wrong, if one has passed BAD_RUN_MAX since the last emission
-        self._unknown: set[str] = set()  # topics that the flow reads, and whose source has not begun
+        self._unknown: set[str] = set()  # sources of the flow that have not begun, by name
         self._state = b""
         self._messages = 0
         self.due_s = math.inf
@@ -74,7 +74,7 @@ class WindowAdmission:
         assert position.state is not None
         live = self._target.read_streams()
         self._bucket = Bucket.load(self._target.windows, position.state, live=live)
-        self._unknown = self._target.topics - {stream.topic for stream in live}
+        self._unknown = self._target.expected - {stream.source for stream in live}
         self._bucket.waits = bool(self._unknown)
         self._position = position._replace(state=None)
         self._run_stored = position.bad_run if self._bucket.bad_runs is None else 0
@@ -117,10 +117,10 @@ class WindowAdmission:
         return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending + idle_marks
 
     def _look(self) -> None:
-        """Has the source of another topic begun, in whichever process? Before its first piece comes, it has."""
+        """Has another source begun, in whichever process? Before its first piece comes, it has."""
         assert self._bucket is not None
         live = self._target.read_streams()
-        if found := self._unknown & {stream.topic for stream in live}:
+        if found := self._unknown & {stream.source for stream in live}:
             self._bucket.reads(live)
             self._unknown -= found
             self._bucket.waits = bool(self._unknown)

@@ -95,13 +95,13 @@ class Admission:
                     f"expected was one from {expected}.",
                     hint="Nothing of this batch was written. A sink must be fed by one unbroken path from its source: no "
                     "redistribute, no merge of branches of one stream; and the source must be given the target (feeds=[target]).",
-                    topic=stream.topic,
+                    source=stream.source,
                     partition=stream.partition,
                     offset_first=batch.offset_first,
                     expected=expected,
                 )
             self._arrived[stream] = batch.offset_next
-            if batch.offset_next > position.offset_next:
+            if batch.offset_next > position.offset_next or _moves_token(batch, position):
                 out.append(batch.after(position.offset_next))
         return out
 
@@ -147,6 +147,8 @@ class Admission:
             if bad > self._settings.bad_ratio_max * RATIO_BLOCK_RECORDS:
                 self._limit(batch, at, f"{bad:,} bad records among {RATIO_BLOCK_RECORDS:,}")
         same_block = (base + size) // RATIO_BLOCK_RECORDS == block
+        if batch.token is not None:
+            position = position._replace(token=batch.token, token_offset=batch.offset_next)
         return position._replace(
             offset_next=batch.offset_next,
             records_seen=(base + size) % RATIO_BLOCK_RECORDS,
@@ -162,10 +164,15 @@ class Admission:
             f"{self._where}{batch.stream}: {what}, up to offset {offset}; the last one: {reason}.",
             hint="Something is wrong with the table or the producer. Mend it and start again, or accept them as dead letters: "
             f"{self._resume}",
-            topic=batch.stream.topic,
+            source=batch.stream.source,
             partition=batch.stream.partition,
             offset=offset,
         )
+
+
+def _moves_token(batch: Batch[Any], position: Position) -> bool:
+    """Does it bring nothing but a later place to read from? Else a quiet source would have to keep its log for ever."""
+    return batch.offset_next == position.offset_next and batch.token not in (None, position.token)
 
 
 def _bad(batch: Batch[Any], arrived: Sequence[int]) -> set[int]:

@@ -15,10 +15,11 @@ STREAM = Stream("flow", "topic", "topic-id", 0)
 
 
 class Gone:
-    """A tombstone in place of a row: raw bytes, a dict of the key's columns, or a tuple of the only one."""
+    """A tombstone in place of a row: raw bytes, a dict of the key's columns, or a tuple of the table's."""
 
     def __init__(self, key: Any) -> None:
-        self.key = key
+        self.key = tuple(key.values()) if isinstance(key, dict) else key
+        self.names = tuple(key) if isinstance(key, dict) else ()
 
     def __repr__(self) -> str:
         return f"Gone({self.key!r})"
@@ -28,7 +29,7 @@ def change(events: Sequence[Any]) -> Change:
     size = len(events)
     messages = Columns(range(size), [b"k"] * size, [None] * size, [0] * size, [()] * size)
     at = [n for n, event in enumerate(events) if not isinstance(event, Gone)]
-    deletes = [Delete(n, event.key) for n, event in enumerate(events) if isinstance(event, Gone)]
+    deletes = [Delete(n, event.key, event.names) for n, event in enumerate(events) if isinstance(event, Gone)]
     return Change([Batch(STREAM, "lane", 0, size, messages, [events[n] for n in at], at, [], deletes)], {}, {})
 
 

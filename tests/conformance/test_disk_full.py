@@ -53,7 +53,7 @@ def target(place: Place) -> SqlTarget:
     to = SqlTarget(SqlSettings(database_url=url, owner_stale_s=1.0, retry_max_s=20.0), table, Upsert(keys=("id",)))
     to.bind("full", "full.out")
     to.prepare()
-    to.begin("topic", [Start(STREAM, 0, None)])
+    to.begin([Start(STREAM, 0, None)])
     return to
 
 

@@ -91,7 +91,7 @@ class Written:
         target._engine, target._database = place.engine, place.database
         target.bind("types", self.table.name)
         target.prepare()
-        target.begin(self.table.name, [Start(self._stream, 0, None)])
+        target.begin([Start(self._stream, 0, None)])
         self._writer = Writer(target, "lane-000")
         self._records = [make(["n", *self.cases]) for make in CLASSES]
 

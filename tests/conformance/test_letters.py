@@ -39,7 +39,7 @@ Message = tuple[bytes | None, bytes | None, Headers]
 def bury(to: SqlTarget, messages: Sequence[Message], reason: str = "no JSON") -> None:
     """Each message, refused, on its way into the table."""
     stream = STREAM._replace(flow=to.flow)
-    to.begin("topic", [Start(stream, 0, None)])
+    to.begin([Start(stream, 0, None)])
     size = len(messages)
     keys, values, headers = (list(each) for each in zip(*messages, strict=True))
     held = Columns(list(range(size)), keys, values, [5] * size, headers)
@@ -163,7 +163,7 @@ def test_whatever_the_encoding_of_the_database_bookkeeping_is_stored(postgresql:
         )
     if codec == "ascii":
         with pytest.raises(ConfigError, match=r"The source's name 'Größe' can't be stored.*another name"):
-            to.begin("Größe", [Start(STREAM._replace(flow="encoded", topic="Größe"), 0, None)])
+            to.begin([Start(STREAM._replace(flow="encoded", source="Größe"), 0, None)])
 
 
 def test_definitions_of_windows_are_stored_in_any_encoding_and_those_of_before_are_read(postgresql: PostgreSQL) -> None:
@@ -183,6 +183,6 @@ def test_definitions_of_windows_are_stored_in_any_encoding_and_those_of_before_a
             to = kind(settings, table, windows)
             to.bind(name, f"{name}.out")
             to.prepare()
-            to.begin("topic", [Start(STREAM._replace(flow=name), 0, None)])
+            to.begin([Start(STREAM._replace(flow=name), 0, None)])
             if not old:
                 place.run("UPDATE waxwing_windows SET definition = replace(definition, '\\xf6', 'ö')")

@@ -54,7 +54,7 @@ def target(place: Place, *extra: sa.Column[Any], **mean: tuple[str, str]) -> Sql
     made._database, made._engine = place.database, place.engine
     made.bind("flow", "flow.sums")
     made.prepare()
-    made.begin("topic", [Start(STREAM, 0, None), Start(OTHER, 0, None)])
+    made.begin([Start(STREAM, 0, None), Start(OTHER, 0, None)])
     return made
 
 

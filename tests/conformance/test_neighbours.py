@@ -34,7 +34,7 @@ class Case:
         self.stream = STREAM._replace(flow=f"neighbours{next(_flows)}")
         self.target.bind(self.stream.flow, "step")
         self.target.prepare()
-        self.target.begin(self.stream.topic, [Start(self.stream, 0, None)])
+        self.target.begin([Start(self.stream, 0, None)])
         self._next = 0
 
     def batch(self, records: Sequence[Any], *, whole: bool = False) -> Batch[Any]:

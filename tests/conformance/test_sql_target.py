@@ -73,7 +73,7 @@ def target(
         made._database, made._engine = _KEPT[url].database, _KEPT[url].engine
     made.bind("flow", step)
     made.prepare()
-    made.begin("topic", [Start(STREAM, 0, None)])
+    made.begin([Start(STREAM, 0, None)])
     return made
 
 
@@ -311,7 +311,7 @@ def test_a_mesh_with_a_process_that_stands_still_is_taken_whole_and_one_with_all
 def test_owners_of_the_release_before_are_waited_for_while_any_beats_and_lose_all_once_they_do_not(url: str) -> None:
     """Each lane was an owner then; it beat wherever it stood, and took any position with a lower number than its own."""
     to = target(url, Append(), stale_s=600.0)
-    to.begin("topic", [Start(STREAM._replace(partition=number), 0, None) for number in range(3)])
+    to.begin([Start(STREAM._replace(partition=number), 0, None) for number in range(3)])
     now_ms = sa.literal_column(database_for(sa.make_url(url)).dialect.now_ms_sql, sa.BigInteger)
     owners, progress, engine = ledger.owners, ledger.progress, plain_engine(url)
     lanes = {3: "c" * 16, 4: "d" * 16}

@@ -45,7 +45,7 @@ def target(url: sa.URL, flow: str = "flow") -> SqlTarget:
     made = SqlTarget(SqlSettings(database_url=text, flush_interval_s=0.0, owner_stale_s=60.0), table, Upsert(keys=("id",)))
     made.bind(flow, f"{flow}.out")
     made.prepare()
-    made.begin("topic", [Start(STREAM._replace(flow=flow), 0, None)])
+    made.begin([Start(STREAM._replace(flow=flow), 0, None)])
     return made
 
 

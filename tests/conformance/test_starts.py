@@ -295,7 +295,7 @@ def test_late_records_that_a_dropped_step_left_are_never_met_by_later_ones(place
     fold(place, flow, data, to, SqlWindows, topic, ends=True)
     bucket = ledger.bucket(flow, 0)
     t = ledger.dead_letters
-    of_bucket = {"flow": flow, "step": "totals", "topic_id": bucket.topic_id, "topic_partition": 0, "topic": bucket.topic}
+    of_bucket = {"flow": flow, "step": "totals", "topic_id": bucket.source_id, "topic_partition": 0, "topic": bucket.source}
     with place.engine.begin() as connection:  # as a partition's that was idle
         row = {"topic_offset": 7, "row_index": 0, "stage": "late", "reason": "kept", "message_headers": "[]"}
         connection.execute(t.insert().values(**of_bucket, **row, message_timestamp_ms=-1))

@@ -74,7 +74,7 @@ def test_nothing_closes_before_the_other_topic_s_source_has_begun(place: Place, 
 
     def stands_at(offset: int) -> Callable[[], bool]:
         def stands() -> bool:
-            found = [one for one in steps_of(place, flow).positions_of("totals") if one.stream.topic == topic]
+            found = [one for one in steps_of(place, flow).positions_of("totals") if one.stream.source == topic]
             return bool(found) and found[0].offset_next >= offset
 
         return stands

@@ -160,7 +160,7 @@ class Case:
         """Store where each partition is to begin."""
         target = self.bound()
         target.prepare()
-        target.begin("memory", [Start(Stream(self.flow, "memory", "name:memory", p), at, None) for p, at in starts.items()])
+        target.begin([Start(Stream(self.flow, "memory", "name:memory", p), at, None) for p, at in starts.items()])
 
     def totals(self) -> Totals:
         out = {}

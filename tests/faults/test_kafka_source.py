@@ -53,7 +53,7 @@ class Reading:
 
     def __init__(self, topic: str, *feeds: MemoryTarget, resume: dict[str, Any] | None = None, **settings: Any) -> None:
         for feed in feeds:
-            feed._sources.clear()  # what a process reads is new to each: this is another one
+            feed._claims.clear()  # what a process reads is new to each: this is another one
         wanted = {"lanes": 2, "partition_refresh_interval_s": 0.1, **settings}
         self.source = KafkaSource(KafkaSettings(source_topic=topic, **wanted), feeds=feeds)
         self.batches: list[Raw] = []
@@ -324,7 +324,7 @@ def test_batches_keep_keys_headers_timestamps_and_offsets_and_pickle(kafka: Kafk
         assert list(messages.timestamps_ms) == [1_700_000_000_123, 1_700_000_000_124]
         assert list(messages.offsets) == [0, 1]
         assert list(messages.part(1, 2).offsets) == [1]
-        assert (one.stream.flow, one.stream.topic, one.lane) == (FLOW, topic, "lane-000")
+        assert (one.stream.flow, one.stream.source, one.lane) == (FLOW, topic, "lane-000")
 
 
 def test_a_batch_ends_at_every_position_that_a_target_holds(kafka: Kafka, read: Start) -> None:
@@ -387,7 +387,7 @@ def test_the_cluster_inside_librdkafka_is_read_too(read: Start) -> None:
     target = a_target()
     address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
     assert read("demo", target, kafka_bootstrap_servers=address, until="end").to_end().values == [b"hello"]
-    assert {position.stream.topic_id for position in target.positions()} == {"name:demo"}
+    assert {position.stream.source_id for position in target.positions()} == {"name:demo"}
 
 
 # -- where it starts ---------------------------------------------------------------------------------

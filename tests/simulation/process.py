@@ -13,7 +13,7 @@ from tests.simulation.database import Lost, Violation
 from tests.simulation.source import LaneReader, Straddles, batch_of
 from tests.simulation.stepped import SteppedWriter
 from tests.simulation.target import ModelTarget
-from tests.simulation.truth import FLOW, STEPS, TOPIC
+from tests.simulation.truth import FLOW, STEPS
 from waxwing.batch import Batch, lane_name
 from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
 from waxwing.ownership import BEATS_PER_STALE, POLL_S, Member
@@ -213,7 +213,7 @@ class Process:
                 self._open_tries -= 1
                 self.open_due_s = self.world.clock_s + POLL_S
                 return
-            opened = open_feeds(feeds, TOPIC, streams, world.policy, None)
+            opened = open_feeds(feeds, streams, world.policy, None)
         except (TransientError, Lost) as error:
             if self._open_tries >= OPEN_TRIES_MAX:
                 raise TransientError(str(error)) from error

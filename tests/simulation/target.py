@@ -63,7 +63,7 @@ class ModelTarget(Target):
         return [row.position for key, row in rows if key == self.database.key(self.step, row.position.stream)]
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         self._statement("begin")
         for stream, offset_start, _ in starts:
             row = Progress(Position(stream, offset_start, offset_start))

@@ -149,7 +149,7 @@ def test_lost_positions_move_onto_the_log_and_are_counted_in_one_message() -> No
 
 
 def test_only_positions_of_an_earlier_topic_alone_mean_that_it_was_recreated() -> None:
-    old, new = Position(STREAM._replace(topic_id="old"), 5, 0), Position(STREAM, 1, 0)
+    old, new = Position(STREAM._replace(source_id="old"), 5, 0), Position(STREAM, 1, 0)
     assert recreated("orders", "id", [old]) is not None
     assert recreated("orders", "id", [old, new]) is None
     assert recreated("orders", "id", []) is None
@@ -160,7 +160,7 @@ def test_a_recovery_state_is_of_its_topic_and_knows_an_unfinished_run() -> None:
     state = LaneState("id", {0: 5}, {0: 9})
     assert pickle.loads(pickle.dumps(state)) == state
     assert state.offset(STREAM) == 5
-    assert state.offset(STREAM._replace(topic_id="new")) is None
+    assert state.offset(STREAM._replace(source_id="new")) is None
     assert state.unfinished
     assert not LaneState("id", {0: 9}, {0: 9}).unfinished
 

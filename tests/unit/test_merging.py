@@ -259,7 +259,7 @@ def test_the_memory_target_merges() -> None:
     mode = Merge(keys=("k",), add=("n", "v"), least=("low",), greatest=("day",), mean={"mean": ("v", "n")})
     target = MemoryTarget(mode)
     target.bind("flow", "step")
-    target.begin("topic", [Start(STREAM, 0, None)])
+    target.begin([Start(STREAM, 0, None)])
     one = {"k": "a", "n": 2, "v": Decimal(3), "low": None, "day": date(2026, 1, 1), "note": "x"}
     two = {"k": "a", "n": 2, "v": Decimal(-1), "low": 5, "day": date(2025, 1, 1), "note": "y"}
     writer = Writer(target, "lane-000")
@@ -276,7 +276,7 @@ def test_the_memory_target_merges() -> None:
 def test_the_memory_target_merges_objects_and_refuses_plain_tuples() -> None:
     target = MemoryTarget(Merge(keys=("k",), add=("n",)))
     target.bind("flow", "step")
-    target.begin("topic", [Start(STREAM, 0, None)])
+    target.begin([Start(STREAM, 0, None)])
     writer = Writer(target, "lane-000")
     writer.put(whole(0, 1, [Total("a", Decimal(1)), Packed("a", Decimal(2))]))
     writer.flush()

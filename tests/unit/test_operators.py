@@ -96,7 +96,7 @@ def test_map_batch_knows_where_each_record_comes_from() -> None:
     def make(origin: wop.Origin) -> Callable[[int, int], tuple[Any, ...]]:
         return lambda record, at: (
             half(record),
-            origin.stream.topic_id,
+            origin.stream.source_id,
             origin.offset(at),
             origin.key(at),
             origin.timestamp_ms(at),
@@ -215,7 +215,7 @@ class _Any(msgspec.Struct):
 
 # What a step may change of a batch, and everything else stays: fields to come, too.
 CHANGED = {"records", "at", "rejects", "deletes"}
-CUT = CHANGED | {"offset_first", "offset_next", "messages"}
+CUT = CHANGED | {"offset_first", "offset_next", "messages", "token"}
 STEPS: dict[str, tuple[set[str], Callable[[Flowing[Any]], Flowing[Any]]]] = {
     "parse": (CHANGED, lambda up: wop.parse("step", wop.map("bytes", up, lambda _: b"{}"), _Any)),
     "map": (CHANGED, lambda up: wop.map("step", up, half)),
@@ -236,6 +236,7 @@ def marked(item: Batch[Any], changed: set[str]) -> Batch[Any]:
         "mark": "idle",
         "idle_s": 2.5,
         "stands_for": (0, 2),
+        "token": b"own",
     }
     own |= {"offset_first": item.offset_first, "offset_next": item.offset_next, "messages": item.messages}
     kept = {field.name for field in fields(Batch)} - changed
@@ -272,6 +273,7 @@ def test_parts_of_a_batch_keep_every_field_but_those_that_are_cut() -> None:
     }
     for source, made, changed in copies.values():
         same(source, made, changed)
+    assert (whole.part(1, 3).token, whole.part(1, 9).token, whole.after(3).token) == (None, b"own", b"own")
     for half_of in halves([whole]):
         for made in half_of:
             same(whole, made, CUT)

@@ -57,7 +57,7 @@ class Owned(MemoryTarget):
         super().__init__(Append(), SinkSettings(flush_interval_s=0.0, **settings))
         self.kept = Kept(step)
         self.bind("flow", step, together)
-        self.begin("topic", [Start(STREAM, 0, None)])
+        self.begin([Start(STREAM, 0, None)])
 
     @override
     def records(self) -> Kept:  # type: ignore[override]  # memory has none

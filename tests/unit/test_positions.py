@@ -29,7 +29,7 @@ class Holding(MemoryTarget):
         return self.held
 
     @override
-    def begin(self, topic: str, starts: Sequence[Start]) -> Sequence[Position]:
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         self.told = {start.stream: start.offset_end for start in starts}
         known = {position.stream for position in self.held}
         new = [Position(one.stream, one.offset_start, one.offset_start) for one in starts if one.stream not in known]
@@ -42,7 +42,7 @@ def at(stream: Stream, offset: int, end: int | None) -> Position:
 
 def ends(*targets: Holding, log_ends: tuple[int, int] = (900, 900)) -> list[dict[Stream, int | None]]:
     logs = {ONE: 0, TWO: 0}
-    opened = open_feeds(targets, "t", logs, lambda: logs, dict(zip(logs, log_ends, strict=True)))
+    opened = open_feeds(targets, logs, lambda: logs, dict(zip(logs, log_ends, strict=True)))
     assert all(opened[stream].offset_end == targets[0].told[stream] for stream in logs)
     return [target.told for target in targets]
 

@@ -120,7 +120,7 @@ def test_two_sources_of_one_topic_name_into_one_step_are_refused_before_anything
     sink("out", op.merge("merge", *(op.input(f"in{n}", flow, source) for n, source in enumerate(sources))), target)
     with pytest.raises(BaseException, match=r"Two sources|error") as caught:
         run_main(flow)
-    assert "Two sources of flow two read a topic 'memory' into step out" in str(config_error(caught.value))
+    assert "Flow two reads 'memory' twice into step out" in str(config_error(caught.value))
     assert target.rows == []
 
 
@@ -130,7 +130,7 @@ def test_two_kafka_sources_of_one_topic_into_one_step_are_refused() -> None:
     first, second = KafkaSource(settings, feeds=[target]), KafkaSource(settings, feeds=[target])
     sink("out", op.input("in", flow, first), target)
     lane = first.build_part("two.in", "lane-000", None)
-    with pytest.raises(ConfigError, match="Two sources of flow two read a topic 't' into step out"):
+    with pytest.raises(ConfigError, match="Flow two reads 't' twice into step out"):
         second.build_part("two.in2", "lane-000", None)
     lane.close()
 

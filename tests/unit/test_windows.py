@@ -711,7 +711,7 @@ def fed(bucket: Bucket, definition: Windows, stream: Stream, records: Sequence[A
 
 
 def test_streams_that_are_no_longer_read_hold_no_window_open() -> None:
-    definition, new = define(), STREAM._replace(topic_id="made anew")
+    definition, new = define(), STREAM._replace(source_id="made anew")
     before = Bucket(definition, {STREAM: 0})
     fed(before, definition, STREAM, [(1, "a", 1)])
     bucket = Bucket.load(definition, before.pack(), [new])
@@ -787,11 +787,11 @@ def test_a_bucket_whose_place_is_in_the_log_does_not_jump() -> None:
 
 
 def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:
-    old, new, other = STREAM, STREAM._replace(topic_id="made anew"), Stream("flow", "other", "id", 0)
+    old, new, other = STREAM, STREAM._replace(source_id="made anew"), Stream("flow", "other", "id", 0)
     target = MemoryWindows(define())
     target.bind("flow", "totals")
     for stream in (old, other, new):
-        target.begin(stream.topic, [Start(stream, 0, None)])
+        target.begin([Start(stream, 0, None)])
     assert target.read_streams() == frozenset({new, other})
     assert {position.stream for position in target.positions()} == {old, new, other}, "positions stay"
 

@@ -48,7 +48,7 @@ class Faulty(MemoryTarget):
     def __init__(self, settings: SinkSettings, *, bad: set[Any] = frozenset(), named: bool = False) -> None:  # type: ignore[assignment]  # empty
         super().__init__(Append(), settings)
         self.bind("flow", "flow.step")
-        self.begin("topic", [Start(STREAM, 0, None)])
+        self.begin([Start(STREAM, 0, None)])
         self.bad, self.named = bad, named
         self.plan: Iterator[str] = iter(())
         self.writes = 0
@@ -260,7 +260,7 @@ def test_close_drops_what_waits() -> None:
 def test_upsert_in_memory_keeps_the_newest_version() -> None:
     target = MemoryTarget(Upsert(keys=("id",), newer_by="v"))
     target.bind("flow", "step")
-    target.begin("topic", [Start(STREAM, 0, None)])
+    target.begin([Start(STREAM, 0, None)])
     writer = Writer(target, "lane-000")
     rows = [{"id": 1, "v": 2}, {"id": 1, "v": 1}, {"id": 2, "v": 5}, {"id": 2, "v": 5, "late": True}]
     writer.put(batch(0, 4).with_records(rows, range(4)))

@@ -141,13 +141,13 @@ def status(flow: str) -> None:
 def _show(settings: KafkaSettings, flow: str, place: SqlSteps, steps: Mapping[str, Kept]) -> None:
     positions = [(step, position) for step in _with_positions(steps) for position in place.positions_of(step)]
     letters = [(step, *one) for step in steps for one in place.dead_letter_reasons(step)]
-    ends = _ends(settings, sorted({(p.stream.topic, p.stream.partition) for _, p in positions}))
+    ends = _ends(settings, sorted({(p.stream.source, p.stream.partition) for _, p in positions}))
     rows = []
     for step, position in sorted(positions):
         stream = position.stream
-        end = ends.get((stream.topic, stream.partition))
+        end = ends.get((stream.source, stream.partition))
         lag = "" if end is None else _grouped(end - position.offset_next)
-        rows.append((step, stream.topic, str(stream.partition), _grouped(position.offset_next), lag))
+        rows.append((step, stream.source, str(stream.partition), _grouped(position.offset_next), lag))
     _print(f"flow {flow}: the next offset of each partition", ("step", "topic", "partition", "next offset", "behind by"), rows)
     if letters:
         total, records = place.dead_letters()

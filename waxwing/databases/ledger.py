@@ -147,7 +147,7 @@ def of_stream(step: str, stream: Stream) -> sa.ColumnElement[bool]:
     """The position of one stream in one step."""
     return sa.and_(
         of_step(progress, stream.flow, step),
-        progress.c.topic_id == stream.topic_id,
+        progress.c.topic_id == stream.source_id,
         progress.c.topic_partition == stream.partition,
     )
 

@@ -64,11 +64,11 @@ def row_of(step: str, letter: DeadLetter, *, bytes_max: int, encoding: str | Non
     row: dict[str, object] = {
         "flow": letter.stream.flow,
         "step": step,
-        "topic_id": letter.stream.topic_id,
+        "topic_id": letter.stream.source_id,
         "topic_partition": letter.stream.partition,
         "topic_offset": letter.offset,
         "row_index": letter.row,
-        "topic": letter.stream.topic,
+        "topic": letter.stream.source,
         "stage": held(letter.stage, encoding)[:STAGE_CHARACTERS_MAX],
         "reason": reason,
         "message_key": None if 0 in gone else letter.key,

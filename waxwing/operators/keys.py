@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,12 +19,12 @@ from waxwing.operators.decoding import is_record, reading
 # Kinds of a key that is one value; all but bytes stand in JSON.
 VALUES = (str, int, bytes, UUID, Decimal, date, datetime, time)
 
-# What a tombstone deletes: the value of each key column by its name, or of the only one.
-Key = bytes | Mapping[str, Any] | tuple[Any]
+# What a tombstone deletes: the values of the key's columns; or the key as it came.
+Key = bytes | tuple[Any, ...]
 
 
-def key_reader(kind: Any) -> Callable[[bytes], Key]:
-    """From a message's key to what is deleted.
+def key_reader(kind: Any) -> tuple[Callable[[bytes], Key], tuple[str, ...]]:
+    """From a message's key to what is deleted, and the columns that its values are of (none: those of the table).
 
     The fields of a record are the key columns, by name. A plain type is the value of the only one: in JSON, but bytes, which are
     the key as it stands. None leaves it to the table: the key is the text of the only column's value (or its bytes).
@@ -32,9 +33,9 @@ def key_reader(kind: Any) -> Callable[[bytes], Key]:
         ConfigError: a kind that can't be read.
     """
     if kind is None:
-        return lambda key: key
+        return (lambda key: key), ()
     if kind is bytes:
-        return lambda key: (key,)
+        return (lambda key: (key,)), ()
     is_value = isinstance(kind, type) and kind in VALUES
     if is_value:
         decode: Callable[[Any], Any] = msgspec.json.Decoder(kind).decode
@@ -47,15 +48,16 @@ def key_reader(kind: Any) -> Callable[[bytes], Key]:
             f"parse: key={kind!r} is no type of keys.",
             hint="Give it a record type whose fields are the key columns, or str, int, bytes, UUID, Decimal, date or datetime.",
         )
-    cut, names = cutter(told), names_of(kind)
+    cut, names = cutter(told), tuple(names_of(kind) or ())
 
     def read(key: bytes) -> Key:
         made = decode(key if cut is None else cut([key])[0])
-        if names is None:
+        if not names:
             return (made,)
-        return dict(made) if isinstance(made, dict) else {name: getattr(made, name) for name in names}
+        one = made.get if isinstance(made, dict) else partial(getattr, made)
+        return tuple([one(name) for name in names])
 
-    return read
+    return read, names
 
 
 def names_of(kind: Any) -> list[str] | None:

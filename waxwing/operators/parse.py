@@ -82,7 +82,7 @@ class Parser:
     def __init__(self, kind: Any, stage: str, deletes: bool, value_bytes_max: int, key: Any = None) -> None:
         self._reading = reading(kind)
         self._cut = cutter(self._reading.told)
-        self._read_key = key_reader(key)
+        self._read_key, self._key_names = key_reader(key)
         self._stage, self._deletes, self._value_bytes_max = stage, deletes, value_bytes_max
 
     def parsed(self, batch: Batch[bytes | None]) -> Batch[Any]:
@@ -148,7 +148,7 @@ class Parser:
         if key is None:
             return "and no key says which row to delete"
         try:
-            deletes.append(Delete(at, self._read_key(key)))
+            deletes.append(Delete(at, self._read_key(key), self._key_names))
         except MemoryError:
             raise
         except RAISED as error:

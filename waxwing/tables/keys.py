@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -94,7 +94,7 @@ class Deletes:
         out = []
         for number, delete in enumerate(deletes, first):
             try:
-                key = self._key(delete.key)
+                key = self._key(delete)
             except ValueError:
                 bad[number] = "the tombstone's key is no value of the key column"
                 continue
@@ -103,15 +103,17 @@ class Deletes:
             out.append(key)
         return out
 
-    def _key(self, key: bytes | Mapping[str, Any] | tuple[Any]) -> Key:
-        if isinstance(key, Mapping):
-            if unknown := sorted(map(str, key.keys() - set(self._names))):
+    def _key(self, delete: Delete) -> Key:
+        key, names = delete.key, delete.names
+        if isinstance(key, tuple) and names not in ((), self._names):
+            if unknown := sorted(set(names) - set(self._names)):
                 raise ConfigError(
                     f"The keys of tombstones have {', '.join(unknown)}, which is no key column of table {self._table}.",
                     hint=f"Let the fields of parse(..., key=...) be the keys of the Upsert: {', '.join(self._names)}.",
                 )
-            return tuple([key.get(name) for name in self._names])
-        if isinstance(key, tuple) and len(self._names) == 1:
+            values = dict(zip(names, key, strict=True))
+            return tuple([values.get(name) for name in self._names])
+        if isinstance(key, tuple) and len(key) == len(self._names):
             return key
         if isinstance(key, tuple) or self._reader is None:
             raise ConfigError(
