@@ -123,7 +123,8 @@ class Batch(Generic[R]):
     The records of a batch that is `whole` stand for all its messages at once (pre-aggregates do), or for those that a filter
     left (`stands_for`, their numbers): it is never cut, and `at` says nothing of them. A batch with a `mark` holds nothing: its
     partition has no more records, for now ("idle", since `idle_s`) or for ever ("end" of a bounded run).
-    `token` is what the source calls the place of offset_next, where it can be read from: opaque to all others, TOKEN_BYTES_MAX at most.
+    `token` is what the source calls the place of offset_next, where it can be read from: opaque to all others, of TOKEN_BYTES_MAX
+    at most.
     """
 
     stream: Stream

@@ -263,7 +263,7 @@ def test_a_step_keeps_every_field_of_a_batch_but_those_it_is_for(name: str) -> N
 
 def test_parts_of_a_batch_keep_every_field_but_those_that_are_cut() -> None:
     item = marked(batch([4, 5, 6]), CUT)
-    whole = replace(item, whole=False)
+    whole = replace(item, whole=False, token=b"own")
     copies = {
         "part": (whole, whole.part(1, 3), CUT),
         "after": (whole, whole.after(3), CUT),
