@@ -12,6 +12,7 @@ from typing_extensions import override
 from sinks.writer.writer import Writer
 from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
+from waxwing.graph import feed_from
 from waxwing.operators.declared import key_type, record_type
 from waxwing.target import Target
 
@@ -21,8 +22,7 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
 
     Parallelism: one writer thread per lane, in the lane's own process; a target with one writer
         (SQLite) has one for all lanes.
-    Delivery: exactly once, where batches come straight from one source that was given the target
-        (`feeds=[target]`): tests/faults/test_window_storm.py.
+    Delivery: exactly once, where batches come straight from a source of ours (tests/faults/test_window_storm.py).
 
     Raises:
         ConfigError: the target serves another step already, or not one record of the declared type could be written.
@@ -35,10 +35,11 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
 
 
 def bind(step_id: str, up: Flowing[Any], target: Target) -> None:
-    """Name to the target the step that it serves."""
+    """Name to the target the step that it serves, and to the sources above the target."""
     flow = up.flow()
     # Kept on the Dataflow itself: the targets of one flow, whichever of its sources feed them.
     target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
+    feed_from(up, target)
 
 
 class TargetSink(FixedPartitionedSink[Any, None]):

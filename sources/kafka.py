@@ -12,6 +12,7 @@ from sources.group_offsets import Durable, GroupOffsets
 from sources.kafka_lane import Lane, Raw
 from sources.kafka_start import LaneState
 from sources.kafka_topic import TopicWatch
+from sources.kit.feeds import Feeds
 from waxwing import runtime
 from waxwing.batch import lane_name
 from waxwing.errors import ConfigError
@@ -27,12 +28,12 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
 
     Args:
         settings: brokers, topic, where to start and end, what to do about lost data.
-        feeds: the targets that this source's batches end in: they say where to start.
+        feeds: the targets that say where to start; by default those of all sinks behind this source.
         flow: the flow's name in the keys of positions; by default the Dataflow's own.
 
     Parallelism: `LANES` readers over all workers and processes; lane i reads every partition p with p % LANES == i, added
         ones too. The number may change from one start to the next where targets remember.
-    Delivery: exactly once into the targets in `feeds` (tests/faults/test_kafka_source.py). Into a plain Bytewax sink, as
+    Delivery: exactly once into the targets behind it (tests/faults/test_kafka_source.py). Into a plain Bytewax sink, as
         Bytewax's recovery gives it: at least once with `-r`, else whatever START says.
 
     Raises:
@@ -43,13 +44,21 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
         TransientError: no broker answered for KAFKA_AWAY_MAX_S.
     """
 
-    def __init__(self, settings: KafkaSettings, feeds: Sequence[Target] = (), flow: str = "") -> None:
+    def __init__(self, settings: KafkaSettings, feeds: Sequence[Target] | None = None, flow: str = "") -> None:
         client_config(settings)  # what is wrong with them is said before anything starts
         if not settings.source_topic:
             raise ConfigError("SOURCE_TOPIC is not given.", hint="Set it to the topic to read.")
-        self._settings, self._feeds, self._flow = settings, tuple(feeds), flow
+        self._settings, self._targets, self._flow = settings, Feeds(feeds), flow
         self._shared: tuple[TopicWatch, Durable] | None = None
         self._lock = threading.Lock()
+
+    def feed(self, graph: object, target: Target) -> None:
+        """A sink of this graph stands behind it."""
+        self._targets.add(graph, target)
+
+    @property
+    def _feeds(self) -> Sequence[Target]:
+        return self._targets.targets
 
     @override
     def list_parts(self) -> list[str]:

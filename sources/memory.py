@@ -12,6 +12,7 @@ import orjson
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from typing_extensions import override
 
+from sources.kit.feeds import Feeds
 from waxwing import runtime
 from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
 from waxwing.errors import ConfigError
@@ -46,7 +47,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         batch_records: records in a batch; or, by partition, the sizes of the batches in turn (0 makes an empty
             one; what is left comes as one batch).
         lanes: lane i reads the partitions p with p % lanes == i.
-        feeds: the targets; where they hold positions, the source goes on from there.
+        feeds: the targets that say where to start; by default those of all sinks behind this source.
         ends: mark the end of each partition, so that windows close; False, where more is to come in a later run.
         begin: "anew": as the setting BEGIN.
 
@@ -54,7 +55,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         ConfigError: an item is none of these.
 
     Parallelism: one lane per worker at most, as the Kafka source.
-    Delivery: exactly once into targets in `feeds` (tests/flows/test_memory.py); a second run goes on where the first ended.
+    Delivery: exactly once into the targets behind it (tests/flows/test_memory.py); a second run goes on where the first ended.
     """
 
     def __init__(
@@ -65,16 +66,24 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         topic: str = "memory",
         batch_records: int | Mapping[int, Sequence[int]] = 100,
         lanes: int = 1,
-        feeds: Sequence[Target] = (),
+        feeds: Sequence[Target] | None = None,
         ends: bool = True,
         begin: Literal["", "anew"] = "",
     ) -> None:
         partitions = data if isinstance(data, Mapping) else {0: data}
-        self._feeds, self._lanes, self._batch_records = feeds, lanes, batch_records
+        self._targets, self._lanes, self._batch_records = Feeds(feeds), lanes, batch_records
         self._topic, self._ends, self._anew = topic, ends, begin == "anew"
         self._flow = flow
         self._messages = {number: _columns(items) for number, items in partitions.items()}
         self._opened: dict[Stream, StartAt] | None = None
+
+    def feed(self, graph: object, target: Target) -> None:
+        """A sink of this graph stands behind it."""
+        self._targets.add(graph, target)
+
+    @property
+    def _feeds(self) -> Sequence[Target]:
+        return self._targets.targets
 
     @override
     def list_parts(self) -> list[str]:

@@ -200,8 +200,8 @@ class Batch(Generic[R]):
             raise OffsetGap(
                 f"{self.stream}: a stored position, {offset}, lies inside a batch that stands for offsets {self.offset_first} "
                 f"to {self.offset_next} as a whole.",
-                hint="Nothing of it was written. The source must be given every target of the flow (feeds=[...]), so that it "
-                "ends a batch at each stored position.",
+                hint="Nothing of it was written. The source must know every target of the flow, so that it ends a batch at each "
+                "stored position: leave feeds=[...] out.",
                 source=self.stream.source,
                 partition=self.stream.partition,
                 offset_first=self.offset_first,

@@ -18,6 +18,11 @@ from waxwing.errors import ConfigError
 from waxwing.ownership import Ownership, Records
 from waxwing.settings import SinkSettings
 
+# What to do about a target whose position nobody has stored.
+UNFED_HINT = (
+    "Its batches come from no source that knows it: read them with sources.read (a source told feeds=[...] knows these alone)."
+)
+
 
 class Position(NamedTuple):
     """A stored position of one stream in one step.

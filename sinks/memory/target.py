@@ -14,7 +14,7 @@ from waxwing.batch import Stream
 from waxwing.errors import ConfigError, Fenced, TargetError
 from waxwing.settings import SinkSettings
 from waxwing.tables.modes import Append, Mode
-from waxwing.target import Change, DeadLetter, Position, Session, Start, Target, sources_of
+from waxwing.target import UNFED_HINT, Change, DeadLetter, Position, Session, Start, Target, sources_of
 
 # In memory there is nothing to group for: a test sees each record at once.
 MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
@@ -122,7 +122,7 @@ class MemoryTarget(Target):
             if (self.step, stream) not in self._positions:
                 raise ConfigError(
                     f"Step {self.step} has no position for {stream}.",
-                    hint="Give the target to the source as well: feeds=[target].",
+                    hint=UNFED_HINT,
                 )
             self._owners[self.step, stream] = token
             return self._positions[self.step, stream]

@@ -15,7 +15,7 @@ from waxwing.databases import address, ledger, letters
 from waxwing.databases.base import Database
 from waxwing.errors import ConfigError, Fenced, RowError, TransientError, WaxwingError
 from waxwing.ownership import Member, Record, Records, alive, is_lost, is_rival, run_of
-from waxwing.target import Position, Session
+from waxwing.target import UNFED_HINT, Position, Session
 
 if TYPE_CHECKING:
     from sinks.sql.target import SqlTarget
@@ -262,7 +262,7 @@ class OwnedSession(Session):
         if row is None:
             raise ConfigError(
                 f"Step {self._step} has no position for {stream}.",
-                hint="Give the target to the source as well: feeds=[target].",
+                hint=UNFED_HINT,
                 step=self._step,
             )
         return row

@@ -14,7 +14,7 @@ from waxwing.errors import ConfigError, TransientError
 from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, first_opening, openings
 from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import WindowSettings
-from waxwing.target import Position, Start, Target
+from waxwing.target import UNFED_HINT, Position, Start, Target
 
 BUCKETS_MAX = 1_000
 
@@ -78,7 +78,7 @@ class WindowTarget(Target):
         if self._openings is None:
             raise ConfigError(
                 f"{self.name}: the source of {batch.stream} does not know this target, nor where its windows stand.",
-                hint="Give it to the source: KafkaSource(settings, feeds=[..., this target]).",
+                hint=UNFED_HINT,
             )
         opening = self._openings.get(batch.stream)
         if opening is not None and batch.offset_first < opening.offset and batch.offset_next <= opening.offset:
@@ -87,7 +87,7 @@ class WindowTarget(Target):
             stood = "nowhere" if opening is None else f"at {opening.offset:,}"
             raise TransientError(
                 f"{self.name}: {batch.stream} is read from {batch.offset_first:,}, and its windows stood {stood}.",
-                hint="Give the target to the source as well (feeds=[target]), and start again.",
+                hint="Start again. " + UNFED_HINT,
             )
         return opening
 

@@ -94,7 +94,7 @@ class Admission:
                     f"{stream}: a batch covers offsets {batch.offset_first} to {batch.offset_next}, "
                     f"expected was one from {expected}.",
                     hint="Nothing of this batch was written. A sink must be fed by one unbroken path from its source: no "
-                    "redistribute, no merge of branches of one stream; and the source must be given the target (feeds=[target]).",
+                    "redistribute, no merge of branches of one stream; and the source must know the target: no feeds=[...].",
                     source=stream.source,
                     partition=stream.partition,
                     offset_first=batch.offset_first,

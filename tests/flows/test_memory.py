@@ -82,10 +82,10 @@ def test_what_is_no_message_is_refused() -> None:
 
 def test_a_target_that_the_source_does_not_know_is_a_clear_error() -> None:
     target = MemoryTarget()
-    with pytest.raises((ConfigError, RuntimeError), match=r"feeds=|error") as caught:
-        run_main(build(MemorySource([b"a"]), target))
+    with pytest.raises((ConfigError, RuntimeError), match=r"sources\.read|error") as caught:
+        run_main(build(MemorySource([b"a"], feeds=[]), target))
     causes: list[BaseException | None] = [caught.value, caught.value.__cause__, caught.value.__context__]
-    assert any(isinstance(cause, ConfigError) and "feeds=[target]" in str(cause) for cause in causes)
+    assert any(isinstance(cause, ConfigError) and "sources.read" in str(cause) for cause in causes)
 
 
 def test_a_renamed_step_is_refused_with_what_to_do() -> None:

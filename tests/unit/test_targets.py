@@ -94,7 +94,7 @@ def test_windows_need_a_target_that_keeps_them(tmp_path: Path) -> None:
 
 def test_windows_whose_source_does_not_know_them_are_refused_with_what_to_do(tmp_path: Path) -> None:
     flow = Dataflow("windows")
-    records = ww.parse("parse", op.input("in", flow, MemorySource({0: [{"id": 7}]}, lanes=1)), Numbered)
+    records = ww.parse("parse", op.input("in", flow, MemorySource({0: [{"id": 7}]}, feeds=[], lanes=1)), Numbered)
     totals = sa.Table(
         "totals", sa.MetaData(), sa.Column("window_start", sa.BigInteger, primary_key=True), sa.Column("n", sa.Integer)
     )
@@ -105,7 +105,7 @@ def test_windows_whose_source_does_not_know_them_are_refused_with_what_to_do(tmp
     while error is not None and not isinstance(error, ConfigError):
         error = error.__cause__ or error.__context__
     assert isinstance(error, ConfigError)
-    assert "feeds=" in error.hint
+    assert "sources.read" in error.hint
 
 
 def test_two_sources_of_one_topic_name_into_one_step_are_refused_before_anything_is_read() -> None:
