@@ -6,6 +6,7 @@ A `Session` is one per partition: one connection, one writer, used by one thread
 
 from __future__ import annotations
 
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -67,6 +68,17 @@ class Start(NamedTuple):
 def sources_of(starts: Iterable[Start]) -> set[str]:
     """The names of their sources."""
     return {start.stream.source for start in starts}
+
+
+class Expected(NamedTuple):
+    """What a reader of the flow reads: a source of this name, or with `pattern` all whose names this regular expression fits."""
+
+    name: str
+    pattern: bool = False
+
+    def has(self, source: str) -> bool:
+        """Is it of this?"""
+        return re.fullmatch(self.name, source) is not None if self.pattern else source == self.name
 
 
 class DeadLetter(NamedTuple):
@@ -165,8 +177,8 @@ class Target(ABC):
         self.reasons_told: set[str] = set()  # kinds of dead letters that the log has named in this process
         self._flow_targets: dict[str, Target] = {}
         self._claims: dict[str, object] = {}  # by the source's name
-        # The sources that the flow reads into this target, by name, known before the first of them begins.
-        self.expected: set[str] = set()
+        # The sources that the flow reads into this target, known before the first of them begins.
+        self.expected: set[Expected] = set()
         self.ownership = Ownership()
 
     # -- which step it serves ------------------------------------------------------------------
@@ -194,9 +206,14 @@ class Target(ABC):
         if (records := self.records()) is not None:
             self.ownership.add(flow, step, records)
 
-    def expect(self, source: str) -> None:
+    def expect(self, source: Expected | str) -> None:
         """Called by whoever feeds this target, in each process, before any source of the flow is read: see `expected`."""
-        self.expected.add(source)
+        self.expected.add(Expected(source) if isinstance(source, str) else source)
+
+    def not_begun(self, streams: Iterable[Stream]) -> set[Expected]:
+        """What is expected and has none of these streams yet. (Those of a pattern begin together; later ones join.)"""
+        begun = {stream.source for stream in streams}
+        return {one for one in self.expected if not any(map(one.has, begun))}
 
     def claim(self, source: str, reader: object) -> None:
         """Called by whoever feeds this target, before it reads: one reader a source.

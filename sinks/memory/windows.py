@@ -72,7 +72,8 @@ class MemoryWindows(MemoryTarget, WindowTarget):
         sources = sources_of(starts)
         with self._lock:
             # This object outlives runs: what an earlier one read of these sources says nothing about this one.
-            others = {stream for stream in self._read if stream.source not in sources}
+            of_others = self.of_others(starts, {stream.source for stream in self._read})
+            others = {stream for stream in self._read if of_others(stream.source)}
             self._read = frozenset(others | {start.stream for start in starts})
             states = [p.state for (step, _), p in self._positions.items() if step == self.step and p.state is not None]
             self._streams = add_starts(self._streams, [Bucket.positions(state) for state in states], starts)

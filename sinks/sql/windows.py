@@ -129,8 +129,8 @@ class SqlWindows(SqlTarget, WindowTarget):
     def _now_read(self, streams: Streams, starts: Sequence[Start]) -> Streams:
         """The streams, those marked that are read: of these sources those given, of another one what was said when it began."""
         given = {start.stream for start in starts}
-        others = (self.expected | self._begun_here) - sources_of(starts)
-        return {s: one._replace(read=s in given or (s.source in others and one.read)) for s, one in streams.items()}
+        of_others = self.of_others(starts, self._begun_here)
+        return {s: one._replace(read=s in given or (one.read and of_others(s.source))) for s, one in streams.items()}
 
     @override
     def read_streams(self) -> frozenset[Stream]:

@@ -18,7 +18,7 @@ from waxwing.operators.windows import NEVER, Bucket, Emission, Mark, Piece
 from waxwing.operators.windows.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
 from waxwing.settings import WindowSettings
-from waxwing.target import Change, DeadLetter, Position, Target
+from waxwing.target import Change, DeadLetter, Expected, Position, Target
 
 # An emission of so many rows does not wait for its time: they would fill the memory.
 ROWS_MAX = 50_000
@@ -48,7 +48,7 @@ class WindowAdmission:
         self._judged_messages = 0
         self._stood: dict[Stream, int] = {}  # where the last emission left each stream
         self._run_too_long = ""  # what is wrong, if one has passed BAD_RUN_MAX since the last emission
-        self._unknown: set[str] = set()  # sources of the flow that have not begun, by name
+        self._unknown: set[Expected] = set()  # sources of the flow that have not begun
         self._state = b""
         self._messages = 0
         self.due_s = math.inf
@@ -74,7 +74,7 @@ class WindowAdmission:
         assert position.state is not None
         live = self._target.read_streams()
         self._bucket = Bucket.load(self._target.windows, position.state, live=live)
-        self._unknown = self._target.expected - {stream.source for stream in live}
+        self._unknown = self._target.not_begun(live)
         self._bucket.waits = bool(self._unknown)
         self._position = position._replace(state=None)
         self._run_stored = position.bad_run if self._bucket.bad_runs is None else 0
@@ -120,9 +120,9 @@ class WindowAdmission:
         """Has another source begun, in whichever process? Before its first piece comes, it has."""
         assert self._bucket is not None
         live = self._target.read_streams()
-        if found := self._unknown & {stream.source for stream in live}:
+        if (left := self._unknown & self._target.not_begun(live)) != self._unknown:
             self._bucket.reads(live)
-            self._unknown -= found
+            self._unknown = left
             self._bucket.waits = bool(self._unknown)
 
     def change(self, batches: list[Batch[Any]]) -> Change:

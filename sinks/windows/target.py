@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from typing_extensions import override
@@ -14,7 +14,7 @@ from waxwing.errors import ConfigError, TransientError
 from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, first_opening, openings
 from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import WindowSettings
-from waxwing.target import UNFED_HINT, Position, Start, Target
+from waxwing.target import UNFED_HINT, Position, Start, Target, sources_of
 
 BUCKETS_MAX = 1_000
 
@@ -64,6 +64,21 @@ class WindowTarget(Target):
     @override
     def idle_after_s(self) -> float | None:
         return self.windows.idle_after_s
+
+    def of_others(self, starts: Sequence[Start], begun: Collection[str]) -> Callable[[str], bool]:
+        """Whether a source is read by another reader of the flow than the one that begins with these: what that one read before
+        and does no longer (a topic of a pattern) is not waited for. `begun`: sources that have begun here.
+        """
+        now = sources_of(starts)
+        mine = {one for one in self.expected if any(map(one.has, now))}
+        others = self.expected - mine
+
+        def is_of_others(source: str) -> bool:
+            if source in now or any(one.has(source) for one in mine):
+                return False
+            return source in begun or any(one.has(source) for one in others)
+
+        return is_of_others
 
     def check_types(self, kind: Any) -> None:
         """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import bytewax.operators as op
@@ -11,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import StatefulSourcePartition
+from pydantic import SecretStr
 from typing_extensions import override
 
 from sinks import MemoryWindows, SqlLiveWindows, SqlWindows, window_sink
@@ -18,7 +20,10 @@ from sources.memory import MemorySource
 from tests.conformance.place import ON_THREE, Place
 from tests.conformance.test_starts import Record, at, letters, names, play, settings, steps_of
 from waxwing import operators as ww
+from waxwing.batch import Stream
 from waxwing.operators.windows import Count, Tumbling, Windows
+from waxwing.settings import SqlWindowSettings
+from waxwing.target import Expected, Start
 
 MINUTES = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
 
@@ -97,3 +102,31 @@ def test_memory_waits_for_the_other_topic_too() -> None:
     run("flow", target, "topic", seconds(1, 70), seconds(2, 71), lambda: next(calls) > 50)
     assert [(row["window_start"] // 1_000_000, row["n"]) for row in target.rows] == [(0, 2), (60, 2)]
     assert target.dead_letters == []
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_of_a_pattern_s_streams_those_are_waited_for_that_are_read_now(in_memory: bool, tmp_path: Path) -> None:
+    def a_target() -> Any:
+        if in_memory:
+            return MemoryWindows(MINUTES)
+        url = f"sqlite:///{tmp_path / 'windows.sqlite'}"
+        return SqlWindows(SqlWindowSettings(database_url=SecretStr(url)), totals, MINUTES)
+
+    totals = sa.Table("t", sa.MetaData(), sa.Column("window_start", sa.BigInteger, primary_key=True), sa.Column("n", sa.Integer))
+    kept = a_target()
+    pattern, name = Expected(r"orders\..*", pattern=True), Expected("payments")
+    de, fr, at_, other = (Stream("flow", source, "id", 0) for source in ("orders.de", "orders.fr", "orders.at", "payments"))
+    for now, known in (([de, fr], 2), ([fr], 1), ([fr, at_], 2)):  # each a run: of the second one a topic is gone
+        target = kept if in_memory else a_target()
+        target.bind("flow", "totals", {})
+        target.prepare()
+        for expected in (pattern, name):
+            target.expect(expected)
+        target.begin([Start(stream, 0, None) for stream in now])
+        of_pattern = {stream for stream in target.read_streams() if pattern.has(stream.source)}
+        assert (of_pattern, len(of_pattern)) == (set(now), known)
+        target.begin([Start(other, 0, None)])  # the other reader's: nothing changes for the pattern's
+        assert target.read_streams() == {*now, other}
+        assert target.not_begun(target.read_streams()) == set()
+    assert target.not_begun([other]) == {pattern}
+    assert not Expected("orders.de").has("ordersxde")
