@@ -47,7 +47,7 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
     def __init__(self, settings: KafkaSettings, feeds: Sequence[Target] | None = None, flow: str = "") -> None:
         client_config(settings)  # what is wrong with them is said before anything starts
         if not settings.source_topic:
-            raise ConfigError("SOURCE_TOPIC is not given.", hint="Set it to the topic to read.")
+            raise ConfigError(f"{settings.name_of('source_topic')} is not given.", hint="Set it to the topic to read.")
         self._settings, self._targets, self._flow = settings, Feeds(feeds), flow
         self._shared: tuple[TopicWatch, Durable] | None = None
         self._lock = threading.Lock()

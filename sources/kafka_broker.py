@@ -146,7 +146,8 @@ class Broker:
                 brokers = self._settings.kafka_bootstrap_servers
                 if away_s >= self._settings.kafka_away_max_s:
                     hint = "Check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and whether the broker runs; then start again."
-                    raise TransientError(f"No answer from Kafka at {brokers} for {away_s:.0f} s: {reason}.", hint=hint) from error
+                    message = f"No answer from Kafka at {brokers} for {away_s:.0f} s: {reason}."
+                    raise TransientError(message, hint=self._settings.told(hint)) from error
                 what = f"Kafka at {brokers} does not answer ({reason})"
                 log.lasting("kafka_away", what, f"{what}; still trying.", away_s=round(away_s, 1))
                 said = True

@@ -144,10 +144,10 @@ class TopicWatch:
             message = f"Topic {self._name!r} does not exist on {self._settings.kafka_bootstrap_servers}."
             if self._settings.on_unknown_topic == "fail":
                 hint = "Create it, correct SOURCE_TOPIC, or set ON_UNKNOWN_TOPIC=wait."
-                raise ConfigError(message, hint=hint, topic=self._name)
+                raise ConfigError(message, hint=self._settings.told(hint), topic=self._name)
             if time.monotonic() > say_again_s:
                 hint = "Waiting for it to be created (ON_UNKNOWN_TOPIC=wait); is SOURCE_TOPIC right?"
-                log.warning("unknown_topic", f"{message} {hint}", topic=self._name)
+                log.warning("unknown_topic", f"{message} {self._settings.told(hint)}", topic=self._name)
                 said, say_again_s = True, time.monotonic() + SAY_AGAIN_S
             self._pause(TOPIC_POLL_S)
         if said:

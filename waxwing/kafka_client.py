@@ -52,9 +52,9 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     """
     for key, why in REFUSED.items():
         if key in settings.kafka_config:
-            raise ConfigError(f"KAFKA_CONFIG may not set {key!r}: {why}.", hint="Take it out.", key=key)
+            raise _error(settings, f"KAFKA_CONFIG may not set {key!r}: {why}.", hint="Take it out.", key=key)
     if not settings.kafka_bootstrap_servers:
-        raise ConfigError("KAFKA_BOOTSTRAP_SERVERS is empty.", hint="Set it to host:port of one or more brokers.")
+        raise _error(settings, "KAFKA_BOOTSTRAP_SERVERS is empty.", hint="Set it to host:port of one or more brokers.")
     protocol = settings.kafka_security_protocol
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
@@ -78,21 +78,23 @@ def _sasl(settings: KafkaSettings) -> dict[str, str]:
     mechanism, extra = settings.kafka_sasl_mechanism, settings.kafka_config
     wanted = "SASL" in settings.kafka_security_protocol
     if mechanism and not wanted:
-        raise ConfigError(
+        raise _error(
+            settings,
             f"KAFKA_SASL_MECHANISM is {mechanism}, but KAFKA_SECURITY_PROTOCOL is {settings.kafka_security_protocol}.",
             hint="Set KAFKA_SECURITY_PROTOCOL to SASL_SSL or SASL_PLAINTEXT.",
         )
     if not wanted or not mechanism:
         if wanted and not extra.keys() & {"sasl.mechanism", "sasl.mechanisms"}:
-            raise ConfigError(
+            raise _error(
+                settings,
                 f"KAFKA_SECURITY_PROTOCOL is {settings.kafka_security_protocol}, but KAFKA_SASL_MECHANISM is empty.",
                 hint="Set it to PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
             )
         return {}
     password = settings.kafka_sasl_password.get_secret_value()
     if not settings.kafka_sasl_username or not password:
-        raise ConfigError(
-            f"KAFKA_SASL_MECHANISM {mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD.", hint="Set both."
+        raise _error(
+            settings, f"KAFKA_SASL_MECHANISM {mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD.", hint="Set both."
         )
     return {"sasl.mechanism": mechanism, "sasl.username": settings.kafka_sasl_username, "sasl.password": password}
 
@@ -106,8 +108,8 @@ def make_client(kind: Callable[[dict[str, Any]], C], config: Mapping[str, Any], 
     for key, name in _FILES.items():
         path = getattr(settings, name)
         if config.get(key) == path and path and not Path(path).is_file():
-            raise ConfigError(
-                f"{name.upper()}: there is no file {path!r}.", hint="Set it to a PEM file that this process can read."
+            raise _error(
+                settings, f"{name.upper()}: there is no file {path!r}.", hint="Set it to a PEM file that this process can read."
             )
     try:
         return kind(dict(config))
@@ -116,7 +118,7 @@ def make_client(kind: Callable[[dict[str, Any]], C], config: Mapping[str, Any], 
     except (TypeError, ValueError) as error:
         reason = str(error)
     # librdkafka quotes values of numbers and enumerations, never those of passwords.
-    raise ConfigError(f"Kafka's client refuses its configuration: {reason}.", hint=_blame(reason))
+    raise _error(settings, f"Kafka's client refuses its configuration: {reason}.", hint=_blame(reason))
 
 
 def _blame(reason: str) -> str:
@@ -138,7 +140,7 @@ def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
             hint = (
                 f"Check KAFKA_SASL_USERNAME (now {settings.kafka_sasl_username!r}), KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM."
             )
-        return ConfigError(f"Kafka refuses the login: {reason}.", hint=hint)
+        return _error(settings, f"Kafka refuses the login: {reason}.", hint=hint)
     if code == KafkaError._SSL:
         if "verif" in reason:
             hint = (
@@ -146,13 +148,18 @@ def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
             )
         else:
             hint = "Check KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CA_FILE, KAFKA_SSL_CERTIFICATE_FILE and KAFKA_SSL_KEY_FILE."
-        return ConfigError(f"TLS with Kafka fails: {reason}.", hint=hint)
+        return _error(settings, f"TLS with Kafka fails: {reason}.", hint=hint)
     if code in _AUTHORIZATION:
-        return ConfigError(
+        return _error(
+            settings,
             f"Kafka does not allow it: {reason}.",
             hint="Give the user Read and Describe on the topic and Read on the group (KAFKA_GROUP_ID).",
         )
     return None
+
+
+def _error(settings: KafkaSettings, message: str, hint: str, **context: str) -> ConfigError:
+    return ConfigError(settings.told(message), hint=settings.told(hint), **context)
 
 
 def reason_of(error: KafkaError) -> str:

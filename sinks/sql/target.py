@@ -17,13 +17,13 @@ from sinks.sql.ownership import SqlOwners, translated
 from sinks.sql.session import Looked, SqlSession
 from sinks.sql.step_store import Step
 from waxwing.batch import Stream
-from waxwing.configuration import setting_of
 from waxwing.databases import address, database_for, ledger, letters, rights
 from waxwing.databases.base import Need
 from waxwing.databases.ddl import ensure
 from waxwing.errors import ConfigError, RightsError, TransientError
 from waxwing.operators.windows import Windows
 from waxwing.settings import SqlSettings
+from waxwing.settings.reading import setting_of
 from waxwing.tables.dialect import Dialect
 from waxwing.tables.modes import Append, Merge, Mode
 from waxwing.tables.planning import plan
@@ -56,7 +56,7 @@ class SqlTarget(Target):
         super().__init__(settings)
         self.statement_timeout_s = settings.database_statement_timeout_s
         text = settings.database_url.get_secret_value()
-        self.setting = setting_of(text)
+        self.setting = settings.given_by("database_url") or setting_of(text)
         self._url = address.parsed(text, self.setting or "DATABASE_URL")
         with address.named(self.setting):
             self._database = database_for(self._url)

@@ -16,10 +16,13 @@ from pydantic import Field, SecretBytes, SecretStr
 from dataflows.orders import OrdersSettings
 from waxwing.cli import reference
 from waxwing.cli.reference import env_file, markdown
-from waxwing.configuration import ENV_FILE, environment_names, load, names_of, read, shown
 from waxwing.errors import ConfigError
 from waxwing.secrets import HIDDEN, scrub
 from waxwing.settings import KafkaSettings, SqlSettings
+from waxwing.settings.checking import load
+from waxwing.settings.names import environment_names, names_of
+from waxwing.settings.reading import ENV_FILE, read
+from waxwing.settings.secret import shown
 
 ROOT = Path(__file__).parents[2]
 NAMES = names_of(OrdersSettings)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from waxwing import mistakes
 from waxwing.errors import ConfigError, WaxwingError
-from waxwing.settings import Group
+from waxwing.settings import Group, Settings
 
 
 def import_string(flow: str) -> str:
@@ -104,4 +104,4 @@ def settings_of(flow: str) -> type[Group]:
         raise ConfigError(
             f"{found.__name__} defines no settings.", hint="Let it define a class that inherits KafkaSettings, SqlSettings."
         )
-    return own[-1]
+    return next((kind for kind in own if issubclass(kind, Settings)), own[-1])

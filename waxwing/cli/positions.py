@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,19 +20,22 @@ from sinks import SqlWindows
 from sinks.sql.steps import Kept, SqlSteps, refuse_own
 from waxwing import log
 from waxwing.cli.flows import demand, module, settings_of
-from waxwing.configuration import load, names_given
 from waxwing.databases import address, database_for
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config, make_client, reason_of
-from waxwing.settings import KafkaSettings, SqlSettings
+from waxwing.settings import DatabaseSettings, KafkaSettings, Settings, SqlSettings
+from waxwing.settings.checking import load
+from waxwing.settings.group import Prefixed, values_in
+from waxwing.settings.names import FILE
+from waxwing.settings.reading import names_given
 
 KAFKA_TIMEOUT_S = 10.0
 REASONS_SHOWN = 30
-# What a flow's second database is called where its settings can't be asked.
-MORE_DATABASES = "_DATABASE_URL"
+# How a flow's second database is told where its settings can't be asked.
+_MORE_DATABASES = re.compile(rf"([A-Z][A-Z0-9_]*_)(DATABASE_URL(?:{FILE})?|MYSQL_HOST|SQLSERVER_HOST)")
 
 
-class PositionsSettings(KafkaSettings, SqlSettings):
+class PositionsSettings(Settings, KafkaSettings, SqlSettings):
     """Where the positions are, and the topics that they belong to."""
 
 
@@ -138,7 +142,7 @@ def status(flow: str) -> None:
         _show(settings, flow, place, steps)
 
 
-def _show(settings: KafkaSettings, flow: str, place: SqlSteps, steps: Mapping[str, Kept]) -> None:
+def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mapping[str, Kept]) -> None:
     positions = [(step, position) for step in _with_positions(steps) for position in place.positions_of(step)]
     letters = [(step, *one) for step in steps for one in place.dead_letter_reasons(step)]
     ends = _ends(settings, sorted({(p.stream.source, p.stream.partition) for _, p in positions}))
@@ -164,21 +168,32 @@ def _show(settings: KafkaSettings, flow: str, place: SqlSteps, steps: Mapping[st
 
 
 def _settings(flow: str) -> PositionsSettings:
-    """Kafka and the databases, DATABASE_URL among them or not."""
-    fields: dict[str, Any] = dict.fromkeys(_more_databases(flow), (SecretStr, SecretStr("")))
-    kind: type[PositionsSettings] = pydantic.create_model("FlowDatabases", __base__=PositionsSettings, **fields)
+    """Kafka and the databases: those of the plain names, and those of the flow's own values."""
+    fields: dict[str, Any] = _values(flow)
+    kind: type[PositionsSettings] = pydantic.create_model("FlowPlaces", __base__=PositionsSettings, **fields)
     return load(kind, partial=True)
 
 
-def _more_databases(flow: str) -> list[str]:
-    """The settings, by their fields, that may name further databases of the flow: its own class says, or their names."""
+def _values(flow: str) -> dict[str, Any]:
+    """Fields for what the flow has beside the plain names: its own class says, or the names that are given."""
     try:
         demand(flow)
         kind = settings_of(flow)
     except ConfigError:
-        return [name.lower() for name in names_given() if name.isidentifier() and name.endswith(MORE_DATABASES)]
+        found = [_MORE_DATABASES.fullmatch(name) for name in names_given()]
+        prefixes = [one[1] for one in found if one]
+        return {prefix.lower().rstrip("_"): (SqlSettings, Prefixed(prefix)) for prefix in prefixes}
     ours = PositionsSettings.model_fields
-    return [name for name, info in kind.model_fields.items() if info.annotation in (str, SecretStr) and name not in ours]
+    urls = [name for name, info in kind.model_fields.items() if info.annotation in (str, SecretStr) and name not in ours]
+    return {
+        **dict.fromkeys(urls, (SecretStr, SecretStr(""))),
+        **{
+            field: (base, Prefixed(prefix))
+            for field, (group, prefix) in values_in(kind).items()
+            for base, of in ((SqlSettings, DatabaseSettings), (KafkaSettings, KafkaSettings))
+            if prefix and issubclass(group, of)
+        },
+    }
 
 
 def _databases(flow: str) -> list[tuple[SqlSteps, str]]:
@@ -188,17 +203,22 @@ def _databases(flow: str) -> list[tuple[SqlSteps, str]]:
         ConfigError: none is named.
     """
     settings = _settings(flow)
-    urls: dict[str, str] = {}
-    for field in ("database_url", *_more_databases(flow)):
-        text = getattr(settings, field).get_secret_value()
-        if _is_database(text):
-            urls.setdefault(text, field)
-    if not urls:
+    given: list[tuple[SqlSettings, str]] = []
+    for field, one in settings:
+        if isinstance(one, SqlSettings):
+            given.append((one, one.name_of("database_url")))
+        elif field == "database_url":
+            given.append((settings, settings.name_of(field)))
+        elif isinstance(one, SecretStr) and field not in PositionsSettings.model_fields:
+            given.append((settings.model_copy(update={"database_url": one}), field.upper()))
+    places: dict[str, tuple[SqlSteps, str]] = {}
+    for one, name in sorted(given, key=lambda pair: pair[0] is not settings):  # the plain one first
+        url = one.database_url.get_secret_value()
+        if _is_database(url) and url not in places:
+            places[url] = SqlSteps(one, flow), name
+    if not places:
         raise ConfigError("DATABASE_URL is not given.", hint="Set it to the database that holds the flow's rows.")
-    return [
-        (SqlSteps(settings.model_copy(update={"database_url": SecretStr(url)}), flow), field.upper())
-        for url, field in urls.items()
-    ]
+    return list(places.values())
 
 
 def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
@@ -255,10 +275,20 @@ def _number(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _ends(settings: KafkaSettings, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+def _ends(settings: PositionsSettings, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Where the logs end; nothing where Kafka is not given or not there."""
-    if not settings.kafka_bootstrap_servers:
-        return {}
+    clusters = {one.source_topic: one for _, one in settings if isinstance(one, KafkaSettings)}
+    of_cluster: dict[str, tuple[KafkaSettings, list[tuple[str, int]]]] = {}
+    for topic, number in partitions:
+        cluster = clusters.get(topic, settings)
+        of_cluster.setdefault(cluster.kafka_bootstrap_servers, (cluster, []))[1].append((topic, number))
+    ends: dict[tuple[str, int], int] = {}
+    for servers, (cluster, its) in of_cluster.items():
+        ends |= _ends_of(cluster, its) if servers else {}
+    return ends
+
+
+def _ends_of(settings: KafkaSettings, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
     admin = make_client(AdminClient, client_config(settings), settings)
     ends = {}
     try:

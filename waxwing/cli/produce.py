@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from dataflows.orders import OrdersSettings
 from dataflows.orders_generator import PRODUCER_CONFIG, Order, Sender, orders
 from waxwing import log
-from waxwing.configuration import load
 from waxwing.errors import ConfigError, TransientError
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
 from waxwing.settings import KafkaSettings
+from waxwing.settings.checking import load
 
 PARTITIONS = 4
 ADMIN_TIMEOUT_S = 15.0

@@ -1,23 +1,16 @@
-"""Every setting, declared once: its environment name (the field's name in capitals), unit, bounds, help.
-
-A connector takes the group it needs (`KafkaSettings`, `SinkSettings`, `DatabaseSettings`); a flow's
-settings inherit the groups and are read by `load` (waxwing/configuration.py) from the environment and `.env`.
-Nothing below reads the environment.
-"""
+"""The settings of sources and targets: each with its environment name (the field's name in capitals), unit, bounds, help."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+
+from waxwing.settings.group import Group
 
 _SERVER = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s,:/\[\]]+)(:\d{1,5})?")
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class LaneSettings(Group):
@@ -31,6 +24,8 @@ class LaneSettings(Group):
 class KafkaSettings(LaneSettings):
     """Where records come from."""
 
+    # Brokers are no such address: several topics of one cluster are told apart by their names.
+    addresses: ClassVar[tuple[str, ...]] = ("source_topic",)
     kafka_bootstrap_servers: str = Field(
         default="",
         validation_alias=AliasChoices("kafka_bootstrap_servers", "kafka_brokers"),
@@ -182,6 +177,7 @@ class WindowSettings(SinkSettings):
 class MySQLSettings(Group):
     """MySQL or MariaDB by parts, which `load` makes into DATABASE_URL."""
 
+    addresses: ClassVar[tuple[str, ...]] = ("mysql_",)
     mysql_host: str = Field(default="", description="Host of a MySQL or MariaDB server, in place of DATABASE_URL.")
     mysql_port: int = Field(default=3306, ge=1, le=65_535, description="Its port.")
     mysql_user: str = Field(default="", description="User.")
@@ -193,6 +189,7 @@ class MySQLSettings(Group):
 class SQLServerSettings(Group):
     """SQL Server or Azure SQL by parts, which `load` makes into DATABASE_URL."""
 
+    addresses: ClassVar[tuple[str, ...]] = ("sqlserver_",)
     sqlserver_host: str = Field(default="", description="Host of a SQL Server, in place of DATABASE_URL.")
     sqlserver_port: int = Field(default=1433, ge=1, le=65_535, description="Its port.")
     sqlserver_db: str = Field(default="", description="Database.")
@@ -214,6 +211,7 @@ class SQLServerSettings(Group):
 class DatabaseSettings(MySQLSettings, SQLServerSettings):
     """Where rows go."""
 
+    addresses: ClassVar[tuple[str, ...]] = ("database_url", "database_table")
     database_url: SecretStr = Field(
         default=SecretStr(""),
         description="SQLAlchemy URL of the database. Empty: the embedded demonstration.",

@@ -1,0 +1,34 @@
+"""What a process is told from outside, every setting declared once.
+
+A source or target takes the group it needs (`KafkaSettings`, `SqlSettings`) as a value. A flow's class names them as fields, each
+with a prefix of its own where there are several (`Settings`), or inherits them; `waxwing.flow` reads it. Nothing below reads the
+environment.
+"""
+
+from waxwing.settings.group import Group, Settings, prefixed
+from waxwing.settings.groups import (
+    DatabaseSettings,
+    KafkaSettings,
+    LaneSettings,
+    MySQLSettings,
+    SinkSettings,
+    SQLServerSettings,
+    SqlSettings,
+    SqlWindowSettings,
+    WindowSettings,
+)
+
+__all__ = [
+    "DatabaseSettings",
+    "Group",
+    "KafkaSettings",
+    "LaneSettings",
+    "MySQLSettings",
+    "SQLServerSettings",
+    "Settings",
+    "SinkSettings",
+    "SqlSettings",
+    "SqlWindowSettings",
+    "WindowSettings",
+    "prefixed",
+]

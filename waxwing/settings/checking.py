@@ -1,0 +1,290 @@
+"""What was given becomes the settings of a flow, or the list of all that is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+import pydantic
+import sqlalchemy as sa
+
+from waxwing import secrets
+from waxwing.databases import address, check_url
+from waxwing.errors import ConfigError
+from waxwing.settings.group import Group, values_in
+from waxwing.settings.groups import DatabaseSettings, KafkaSettings
+from waxwing.settings.names import Setting, settings_in
+from waxwing.settings.reading import Given, read
+from waxwing.settings.secret import default_text, json_shape, shown
+
+G = TypeVar("G", bound=Group)
+
+
+def load(kind: type[G], *, partial: bool = False) -> G:
+    """Read the settings of a flow from the environment and from `.env` in the working folder; the environment wins.
+
+    Names are the fields' in capitals, behind the prefix of their value; an empty value counts as none. `partial` is for commands
+    that need only a part of a flow's settings: a name in `.env` that is not like any of theirs is left alone, and Kafka may be
+    given without a database.
+
+    Raises:
+        ConfigError: all that is wrong, a line each: values that don't fit, unknown or mistyped names, settings that contradict.
+            Never with the value of a secret.
+    """
+    problems: list[str] = []
+    given = read(kind, problems, partial=partial)
+    parts = [Part(kind, "", kind, "", given)]
+    parts += [Part(kind, value, group, prefix, given) for value, (group, prefix) in values_in(kind).items()]
+    for part in parts:
+        problems += _from_parts(part)
+    settings = _validated(kind, parts, problems)
+    for part in parts:
+        problems += _databases(part)
+        problems += _contradictions(part)
+    problems += _all_or_none(parts, partial=partial)
+    problems += _read_twice(parts)
+    problems = list(dict.fromkeys(problems))  # several values may have it from one name
+    if problems or settings is None:
+        several = f"{len(problems)} settings are wrong:\n- " if len(problems) > 1 else "A setting is wrong: "
+        raise ConfigError(
+            several + "\n- ".join(problems), hint="" if len(problems) > 1 else "`waxwing settings` lists all of them."
+        )
+    return settings
+
+
+class Part:
+    """One value of a flow's settings, or the fields of its class itself, with what was given for it.
+
+    Attributes:
+        value: the field of the class that holds it; empty: it is the class itself.
+        given: by the field.
+        together: what several settings are called that made up one field.
+    """
+
+    def __init__(self, kind: type[Group], value: str, group: type[Group], prefix: str, given: Mapping[str, Given]) -> None:
+        self.value, self.group, self.prefix = value, group, prefix
+        self.settings: dict[str, Setting] = {one.field: one for one in settings_in(kind) if one.value == value}
+        self.together: dict[str, str] = {}
+        self.given = {field: given[one.at] for field, one in self.settings.items() if one.at in given}
+
+    def name(self, field: str) -> str:
+        """The preferred name of a field."""
+        return self.settings[field].names[0]
+
+    def text(self, field: str) -> str:
+        """What was given, or the default."""
+        return self.given[field].text if field in self.given else default_text(self.settings[field].info)
+
+    def told(self, field: str) -> str:
+        """What gave a field, or could."""
+        return str(self.given.get(field, self.name(field)))
+
+    @property
+    def whose(self) -> str:
+        """What it is called beside the flow's other values."""
+        return self.value or "the class itself"
+
+
+class _Parts(NamedTuple):
+    """How a database is given by parts: its URL's scheme, the part that names the database, parts that are options of the URL."""
+
+    scheme: str
+    database: str
+    options: Mapping[str, str]
+
+
+# By the prefix of the settings.
+_PARTS = {
+    "mysql": _Parts("mysql", "database", {}),
+    "sqlserver": _Parts(
+        "mssql", "db", {"driver": "driver", "encrypt": "Encrypt", "trust_server_certificate": "TrustServerCertificate"}
+    ),
+}
+
+
+def _from_parts(part: Part) -> Iterator[str]:
+    """Make `database_url` and `database_table` of a database given by parts; yields what is wrong."""
+    given = part.given
+    for prefix, (scheme, database, options) in _PARTS.items():
+        parts = {field.removeprefix(f"{prefix}_"): one for field, one in given.items() if field.startswith(f"{prefix}_")}
+        if not parts:
+            continue
+        some = next(iter(parts.values()))
+        if "database_url" in given:
+            yield f"{given['database_url']} and {some} are both given: give the URL or the parts."
+            continue
+        if lacking := [part.name(f"{prefix}_{name}") for name in ("host", "user", database) if name not in parts]:
+            yield f"{some} is given and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not."
+        text = {name: one.text for name, one in parts.items()}
+        port = int(text["port"]) if text.get("port", "").isdecimal() else None  # what is no number is told by its field
+        url = sa.URL.create(scheme, text.get("user"), text.get("password"), text.get("host"), port, text.get(database))
+        url = url.update_query_dict({option: text[name] for name, option in options.items() if text.get(name)})
+        given["database_url"] = Given(url.render_as_string(hide_password=False), some.name, some.place)
+        part.together["database_url"] = f"the settings {part.prefix}{prefix.upper()}_..."
+        if table := parts.get("table"):
+            if "database_table" in given:
+                yield f"{given['database_table']} and {table} are both given: give one."
+            given["database_table"] = table
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+_SUCH_AS: dict[type, str] = {dict: ' Such as {"name": "value"}.', list: ' Such as ["one", "two"].'}
+
+
+def _validated(kind: type[G], parts: list[Part], problems: list[str]) -> G | None:
+    """The settings; what does not fit is added to the problems, and then there are none."""
+    own, *values = parts
+    made = {part.value: _made(part.group, part, {}, problems) for part in values}
+    standing = {value: one or part.group.model_construct() for part, (value, one) in zip(values, made.items(), strict=True)}
+    whole = _made(kind, own, standing, problems)
+    return None if None in made.values() else whole
+
+
+def _made(kind: type[G], part: Part, values: Mapping[str, Group], problems: list[str]) -> G | None:
+    texts: dict[str, Any] = {}
+    for field, one in part.given.items():
+        texts[field] = one.text
+        if shape := json_shape(kind.model_fields[field]):
+            try:
+                texts[field] = orjson.loads(one.text)
+            except orjson.JSONDecodeError as error:
+                problems.append(f"{one} is no JSON: {error.msg} at character {error.pos + 1}.{_SUCH_AS[shape]}")
+                texts[field] = shape()
+    try:
+        made = kind.model_validate({**texts, **values}, by_name=True)
+    except pydantic.ValidationError as error:
+        problems += [_told(part, problem) for problem in error.errors(include_url=False, include_input=False)]
+        return None
+    return made.given(part.prefix, {field: one.name for field, one in part.given.items()} | part.together)
+
+
+def _told(part: Part, problem: Any) -> str:  # pydantic's ErrorDetails
+    what = re.sub(r"^(Value error, |Input )", "", problem["msg"]).replace("should be", "must be")
+    field = _field_of(part, str(problem["loc"][0])) if problem["loc"] else ""
+    setting = part.settings.get(field)
+    if setting is None:  # of several settings together
+        return secrets.scrub(f"{what}.")
+    if field not in part.given:
+        told = (setting.info.description or "it has no default").rstrip(".")
+        return f"{setting.names[0]} is not set: {told}."
+    one = part.given[field]
+    safe = shown(field, setting.info, one.text)
+    told = f" (it is {safe!r})" if safe == one.text else ""
+    return secrets.scrub(f"{one}: {what}{told}.")
+
+
+def _field_of(part: Part, place: str) -> str:
+    """The field of an error's place, which pydantic gives by the name or by an alias."""
+    own = {f"{part.prefix}{place.upper()}"}
+    return next((field for field, one in part.settings.items() if place == field or own & {*one.names}), place)
+
+
+def _databases(part: Part) -> Iterator[str]:
+    """What is wrong with the addresses of databases, without their passwords."""
+    for field, one in part.given.items():
+        if field.endswith("database_url") and one.text:
+            try:
+                check_url(one.text, str(one))
+            except ConfigError as error:
+                yield str(error)
+
+
+# -- settings that can't both be meant ---------------------------------------------------------------
+
+# Settings that mean nothing, or something else than was meant, without another one.
+_BOTH = (("kafka_ssl_certificate_file", "kafka_ssl_key_file", "Mutual TLS needs both."),)
+_NEEDS = (("kafka_ssl_key_password", "kafka_ssl_key_file"), ("database_table", "database_url"))
+# Where a value is: with one of a flow's, all have to be given.
+_WHERE = ("kafka_bootstrap_servers", "database_url")
+
+
+def _contradictions(part: Part) -> Iterator[str]:
+    """Pairs of settings that can't both be meant as they stand."""
+    given, fields = part.given, part.settings
+    for first, second, both in _BOTH:
+        if {first, second} <= fields.keys() and (first in given) != (second in given):
+            there, missing = (first, second) if first in given else (second, first)
+            yield f"{given[there]} is given and {part.name(missing)} is not. {both}"
+    for field, needed in _NEEDS:
+        if field in given and needed in fields and needed not in given:
+            yield f"{given[field]} is given and {part.name(needed)} is not: it has no effect without."
+    if "kafka_security_protocol" in fields:
+        yield from _security(part)
+
+
+def _security(part: Part) -> Iterator[str]:
+    stated = part.given.get("kafka_security_protocol")
+    protocol = stated.text if stated else "PLAINTEXT"
+    name = stated.name if stated else part.name("kafka_security_protocol")
+    is_so = f"{name} is {protocol}" + ("" if stated else " (the default)")
+    for field, one in part.given.items():
+        if field.startswith("kafka_sasl_") and "SASL" not in protocol:
+            yield f"{one} is given, but {is_so}: set SASL_SSL or SASL_PLAINTEXT."
+        if field.startswith("kafka_ssl_") and "SSL" not in protocol:
+            yield f"{one} is given, but {is_so}: set SSL or SASL_SSL."
+
+
+def _all_or_none(parts: Collection[Part], *, partial: bool) -> Iterator[str]:
+    """Some addresses are given and others are not."""
+    wanted = [(part, field) for part in parts for field in _WHERE if field in part.settings]
+    there = [part.given[field] for part, field in wanted if field in part.given]
+    # A command may need Kafka without a database, or the database alone.
+    if not there or partial:
+        return
+    for part, field in wanted:
+        if field not in part.given:
+            all_ = "both, or neither" if len(wanted) == 2 else "all of a flow's addresses, or none,"
+            yield f"{there[0]} is given and {part.name(field)} is not. Give {all_} for the embedded demonstration."
+
+
+def _read_twice(parts: Collection[Part]) -> Iterator[str]:
+    """Two values that read one address: records would come twice, or two steps fill one table."""
+    names: dict[str, Part] = {}
+    places: dict[object, tuple[Part, str]] = {}
+    for part in parts:
+        addresses = sorted(
+            (field for field in part.settings if part.group.is_address(field)), key=lambda field: field not in _WHAT
+        )
+        for field in addresses:
+            other = names.setdefault(part.name(field), part)
+            if other is not part:
+                yield (
+                    f"{part.name(field)} is read by two values, {other.whose} and {part.whose}: take one for both, or give one "
+                    f"a prefix: {part.value}: {part.group.__name__} = prefixed({part.value.upper()!r})."
+                )
+                return  # all its addresses are
+        for place, field in _places(part):
+            other, others = places.setdefault(place, (part, field))
+            if other is not part:
+                yield (
+                    f"{other.told(others)} and {part.told(field)} are the same {_WHAT[field]}, for {other.whose} and "
+                    f"{part.whose}: {_INSTEAD[field]}."
+                )
+
+
+_WHAT = {"source_topic": "topic of one cluster", "database_url": "database"}
+_INSTEAD = {
+    "source_topic": "read it once, a source may feed any number of steps",
+    "database_url": "take one value for both, or give each a table of its own (..._DATABASE_TABLE)",
+}
+
+
+def _places(part: Part) -> Iterator[tuple[object, str]]:
+    """Where a value reads or writes, as far as its settings say, each with the field that tells it."""
+    if issubclass(part.group, KafkaSettings) and part.text("source_topic") and "kafka_bootstrap_servers" in part.given:
+        servers = frozenset(server.strip() for server in part.text("kafka_bootstrap_servers").split(","))
+        yield (servers, part.text("source_topic")), "source_topic"
+    if issubclass(part.group, DatabaseSettings) and part.text("database_url"):
+        yield (_resolved(part.text("database_url")), part.text("database_table")), "database_url"
+
+
+def _resolved(text: str) -> object:
+    """A database, however its URL is written, but for its host's name."""
+    try:
+        url = address.parsed(text)
+    except ConfigError:
+        return text
+    return url.get_backend_name(), url.host, url.port, url.database, tuple(sorted(url.query.items()))
