@@ -47,6 +47,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         batch_records: records in a batch; or, by partition, the sizes of the batches in turn (0 makes an empty
             one; what is left comes as one batch).
         lanes: lane i reads the partitions p with p % lanes == i.
+        topic, source_id: the source's name, and what tells one of that name from the next; by default it follows from the name.
         feeds: the targets that say where to start; by default those of all sinks behind this source.
         ends: mark the end of each partition, so that windows close; False, where more is to come in a later run.
         begin: "anew": as the setting BEGIN.
@@ -64,6 +65,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         *,
         flow: str = "test",
         topic: str = "memory",
+        source_id: str = "",
         batch_records: int | Mapping[int, Sequence[int]] = 100,
         lanes: int = 1,
         feeds: Sequence[Target] | None = None,
@@ -73,6 +75,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
         partitions = data if isinstance(data, Mapping) else {0: data}
         self._targets, self._lanes, self._batch_records = Feeds(feeds), lanes, batch_records
         self._topic, self._ends, self._anew = topic, ends, begin == "anew"
+        self._source_id = source_id or f"name:{topic}"
         self._flow = flow
         self._messages = {number: _columns(items) for number, items in partitions.items()}
         self._opened: dict[Stream, StartAt] | None = None
@@ -118,7 +121,7 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
 
     def _open(self) -> dict[Stream, StartAt]:
         flow = self._feeds[0].flow if self._feeds else self._flow
-        streams = {Stream(flow, self._topic, f"name:{self._topic}", number): 0 for number in self._messages}
+        streams = {Stream(flow, self._topic, self._source_id, number): 0 for number in self._messages}
         if not self._feeds:
             return {stream: StartAt(0) for stream in streams}
         for feed in self._feeds:

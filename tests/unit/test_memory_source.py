@@ -67,6 +67,13 @@ def test_each_partition_ends_with_a_mark_behind_its_last_record_unless_more_is_t
     assert read(MemorySource(data, ends=False), marks=True) == []
 
 
+def test_a_source_id_of_its_own_tells_it_from_another_of_its_name() -> None:
+    assert [
+        read(source)[0].stream.source_id
+        for source in (MemorySource([b"a"], topic="t", source_id="1"), MemorySource([b"a"], topic="t"))
+    ] == ["1", "name:t"]
+
+
 def test_lane_i_reads_the_partitions_whose_number_leaves_i() -> None:
     source = MemorySource({p: [b"%d" % p] for p in range(5)}, lanes=2)
     assert source.list_parts() == ["lane-000", "lane-001"]
