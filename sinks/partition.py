@@ -38,7 +38,7 @@ def bind(step_id: str, up: Flowing[Any], target: Target) -> None:
     """Name to the target the step that it serves, and to the sources above the target."""
     flow = up.flow()
     # Kept on the Dataflow itself: the targets of one flow, whichever of its sources feed them.
-    target.bind(flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
+    target.bind(target.settings.flow_name or flow.flow_id, step_id, vars(flow).setdefault("_waxwing_targets", {}))
     feed_from(up, target)
 
 

@@ -68,12 +68,15 @@ class KafkaSource(FixedPartitionedSource[Raw, LaneState | None]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: LaneState | None) -> Lane:
-        flow = next((feed.flow for feed in self._feeds if feed.flow), "") or self._flow or step_id.partition(".")[0]
-        if self._flow and flow != self._flow:
+        named = self._settings.flow_name or self._flow
+        flow = next((feed.flow for feed in self._feeds if feed.flow), "") or named or step_id.partition(".")[0]
+        if named and flow != named:
+            by_setting = f"A source whose {self._settings.name_of('flow_name')} is {named!r}"
+            who = by_setting if self._settings.flow_name else f"KafkaSource(flow={named!r})"
             runtime.fail(
                 ConfigError(
-                    f"KafkaSource(flow={self._flow!r}) feeds targets of the flow {flow!r}.",
-                    hint=f"Leave flow= out, or name the flow so: Dataflow({self._flow!r}).",
+                    f"{who} feeds targets of the flow {flow!r}.",
+                    hint=f"Leave flow= out, or name the flow so: Dataflow({named!r}); or by FLOW_NAME, for all of it.",
                 )
             )
         if not self._settings.kafka_group_id:

@@ -291,7 +291,7 @@ class Ownership:
             now_s = time.monotonic()
             message = f"Another process of flow {self._flow} is alive and owns its positions ({alive_at})."
             if now_s - began_s > wait_max_s:
-                hint = "Stop that one first. (A second one only stands by, for RETRY_MAX_S.)"
+                hint = "Stop that one first. (A second one only stands by, for RETRY_MAX_S.) Another flow? Give one a FLOW_NAME."
                 raise TransientError(message, hint=hint)
             if now_s > say_s:
                 log.warning("standing_by", f"{message} Standing by until it stops or dies.")

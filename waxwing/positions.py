@@ -74,8 +74,8 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
     With `anew` (BEGIN=anew) these are only named.
 
     Raises:
-        ConfigError: a table does not fit; or positions of this flow stand under a step that it no longer has
-            (read from the start again they would be doubled).
+        ConfigError: a table does not fit; another flow of this name is alive; or positions of this flow stand under a step that
+            it no longer has (read from the start again they would be doubled).
     """
     steps = {step for target in feeds for step in target.flow_steps}
     for target in feeds:
@@ -87,6 +87,12 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
         has = steps if not held or target.step in held else target.steps_here
         if not (left := sorted(step for step in held if step not in has)):
             continue
+        if where := answers(target, partial(target.alive, left)):
+            raise ConfigError(
+                f"A flow of the name {flow} is alive ({where}) and writes into {target.name} by steps that this one lacks: "
+                f"{', '.join(left)}.",
+                hint="Is it another flow? Give one of the two another FLOW_NAME. An earlier version of this one? Stop it first.",
+            )
         elsewhere = [step for step in left if step in steps]
         what = (
             f"{target.name} holds positions of flow {flow} under steps that it no longer has{' there' if elsewhere else ''}: "
@@ -105,7 +111,8 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
                 "step move, and what it left there is not wanted? Start with BEGIN=anew.",
             )
         renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
-        raise ConfigError(what, hint=f"{'' if target.step in held else renamed}{taken_out}")
+        other = ". Are they another flow's of this name? Give one of the two another FLOW_NAME"
+        raise ConfigError(what, hint=f"{'' if target.step in held else renamed}{taken_out}{other}.")
 
 
 def open_feeds(

@@ -305,6 +305,10 @@ class Target(ABC):
     def steps(self) -> Mapping[str, int]:
         """The steps of this flow that have positions in this target, with how many."""
 
+    def alive(self, steps: Collection[str]) -> str:  # noqa: ARG002 - for those that others may write, too
+        """Where a process runs that owns one of these steps of the flow here, and beats; else empty."""
+        return ""
+
     def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - for those that know
         """Steps of other flows, as (flow, step), that took these streams into this very place: of a flow that was renamed."""
         return ()

@@ -201,6 +201,16 @@ class SqlTarget(Target):
         query = sa.select(step, sa.func.count()).where(ledger.progress.c.flow == self.flow).group_by(step)
         return self._in_transaction(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
 
+    @override
+    def alive(self, steps: Collection[str]) -> str:
+        now_ms: sa.ColumnElement[int] = sa.literal_column(self._database.dialect.now_ms_sql, sa.BigInteger)
+        stale_s = self.settings.owner_stale_s
+
+        def alive(connection: sa.Connection) -> str:
+            return next(filter(None, (ledger.alive(connection, self.flow, step, now_ms, stale_s) for step in steps)), "")
+
+        return self._in_transaction(alive)
+
     @property
     def own_step(self) -> Step:
         """The step that it serves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -111,6 +112,38 @@ def letters(place: Place, flow: str) -> list[tuple[Any, ...]]:
     query = sa.select(t.c.step, t.c.topic_offset, t.c.reason).where(t.c.flow == flow).order_by(t.c.step, t.c.topic_offset)
     with place.engine.connect() as connection:
         return [tuple(row) for row in connection.execute(query)]
+
+
+def test_a_flow_is_kept_under_the_name_that_its_setting_gives_it(place: Place) -> None:
+    flow, name, topic = names()
+    to = table(place)
+    target = at(place, SqlTarget(settings(place).model_copy(update={"flow_name": name}), to, Upsert(keys=("id",))))
+    graph = Dataflow(flow)
+    records = ww.parse("parse", op.input("in", graph, MemorySource([{"id": 1}, b"?"], topic=topic)), Record)
+    sink("out", ww.map("row", records, lambda record: (record.id,)), target)
+    play(graph)
+    assert target.flow == name
+    assert steps_of(place, name).kept() == {"out": Kept(positions=1, dead_letters=1)}
+    assert steps_of(place, flow).kept() == {}
+
+
+def test_two_live_flows_of_one_name_are_told_and_a_stopped_one_is_as_before(place: Place) -> None:
+    flow, _, topic = names()
+    to = table(place)
+    run(place, flow, [{"id": 1}], to, step="first", topic=topic)
+    other = at(place, SqlTarget(settings(place), to, Upsert(keys=("id",))))
+    other.bind(flow, "first")
+    assert other.ownership.take() == ""
+    try:
+        with pytest.raises(ConfigError) as told:
+            run(place, flow, [{"id": 2}], table(place), step="second", topic="another")
+    finally:
+        other.ownership.release()
+    assert f"A flow of the name {flow} is alive (" in str(told.value)
+    assert f"pid {os.getpid()}" in str(told.value)
+    assert "by steps that this one lacks: first. Is it another flow? Give one of the two another FLOW_NAME" in str(told.value)
+    with pytest.raises(ConfigError, match=r"under steps that it no longer has: first.*another FLOW_NAME"):
+        run(place, flow, [{"id": 2}], table(place), step="second", topic="another")
 
 
 def test_a_start_says_where_each_step_begins_and_that_a_table_is_made(place: Place, capfd: pytest.CaptureFixture[str]) -> None:

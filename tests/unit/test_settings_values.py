@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydantic import Field, SecretStr
 
 import waxwing
-from sinks import Append, SqlTarget
+from sinks import Append, MemoryTarget, SqlTarget
 from sources.kafka import KafkaSource
 from waxwing import Settings, prefixed
 from waxwing.cli import positions, reference
@@ -197,6 +197,20 @@ def test_messages_of_sources_and_targets_name_the_value_s_settings(given: Given)
     assert alarms.name_of("database_url") == "the settings ALARMS_MYSQL_..."
     other = alarms.model_copy(update={"database_url": SecretStr("sqlite:///other")})
     assert other.given_by("database_url") == ""
+
+
+def test_a_flow_has_one_name_whatever_the_prefixes_of_its_values(given: Given) -> None:
+    given(**ALL, FLOW_NAME="shop-eu")
+    settings = load(Flow)
+    assert {settings.payments.flow_name, settings.shop.flow_name, settings.alarms.flow_name} == {"shop-eu"}
+    assert reference.env_file(Flow).count("FLOW_NAME=") == 1
+    given("PAYMENTS_FLOW_NAME=x\n", **ALL)
+    assert "PAYMENTS_FLOW_NAME in .env is no setting: the nearest is" in refusal()
+    source = KafkaSource(KafkaSettings(kafka_bootstrap_servers="a:1", source_topic="t", flow_name="a"))
+    source.feed("graph", target := MemoryTarget())
+    target.bind("b", "step")
+    with pytest.raises(ConfigError, match="A source whose FLOW_NAME is 'a' feeds targets of the flow 'b'"):
+        source.build_part("b.in", "00", None)
 
 
 def test_values_are_made_in_code_without_the_environment(given: Given) -> None:

@@ -230,8 +230,10 @@ def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
     named = _databases(flow)
     found = [(place, steps) for place, _ in named if (steps := place.kept())]
     if not found:
+        named_so = _settings(flow).flow_name
+        other = f" Its FLOW_NAME is {named_so}: ask for that." if named_so not in ("", flow) else ""
         where, asked = (", ".join(texts) for texts in zip(*((place.place, setting) for place, setting in named), strict=True))
-        raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint=f"Is {asked} the flow's?")
+        raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint=f"Is {asked} the flow's?{other}")
     return found
 
 

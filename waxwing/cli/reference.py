@@ -110,7 +110,10 @@ def markdown(kind: type[Group]) -> str:
 
 def groups(kind: type[Group]) -> Iterator[tuple[str, list[Setting]]]:
     """The settings with a title for each group of them: of a value by its name, then by the class that declares them."""
-    settings = list(settings_in(kind))
+    by_name: dict[str, Setting] = {}
+    for one in settings_in(kind):
+        by_name.setdefault(one.names[0], one)  # what several values read by one name stands there once
+    settings = list(by_name.values())
     for value in dict.fromkeys(one.value for one in settings):
         of_value = [one for one in settings if one.value == value]
         whose = kind if not value else of_value[0].group

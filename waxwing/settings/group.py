@@ -15,10 +15,12 @@ class Group(BaseModel):
     A group that is a value of a flow's class may have a prefix; then its names begin with it.
 
     Attributes:
+        common: fields that are one for the whole flow: their names have no prefix, whatever the value's.
         addresses: how fields that say where something is begin: those of a prefixed value are never taken from the plain names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    common: ClassVar[frozenset[str]] = frozenset()
     addresses: ClassVar[tuple[str, ...]] = ()
     _prefix: str = PrivateAttr("")
     _given: dict[str, tuple[str, Any]] = PrivateAttr(default_factory=dict)
@@ -35,7 +37,7 @@ class Group(BaseModel):
 
     def name_of(self, field: str) -> str:
         """The name of the setting that gave a field its value, or else that would give it."""
-        return self.given_by(field) or f"{self._prefix}{field.upper()}"
+        return self.given_by(field) or f"{'' if field in self.common else self._prefix}{field.upper()}"
 
     def told(self, text: str) -> str:
         """A message about these settings, with their plain names as this very value has them."""

@@ -16,6 +16,14 @@ _SERVER = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s,:/\[\]]+)(:\d{1,5})
 class LaneSettings(Group):
     """What sources and sinks share."""
 
+    common: ClassVar[frozenset[str]] = frozenset({"flow_name"})
+
+    flow_name: str = Field(
+        default="",
+        max_length=100,
+        description="Names the flow: what is stored of it (positions, windows, dead letters) and its group go by this name. Two "
+        "flows that write into one database need two. Empty: the name that the code gives it.",
+    )
     lanes: int = Field(
         default=4, ge=1, le=512, description="Parallel readers (and writers); lane i reads every partition p with p % lanes == i."
     )

@@ -51,8 +51,9 @@ def settings_in(kind: type[Group]) -> Iterator[Setting]:
             if not value and field in values:
                 continue
             plain = tuple(environment_names(field, info))
-            names = tuple(f"{prefix}{name}" for name in plain)
-            falls_back = bool(prefix) and not group.is_address(field)
+            own_prefix = "" if field in group.common else prefix
+            names = tuple(f"{own_prefix}{name}" for name in plain)
+            falls_back = bool(own_prefix) and not group.is_address(field)
             yield Setting(value=value, group=group, field=field, info=info, names=names, plain=plain if falls_back else ())
 
 
