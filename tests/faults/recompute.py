@@ -164,13 +164,13 @@ class Difference:
         )
 
 
-def compare(url: str, want: Expected, table: str = "orders") -> Difference:
-    """Hold a database against what was expected, row by row and by a checksum over sorted rows."""
+def compare(url: str, want: Expected, table: str = "orders", *, flow: str = "%") -> Difference:
+    """Hold a database against what was expected, row by row and by a checksum over sorted rows; the dead letters of this flow."""
     engine = plain_engine(url)
     letters_query = "SELECT topic_partition, topic_offset, reason, message_value FROM waxwing_dead_letters WHERE stage <> 'late'"
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(sa.text(f"SELECT {', '.join(COLUMNS)} FROM {table}"))]
-        letters = connection.execute(sa.text(letters_query)).all()
+        letters = connection.execute(sa.text(f"{letters_query} AND flow LIKE :flow"), {"flow": flow}).all()
     engine.dispose()
     have = {row[0]: (*row[:4], *(round(Decimal(str(money)), 2) for money in row[4:])) for row in found}
     nowhere = object()

@@ -121,7 +121,8 @@ def compare_totals(url: str, orders: pl.DataFrame, form: Literal["on_close", "li
     query = "SELECT step, topic, topic_partition, topic_offset, reason, message_value FROM waxwing_dead_letters"
     with engine.connect() as connection:
         rows = list(stored(connection))
-        letters = connection.execute(sa.text(f"{query} WHERE stage = 'late'")).all()
+        late_ones = connection.execute(sa.text(f"{query} WHERE stage = 'late'")).all()
+        letters = [letter for letter in late_ones if letter.step in STEPS]
     sqlite = engine.dialect.name == "sqlite"
     engine.dispose()
     by_clock = [_aggregate(letter.step, letter.message_value) for letter in letters if letter.topic == BUCKETS]

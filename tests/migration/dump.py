@@ -1,0 +1,104 @@
+"""Databases as text: what an earlier release made and filled, written once, and loaded into an empty database by tests."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from tests.faults.recompute import plain_engine
+from tests.migration.topic import DATA
+
+# The releases before this one whose databases are kept.
+RELEASES = ("9766af2", "12ee004")
+END = ";\n"  # of a statement
+ROWS = 200  # of one INSERT
+Totals = Literal["on_close", "live"]
+OF_FORMS: tuple[Totals, ...] = ("on_close", "live")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Where a dump comes from; its first line."""
+
+    release: str
+    database: str
+    totals: Totals  # ORDER_TOTALS; with "on_close" the flow `visits` ran in the database as well
+    topic: str
+    topic_id: str
+
+
+def file(release: str, database: str, totals: str) -> Path:
+    """The dump's place."""
+    return DATA / release / f"{database}-{totals}.sql"
+
+
+def save(facts: Facts, url: str, made: Sequence[str]) -> Path:
+    """Write a database down: the statements that made its tables, then all rows of these."""
+    out = [f"-- {json.dumps(asdict(facts))}\n", *(f"{statement}{END}" for statement in made)]
+    engine = plain_engine(url)
+    with engine.connect() as connection:
+        for name in sorted(sa.inspect(connection).get_table_names()):
+            table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+            keys = [table.c[column.name] for column in table.primary_key] or list(table.c)
+            rows = connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY {', '.join(key.name for key in keys)}")).all()
+            names = ", ".join(column.name for column in table.c)
+            for first in range(0, len(rows), ROWS):
+                values = ",\n".join(f"({', '.join(literals(row, facts.database))})" for row in rows[first : first + ROWS])
+                assert END not in values
+                out.append(f"INSERT INTO {name} ({names}) VALUES\n{values}{END}")
+    engine.dispose()
+    path = file(facts.release, facts.database, facts.totals)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(out))
+    return path
+
+
+def literals(row: Sequence[Any], database: str) -> Iterator[str]:
+    """The values of a row as the database writes them."""
+    for value in row:
+        if value is None or isinstance(value, int | float | Decimal):
+            yield "NULL" if value is None else str(value)
+        elif isinstance(value, datetime):
+            yield f"'{value:%Y-%m-%d %H:%M:%S}{f'.{value.microsecond:06}'[: 4 if database == 'sqlserver' else None]}'"
+        elif isinstance(value, bytes | bytearray | memoryview):
+            form = {"postgresql": "'\\x{}'", "sqlserver": "0x{}"}.get(database, "x'{}'")
+            yield form.format(bytes(value).hex())
+        else:
+            assert isinstance(value, str), value
+            text = value.replace("'", "''")
+            yield f"'{text.replace(chr(92), chr(92) * 2) if database == 'mariadb' else text}'"
+
+
+def facts_of(path: Path) -> Facts:
+    """Where a dump comes from."""
+    with path.open() as lines:
+        return Facts(**json.loads(lines.readline().removeprefix("-- ")))
+
+
+def load(path: Path, url: str) -> Facts:
+    """Fill an empty database from a dump."""
+    facts = facts_of(path)
+    text = path.read_text()
+    if facts.database == "sqlite":
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file_connection:
+            file_connection.executescript(f"BEGIN;\n{text}COMMIT;")
+        return facts
+    engine = plain_engine(url)
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        for statement in text.partition("\n")[2].split(END):
+            if statement.strip():
+                cursor.execute(statement)
+        connection.connection.commit()
+        cursor.close()
+    engine.dispose()
+    return facts

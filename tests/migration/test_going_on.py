@@ -1,0 +1,52 @@
+"""What earlier releases left half-way is gone on with, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.migration import dump
+from tests.migration.going_on import differences, go_on, other, visited
+
+DATABASES = ("sqlite", "postgresql", "mariadb")
+
+
+def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of an empty database."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/{len(list(folder.iterdir()))}.sqlite"
+    url: str = request.getfixturevalue(kind).new_database()
+    return url
+
+
+@pytest.fixture(scope="module")
+def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
+    """What the flow of sessions and overlapping windows makes of the topic, where nothing was taken in before."""
+    from bytewax.testing import run_main
+
+    url = f"sqlite:///{tmp_path_factory.mktemp('anew')}/visits.sqlite"
+    run_main(other(dump.facts_of(dump.file("9766af2", "sqlite", "on_close")), url))
+    return visited(url)
+
+
+@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("release", dump.RELEASES)
+def test_a_database_of_an_earlier_release_is_gone_on_with_exactly(
+    release: str, database: str, anew: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    for totals in dump.OF_FORMS:
+        url = empty_database(database, request, tmp_path)
+        facts = dump.load(dump.file(release, database, totals), url)
+        before = differences(facts, url)
+        assert not before[0].equal
+        assert not before[1].equal
+        go_on(facts, url)
+        rows, sums = differences(facts, url)
+        assert rows.equal, rows
+        assert sums.equal, sums
+        assert rows.dead_letters > 20
+        assert (sums.late > 5) == (totals == "on_close")
+        if totals == "on_close":
+            assert visited(url) == anew
