@@ -18,8 +18,8 @@ from benchmarks.databases import Place
 from benchmarks.raw import Rows as RowTuples
 from benchmarks.shapes import PARTITIONS, Shape
 from sinks import SqlTarget, Upsert
-from sources.kafka_lane import lane_config
-from sources.kafka_messages import Fetched
+from sources.kafka.lane import lane_config
+from sources.kafka.messages import Fetched
 from waxwing.batch import Batch, Stream, raw
 from waxwing.databases import database_for
 from waxwing.databases.base import Database

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 import orjson
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from typing_extensions import override
 
-from sources.kit.feeds import Feeds
-from waxwing import runtime
-from waxwing.batch import Batch, Columns, Headers, Stream, lane_name, marked, raw
+from sources.kit import Log, Options, Place, Run, Source
+from waxwing.batch import Columns, Headers
 from waxwing.errors import ConfigError
-from waxwing.holding import reminders
-from waxwing.positions import StartAt, let_go, open_feeds, own_feeds, prepare_feeds, say_starts
 from waxwing.target import Target
 
 
@@ -33,24 +28,28 @@ class Message(NamedTuple):
 
 Item = Mapping[str, Any] | bytes | Message | None
 Partition = Sequence[Item]
-Raw = Batch[bytes | None]
-# What a lane remembers in Bytewax's recovery store: by partition, the first offset not given.
-Offsets = dict[int, int]
 
 
-class MemorySource(FixedPartitionedSource[Raw, Offsets]):
+class MemorySource(Source):
     """Batches made of what a test gives.
 
     Args:
         data: a list of items (one partition), or lists by partition number. A dict becomes JSON, bytes and None are values
             as they are, a Message has everything.
+        sources: in place of `data`: several sources by name, as of several topics, each with its lists by partition number.
+        flow: the flow's name in the keys of positions, where no target has one.
+        topic: the source's name.
+        pattern: of `sources` those are read whose name this regular expression fits, as by a Kafka source with a pattern.
         batch_records: records in a batch; or, by partition, the sizes of the batches in turn (0 makes an empty
             one; what is left comes as one batch).
-        lanes: lane i reads the partitions p with p % lanes == i.
-        topic, source_id: the source's name, and what tells one of that name from the next; by default it follows from the name.
+        lanes: how many; of one name lane i reads the partitions p with p % lanes == i.
         feeds: the targets that say where to start; by default those of all sinks behind this source.
         ends: mark the end of each partition, so that windows close; False, where more is to come in a later run.
         begin: "anew": as the setting BEGIN.
+        start: as the setting START: earliest or latest.
+        tokens: the offsets whose place has a token, as of a change log: batches end there, and it is read from there alone.
+        replayable: False: it stands for a source that can't be read again the same way: its batches are whole, each with a token.
+        source_id: what tells a source from an earlier one of its name; by default it follows from the name.
 
     Raises:
         ConfigError: an item is none of these.
@@ -61,139 +60,79 @@ class MemorySource(FixedPartitionedSource[Raw, Offsets]):
 
     def __init__(
         self,
-        data: Partition | Mapping[int, Partition],
+        data: Partition | Mapping[int, Partition] = (),
         *,
+        sources: Mapping[str, Mapping[int, Partition]] | None = None,
         flow: str = "test",
         topic: str = "memory",
-        source_id: str = "",
+        pattern: str = "",
         batch_records: int | Mapping[int, Sequence[int]] = 100,
         lanes: int = 1,
         feeds: Sequence[Target] | None = None,
         ends: bool = True,
         begin: Literal["", "anew"] = "",
+        start: Literal["earliest", "latest"] = "earliest",
+        tokens: Collection[int] | None = None,
+        replayable: bool = True,
+        source_id: str = "",
     ) -> None:
-        partitions = data if isinstance(data, Mapping) else {0: data}
-        self._targets, self._lanes, self._batch_records = Feeds(feeds), lanes, batch_records
-        self._topic, self._ends, self._anew = topic, ends, begin == "anew"
-        self._source_id = source_id or f"name:{topic}"
-        self._flow = flow
-        self._messages = {number: _columns(items) for number, items in partitions.items()}
-        self._opened: dict[Stream, StartAt] | None = None
-
-    def feed(self, graph: object, target: Target) -> None:
-        """A sink of this graph stands behind it."""
-        self._targets.add(graph, target)
-
-    @property
-    def _feeds(self) -> Sequence[Target]:
-        return self._targets.targets
-
-    @override
-    def list_parts(self) -> list[str]:
-        for feed in self._feeds:
-            feed.expect(self._topic)
-        return [lane_name(lane) for lane in range(self._lanes)]
-
-    @override
-    def build_part(self, step_id: str, for_part: str, resume_state: Offsets | None) -> StatefulSourcePartition[Raw, Offsets]:
-        lane = self.list_parts().index(for_part)
-        if self._opened is None:
-            self._opened = self._open()
-        starts = {
-            stream: self._resumed(start, (resume_state or {}).get(stream.partition))
-            for stream, start in sorted(self._opened.items())
-            if stream.partition % self._lanes == lane
+        named = sources if sources is not None else {topic: data if isinstance(data, Mapping) else {0: data}}
+        options = Options(lanes=lanes, start=start, begin=begin, until="end", on_unknown="fail", end_marks=ends)
+        super().__init__(*([] if pattern else named), pattern=pattern, options=options, feeds=feeds)
+        self._default_flow, self._batch_records = flow, batch_records
+        self._source_id, self._tokens = source_id, tokens
+        self.replayable = replayable
+        self._messages = {
+            (name, number): _columns(items) for name, partitions in named.items() for number, items in partitions.items()
         }
-        batches = [batch for stream, start in starts.items() for batch in self._batches(stream, start, for_part)]
-        if self._ends:
-            batches += [marked(stream, for_part, self._end(stream), "end") for stream in starts]
-        return _Lane(
-            batches, {stream.partition: start.offset for stream, start in starts.items()}, self._feeds, list(starts), for_part
-        )
-
-    def _resumed(self, start: StartAt, resumed: int | None) -> StartAt:
-        """The start with what the recovery store knows: the lowest of all, where targets hold positions as well."""
-        if resumed is None:
-            return start
-        held = {resumed, start.offset, *start.splits} if self._feeds else {resumed}
-        offset, *splits = sorted(held)
-        return start._replace(offset=offset, splits=tuple(splits))
-
-    def _open(self) -> dict[Stream, StartAt]:
-        flow = self._feeds[0].flow if self._feeds else self._flow
-        streams = {Stream(flow, self._topic, self._source_id, number): 0 for number in self._messages}
-        if not self._feeds:
-            return {stream: StartAt(0) for stream in streams}
-        for feed in self._feeds:
-            feed.claim(self._topic, self)
-        try:
-            prepare_feeds(self._feeds, flow, anew=self._anew)
-            own_feeds(self._feeds, time.sleep)
-            starts = open_feeds(self._feeds, streams, lambda: streams, None, anew=self._anew)
-            say_starts(flow, starts, anew=self._anew)
-            return starts
-        except BaseException:
-            let_go(self._feeds)  # the run is over before it began
-            raise
-
-    def _end(self, stream: Stream) -> int:
-        offsets = self._messages[stream.partition].offsets
-        return offsets[-1] + 1 if offsets else 0
-
-    def _batches(self, stream: Stream, start: StartAt, lane: str) -> list[Raw]:
-        messages = self._messages[stream.partition]
-        whole = raw(stream, lane, 0, self._end(stream), messages)
-        sizes = self._batch_records
-        if isinstance(sizes, int):
-            cuts = list(range(sizes, len(messages), sizes))
-        else:
-            cuts = [cut for cut in accumulate(sizes[stream.partition]) if cut < len(messages)]
-        edges = [0, *cuts, len(messages)]
-        out: list[Raw] = []
-        for first, last in pairwise(edges):
-            # An empty first batch reaches up to the first message: the next one begins there.
-            batch = replace(whole.part(first, last), offset_first=out[-1].offset_next if out else 0)
-            for split in (start.offset, *start.splits):
-                if batch.offset_first < split < batch.offset_next:
-                    head, batch = _split(batch, split)
-                    out.append(head)
-            out.append(batch)
-        return [batch for batch in out if batch.offset_next > start.offset or batch.offset_first >= start.offset]
-
-
-class _Lane(StatefulSourcePartition[Raw, Offsets]):
-    """Gives one batch at a time."""
-
-    def __init__(
-        self, batches: list[Raw], offsets: Offsets, feeds: Sequence[Target], streams: Sequence[Stream], name: str
-    ) -> None:
-        self._left, self._offsets = iter(batches), offsets
-        self._feeds, self._streams, self._name = feeds, streams, name
 
     @override
-    def next_batch(self) -> list[Raw]:
-        if runtime.stopping():
-            raise StopIteration
-        batch = next(self._left, None)
-        if batch is None:
-            waking = reminders(self._feeds, self._name, lambda: {s: self._offsets[s.partition] for s in self._streams})
-            if waking is None:  # nothing more comes, which is what a step waits to hear of
-                return [marked(stream, self._name, self._offsets[stream.partition], "idle") for stream in self._streams]
-            if waking:
-                return waking
-            raise StopIteration
-        runtime.working()
-        self._offsets[batch.stream.partition] = batch.offset_next
-        return [batch]
+    def _flow_of(self, step_id: str) -> str:
+        return next((feed.flow for feed in self._feeds if feed.flow), self._default_flow)
 
     @override
-    def snapshot(self) -> Offsets:
-        return dict(self._offsets)
+    def describe(self) -> Sequence[Log]:
+        return [
+            Log(
+                name,
+                self._source_id or f"name:{name}",
+                number,
+                token=self._token(0),
+                end=_end(messages) if self.options.start == "latest" else None,
+                end_token=self._token(_end(messages)),
+            )
+            for (name, number), messages in self._messages.items()
+            if not self.pattern or self.fits(name)
+        ]
+
+    @override
+    def read(self, place: Place) -> Iterator[Run]:
+        messages = self._messages[place.stream.source, place.stream.partition]
+        first = place.offset if place.token is None else int(place.token)
+        for low, high in self._parts(messages, place.stream.partition):
+            offset_next = messages.offsets[high] if high < len(messages) else _end(messages)
+            if offset_next > first or (low == high and offset_next == first):
+                part = messages.part(max(low, bisect_left(messages.offsets, first)), high)
+                yield Run(part, offset_next, self._token(offset_next), whole=not self.replayable)
+
+    @override
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _token(self, offset: int) -> bytes | None:
+        return b"%d" % offset if not self.replayable or (self._tokens is not None and offset in {0, *self._tokens}) else None
+
+    def _parts(self, messages: Columns, partition: int) -> Iterator[tuple[int, int]]:
+        """The batches, by the numbers of their messages."""
+        size, sizes = len(messages), self._batch_records
+        cuts = range(sizes, size, sizes) if isinstance(sizes, int) else accumulate(sizes[partition])
+        inside = [cut for cut in cuts if cut < size]
+        at_tokens = {bisect_left(messages.offsets, token) for token in self._tokens or ()} - {0, size, *inside}
+        yield from pairwise([0, *sorted([*inside, *at_tokens]), size])
 
 
-def _split(batch: Raw, offset: int) -> tuple[Raw, Raw]:
-    tail = batch.after(offset)
-    return replace(batch.part(0, len(batch.messages) - len(tail.messages)), offset_next=offset), tail
+def _end(messages: Columns) -> int:
+    return messages.offsets[-1] + 1 if messages.offsets else 0
 
 
 def _columns(items: Partition) -> Columns:

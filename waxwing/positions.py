@@ -5,7 +5,7 @@ Shared by all sources that feed targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -30,12 +30,14 @@ class StepAt(NamedTuple):
 
 class StartAt(NamedTuple):
     """Where to read a stream from (`offset`), where batches must end (`splits`, rising, above it), where to stop (or None),
-    and where each step stands."""
+    and where each step stands. `token`: the highest place at or below `offset` that has one, whose number is `token_offset`."""
 
     offset: int
     splits: tuple[int, ...] = ()
     offset_end: int | None = None
     steps: tuple[StepAt, ...] = ()
+    token: bytes | None = None
+    token_offset: int | None = None
 
 
 class Answers(Protocol):
@@ -47,6 +49,10 @@ class Answers(Protocol):
 def at_once(target: Target, call: Callable[[], T]) -> T:  # noqa: ARG001 - others look at the target's settings
     """Asks a target once."""
     return call()
+
+
+def _no_token(stream: Stream, offset: int) -> None:
+    """The offset says it all."""
 
 
 def own_feeds(feeds: Sequence[Target], pause: Callable[[float], None], answers: Answers = at_once) -> None:
@@ -119,10 +125,12 @@ def open_feeds(
     feeds: Sequence[Target],
     log_starts: Mapping[Stream, int],
     resolve: Callable[[], Mapping[Stream, int]],
-    ends: Mapping[Stream, int] | None,
+    ends: Mapping[Stream, int | None] | None,
     answers: Answers = at_once,
     *,
     anew: bool = False,
+    token_of: Callable[[Stream, int], bytes | None] = _no_token,
+    not_kept: Collection[Stream] = (),
 ) -> dict[Stream, StartAt]:
     """Store a position in every target that has none, before anything is read, and say where each stream starts.
 
@@ -131,11 +139,15 @@ def open_feeds(
         log_starts: every stream that is read, with the first offset of its log.
         resolve: the START policy's offset of each of these; asked only at the flow's first start. A partition that
             appears later begins at its log's start; a step that appears later where the other steps first began.
-        ends: the log's ends, for a bounded run; an unfinished one keeps the ends it began with.
+        ends: the log's ends, for a bounded run (None: nobody knows it); an unfinished one keeps the ends it began with.
         answers: how targets are asked.
         anew: a step without positions begins although another flow took the same records into the same place (BEGIN=anew).
+        token_of: what the source calls the place of an offset, where it has tokens: known for the log's start and START's.
+        not_kept: streams whose log begins where it was first read: a step that appears later begins at the lowest place of the
+            others that has a token.
 
     Raises:
+        DataError: of a stream whose log is not kept no target has a token.
         DataError: a step without positions would take in what another flow took into the same place: it was renamed.
     """
     held = [_by_stream(answers(target, target.positions), log_starts) for target in feeds]
@@ -149,22 +161,28 @@ def open_feeds(
     for number, target in enumerate(feeds):
         starts = []
         for stream, log_start in log_starts.items():
-            firsts = [position.offset_start for positions in held for position in positions.get(stream, ())]
-            first = max(min(firsts), log_start) if firsts else policy[stream]
+            of_stream = [position for positions in held for position in positions.get(stream, ())]
+            first = max(min(one.offset_start for one in of_stream), log_start) if of_stream else policy[stream]
+            token = token_of(stream, first)
+            if stream in not_kept and of_stream:
+                first, token = _lowest_place(of_stream)
             if ends is None:
                 end = None
             elif began_with is not None:
                 end = began_with.get(stream, first)
             else:
                 end = ends[stream]
-            starts.append(Start(stream, first, end))
+            starts.append(Start(stream, first, end, token))
         stored = answers(target, partial(target.begin, starts))
         # Another process may have been first, with another `latest`: the targets behind this one follow what is stored now.
         held[number] = _by_stream(stored, log_starts)
         for position in stored:
             if position.stream in out:
                 out[position.stream].append((target.step, position))
-    return {stream: _start_at(found) for stream, found in out.items() if found}
+    log_tokens = {stream: (log_start, token_of(stream, log_start)) for stream, log_start in log_starts.items()}
+    return {
+        stream: _start_at(found, None if stream in not_kept else log_tokens[stream]) for stream, found in out.items() if found
+    }
 
 
 # A target may hold several positions of one stream: each bucket of windows has its own.
@@ -200,7 +218,22 @@ def _is_unfinished(position: Position) -> bool:
     return position.offset_end is not None and position.offset_next < position.offset_end
 
 
-def _start_at(found: Sequence[tuple[str, Position]]) -> StartAt:
+def _lowest_place(positions: Sequence[Position]) -> tuple[int, bytes]:
+    """The lowest offset that has a token."""
+    places = [(one.token_offset, one.token) for one in positions if one.token is not None and one.token_offset is not None]
+    if not places:
+        stream = positions[0].stream
+        raise DataError(
+            f"{stream} stands at {min(one.offset_next for one in positions)}, and no target knows what its source calls that.",
+            hint="A source whose log is not kept goes into targets that keep tokens: windows over it need a topic between.",
+            source=stream.source,
+            partition=stream.partition,
+        )
+    return min(places)
+
+
+def _start_at(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes | None] | None) -> StartAt:
+    """`log_token`: the log's start, with its token; None: the log is not kept."""
     offsets = sorted({position.offset_next for _, position in found})
     ends = [position.offset_end for _, position in found if position.offset_end is not None]
     of_steps: dict[str, list[Position]] = {}
@@ -210,7 +243,13 @@ def _start_at(found: Sequence[tuple[str, Position]]) -> StartAt:
         StepAt(step, min(p.offset_next for p in of_step), all(p.offset_next == p.offset_start for p in of_step))
         for step, of_step in of_steps.items()
     )
-    return StartAt(offsets[0], tuple(offsets[1:]), max(ends) if ends else None, steps)
+    places = [(p.token_offset, p.token) for _, p in found if p.token is not None and p.token_offset is not None]
+    token_offset, token = max((place for place in places if place[0] <= offsets[0]), default=(None, None))
+    if token is None and log_token is None:
+        token_offset, token = _lowest_place([position for _, position in found])  # or why not
+    elif token is None and log_token is not None and log_token[1] is not None:
+        token_offset, token = log_token
+    return StartAt(offsets[0], tuple(offsets[1:]), max(ends) if ends else None, steps, token, token_offset)
 
 
 def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool) -> None:

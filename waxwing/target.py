@@ -58,11 +58,12 @@ class Position(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a stream begins that has no position yet, and where a bounded run ends."""
+    """Where a stream begins that has no position yet, and where a bounded run ends. `token`: what its source calls the place."""
 
     stream: Stream
     offset_start: int
     offset_end: int | None
+    token: bytes | None = None
 
 
 def sources_of(starts: Iterable[Start]) -> set[str]:
@@ -270,6 +271,11 @@ class Target(ABC):
     def idle_after_s(self) -> float | None:
         """After how many seconds at a log's end the source marks a partition as idle; None: nobody asks."""
         return None
+
+    @property
+    def folds_windows(self) -> bool:
+        """Does it keep windows? Then it may hold several positions of one stream, and takes in no batch in part."""
+        return False
 
     # When all records before a stream's start were written, in microseconds since 1970, where the source knows: it says so
     # before `begin`. For windows, which leave out those that are not whole.

@@ -97,8 +97,11 @@ class MemoryTarget(Target):
     @override
     def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         with self._lock:
-            for stream, offset_start, offset_end in starts:
-                held = self._positions.get((self.step, stream), Position(stream, offset_start, offset_start))
+            for stream, offset_start, offset_end, token in starts:
+                first = Position(stream, offset_start, offset_start)
+                if token is not None:
+                    first = first._replace(token=token, token_offset=offset_start)
+                held = self._positions.get((self.step, stream), first)
                 if offset_end is None or held.offset_end is None or held.offset_next >= held.offset_end:
                     held = held._replace(offset_end=offset_end)
                 self._positions[self.step, stream] = held

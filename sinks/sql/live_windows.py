@@ -61,6 +61,11 @@ class SqlLiveWindows(SqlTarget):
         brought = [name for name in self._window_table.names if name not in merge.mean]
         super().__init__(settings.model_copy(update={"database_table": ""}), table, merge, columns=brought)
 
+    @property
+    @override
+    def folds_windows(self) -> bool:
+        return True
+
     @override
     def _check_kept(self, connection: sa.Connection) -> None:
         super()._check_kept(connection)

@@ -80,6 +80,11 @@ class WindowTarget(Target):
 
         return is_of_others
 
+    @property
+    @override
+    def folds_windows(self) -> bool:
+        return True
+
     def check_types(self, kind: Any) -> None:
         """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
         check_types(self.windows, kind, {})
@@ -136,7 +141,7 @@ def check_buckets(buckets: int) -> None:
 def add_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts: Iterable[Start]) -> Streams:
     """The streams with those that are new, and with the ends of a bounded run; an unfinished one keeps its own."""
     out = dict(streams)
-    for stream, offset_start, offset_end in starts:
+    for stream, offset_start, offset_end, _ in starts:
         known = out.get(stream, Known(offset_start, offset_end))
         lowest = min([one[stream].offset_next for one in held if stream in one], default=known.offset_start)
         unfinished = known.offset_end is not None and lowest < known.offset_end

@@ -1,1 +1,18 @@
-"""What all sources do alike."""
+"""What a source is made with; what all sources do alike stands behind it. See docs/your-own-source.md."""
+
+from sources.kit.source import LaneSource, Source
+from sources.kit.words import Begin, Fetched, LaneReader, Log, NotThere, Options, Place, Run, numbered
+
+__all__ = [
+    "Begin",
+    "Fetched",
+    "LaneReader",
+    "LaneSource",
+    "Log",
+    "NotThere",
+    "Options",
+    "Place",
+    "Run",
+    "Source",
+    "numbered",
+]

@@ -17,13 +17,15 @@ from pydantic import SecretStr
 from typing_extensions import override
 
 from sinks import MemoryTarget, sink
-from sources import group_offsets
-from sources.group_offsets import Durable
-from sources.kafka import KafkaSource
-from sources.kafka_lane import Lane, Raw
+from sources.kafka import KafkaSource, group_offsets
+from sources.kit.durable import Durable
+from sources.kit.feeds import Feeds
+from sources.kit.lane import Lane
+from sources.kit.words import Raw
 from tests.servers import Kafka
 from tests.servers.process import until
 from waxwing import runtime
+from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, TransientError
 from waxwing.settings import KafkaSettings, SinkSettings
 from waxwing.target import Change
@@ -718,14 +720,14 @@ def test_group_offsets_follow_what_is_durable(kafka: Kafka, read: Start, monkeyp
 
 
 def test_without_targets_only_what_an_ended_epoch_covers_is_durable() -> None:
-    durable = Durable((), "topic", lambda: "id")
-    durable.snapshot_of(0, {0: 5})
+    durable, stream = Durable(Feeds(()), lambda _: True), Stream(FLOW, "topic", "id", 0)
+    durable.snapshot_of(0, {stream: 5})
     assert durable.positions(False) == {}  # taken, but the epoch may not have ended everywhere
     durable.next_batch_of(0)
-    assert durable.positions(False) == {0: 5}
-    durable.snapshot_of(0, {0: 7})
-    assert durable.positions(False) == {0: 5}
-    assert durable.positions(True) == {0: 7}  # a run that ended well
+    assert durable.positions(False) == {stream: 5}
+    durable.snapshot_of(0, {stream: 7})
+    assert durable.positions(False) == {stream: 5}
+    assert durable.positions(True) == {stream: 7}  # a run that ended well
 
 
 class Impatient(MemoryTarget):

@@ -65,7 +65,7 @@ class ModelTarget(Target):
     @override
     def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         self._statement("begin")
-        for stream, offset_start, _ in starts:
+        for stream, offset_start, *_ in starts:
             row = Progress(Position(stream, offset_start, offset_start))
             self.database.progress.setdefault(self.database.key(self.step, stream), row)
         stored = self._positions()

@@ -45,7 +45,13 @@ class KafkaSettings(LaneSettings):
         validation_alias=AliasChoices("kafka_group_id", "sink_group_id"),
         description="Consumer group whose offsets are committed for lag tools. They are never read back. Empty: waxwing-FLOW.",
     )
-    source_topic: str = Field(default="", min_length=1, max_length=249, description="Topic to read.")
+    source_topic: str = Field(default="", min_length=1, description="Topic to read; several with commas between them.")
+    source_topic_pattern: str = Field(
+        default="",
+        examples=["orders\\..*"],
+        description="Instead of SOURCE_TOPIC: a regular expression that the names of the topics to read fit from end to end. "
+        "Topics that come later are read from their log's start.",
+    )
     start: str = Field(
         default="earliest",
         examples=["2026-01-31T00:00:00Z"],
@@ -106,8 +112,18 @@ class KafkaSettings(LaneSettings):
     @field_validator("source_topic")
     @classmethod
     def _topic(cls, text: str) -> str:
-        if not re.fullmatch(r"[a-zA-Z0-9._-]+", text) or text in (".", ".."):
-            raise ValueError("must be made of letters, digits, '.', '_' and '-'")
+        names = [name.strip() for name in text.split(",")]
+        if not all(re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", name) and name not in (".", "..") for name in names):
+            raise ValueError("must be made of letters, digits, '.', '_' and '-', at most 249 of them; commas between several")
+        return ",".join(dict.fromkeys(names))
+
+    @field_validator("source_topic_pattern")
+    @classmethod
+    def _pattern(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from None
         return text
 
     @field_validator("start")

@@ -1,10 +1,10 @@
-"""What a source asks the brokers: the topic's id and partitions, and offsets. Waits out a broker that is away, bounded."""
+"""What a source asks the brokers: topics' ids and partitions, and offsets. Waits out a broker that is away, bounded."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription
 
+from sources.kit.watch import Stopped
+from sources.kit.words import NotThere
 from waxwing import log, runtime
 from waxwing.errors import ConfigError, TransientError
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
@@ -29,15 +31,9 @@ POLL_S = 0.02
 NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 # The cluster inside librdkafka has neither topic ids nor a DescribeTopics that answers.
 MOCK_CLUSTER = "mockCluster"
+# A topic's name and a partition's number.
+Where = tuple[str, int]
 _UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError._NOENT}
-
-
-class Stopped(Exception):
-    """The wait ended because the source is closing."""
-
-
-class UnknownTopic(Exception):
-    """The topic, or a partition of it, is not there."""
 
 
 @dataclass(frozen=True)
@@ -60,48 +56,64 @@ class Broker:
         self._admin = make_client(AdminClient, {**client_config(settings), "error_cb": self._on_error}, settings)
         self._cluster = ""
 
-    def topic(self, name: str) -> Topic | None:
-        """The topic's id and partitions; None: there is no such topic.
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        """The id and partitions of those of these topics that there are.
 
         Raises:
             ConfigError: login, TLS or permission refused.
             TransientError: no broker answered within KAFKA_AWAY_MAX_S.
         """
+        if not names:
+            return {}
         if not self._cluster:
             self._cluster = self._retry(self._cluster_id)
         if self._cluster.startswith(MOCK_CLUSTER):
-            found = self._retry(lambda timeout_s: self._admin.list_topics(timeout=timeout_s)).topics.get(name)
-            return Topic(f"name:{name}", frozenset(found.partitions)) if found else None
-        try:
-            told = self._retry(lambda timeout_s: self._answers(self._describe(name, timeout_s), timeout_s))[name]
-        except UnknownTopic:
-            return None
-        topic_id = str(told.topic_id)
-        return Topic(f"name:{name}" if topic_id == NO_TOPIC_ID else topic_id, frozenset(part.id for part in told.partitions))
+            found = self._listed()
+            return {name: Topic(f"name:{name}", found[name]) for name in names if name in found}
+        told = self._retry(lambda timeout_s: self._answers(self._describe(names, timeout_s), timeout_s, may_lack=True))
+        return {
+            name: Topic(
+                f"name:{name}" if str(one.topic_id) == NO_TOPIC_ID else str(one.topic_id), frozenset(p.id for p in one.partitions)
+            )
+            for name, one in told.items()
+        }
 
-    def offsets(self, name: str, partitions: Collection[int], spec: OffsetSpec, *, committed: bool = True) -> dict[int, int]:
+    def names(self) -> Collection[str]:
+        """Of all topics that may be seen, but for Kafka's own.
+
+        Raises:
+            ConfigError: login, TLS or permission refused.
+            TransientError: no broker answered within KAFKA_AWAY_MAX_S.
+        """
+        return sorted(name for name in self._listed() if not name.startswith("__"))
+
+    def _listed(self) -> dict[str, frozenset[int]]:
+        told = self._retry(lambda timeout_s: self._admin.list_topics(timeout=timeout_s)).topics
+        return {name: frozenset(one.partitions) for name, one in told.items()}
+
+    def offsets(self, places: Collection[Where], spec: OffsetSpec, *, committed: bool = True) -> dict[Where, int]:
         """The offset of each partition that the spec means. `committed`: the log ends where an open transaction begins.
 
         Raises:
-            UnknownTopic: the topic, or one of the partitions, is gone.
+            NotThere: a topic, or one of the partitions, is gone.
         """
-        if not partitions:
+        if not places:
             return {}
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        asked = {TopicPartition(name, partition): spec for partition in partitions}
+        asked = {TopicPartition(*place): spec for place in places}
 
-        def ask(timeout_s: float) -> dict[int, int]:
+        def ask(timeout_s: float) -> dict[Where, int]:
             told = self._answers(self._admin.list_offsets(asked, isolation_level=level, request_timeout=timeout_s), timeout_s)
-            found = {place.partition: result.offset for place, result in told.items()}
+            found = {(place.topic, place.partition): result.offset for place, result in told.items()}
             if OFFSET_INVALID in found.values():  # and no error: a new topic has no leader yet
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
             return found
 
         return self._retry(ask)
 
-    def _describe(self, name: str, timeout_s: float) -> Mapping[str, Future[TopicDescription]]:
+    def _describe(self, names: Sequence[str], timeout_s: float) -> Mapping[str, Future[TopicDescription]]:
         found: dict[str, Future[TopicDescription]] = self._admin.describe_topics(
-            TopicCollection([name]), request_timeout=timeout_s
+            TopicCollection(list(names)), request_timeout=timeout_s
         )
         return found
 
@@ -116,14 +128,24 @@ class Broker:
             self._admin.poll(0)
             self._look_up()
 
-    def _answers(self, futures: Mapping[Any, Future[T]], timeout_s: float) -> dict[Any, T]:
+    def _answers(self, futures: Mapping[Any, Future[T]], timeout_s: float, *, may_lack: bool = False) -> dict[Any, T]:
+        """What each of them says; `may_lack`: but for those of topics that are not there."""
         until_s = time.monotonic() + timeout_s + 1.0
         while wait(futures.values(), timeout=POLL_S).not_done:
             self._admin.poll(0)
             self._look_up()
             if time.monotonic() > until_s:  # librdkafka's own time-out comes first, as a rule
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return {key: future.result() for key, future in futures.items()}
+        out = {}
+        for key, future in futures.items():
+            error = future.exception()
+            if error is None:
+                out[key] = future.result()
+            elif not isinstance(error, KafkaException) or error.args[0].code() not in _UNKNOWN:
+                raise error
+            elif not may_lack:
+                raise NotThere(str(getattr(key, "topic", key)))
+        return out
 
     def _look_up(self) -> None:
         if self._closing.is_set() or runtime.stopping():
@@ -162,8 +184,6 @@ class Broker:
 
     def _judge(self, error: KafkaError) -> None:
         """Raise what trying again would not change."""
-        if error.code() in _UNKNOWN:
-            raise UnknownTopic
         if found := refusal(error, self._settings):
             raise found
         self._look_up()

@@ -3,72 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from typing_extensions import override
 
 from waxwing import log
+from waxwing.batch import Stream
 from waxwing.errors import WaxwingError
 from waxwing.kafka_client import client_config, make_client, reason_of
 from waxwing.settings import KafkaSettings
-from waxwing.target import Target
 
 COMMIT_INTERVAL_S = 5.0
 LAST_COMMIT_MAX_S = 3.0
 PASSES_WHEN_CLOSED = 2
 
 
-class Durable:
-    """The durable position of each partition: the lowest of the targets', or without any what snapshots covered."""
-
-    def __init__(self, feeds: Sequence[Target], topic: str, topic_id: Callable[[], str]) -> None:
-        self._feeds, self._topic, self._topic_id = feeds, topic, topic_id
-        self._snapshots: dict[int, dict[int, int]] = {}
-        self._covered: dict[int, int] = {}
-
-    def snapshot_of(self, lane: int, offsets: dict[int, int]) -> None:
-        """A lane's snapshot holds these offsets."""
-        self._snapshots[lane] = offsets
-
-    def next_batch_of(self, lane: int) -> None:
-        """Bytewax asks a lane for its next batch: so the epoch of its last snapshot is durable everywhere."""
-        if snapshot := self._snapshots.pop(lane, None):
-            self._covered.update(snapshot)
-
-    def positions(self, at_end: bool) -> dict[int, int]:
-        """By partition; `at_end`: the run has ended well, so its last snapshots count."""
-        if not self._feeds:
-            if at_end:
-                for lane in list(self._snapshots):
-                    self.next_batch_of(lane)
-            return dict(self._covered)
-        lowest: dict[int, int] = {}
-        of_topic = (self._topic, self._topic_id())
-        if not of_topic[1]:  # the targets may have no tables yet
-            return lowest
-        for position in (position for feed in self._feeds for position in feed.positions()):
-            number = position.stream.partition
-            if (position.stream.source, position.stream.source_id) == of_topic:
-                lowest[number] = min(position.offset_next, lowest.get(number, position.offset_next))
-        return lowest
-
-
 class GroupOffsets(threading.Thread):
     """Commits durable positions every few seconds, as a client that is no member of the group.
 
     Args:
-        settings: brokers, group and topic.
-        positions: the durable position of each partition; asked with True when the run has ended well.
+        settings: brokers and group.
+        positions: the durable position of each stream; asked with True when the run has ended well.
         closed: has the source ended? Sinks may then still be writing, so it goes on for a moment.
     """
 
-    def __init__(self, settings: KafkaSettings, positions: Callable[[bool], dict[int, int]], closed: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: KafkaSettings, positions: Callable[[bool], Mapping[Stream, int]], closed: Callable[[], bool]
+    ) -> None:
         super().__init__(name="group-offsets", daemon=True)
         self._settings, self._positions, self._closed = settings, positions, closed
         self._ended = threading.Event()
-        self._committed: dict[int, int] = {}
+        self._committed: dict[Stream, int] = {}
         self._said = False
 
     def finish(self) -> None:
@@ -93,10 +59,10 @@ class GroupOffsets(threading.Thread):
     def _commit(self, consumer: Consumer, *, at_end: bool) -> None:
         try:
             positions = self._positions(at_end)
-            moved = {number: offset for number, offset in positions.items() if self._committed.get(number) != offset}
+            moved = {stream: offset for stream, offset in positions.items() if self._committed.get(stream) != offset}
             if moved:
-                place = partial(TopicPartition, self._settings.source_topic)
-                done = consumer.commit(offsets=[place(number, offset) for number, offset in moved.items()], asynchronous=False)
+                places = [TopicPartition(stream.source, stream.partition, offset) for stream, offset in moved.items()]
+                done = consumer.commit(offsets=places, asynchronous=False)
                 for one in done or ():
                     if one.error is not None:
                         raise KafkaException(one.error)

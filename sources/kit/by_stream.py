@@ -1,0 +1,98 @@
+"""A lane over a source that reads its streams one by one: each has its turn, and its patience with the server."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+from sources.kit.words import EMPTY, Fetched, LaneReader, Options, Place, Run
+from waxwing import log
+from waxwing.batch import Stream
+from waxwing.errors import TransientError
+
+# A reading that has nothing now is asked again so much later.
+REST_S = 0.02
+RETRY_FIRST_S = 0.2
+RETRY_WAIT_MAX_S = 10.0
+
+
+class _Reading:
+    """One stream's reading: begun at a place, and begun again at the last place that can be named."""
+
+    def __init__(self, place: Place, read: Callable[[Place], Iterator[Run | None]], options: Options) -> None:
+        self.place, self._read, self._options = place, read, options
+        self.awake_s = 0.0
+        self._runs: Iterator[Run | None] | None = None
+        self._failing_since_s: float | None = None
+        self._pause_s = RETRY_FIRST_S
+
+    def next(self) -> Fetched | None:
+        """The next run; None: the server is away, and there is still patience.
+
+        Raises:
+            TransientError: it stayed away.
+        """
+        stream, now_s = self.place.stream, time.monotonic()
+        try:
+            if self._runs is None:
+                self._runs = iter(self._read(self.place))
+            run = next(self._runs)
+        except StopIteration:
+            self._runs, self.awake_s = None, now_s + self._options.poll_interval_s
+            self._well()
+            return Fetched(stream, Run(EMPTY, self.place.offset), at_end=True, over=bool(self._options.until))
+        except TransientError as error:
+            self.close()
+            self._failing_since_s = self._failing_since_s or now_s
+            if now_s - self._failing_since_s + self._pause_s > self._options.away_max_s:
+                raise
+            log.lasting("source_away", error.message, f"{error.message.rstrip('.')}; still trying.", **error.context)
+            self.awake_s = now_s + self._pause_s * random.uniform(0.5, 1.0)
+            self._pause_s = min(self._pause_s * 2, RETRY_WAIT_MAX_S)
+            return None
+        self._well()
+        if run is None:
+            self.awake_s = now_s + REST_S
+            return Fetched(stream, Run(EMPTY, self.place.offset), at_end=True)
+        end = run.offset_next if run.offset_next is not None else run.messages.offsets[-1] + 1
+        if run.token is not None or self.place.token is None:
+            self.place = Place(stream, end, run.token)
+        return Fetched(stream, run)
+
+    def _well(self) -> None:
+        self._failing_since_s, self._pause_s = None, RETRY_FIRST_S
+
+    def close(self) -> None:
+        runs, self._runs = self._runs, None
+        if isinstance(runs, Generator):  # what it holds open is let go
+            runs.close()
+
+
+class OneByOne(LaneReader):
+    """Gives a run of each stream in turn."""
+
+    def __init__(self, read: Callable[[Place], Iterator[Run | None]], options: Options) -> None:
+        self._read, self._options = read, options
+        self._turns: deque[_Reading] = deque()
+
+    def open(self, places: Sequence[Place]) -> None:
+        self._turns.extend(_Reading(place, self._read, self._options) for place in places)
+
+    def read(self, records_max: int) -> Sequence[Fetched]:  # noqa: ARG002 - a source says itself how large its runs are
+        for _ in range(len(self._turns)):
+            reading = self._turns[0]
+            self._turns.rotate(-1)
+            if reading.awake_s <= time.monotonic() and (fetched := reading.next()) is not None:
+                return [fetched]
+        return []
+
+    def leave(self, stream: Stream) -> None:
+        for reading in [one for one in self._turns if one.place.stream == stream]:
+            reading.close()
+            self._turns.remove(reading)
+
+    def close(self) -> None:
+        for reading in self._turns:
+            reading.close()

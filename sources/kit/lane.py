@@ -1,0 +1,166 @@
+"""One lane: reads its streams, and passes on what comes in batches without a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from bytewax.inputs import StatefulSourcePartition
+from typing_extensions import override
+
+from sources.kit.durable import Durable
+from sources.kit.opening import Lost
+from sources.kit.state import Kept, LaneState, StreamState
+from sources.kit.stream import StreamReader
+from sources.kit.watch import Watch
+from sources.kit.words import Fetched, Raw
+from waxwing import runtime
+from waxwing.batch import Stream, lane_name
+from waxwing.holding import reminders
+
+if TYPE_CHECKING:
+    from sources.kit.source import LaneSource
+
+# The first streams are about to be opened: what a server answers at once is not to wait for its turn.
+FIRST_S = 0.002
+FIRST_TRIES = 50
+# After a fetch that left nothing of a queue: long enough that a brisk producer fills a batch, short against any flush interval.
+REST_S = 0.01
+# Nothing came: wait up to this long.
+IDLE_S = 0.02
+# A batch has about as many bytes of values at most: records of 2 kB come in batches of 1,000, else they would fill the memory.
+BATCH_BYTES_MAX = 2_000_000
+
+
+class Lane(StatefulSourcePartition[Raw, Kept | None]):
+    """Reads the streams of its number; the watch over the source says from where."""
+
+    def __init__(self, source: LaneSource, number: int, watch: Watch, durable: Durable, resume: Any) -> None:
+        self._source, self._options, self._watch = source, source.options, watch
+        self._number, self._name, self._durable, self._resume = number, lane_name(number), durable, resume
+        self._readers: dict[Stream, StreamReader] = {}
+        self._known: dict[Stream, StreamReader] = {}
+        self._ended: list[StreamReader] = []  # at their end from the start, which is still to be said
+        self._revision = -1
+        self._tries = 0
+        self._awake_after_s = 0.0
+        self._wanted = self._options.batch_records_max
+        self._reader = source.lane(self._name, self._alert)
+        watch.enter(number, source.resumed(number, resume))
+
+    @override
+    def next_batch(self) -> list[Raw]:
+        try:
+            return self._next_batch()
+        except StopIteration:
+            raise
+        except Exception as error:  # noqa: BLE001 - the process ends by it, or it is raised
+            runtime.fail(error)
+
+    def _next_batch(self) -> list[Raw]:
+        watch = self._watch
+        self._durable.next_batch_of(self._number)
+        if watch.error is not None:
+            raise watch.error
+        if runtime.stopping():
+            raise StopIteration
+        if self._revision != watch.revision:
+            self._assign()
+        if self._revision < 0:
+            self._tries += 1
+            self._awake_after_s = 0.0 if self._tries < FIRST_TRIES and watch.admits(FIRST_S) else IDLE_S
+            return []
+        if self._ended:
+            ended, self._ended = self._ended, []
+            return [reader.ended() for reader in ended]
+        waking = reminders(watch.feeds, self._name, lambda: {s: r.position for s, r in self._known.items()})
+        if waking:
+            return waking
+        if watch.bounded and not self._readers:
+            return self._at_end(waits=waking is None)
+        fetched = self._reader.read(self._wanted)
+        records = sum(len(one.run.messages) for one in fetched)
+        little = records * 2 < self._wanted and self._reader.fills_up
+        self._awake_after_s = IDLE_S if not fetched else REST_S if little else 0.0
+        batches = [batch for one in fetched for batch in self._taken(one)]
+        if records:
+            runtime.working()
+            self._size(fetched, records)
+        elif not batches and (after_s := watch.idle_after_s):
+            return [mark for r in self._readers.values() for mark in r.idle(after_s)]
+        return batches
+
+    def _at_end(self, *, waits: bool) -> list[Raw]:
+        """All streams have come to their end; does a step still wait to hear of it?"""
+        if not waits:
+            raise StopIteration
+        self._awake_after_s = IDLE_S
+        return [] if self._options.end_marks else [reader.rests() for reader in self._known.values()]
+
+    def _taken(self, fetched: Fetched) -> list[Raw]:
+        reader = self._readers.get(fetched.stream)
+        if reader is None:  # it has reached its end, and this was still on the way
+            return []
+        batches = reader.take(fetched.run, at_end=fetched.at_end)
+        reader.over |= fetched.over and reader.end is None
+        if reader.done:
+            if self._options.end_marks:
+                batches.append(reader.ended())
+            del self._readers[fetched.stream]
+            self._reader.leave(fetched.stream)
+        return batches
+
+    def _size(self, fetched: Sequence[Fetched], records: int) -> None:
+        """How many records to ask for, by how large some of these are."""
+        step = records // 8 or 1
+        some = [value for one in fetched for value in one.run.messages.values[::step]]
+        mean_bytes = sum(len(value or b"") for value in some) / len(some)
+        self._wanted = max(1, min(self._options.batch_records_max, int(BATCH_BYTES_MAX / (mean_bytes + 1))))
+
+    def _alert(self, stream: Stream | None = None) -> None:
+        """The reader has met something odd; with a stream: the log does not hold its position."""
+        if stream is not None and (reader := self._readers.get(stream)) is not None:
+            self._watch.lost(Lost(stream, reader.position))
+        else:
+            self._watch.look()
+
+    def _assign(self) -> None:
+        """Read streams that the watch has opened since."""
+        revision, opened = self._watch.opened(self._number)
+        if revision < 0:
+            return
+        self._revision = revision
+        fresh = []
+        for part in opened:
+            if part.stream in self._known:
+                continue
+            reader = self._known[part.stream] = StreamReader(self._name, part, replayable=self._source.replayable)
+            if reader.done:
+                self._ended += [reader] if self._options.end_marks else []
+            else:
+                self._readers[part.stream] = reader
+                fresh.append(part.place)
+        if fresh:
+            self._reader.open(fresh)
+
+    @override
+    def next_awake(self) -> datetime | None:
+        return datetime.now(UTC) + timedelta(seconds=self._awake_after_s) if self._awake_after_s else None
+
+    @override
+    def snapshot(self) -> Kept | None:
+        if not self._known:
+            kept: Kept | None = self._resume
+            return kept
+        self._durable.snapshot_of(self._number, {stream: reader.position for stream, reader in self._known.items()})
+        streams = {
+            (s.source, s.source_id, s.partition): StreamState(r.position, r.end, r.token, r.token_offset)
+            for s, r in self._known.items()
+        }
+        return LaneState(self._options.lanes, streams).kept()
+
+    @override
+    def close(self) -> None:
+        self._watch.leave(self._number)
+        self._reader.close()
