@@ -63,7 +63,8 @@ class KafkaSource(LaneSource):
             raise ConfigError(f"{settings.name_of('source_topic')} is not given.", hint="Set it to the topic to read.")
         if by_pattern and "source_topic" in settings.model_fields_set and names:
             raise ConfigError(
-                f"{settings.name_of('source_topic')} and {settings.name_of('source_topic_pattern')} are both given.", hint="Take one: a pattern may name topics as well (a|b)."
+                f"{settings.name_of('source_topic')} and {settings.name_of('source_topic_pattern')} are both given.",
+                hint="Take one: a pattern may name topics as well (a|b).",
             )
         super().__init__(
             *(() if by_pattern else names),

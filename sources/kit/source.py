@@ -39,8 +39,9 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
         replayable: read again from a place it gives the same records under the same numbers.
         noun: what a name stands for, in messages.
         place: where they are, in messages, such as " at server:port".
-        create_hint, await_hint, lost_aside, flow_by: further parts of messages: what to do about a name of which there is nothing,
-            where that is refused or waited for; what else may be among lost offsets; who named the flow.
+        create_hint, await_hint: what to do about a name of which there is nothing, where that is refused or waited for.
+        lost_aside: what else may be among lost offsets.
+        flow_by: who named the flow.
     """
 
     replayable: bool = True

@@ -131,6 +131,10 @@ def test_topics_of_one_cluster_need_the_brokers_once(given: Given) -> None:
     assert [(one.kafka_bootstrap_servers, one.source_topic) for one in (settings.a, settings.b)] == [("k:1", "x"), ("k:2", "y")]
     given(KAFKA_BROKERS="k:1, k:2", A_SOURCE_TOPIC="x", B_SOURCE_TOPIC="x", B_KAFKA_BROKERS="k:2,k:1")
     assert "A_SOURCE_TOPIC and B_SOURCE_TOPIC are the same topic of one cluster, for a and b" in refusal(Two)
+    given(KAFKA_BROKERS="k:1", A_SOURCE_TOPIC="w,x", B_SOURCE_TOPIC="x, y")
+    assert "A_SOURCE_TOPIC and B_SOURCE_TOPIC are the same topic of one cluster, for a and b" in refusal(Two)
+    given(KAFKA_BROKERS="k:1", A_SOURCE_TOPIC_PATTERN="x.*", B_SOURCE_TOPIC_PATTERN="x.*")
+    assert "A_SOURCE_TOPIC_PATTERN and B_SOURCE_TOPIC_PATTERN are the same pattern of topics of one cluster" in refusal(Two)
     given(KAFKA_BROKERS="k:1", A_SOURCE_TOPIC="x", B_SOURCE_TOPIC="x", B_KAFKA_BROKERS="k:2")
     assert load(Two).b.source_topic == "x"
 

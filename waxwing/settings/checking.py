@@ -265,8 +265,13 @@ def _read_twice(parts: Collection[Part]) -> Iterator[str]:
                 )
 
 
-_WHAT = {"source_topic": "topic of one cluster", "database_url": "database"}
+_WHAT = {
+    "source_topic": "topic of one cluster",
+    "source_topic_pattern": "pattern of topics of one cluster",
+    "database_url": "database",
+}
 _INSTEAD = {
+    "source_topic_pattern": "read it once, a source may feed any number of steps",
     "source_topic": "read it once, a source may feed any number of steps",
     "database_url": "take one value for both, or give each a table of its own (..._DATABASE_TABLE)",
 }
@@ -274,9 +279,12 @@ _INSTEAD = {
 
 def _places(part: Part) -> Iterator[tuple[object, str]]:
     """Where a value reads or writes, as far as its settings say, each with the field that tells it."""
-    if issubclass(part.group, KafkaSettings) and part.text("source_topic") and "kafka_bootstrap_servers" in part.given:
+    if issubclass(part.group, KafkaSettings) and "kafka_bootstrap_servers" in part.given:
         servers = frozenset(server.strip() for server in part.text("kafka_bootstrap_servers").split(","))
-        yield (servers, part.text("source_topic")), "source_topic"
+        field = "source_topic_pattern" if part.text("source_topic_pattern") else "source_topic"
+        for topics in part.text(field).split(",") if field == "source_topic" else [part.text(field)]:
+            if topics:
+                yield (servers, field, topics.strip()), field
     if issubclass(part.group, DatabaseSettings) and part.text("database_url"):
         yield (_resolved(part.text("database_url")), part.text("database_table")), "database_url"
 
