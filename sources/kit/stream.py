@@ -99,7 +99,7 @@ class StreamReader:
     def _batch(self, offset_next: int, messages: Messages, token: bytes | None, run: Run, *, at_end: bool) -> list[Raw]:
         offset_first, self.position = self.position, max(self.position, offset_next)
         moves_token = token is not None and token != self.token
-        if offset_first >= offset_next and not moves_token and (at_end or len(run.messages)):
+        if offset_first >= offset_next and not moves_token and (at_end or len(run.messages) or token is not None):
             return []
         if not self._replayable and not (run.whole and (token is not None or not len(messages))):
             raise TargetError(
