@@ -13,6 +13,7 @@ from sinks.writer.writer import Writer
 from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
 from waxwing.graph import feed_from
+from waxwing.instead import instead
 from waxwing.operators.declared import key_type, record_type
 from waxwing.target import Target
 
@@ -27,6 +28,7 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
     Raises:
         ConfigError: the target serves another step already, or not one record of the declared type could be written.
     """
+    target = instead(step_id, target)
     bind(step_id, up, target)
     target.check_records(record_type(up))
     target.check_keys(key_type(up))

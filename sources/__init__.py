@@ -12,6 +12,7 @@ from bytewax.inputs import Source
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.graph import Feeder
+from waxwing.instead import instead
 
 R = TypeVar("R")
 
@@ -29,6 +30,7 @@ def read(step_id: str, flow: Dataflow, source: Source[Batch[R]]) -> Flowing[Batc
     Raises:
         ConfigError: it is no source of Waxwing: its items are no batches.
     """
+    source = instead(step_id, source)
     given: Any = source
     if not isinstance(given, Feeder):
         raise ConfigError(

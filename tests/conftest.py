@@ -17,7 +17,8 @@ import hypothesis
 import pytest
 
 from tests.servers import Kafka, MariaDB, PostgreSQL, Server, SQLServer, Unavailable
-from waxwing import runtime, secrets
+from waxwing import log, secrets
+from waxwing.running.state import current
 
 NO_SKIPS = os.environ.get("WAXWING_NO_SKIPS") == "1"
 MAY_SKIP = {"real_mssql", "real_mysql"}
@@ -38,6 +39,7 @@ hypothesis.settings.load_profile("waxwing")
 def pytest_configure(config: pytest.Config) -> None:
     """A SIGTERM ends the run as Ctrl-C does: fixtures are torn down, servers stopped."""
     signal.signal(signal.SIGTERM, _terminated)
+    log.install()  # what is said is read from stderr, as in a run
     # A sixth of the CPU of tests that run in this process: hypothesis and SQLAlchemy make many objects that stay.
     gc.set_threshold(100_000, 50, 100)
 
@@ -103,7 +105,7 @@ def _secrets_are_forgotten() -> Iterator[None]:
 def _who_crashed_is_not_asked() -> Iterator[None]:
     """What a process that a test let crash (the simulation's) would say before it fails is not asked for in the next."""
     yield
-    runtime._before_failing.clear()
+    current().know_better.clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,25 +1,24 @@
 """Kafka and SQL, streamed exactly once."""
 
-import os
-import signal
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# The one thing that an import does: a run that is asked to stop while it still imports has nothing to finish. (waxwing.runtime
-# takes the signal over.) `waxwing run` is told by how Python was called: __main__ is not there yet.
-_main = getattr(sys.modules.get("__main__"), "__spec__", None)
-_words = " ".join(os.path.basename(word) for word in sys.orig_argv)  # noqa: PTH119 - pathlib takes longer to import
-if (_main is not None and _main.name == "bytewax.run") or "waxwing run " in f"{_words} " or "-m waxwing.cli.child" in _words:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-
-
 if TYPE_CHECKING:
+    from waxwing.running.form import flow as flow
+    from waxwing.running.program import run as run
     from waxwing.settings import Settings as Settings
     from waxwing.settings import prefixed as prefixed
 
+__all__ = ["Settings", "flow", "prefixed", "run"]
+
 # Imported when they are asked for: the commands' `--help` has no use for them.
-_PUBLIC = {"Settings": "waxwing.settings", "prefixed": "waxwing.settings"}
+_PUBLIC = {
+    "Settings": "waxwing.settings",
+    "flow": "waxwing.running.form",
+    "prefixed": "waxwing.settings",
+    "run": "waxwing.running.program",
+}
 
 
 def __getattr__(name: str) -> Any:  # of any kind

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
-from typing_extensions import override
 
-from waxwing import log
 from waxwing.errors import ConfigError
 from waxwing.settings import KafkaSettings
 
@@ -70,7 +68,9 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
             config["ssl.key.password"] = password
     config |= settings.kafka_config
     if settings.kafka_config.keys() & {"debug", "log_level"}:
-        config = {"log_level": 7, **settings.kafka_config, **config, "logger": _logger()}
+        logger = logging.getLogger("waxwing.librdkafka")
+        logger.setLevel(logging.DEBUG)
+        config = {"log_level": 7, **settings.kafka_config, **config, "logger": logger}
     return config
 
 
@@ -165,18 +165,3 @@ def _error(settings: KafkaSettings, message: str, hint: str, **context: str) -> 
 def reason_of(error: KafkaError) -> str:
     """The error's text, without librdkafka's name for the connection and without how long it took."""
     return re.sub(r"^(\w+://)?\S+/(bootstrap|\d+): ", "", error.str()).split(" (after ")[0].rstrip(". ")
-
-
-class _ToLog(logging.Handler):
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        log.info("librdkafka", record.getMessage())
-
-
-def _logger() -> logging.Logger:
-    logger = logging.getLogger("waxwing.librdkafka")
-    if not logger.handlers:
-        logger.addHandler(_ToLog())
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = False
-    return logger

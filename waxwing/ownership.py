@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import socket
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -73,7 +72,7 @@ class Member(NamedTuple):
 
 
 def _option(variable: str, *names: str) -> str:
-    words = sys.argv[1:]
+    words = runtime.words()
     for at, word in enumerate(words):
         for name in names:
             if word == name and at + 1 < len(words):

@@ -56,6 +56,8 @@ class SqlTarget(Target):
         super().__init__(settings)
         self.statement_timeout_s = settings.database_statement_timeout_s
         text = settings.database_url.get_secret_value()
+        if not text:
+            raise ConfigError(f"{settings.name_of('database_url')} is not given.", hint=f"Set it, such as {address.EXAMPLE}.")
         self.setting = settings.given_by("database_url") or setting_of(text)
         self._url = address.parsed(text, self.setting or "DATABASE_URL")
         with address.named(self.setting):

@@ -16,6 +16,7 @@ from sinks.windows.target import WindowTarget
 from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Stream
 from waxwing.errors import ConfigError
+from waxwing.instead import instead
 from waxwing.operators.declared import record_type
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
@@ -33,6 +34,7 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
         ConfigError: the target serves another step already, or keeps no windows; or the records' type, where the steps before say
             it, has no such fields or none that windows can be of.
     """
+    target = instead(step_id, target)
     if not isinstance(target, WindowTarget | SqlLiveWindows):
         raise ConfigError(
             f"The step {step_id!r} folds windows, and {type(target).__name__} keeps none.",

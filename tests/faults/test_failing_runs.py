@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import ROOT, Cluster
 from tests.servers.process import free_ports
 
 MODES = {"one process": (1, ()), "two workers": (1, ("-w", "2")), "two processes": (2, ())}
@@ -82,15 +84,16 @@ def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> 
         assert cluster.wait(180) == [0]
 
 
-def test_a_mistake_outside_flow_is_one_message_too(tmp_path: Path) -> None:
+def test_a_mistake_outside_flow_is_one_message_too_by_our_own_runner(tmp_path: Path) -> None:
     (tmp_path / "mistaken.py").write_text(
-        "from waxwing import runtime\nfrom waxwing.operators.windows import Count, Tumbling, Windows\n"
+        "from waxwing.operators.windows import Count, Tumbling, Windows\n"
         'w = Windows(by=(), time="t", kind=Tumbling(length_s=-1), aggregates={"n": Count()}, lateness_s=0)\n'
     )
-    with Cluster(str(tmp_path / "mistaken.py"), {}, tmp_path) as cluster:
-        assert cluster.wait(180) == [78], cluster.output()
-        assert "length_s=-1" in cluster.output()
-        assert "Traceback" not in cluster.output()
+    command = [sys.executable, "-m", "waxwing", "run", str(tmp_path / "mistaken.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 78, done.stderr
+    assert "length_s=-1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 OWN_FLOW = """

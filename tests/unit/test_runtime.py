@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from waxwing import runtime
-from waxwing.runtime import peer_is_gone
+from waxwing.running.panics import peer_is_gone
+from waxwing.running.state import current
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_an_error_of_a_step_is_no_process_that_is_gone() -> None:
     assert not peer_is_gone(RuntimeError("(src/operators.rs:240:32) error calling `flat_map_batch` mapper in step orders.parse"))
 
 
-@pytest.mark.parametrize(("command", "code"), [(["-m", "bytewax.run", "slow"], 0), (["slow.py"], -signal.SIGTERM)])
+@pytest.mark.parametrize(("command", "code"), [(["-m", "waxwing", "run", "slow"], 0), (["slow.py"], -signal.SIGTERM)])
 def test_a_run_that_is_asked_to_stop_while_it_imports_has_nothing_to_finish(
     command: list[str], code: int, tmp_path: Path
 ) -> None:
@@ -57,5 +58,5 @@ def test_all_who_may_know_better_are_asked_though_each_takes_itself_out() -> Non
     both = [Knows(), Knows()]
     for one in both:
         runtime.before_failing(one.better)
-    assert str(runtime._better(KeyError("first"))) == "better"
+    assert str(current().better(KeyError("first"))) == "better"
     assert asked == both

@@ -22,7 +22,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before
         raise SystemExit(1)
-    importlib.import_module("waxwing.runtime")  # tells what is wrong in a module that has not imported anything of ours yet
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # while it imports it has nothing to finish
+    importlib.import_module("waxwing.running.process").watch_imports()
     runpy.run_module("bytewax.run", run_name="__main__", alter_sys=True)
 
 

@@ -1,0 +1,1 @@
+"""How a flow lives and dies: in a process of its own, or inside a program."""
