@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from sources.kit.words import EMPTY, Fetched, LaneReader, Options, Place, Run
+from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Options, Place, Run
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import TransientError
@@ -43,6 +43,10 @@ class _Reading:
             self._runs, self.awake_s = None, now_s + self._options.poll_interval_s
             self._well()
             return Fetched(stream, Run(EMPTY, self.place.offset), at_end=True, over=bool(self._options.until))
+        except NotThere:  # the watch over the source finds that, and says what becomes of it
+            self.close()
+            self.awake_s = now_s + self._options.poll_interval_s
+            return None
         except TransientError as error:
             self.close()
             self._failing_since_s = self._failing_since_s or now_s
