@@ -27,7 +27,6 @@ def test_a_first_flow_and_its_test_are_short() -> None:
 PAGES = [
     ("your-own-flow.md", ["payments", "totals", "customers"]),
     ("windows.md", ["minutes"]),
-    ("your-own-source.md", ["readings"]),
     ("recipes.md", ["two_tables", "two_places", "checked"]),
 ]
 
