@@ -39,7 +39,7 @@ class SqlLiveWindows(SqlTarget):
         windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
 
     Parallelism: one connection and one writer per lane; SQLite: one for all.
-    Delivery: exactly once: totals and positions are one transaction, by compare-and-set.
+    Delivery: exactly once: totals and positions are one transaction, by compare-and-set (tests/faults/test_windows_of_kafka.py).
 
     Raises:
         ConfigError: windows that can't be merged row by row, a table that does not fit them.

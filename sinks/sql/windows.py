@@ -39,7 +39,8 @@ class SqlWindows(SqlTarget, WindowTarget):
         windows: the windows.
 
     Parallelism: one connection and one writer per bucket; SQLite: one bucket.
-    Delivery: exactly once: a bucket's rows, late records, positions and open state are one transaction, by compare-and-set.
+    Delivery: exactly once: a bucket's rows, late records, positions and open state are one transaction, by compare-and-set
+        (tests/faults/test_window_storm.py).
 
     Raises:
         ConfigError: a table that does not fit the windows.

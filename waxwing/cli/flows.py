@@ -10,7 +10,7 @@ from types import ModuleType
 
 from waxwing import mistakes
 from waxwing.errors import ConfigError, WaxwingError
-from waxwing.settings import Group, Settings
+from waxwing.settings import Group
 
 
 def import_string(flow: str) -> str:
@@ -92,16 +92,20 @@ def module(flow: str) -> ModuleType:
 
 
 def settings_of(flow: str) -> type[Group]:
-    """The settings class of a flow: the one that its module defines.
+    """The settings class of a flow: the one that it was given, or else that its module defines.
 
     Raises:
-        ConfigError: it defines none.
+        ConfigError: there is none.
     """
     found = module(flow)
+    made = getattr(found, flow.partition(":")[2] or "flow", None)
+    if isinstance(kind := getattr(made, "kind", None), type) and issubclass(kind, Group):
+        return kind
     own = [kind for kind in vars(found).values() if isinstance(kind, type) and issubclass(kind, Group)]
     own = [kind for kind in own if kind.__module__ == found.__name__]
     if not own:
         raise ConfigError(
-            f"{found.__name__} defines no settings.", hint="Let it define a class that inherits KafkaSettings, SqlSettings."
+            f"{found.__name__} defines no settings.",
+            hint="Give its flow the form @waxwing.flow(Settings), or a class that inherits KafkaSettings, SqlSettings.",
         )
-    return next((kind for kind in own if issubclass(kind, Settings)), own[-1])
+    return own[-1]

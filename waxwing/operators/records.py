@@ -54,7 +54,8 @@ def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Ba
     words alone: `raise ValueError("amount is not positive")`.
 
     Parallelism: where the batch is.
-    Delivery: as the source and the target; `fn` must be a function of the record alone, for it is read again after a crash.
+    Delivery: as the source and the target (tests/unit/test_operators.py); `fn` must be a function of the record alone, for it
+        is read again after a crash.
     """
     made = op.map(step_id, up, lambda batch: _applied(step_id, batch, fn, batch.records))
     return declare_key(declare(made, returned(fn)), key_type(up))
@@ -65,7 +66,7 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
     returns the function, which gets the record and its message's number (see Origin).
 
     Parallelism: where the batch is.
-    Delivery: as `map`.
+    Delivery: as `map` (tests/unit/test_operators.py).
 
     Raises:
         ConfigError: `make` itself raised, and no record is to blame.
@@ -91,7 +92,7 @@ def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Fl
     """Keep the records for which `keep` is true. What it raises rejects that one record.
 
     Parallelism: where the batch is.
-    Delivery: as `map`; the position passes over what is left out.
+    Delivery: as `map` (tests/unit/test_operators.py); the position passes over what is left out.
     """
 
     def filtered(batch: Batch[R]) -> Batch[R]:
@@ -106,7 +107,7 @@ def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]
     """Turn each record into any number of records; all of them stay in one transaction. What `fn` raises rejects the record.
 
     Parallelism: where the batch is.
-    Delivery: as `map`.
+    Delivery: as `map` (tests/unit/test_operators.py).
     """
 
     def flat(batch: Batch[R]) -> Batch[S]:
@@ -121,7 +122,7 @@ def without_rejects(step_id: str, up: Flowing[Batch[R]]) -> Flowing[Batch[R]]:
     """The batches without what was rejected so far: for further sinks of a flow, where the first one keeps the dead letters.
 
     Parallelism: where the batch is.
-    Delivery: as `map`.
+    Delivery: as `map` (tests/unit/test_operators.py).
     """
     bare = op.map(step_id, up, lambda batch: replace(batch, rejects=()) if batch.rejects else batch)
     return declare_key(declare(bare, record_type(up)), key_type(up))
@@ -131,7 +132,7 @@ def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:
     """The records one by one, for plain Bytewax steps behind. Rejects and positions end here.
 
     Parallelism: where the batch is.
-    Delivery: at least once, with Bytewax's recovery (`-r`); a plain sink remembers nothing.
+    Delivery: at least once, with Bytewax's recovery (`-r`); a plain sink remembers nothing (tests/faults/test_kafka_source.py).
     """
     return op.flat_map(step_id, up, lambda batch: batch.records)
 
