@@ -57,16 +57,16 @@ def start(settings: S, table: sa.Table, *more: sa.Table) -> S:
         "demonstration", f"DEMONSTRATION: no settings were given, so the Kafka and the orders are made up.\n{REAL_SERVERS}"
     )
     url = _new_file()
-    servers = _fill(settings.source_topic)
+    topic = settings.source_topic.partition(",")[0]
+    servers = _fill(topic)
     log.info(
         "demonstration_filled",
-        f"{ORDERS:,} generated orders lie in topic {settings.source_topic} of a Kafka inside this process.",
+        f"{ORDERS:,} generated orders lie in topic {topic} of a Kafka inside this process.",
     )
     started_s = time.monotonic()
     runtime.at_end(lambda: _report(url, table, more, time.monotonic() - started_s))
-    return settings.model_copy(
-        update={"kafka_bootstrap_servers": servers, "database_url": SecretStr(url.render_as_string()), "until": "end"}
-    )
+    read = {"kafka_bootstrap_servers": servers, "source_topic": topic, "source_topic_pattern": "", "until": "end"}
+    return settings.model_copy(update={**read, "database_url": SecretStr(url.render_as_string())})
 
 
 def _new_file() -> sa.URL:

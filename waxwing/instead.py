@@ -32,7 +32,9 @@ class _Standing:
         for field in values_in(type(settings)):
             update[field] = self.addressed(getattr(settings, field))
         if isinstance(settings, KafkaSettings) and not settings.kafka_bootstrap_servers:
-            update |= {"kafka_bootstrap_servers": "127.0.0.1:9", "source_topic": settings.source_topic or "memory"}
+            update["kafka_bootstrap_servers"] = "127.0.0.1:9"
+            if not settings.source_topic_pattern:
+                update["source_topic"] = settings.source_topic or "memory"
         if isinstance(settings, DatabaseSettings) and not settings.database_url.get_secret_value():
             update["database_url"] = SecretStr("sqlite:////nowhere/instead.sqlite")
         if not update:

@@ -52,4 +52,4 @@ def flow() -> Dataflow:
     with runtime.starting():
         settings = load(Settings)
         target = Counted(settings)
-        return build(KafkaSource(settings, feeds=[target], flow="orders"), target)
+        return build(KafkaSource(settings), target)

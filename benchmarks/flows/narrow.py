@@ -51,6 +51,6 @@ def flow() -> Dataflow:
         settings = load(OrdersSettings)
         target = SqlTarget(settings, table, Upsert(keys=("id",)))
         flow = Dataflow("narrow")
-        messages = op.input("kafka", flow, KafkaSource(settings, feeds=[target], flow="narrow"))
+        messages = op.input("kafka", flow, KafkaSource(settings))
         sink("table", parse("parse", messages, Reading), target)
         return flow

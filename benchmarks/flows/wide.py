@@ -83,6 +83,6 @@ def flow() -> Dataflow:
         settings = load(OrdersSettings)
         target = SqlTarget(settings, table, Upsert(keys=("id",)))
         flow = Dataflow("wide")
-        messages = op.input("kafka", flow, KafkaSource(settings, feeds=[target], flow="wide"))
+        messages = op.input("kafka", flow, KafkaSource(settings))
         sink("table", parse("parse", messages, Wide), target)
         return flow

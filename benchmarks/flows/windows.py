@@ -85,6 +85,6 @@ def flow() -> Dataflow:
         kind = SqlLiveWindows if settings.totals == "live" else SqlWindows
         target = kind(settings, table, windows(settings.totals_length_s))
         flow = Dataflow("window_totals")
-        messages = op.input("kafka", flow, KafkaSource(settings, feeds=[target], flow="window_totals"))
+        messages = op.input("kafka", flow, KafkaSource(settings))
         window_sink("totals", parse("parse", messages, Order), target)
         return flow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from operator import itemgetter
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from typing_extensions import override
@@ -25,6 +24,9 @@ _LOOK_AGAIN = {
     KafkaError._UNKNOWN_PARTITION,
 }
 
+# A topic's name and a partition's number; None: of no topic at all (trouble).
+Where = tuple[str | None, int | None]
+
 
 class KafkaLane(LaneReader):
     """Reads the partitions that are opened, without ever waiting for the broker.
@@ -38,7 +40,7 @@ class KafkaLane(LaneReader):
 
     def __init__(self, settings: KafkaSettings, alert: Callable[..., None]) -> None:
         self._settings, self._alert = settings, alert
-        self._streams: dict[tuple[str | None, int | None], Stream] = {}
+        self._streams: dict[Where, Stream] = {}
         self._topics: set[str] = set()
         # Whatever is wrong with a connection: the watch asks for itself, logs, waits, and gives up in time.
         self._consumer = make_client(Consumer, {**lane_config(settings), "error_cb": lambda _: alert()}, settings)
@@ -72,15 +74,15 @@ class KafkaLane(LaneReader):
             out.append(Fetched(stream, Run(Columns(records), offset_next), at_end=eof is not None))
         return out
 
-    def _by_partition(self, messages: list[Message]) -> dict[tuple[str | None, int | None], list[Message]]:
+    def _by_partition(self, messages: list[Message]) -> dict[Where, list[Message]]:
         first = messages[0]
-        one_topic = len(self._topics) == 1 or len(set(map(Message.topic, messages))) == 1
-        if one_topic and len(set(map(Message.partition, messages))) == 1:  # the usual case, at half the price
-            return {(first.topic(), first.partition()): messages}
-        runs: dict[tuple[str | None, int | None], list[Message]] = {}
-        places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
-        for place, run in groupby(zip(places, messages, strict=True), itemgetter(0)):
-            runs.setdefault(place, []).extend(message for _, message in run)
+        one_topic = len(self._topics) == 1
+        if len(set(map(Message.partition, messages))) == 1 and (one_topic or len(set(map(Message.topic, messages))) == 1):
+            return {(first.topic(), first.partition()): messages}  # the usual case, at half the price
+        runs: dict[Where, list[Message]] = {}
+        for topic, of_topic in [(first.topic(), iter(messages))] if one_topic else groupby(messages, Message.topic):
+            for partition, run in groupby(of_topic, Message.partition):
+                runs.setdefault((topic, partition), []).extend(run)
         return runs
 
     def _without_events(self, found: list[Message], stream: Stream | None) -> tuple[list[Message], int | None]:

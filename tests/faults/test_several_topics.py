@@ -192,7 +192,7 @@ def test_a_pattern_whose_third_topic_is_made_while_it_runs_is_exact_in_two_datab
 ) -> None:
     prefix = f"many{secrets.token_hex(4)}"
     names = [f"{prefix}.{name}" for name in ("a", "b", "c")]
-    sqlite, database = tmp_path / "several.sqlite", sa.create_engine(url := postgresql.new_database())
+    sqlite, database = tmp_path / "several.sqlite", sa.create_engine(url := postgresql.new_database(), poolclass=sa.NullPool)
     (tmp_path / "several.py").write_text(FLOW_FILE)
     env = {
         "BROKERS": kafka.bootstrap(),

@@ -27,6 +27,7 @@ from sinks import SqlTarget, Upsert, sink
 from sources.memory import MemorySource, Message
 from tests.servers import Kafka
 from waxwing.cli import positions
+from waxwing.cli.produce import produce
 from waxwing.cli.supervisor import verdict
 from waxwing.errors import ConfigError
 from waxwing.operators import parse
@@ -415,3 +416,13 @@ def test_commands_look_at_each_of_a_flow_s_databases(
     assert f"sqlite at {tmp_path}/alarms.sqlite" not in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"There are no positions of a flow 'two-databases' in .*shop.sqlite, .*alarms.sqlite"):
         positions.status("two-databases")
+
+
+def test_orders_go_to_one_topic_of_several_only_where_somebody_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    for values in ({"SOURCE_TOPIC": "a,b"}, {"SOURCE_TOPIC_PATTERN": "orders.*"}):
+        with monkeypatch.context() as given:
+            for name, value in {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", **values}.items():
+                given.setenv(name, value)
+            with pytest.raises(ConfigError, match=r"The flow reads several topics: (a,b|orders\.\*)\.") as raised:
+                produce(1, rate=None, bad=0.0, seed=1, topic=None, partitions=None)
+            assert "--topic NAME" in raised.value.hint

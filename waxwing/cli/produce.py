@@ -29,10 +29,15 @@ def produce(count: int, *, rate: float | None, bad: float, seed: int, topic: str
     """Make the topic if it is missing, send the orders, and check that each was acknowledged.
 
     Raises:
-        ConfigError: Kafka refuses, or the topic has another number of partitions.
+        ConfigError: Kafka refuses, the topic has another number of partitions, or nobody said which of several topics.
         TransientError: Kafka is away, or did not acknowledge everything.
     """
     settings = load(OrdersSettings, partial=True)  # by default where the flow reads
+    if not topic and ("," in settings.source_topic or settings.source_topic_pattern):
+        raise ConfigError(
+            f"The flow reads several topics: {settings.source_topic_pattern or settings.source_topic}.",
+            hint="Say where the orders are to go: --topic NAME.",
+        )
     topic = topic or settings.source_topic
     _ensure_topic(settings, topic, partitions)
     # KAFKA_CONFIG wins over our choices for speed.
