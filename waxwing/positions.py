@@ -147,7 +147,7 @@ def open_feeds(
             others that has a token.
 
     Raises:
-        DataError: of a stream whose log is not kept no target has a token.
+        ConfigError: a target keeps no tokens, and a log is not kept.
         DataError: a step without positions would take in what another flow took into the same place: it was renamed.
     """
     held = [_by_stream(answers(target, target.positions), log_starts) for target in feeds]
@@ -169,11 +169,18 @@ def open_feeds(
             if ends is None:
                 end = None
             elif began_with is not None:
-                end = began_with.get(stream, first)
+                end = began_with.get(stream, None if ends[stream] is None else first)
             else:
                 end = ends[stream]
             starts.append(Start(stream, first, end, token))
         stored = answers(target, partial(target.begin, starts))
+        if lacking := {one.stream.source for one in stored if one.stream in not_kept and one.token is None}:
+            raise ConfigError(
+                f"{target.name} keeps no tokens, and the log of {', '.join(sorted(lacking))} is not kept: it could "
+                "not be read again from where this target stands.",
+                hint="Read it into a table or a topic, and that into this target.",
+                step=target.step,
+            )
         # Another process may have been first, with another `latest`: the targets behind this one follow what is stored now.
         held[number] = _by_stream(stored, log_starts)
         for position in stored:
@@ -218,18 +225,9 @@ def _is_unfinished(position: Position) -> bool:
     return position.offset_end is not None and position.offset_next < position.offset_end
 
 
-def _lowest_place(positions: Sequence[Position]) -> tuple[int, bytes]:
-    """The lowest offset that has a token."""
-    places = [(one.token_offset, one.token) for one in positions if one.token is not None and one.token_offset is not None]
-    if not places:
-        stream = positions[0].stream
-        raise DataError(
-            f"{stream} stands at {min(one.offset_next for one in positions)}, and no target knows what its source calls that.",
-            hint="A source whose log is not kept goes into targets that keep tokens: windows over it need a topic between.",
-            source=stream.source,
-            partition=stream.partition,
-        )
-    return min(places)
+def _lowest_place(positions: Sequence[Position]) -> tuple[int, bytes | None]:
+    """The lowest offset that has a token: that of a log that is not kept, where each position has one."""
+    return min((one.token_offset or 0, one.token) for one in positions)
 
 
 def _start_at(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes | None] | None) -> StartAt:
@@ -244,11 +242,9 @@ def _start_at(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes
         for step, of_step in of_steps.items()
     )
     places = [(p.token_offset, p.token) for _, p in found if p.token is not None and p.token_offset is not None]
+    if log_token is not None and log_token[1] is not None:
+        places.append((log_token[0], log_token[1]))
     token_offset, token = max((place for place in places if place[0] <= offsets[0]), default=(None, None))
-    if token is None and log_token is None:
-        token_offset, token = _lowest_place([position for _, position in found])  # or why not
-    elif token is None and log_token is not None and log_token[1] is not None:
-        token_offset, token = log_token
     return StartAt(offsets[0], tuple(offsets[1:]), max(ends) if ends else None, steps, token, token_offset)
 
 

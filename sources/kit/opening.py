@@ -57,9 +57,7 @@ def recreated_error(noun: str, source: str, source_id: str, old_id: str, detail:
         f"{noun.capitalize()} {source} was deleted and created again: it is a new {noun} (id {source_id}, was {old_id}). "
         f"{detail}",
         hint=f"ON_DATA_LOSS=continue reads the new {noun} from its log's start; what the old one still held unread is lost.",
-        source=source,
-        source_id=source_id,
-        source_id_before=old_id,
+        **{noun: source, f"{noun}_id": source_id, f"{noun}_id_before": old_id},
     )
 
 

@@ -197,8 +197,8 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
             ConfigError: it is of another number of lanes, so that streams would begin anew in others.
         """
         state = LaneState.of(kept, self.names[0] if len(self.names) == 1 else "")
-        if state is None or self._feeds:  # these remember
-            return state
+        if state is None or self._feeds:  # these remember; what can't be read again goes on where they stand alone
+            return state if self.replayable else None
         if state.lanes == 0 and len(self.names) != 1:
             raise ConfigError(
                 f"The recovery store (-r) is of an earlier Waxwing and of one topic, and now {self.called} is read.",

@@ -121,7 +121,7 @@ class Starts:
                 "log_empty",
                 f"Before this first start all records of {', '.join(gone)} were deleted: they are in no row and no window, "
                 "not even in one that records of other partitions still make.",
-                source=self._source.called,
+                **{self._source.noun: self._source.called},
             )
 
     def parts(self, lane: int, resume: LaneState | None, known: Collection[Stream]) -> dict[OpenPart, StartAt]:

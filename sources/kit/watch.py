@@ -148,7 +148,7 @@ class Watch:
             own_feeds(self.feeds, self._pause, self._answers)
         self._await()
         self._starts.open()
-        log.info("reading", f"Flow {self._flow}: {self._what()}.", source=self._source.called)
+        log.info("reading", f"Flow {self._flow}: {self._what()}.", **{self._source.noun: self._source.called})
         self._source.begun()
 
     def _what(self) -> str:
@@ -177,19 +177,19 @@ class Watch:
 
     def _say_lacking(self, lacking: Sequence[str], *, none: bool = False) -> None:
         """Names of which there is nothing: refused, or told, and told again."""
-        now_s = time.monotonic()
+        now_s, noun = time.monotonic(), self._source.noun
         for name in self._said_missing.keys() - set(lacking):
             if not (none and name == self._source.called):
-                log.info("source_found", f"{self._source.noun.capitalize()} {name!r} is there now.", source=name)
+                log.info(f"{noun}_found", f"{noun.capitalize()} {name!r} is there now.", **{noun: name})
                 del self._said_missing[name]
         for name in lacking or ([self._source.called] if none else []):
             what = repr(name) if lacking else f"of the pattern {name!r}"
-            message = f"{self._source.noun.capitalize()} {what} does not exist{self._source.place.replace(' at ', ' on ')}."
+            message = f"{noun.capitalize()} {what} does not exist{self._source.place.replace(' at ', ' on ')}."
             if self._options.on_unknown == "fail":
-                raise ConfigError(message, hint=self._source.create_hint, source=name)
+                raise ConfigError(message, hint=self._source.create_hint, **{noun: name})
             if now_s > self._said_missing.get(name, 0.0):
                 hint = self._source.await_hint
-                log.warning("unknown_source", f"{message} {hint}", source=name)
+                log.warning(f"unknown_{noun}", f"{message} {hint}", **{noun: name})
                 self._said_missing[name] = now_s + SAY_AGAIN_S
 
     def _admit(self) -> None:
@@ -243,10 +243,10 @@ class Watch:
     def _say_added(self, added: set[Stream], known: Collection[str]) -> None:
         noun = self._source.noun
         if names := sorted({stream.source for stream in added} - set(known)):
-            log.info("sources_added", f"New {noun}s are read from their logs' start: {', '.join(names)}.", sources=names)
+            log.info(f"{noun}s_added", f"New {noun}s are read from their logs' start: {', '.join(names)}.", **{f"{noun}s": names})
         for name in sorted({stream.source for stream in added} & set(known)):
             numbers = sorted(stream.partition for stream in added if stream.source == name)
-            log.info("partitions_added", f"{noun.capitalize()} {name} has new partitions: {numbers}.", source=name)
+            log.info("partitions_added", f"{noun.capitalize()} {name} has new partitions: {numbers}.", **{noun: name})
 
     def _gone(self, name: str) -> None:
         """It is not there: what a server says may lag for a moment; deleted for good it may be created again."""
@@ -257,7 +257,7 @@ class Watch:
         what = f"{self._source.noun.capitalize()} {name!r} was deleted while it was read."
         if self._options.on_unknown == "fail":
             raise DataLoss(what, hint="Create it again and start with ON_DATA_LOSS=continue.")
-        log.warning("unknown_source", f"{what} Waiting for it.", source=name)
+        log.warning(f"unknown_{self._source.noun}", f"{what} Waiting for it.", **{self._source.noun: name})
         self._gone_since_s[name] = float("inf")  # said once
 
     def _stop_for(self, error: DataLoss | TransientError) -> None:

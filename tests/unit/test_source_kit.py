@@ -22,8 +22,9 @@ from sources.kit.words import OpenPart
 from sources.memory import MemorySource
 from waxwing import operators as ww
 from waxwing.batch import Stream
-from waxwing.errors import ConfigError, DataError, DataLoss, OffsetGap, TargetError, TransientError, WaxwingError
+from waxwing.errors import ConfigError, DataLoss, OffsetGap, TargetError, TransientError, WaxwingError
 from waxwing.operators.windows import Count, Tumbling, Windows
+from waxwing.positions import open_feeds
 
 
 class Reading(TypedDict):
@@ -164,11 +165,21 @@ def test_of_a_log_that_is_not_kept_a_step_added_later_begins_at_the_lowest_place
     assert added.positions()[0].offset_start == 11
 
 
-def test_of_a_log_that_is_not_kept_nothing_begins_where_no_target_knows_the_place() -> None:
+def test_a_log_that_is_not_kept_is_not_read_into_what_keeps_no_tokens() -> None:
+    flow, minutes = Dataflow("flow"), Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
+    window_sink("totals", op.map("same", read("in", flow, Forgetful([])), lambda batch: batch), MemoryWindows(minutes))
+    error = refused(ConfigError, lambda: run_main(flow), "memory keeps no tokens, and the log of memory is not kept")
+    assert error.exit_code == 78
+
+
+def test_a_bounded_run_of_which_some_ends_are_unknown_keeps_those_that_are_known() -> None:
+    known, unknown = Stream("flow", "a", "id", 0), Stream("flow", "b", "id", 0)
     target = MemoryTarget()
-    run(Forgetful([]), target)
-    target._positions = {key: p._replace(token=None, token_offset=None) for key, p in target._positions.items()}
-    refused(DataError, lambda: run(Forgetful([]), target), "no target knows what its source calls that")
+    target.bind("flow", "out", {})
+    logs = {known: 0, unknown: 0}
+    for end in (5, 9):  # the second run finishes what the first one began
+        starts = open_feeds([target], logs, lambda: logs, {known: end, unknown: None})
+        assert {stream: start.offset_end for stream, start in starts.items()} == {known: 5, unknown: None}
 
 
 # -- what can't be read again --------------------------------------------------------------------------
