@@ -13,7 +13,7 @@ from sources.kafka.broker import Broker, Topic
 from sources.kafka.group_offsets import GroupOffsets
 from sources.kafka.lane import KafkaLane
 from sources.kit import Begin, LaneReader, LaneSource, Log, Options
-from sources.kit.durable import Durable
+from sources.kit.feeds import Durable
 from waxwing import runtime
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bytewax.inputs import StatefulSourcePartition
 from typing_extensions import override
 
-from sources.kit.durable import Durable
+from sources.kit.feeds import Durable
 from sources.kit.opening import Lost
 from sources.kit.state import Kept, LaneState, StreamState
 from sources.kit.stream import StreamReader

@@ -13,8 +13,7 @@ from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
 
 from sources.kit.by_stream import OneByOne
-from sources.kit.durable import Durable
-from sources.kit.feeds import Feeds
+from sources.kit.feeds import Durable, Feeds
 from sources.kit.lane import Lane
 from sources.kit.state import Kept, LaneState
 from sources.kit.watch import Watch
@@ -42,6 +41,13 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
         create_hint, await_hint: what to do about a name of which there is nothing, where that is refused or waited for.
         lost_aside: what else may be among lost offsets.
         flow_by: who named the flow.
+
+    Parallelism: `lanes` readers over all workers and processes; each stream has one (see lane_of).
+    Delivery: exactly once into the targets behind it (tests/unit/test_source_kit.py), if it keeps to what `describe` and
+        `replayable` say. Into a plain Bytewax sink at least once, with Bytewax's recovery.
+
+    Raises:
+        ConfigError: neither names nor a pattern; what it feeds can't be (see `replayable`).
     """
 
     replayable: bool = True
@@ -216,7 +222,11 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
 
 
 class Source(LaneSource):
-    """A source that reads its streams one by one: `describe`, `read`, `close`. See docs/your-own-source.md."""
+    """A source that reads its streams one by one: `describe`, `read`, `close`. See docs/your-own-source.md.
+
+    Parallelism: as a LaneSource; the streams of a lane take turns.
+    Delivery: exactly once into the targets behind it (tests/docs/test_own_source.py).
+    """
 
     @abstractmethod
     def read(self, place: Place) -> Iterator[Run | None]:

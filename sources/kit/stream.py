@@ -50,20 +50,21 @@ class StreamReader:
                 )
             if offset_next < self.position:  # read again from a token: it was passed on before
                 return []
-            messages = self._cut(run, messages, self.position, len(messages))
+            messages = messages.part(self._cut(run, messages, self.position), size)
         offset_next = max(offset_next, self.position)
         if at_end and not size and offset_next == self.position and self._waiting_since_s is not None and token is None:
             return []  # it waits there already
         self._waiting_since_s, self._idle_said_s = (time.monotonic() if at_end else None), 0.0
         if self.end is not None and offset_next > self.end:
-            messages = self._cut(run, messages, self.end, 0)
+            messages = messages.part(0, self._cut(run, messages, self.end))
             offset_next, token = self.end, None
         batches = []
         while self._splits and self._splits[0] < offset_next:
             split = self._splits.pop(0)
             if split > self.position:
-                batches += self._batch(split, self._cut(run, messages, split, 0), None, run, at_end=True)
-                messages = self._cut(run, messages, split, len(messages))
+                cut = self._cut(run, messages, split)
+                batches += self._batch(split, messages.part(0, cut), None, run, at_end=True)
+                messages = messages.part(cut, len(messages))
         return batches + self._batch(offset_next, messages, token, run, at_end=at_end)
 
     def idle(self, after_s: Sequence[float]) -> list[Raw]:
@@ -86,15 +87,15 @@ class StreamReader:
         """Says that there are no more records."""
         return marked(self.stream, self._lane, self.position, "end")
 
-    def _cut(self, run: Run, messages: Messages, offset: int, end: int) -> Messages:
-        """Those below an offset; with `end`, their number, those from it on."""
-        at = bisect_left(messages.offsets, offset) if len(messages) else 0
+    def _cut(self, run: Run, messages: Messages, offset: int) -> int:
+        """The number of the first message at or above an offset."""
+        at = bisect_left(messages.offsets, offset)
         if run.whole and 0 < at < len(messages):
             raise OffsetGap(
                 f"{self.stream}: {offset} lies inside a run, {messages.offsets[0]} to {messages.offsets[-1]}, that is never cut.",
                 hint="Nothing of it was passed on. A source that can't be read again has to begin at the token that is stored.",
             )
-        return messages.part(at, end) if end else messages.part(0, at)
+        return at
 
     def _batch(self, offset_next: int, messages: Messages, token: bytes | None, run: Run, *, at_end: bool) -> list[Raw]:
         offset_first, self.position = self.position, max(self.position, offset_next)
