@@ -27,8 +27,8 @@ from sinks.writer.writer import Writer
 from tests.faults.recompute import plain_engine
 from tests.servers.relay import Relay
 from waxwing.batch import Batch, Columns
+from waxwing.change import Start
 from waxwing.settings import SqlSettings
-from waxwing.target import Start
 
 PEER_ROWS = 5_000
 ROWS_COUNTED = 10_000

@@ -21,6 +21,7 @@ from sinks import SqlTarget, Upsert
 from sources.kafka.lane import lane_config
 from sources.kafka.messages import Fetched
 from waxwing.batch import Batch, Stream, raw
+from waxwing.change import Change
 from waxwing.databases import database_for
 from waxwing.databases.base import Database
 from waxwing.operators import Origin
@@ -30,7 +31,6 @@ from waxwing.settings import KafkaSettings, SqlSettings
 from waxwing.tables.plan import Plan
 from waxwing.tables.planning import plan
 from waxwing.tables.rows import Rows
-from waxwing.target import Change
 
 BATCH_RECORDS = 5_000  # BATCH_RECORDS_MAX
 STAGES = ("fetch", "decode", "enrich", "rows and checks", "format", "send", "wait for the database")

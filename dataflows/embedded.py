@@ -19,7 +19,7 @@ from rich.table import Table
 
 from dataflows.orders_generator import PRODUCER_CONFIG, Sender, orders
 from waxwing import log, metrics, runtime
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, TransientError
 from waxwing.settings import KafkaSettings
 
@@ -98,7 +98,7 @@ def _report(url: sa.URL, table: sa.Table, more: Sequence[sa.Table], seconds: flo
     """What the run did, read from the database file itself."""
     if not metrics.tally.transactions:  # only drawn, or stopped before it began
         return
-    letters = ledger.dead_letters.c
+    letters = schema.dead_letters.c
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(table))

@@ -57,12 +57,21 @@ class Delete(NamedTuple):
     """A tombstone: the message's number in the batch, and what it deletes.
 
     `key` is the message's own key in bytes; or, where it was decoded, the values of the key's columns. `names` says which columns
-    these are, in their order; without, they are those of the target, in its own.
+    these are, in their order; without, they are those of the target, in its own. `table` says of which table, where a step writes
+    several.
     """
 
     at: int
     key: bytes | tuple[Any, ...]
     names: tuple[str, ...] = ()
+    table: str = ""
+
+
+class Into(NamedTuple):
+    """A record that says which of its step's tables it goes into."""
+
+    table: str
+    record: Any
 
 
 class Messages(Protocol):

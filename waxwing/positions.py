@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from waxwing import log
 from waxwing.batch import Stream
+from waxwing.change import Position, Start
 from waxwing.errors import ConfigError, DataError
-from waxwing.target import Position, Start, Target
+from waxwing.target import Target
 
 T = TypeVar("T")
 

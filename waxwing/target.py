@@ -10,123 +10,17 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from waxwing.batch import Batch, Headers, Stream
+from waxwing.batch import Stream
+from waxwing.change import Change, Order, Position, Start
 from waxwing.errors import ConfigError
-from waxwing.ownership import Ownership, Records
+from waxwing.ledger.ledger import UNFED_HINT
+from waxwing.ledger.ownership import Owners, Ownership
 from waxwing.settings import SinkSettings
 
-# What to do about a target whose position nobody has stored.
-UNFED_HINT = (
-    "Its batches come from no source that knows it: read them with sources.read (a source told feeds=[...] knows these alone)."
-)
-
-
-class Position(NamedTuple):
-    """A stored position of one stream in one step.
-
-    `offset_next` is the first offset not taken in; `offset_start` where the step first began;
-    `offset_end` where a bounded run ends (None: it does not).
-    The counters serve the limits on bad rows: `records_seen` and `records_bad` since the limits were
-    last reset, `bad_run` the bad records in a row just before offset_next, `limits_from` the offset below which
-    nothing is judged. `rows_seen` and `rows_bad` are the same for rows that stand for no one record (closed windows).
-    `state`: what the step keeps with its position, such as open windows.
-    `token` is what the source calls the place `token_offset` (<= offset_next), where it begins to read; None: it needs none.
-    """
-
-    stream: Stream
-    offset_next: int
-    offset_start: int
-    offset_end: int | None = None
-    records_seen: int = 0
-    records_bad: int = 0
-    bad_run: int = 0
-    limits_from: int = 0
-    state: bytes | None = None
-    token: bytes | None = None
-    token_offset: int | None = None
-    rows_seen: int = 0
-    rows_bad: int = 0
-
-    @property
-    def place(self) -> tuple[int, bytes | None]:
-        """What a commit moves, and a compare-and-set compares."""
-        return self.offset_next, self.token
-
-
-class Start(NamedTuple):
-    """Where a stream begins that has no position yet, and where a bounded run ends. `token`: what its source calls the place."""
-
-    stream: Stream
-    offset_start: int
-    offset_end: int | None
-    token: bytes | None = None
-
-
-def sources_of(starts: Iterable[Start]) -> set[str]:
-    """The names of their sources."""
-    return {start.stream.source for start in starts}
-
-
-class Expected(NamedTuple):
-    """What a reader of the flow reads: a source of this name, or with `pattern` all whose names this regular expression fits."""
-
-    name: str
-    pattern: bool = False
-
-    def has(self, source: str) -> bool:
-        """Is it of this?"""
-        return re.fullmatch(self.name, source) is not None if self.pattern else source == self.name
-
-
-class DeadLetter(NamedTuple):
-    """One row of the dead letters; its key is (flow, step, source id, partition, offset, row)."""
-
-    stream: Stream
-    offset: int
-    row: int
-    stage: str
-    reason: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int
-
-
-@dataclass(slots=True)
-class Change:
-    """What one transaction takes in: batches in order, and per stream the move from `before` to `after`.
-
-    The compare-and-set of a stream is `before[stream].offset_next` -> `after[stream].offset_next`.
-    """
-
-    batches: list[Batch[Any]]
-    before: dict[Stream, Position]
-    after: dict[Stream, Position]
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    # Set while the outcome of an earlier COMMIT of this very change is unknown: then a position
-    # that already stands at `after` means that it was committed, otherwise it is a conflict.
-    in_doubt: bool = False
-    # Rows and deletes of the batches that are written one after the other, in this order; None: all of them at once.
-    parts: Sequence[list[Batch[Any]]] | None = None
-    # Others write the same rows: lock them in the order of their keys, where that changes nothing else.
-    by_key: bool = False
-    # Messages taken in, where the batches do not hold them (windows).
-    messages: int | None = None
-
-
-class Order(NamedTuple):
-    """What has to be known to write rows in another order than that of their messages.
-
-    `keys`: what stands for the key of each record, then of each delete, numbered as in RowError.bad; None: any order will do.
-    `replaces`: a later row of the same key makes an earlier one needless.
-    """
-
-    keys: Sequence[Hashable] | None = None
-    replaces: bool = False
+__all__ = ["UNFED_HINT", "Expected", "Session", "Target", "TryingSession"]
 
 
 class Session(ABC):
@@ -146,11 +40,8 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
-        """Write rows, dead letters and positions in one transaction; positions first, by compare-and-set.
-
-        With `dry_run` everything is done and then rolled back. Where the change is written in parts, that may wait for the next
-        call: if it begins with the same parts, the session goes on with what it has.
+    def commit(self, change: Change) -> None:
+        """Write rows, dead letters, state and positions in one transaction; positions first, by compare-and-set.
 
         Raises:
             RowError: rows that can't be stored; nothing was written. Its `bad` counts the records of all
@@ -159,13 +50,36 @@ class Session(ABC):
             TableAltered: the table is no longer what it was when it was looked at; nothing was written.
         """
 
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection; what is not committed is rolled back. Never raises."""
+
+
+class TryingSession(Session):
+    """One that can try a change: bad rows that the target does not name are then looked for."""
+
+    @abstractmethod
+    def attempt(self, change: Change) -> None:
+        """A dry run: everything that `commit` does, and then it is rolled back.
+
+        Where the change is written in parts, that may wait for the next call: if it begins with the same parts, the session goes
+        on with what it has. Raises as `commit` does.
+        """
+
     def order(self, change: Change) -> Order:  # noqa: ARG002 - a target without keys has no order
         """In which order rows and deletes have to be written; by default in any."""
         return Order()
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection; what is not committed is rolled back. Never raises."""
+
+class Expected(NamedTuple):
+    """What a reader of the flow reads: a source of this name, or with `pattern` all whose names this regular expression fits."""
+
+    name: str
+    pattern: bool = False
+
+    def has(self, source: str) -> bool:
+        """Is it of this?"""
+        return re.fullmatch(self.name, source) is not None if self.pattern else source == self.name
 
 
 class Target(ABC):
@@ -204,8 +118,12 @@ class Target(ABC):
         # One owner for all targets of the flow.
         self.ownership = next((other.ownership for other in self._flow_targets.values() if other is not self), Ownership())
         self._flow_targets[step] = self
-        if (records := self.records()) is not None:
-            self.ownership.add(flow, step, records)
+        if (owners := self.owners()) is not None:
+            self.ownership.add(flow, step, owners)
+
+    def stands_behind(self, other: Target) -> None:
+        """Another target of the step is the flow's, and stands in front of this one."""
+        self._flow_targets, self.ownership = other._flow_targets, other.ownership
 
     def expect(self, source: Expected | str) -> None:
         """Called by whoever feeds this target, in each process, before any source of the flow is read: see `expected`."""
@@ -240,12 +158,12 @@ class Target(ABC):
         return self._step
 
     @abstractmethod
-    def records(self) -> Records | None:
+    def owners(self) -> Owners | None:
         """The owners' records of the step; None where nobody else can write."""
 
     def token(self) -> str:
         """Names the owner of positions, for a writer that begins: one for all in this process, where there are records."""
-        return secrets.token_hex(8) if self.records() is None else self.ownership.token
+        return secrets.token_hex(8) if self.owners() is None else self.ownership.token
 
     @property
     def flow_steps(self) -> frozenset[str]:
@@ -272,11 +190,6 @@ class Target(ABC):
         """After how many seconds at a log's end the source marks a partition as idle; None: nobody asks."""
         return None
 
-    @property
-    def folds_windows(self) -> bool:
-        """Does it keep windows? Then it may hold several positions of one stream, and takes in no batch in part."""
-        return False
-
     # When all records before a stream's start were written, in microseconds since 1970, where the source knows: it says so
     # before `begin`. For windows, which leave out those that are not whole.
     moments_us: Mapping[Stream, int] = MappingProxyType({})
@@ -292,9 +205,9 @@ class Target(ABC):
         return 0.1
 
     @property
-    def savepoints(self) -> bool:
-        """Does a dry run go on behind a part that was refused, with what it had written before?"""
-        return False
+    def resends(self) -> bool:
+        """Does a dry run begin anew, and not go on behind the parts that it has written?"""
+        return True
 
     # -- what a source asks --------------------------------------------------------------------
 
@@ -310,6 +223,11 @@ class Target(ABC):
     @abstractmethod
     def steps(self) -> Mapping[str, int]:
         """The steps of this flow that have positions in this target, with how many."""
+
+    @property
+    def folds_windows(self) -> bool:
+        """Does it keep windows? Then it may hold several positions of one stream, and takes in no batch in part."""
+        return False
 
     def alive(self, steps: Collection[str]) -> str:  # noqa: ARG002 - for those that others may write, too
         """Where a process runs that owns one of these steps of the flow here, and beats; else empty."""

@@ -15,9 +15,9 @@ from sinks import MemoryTarget
 from sinks.memory.rows import Kept
 from sources.kafka import KafkaSource
 from waxwing import runtime
+from waxwing.change import Change
 from waxwing.configuration import load
 from waxwing.settings import KafkaSettings, SinkSettings
-from waxwing.target import Change
 
 
 class Settings(KafkaSettings, SinkSettings):

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from sinks.misfits import check_keys, check_records
 from waxwing.batch import Delete
+from waxwing.change import Change
 from waxwing.errors import ConfigError, RowError
 from waxwing.moments import moment
 from waxwing.tables.columns import checks
@@ -26,7 +27,6 @@ from waxwing.tables.modes import Append, Keyed, Merge, Mode, Upsert, keys_of
 from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
 from waxwing.tables.rows import NO_DELETES, NO_ROW, Rows, greater_moment
-from waxwing.target import Change
 
 # Memory keeps whatever Python has, as exactly as the most exact of the databases.
 DIALECT = Dialect(
@@ -40,6 +40,7 @@ DIALECT = Dialect(
     identifier_refused="",
     parameters_max=1_000_000,
     lock_wait_sql="",
+    rename_column_sql="",
     now_ms_sql="",
     text_nul=True,
     text_utf16=False,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from typing_extensions import override
 
+from sinks.ledger import LedgerSession, LedgerTarget
 from sinks.memory.rows import ByName, InTable, Kept
-from waxwing.batch import Stream
-from waxwing.errors import ConfigError, Fenced, TargetError
+from sinks.memory.store import MemoryLedger, MemoryStore
+from waxwing.change import Change, DeadLetter
+from waxwing.ledger.store import Transaction
 from waxwing.settings import SinkSettings
 from waxwing.tables.modes import Append, Mode
-from waxwing.target import UNFED_HINT, Change, DeadLetter, Position, Session, Start, Target, sources_of
 
 # In memory there is nothing to group for: a test sees each record at once.
 MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
 
 
-class MemoryTarget(Target):
+class MemoryTarget(LedgerTarget):
     """Rows, positions and dead letters held in this process.
 
     It refuses, folds, deletes and merges as an SQL target does. (It knows no unique key but the primary one and the mode's.)
@@ -41,6 +41,8 @@ class MemoryTarget(Target):
     Delivery: exactly once, over any number of runs in this process (tests/unit/test_writer.py).
     """
 
+    owned = False  # memory dies with its owner
+
     def __init__(
         self,
         mode: Mode | None = None,
@@ -52,10 +54,7 @@ class MemoryTarget(Target):
         super().__init__(settings)
         mode = mode or Append()
         self._kept: Kept = ByName(mode) if table is None else InTable(table, mode, columns)
-        self._positions: dict[tuple[str, Stream], Position] = {}
-        self._owners: dict[tuple[str, Stream], str] = {}
-        self._lock = threading.Lock()
-        self.dead_letters: list[DeadLetter] = []
+        self._memory = MemoryLedger()
 
     @property
     @override
@@ -65,12 +64,17 @@ class MemoryTarget(Target):
     @property
     @override
     def store(self) -> Hashable:
-        return id(self._positions)
+        return id(self._memory)
 
     @property
     def rows(self) -> list[Any]:
         """What was written."""
         return self._kept.rows
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """Those of all steps that it has served."""
+        return [letter for _, letter in self._memory.tables.letters]
 
     @override
     def check_records(self, kind: Any) -> None:
@@ -85,81 +89,36 @@ class MemoryTarget(Target):
         """Nothing to make."""
 
     @override
-    def steps(self) -> Mapping[str, int]:
-        names = [step for step, stream in self._positions if stream.flow == self.flow]
-        return {name: names.count(name) for name in names}
-
-    @override
-    def positions(self) -> Sequence[Position]:
-        with self._lock:
-            return [p for (step, stream), p in self._positions.items() if (stream.flow, step) == (self.flow, self.step)]
-
-    @override
-    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
-        with self._lock:
-            for stream, offset_start, offset_end, token in starts:
-                first = Position(stream, offset_start, offset_start)
-                if token is not None:
-                    first = first._replace(token=token, token_offset=offset_start)
-                held = self._positions.get((self.step, stream), first)
-                if offset_end is None or held.offset_end is None or held.offset_next >= held.offset_end:
-                    held = held._replace(offset_end=offset_end)
-                self._positions[self.step, stream] = held
-        return [position for position in self.positions() if position.stream.source in sources_of(starts)]
-
-    @override
-    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
-        with self._lock:
-            self._positions[self.step, stream] = self._positions[self.step, stream]._replace(offset_next=offset)
-
-    @override
-    def records(self) -> None:
-        """Memory dies with its owner."""
+    def open_store(self, *, briefly: bool = False) -> MemoryStore:
+        return MemoryStore(self._memory, self.own_step)
 
     @override
     def connect(self, part: str, token: str) -> MemorySession:
-        return MemorySession(self, token)
+        return MemorySession(self, self.open_store(), token)
 
-    def _take_over(self, stream: Stream, token: str) -> Position:
-        with self._lock:
-            if (self.step, stream) not in self._positions:
-                raise ConfigError(
-                    f"Step {self.step} has no position for {stream}.",
-                    hint=UNFED_HINT,
-                )
-            self._owners[self.step, stream] = token
-            return self._positions[self.step, stream]
-
-    def _write(self, change: Change, token: str, dry_run: bool) -> None:
-        with self._lock:
-            for stream, before in change.before.items():
-                if self._owners.get((self.step, stream)) != token:
-                    raise Fenced(f"{stream}: another partition has taken over its position in memory.")
-                if self._positions[self.step, stream].offset_next != before.offset_next:
-                    raise TargetError(f"{stream}: the position in memory was changed by somebody else.")
-            self._kept.write(change, dry_run=dry_run)
-            if dry_run:
-                return
-            for stream, after in change.after.items():
-                held = self._positions[self.step, stream]
-                self._positions[self.step, stream] = after._replace(offset_end=held.offset_end)
-            self.dead_letters += change.dead_letters
+    def write_rows(self, change: Change, *, dry_run: bool = False) -> None:
+        """Write them, or see whether they could be."""
+        self._kept.write(change, dry_run=dry_run)
 
 
-class MemorySession(Session):
+class MemorySession(LedgerSession):
     """A session of the memory target."""
 
-    def __init__(self, target: MemoryTarget, token: str) -> None:
-        self._target, self._token = target, token
+    def __init__(self, target: MemoryTarget, store: MemoryStore, token: str) -> None:
+        super().__init__(target, store, token)
+        self._target = target
 
     @override
-    def take_over(self, stream: Stream) -> Position:
-        return self._target._take_over(stream, self._token)
+    def prepared(self, change: Change) -> Change:
+        return change
 
     @override
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
-        self._target._write(change, self._token, dry_run)
+    def write_rows(self, transaction: Transaction, prepared: Change) -> None:
+        # Nothing behind it fails: what is written is as good as committed.
+        self._target.write_rows(prepared)
 
     @override
-    def close(self) -> None:
-        """Nothing is open."""
+    def attempt(self, change: Change) -> None:
+        with self._store.transaction() as transaction:
+            self._ledger.move(transaction, change, self._owner)
+            self._target.write_rows(change, dry_run=True)

@@ -9,19 +9,19 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import override
 
-from sinks.sql import window_store
+from sinks.ledger import begin_anew
 from sinks.sql.target import SqlTarget
 from sinks.windows.admission import say_left_out
 from sinks.windows.live_places import LivePlaces, with_starts
 from sinks.windows.table import WindowTable
-from sinks.windows.target import UNKNOWN, Known, Streams
 from waxwing.batch import Batch, Stream
-from waxwing.databases import ledger
-from waxwing.operators.windows import NEVER, Windows, first_held
+from waxwing.change import Position, Start
+from waxwing.ledger.store import Transaction
+from waxwing.ledger.windows import NEVER, UNKNOWN, Defined, Known, Streams
+from waxwing.operators.windows import Windows, first_held
 from waxwing.operators.windows.live import Live
 from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import SqlSettings
-from waxwing.target import Position, Start
 
 # A stream that begins in the middle of its log and brings nothing for so long has no say in where windows begin.
 PLACE_WAIT_S = 1.0
@@ -67,18 +67,15 @@ class SqlLiveWindows(SqlTarget):
         return True
 
     @override
-    def _check_kept(self, connection: sa.Connection) -> None:
-        super()._check_kept(connection)
-        kept = window_store.kept(connection, self.flow, self.step)
-        definition = self._live.windows.text
-        if kept is None:
-            connection.execute(
-                ledger.windows.insert().values(flow=self.flow, step=self.step, buckets=0, definition=definition, streams="[]")
+    def beginning(self, transaction: Transaction, starts: Sequence[Start]) -> None:
+        super().beginning(transaction, starts)
+        windows, kept = self._live.windows, transaction.defined(lock=True)
+        if kept is not None and not windows.means_the_same(kept.text):
+            raise begin_anew(
+                f"The windows in {self.name} are of another definition: {kept.text}; now it is {windows.text}.", self.own_step
             )
-        elif not self._live.windows.means_the_same(kept.definition):
-            raise self._anew(f"The windows in {self.name} are of another definition: {kept.definition}; now it is {definition}.")
-        else:
-            window_store.rename(connection, self.flow, self.step, kept, self._live.windows)
+        if kept is None or kept.text != windows.text:
+            transaction.define(Defined(0, windows.text, {} if kept is None else kept.streams))
 
     def check_types(self, kind: Any) -> None:
         """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
@@ -105,11 +102,11 @@ class SqlLiveWindows(SqlTarget):
         return positions
 
     @override
-    def _begun(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
+    def begun(self, transaction: Transaction, starts: Sequence[Start]) -> None:
         places = {start.stream: first_held(start.offset_start, self.moments_us.get(start.stream)).place for start in starts}
         offsets = {start.stream: start.offset_start for start in starts}
         if any(place != NEVER for place in places.values()):
-            window_store.change_streams(connection, self.flow, self.step, lambda s: with_starts(s, offsets, places))
+            _change(transaction, lambda streams: with_starts(streams, offsets, places))
 
     @override
     def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
@@ -120,7 +117,7 @@ class SqlLiveWindows(SqlTarget):
             self._places.begin({stream})
 
     def _update_streams(self, change: Callable[[Streams], Streams]) -> Streams:
-        return self._in_transaction(lambda connection: window_store.change_streams(connection, self.flow, self.step, change))
+        return self.in_transaction(lambda transaction: _change(transaction, change))
 
     @override
     def held_back(self) -> tuple[bool, frozenset[Stream]]:
@@ -130,3 +127,12 @@ class SqlLiveWindows(SqlTarget):
     @override
     def idle_after_s(self) -> float | None:
         return None if self._places.settled else PLACE_WAIT_S
+
+
+def _change(transaction: Transaction, change: Callable[[Streams], Streams]) -> Streams:
+    """Change the streams that are kept; what is kept then."""
+    defined = transaction.defined(lock=True)
+    streams = change({} if defined is None else defined.streams)
+    if defined is not None and streams != defined.streams:
+        transaction.define(defined._replace(streams=streams))
+    return streams

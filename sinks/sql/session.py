@@ -1,4 +1,4 @@
-"""One partition's connection to an SQL database: the transaction that takes a change in."""
+"""One partition's connection to an SQL database: rows into any number of tables, and dry runs."""
 
 from __future__ import annotations
 
@@ -6,158 +6,168 @@ import contextlib
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
-import sqlalchemy as sa
 from typing_extensions import override
 
-from sinks.sql import step_store
-from sinks.sql.ownership import OwnedSession, progress
-from sinks.sql.step_store import Step
+from sinks.ledger import LedgerSession
+from sinks.sql.routing import routed
+from sinks.sql.rows_of_table import TableRows
 from waxwing.batch import Batch
-from waxwing.databases import ledger, letters
-from waxwing.databases.base import Database
-from waxwing.errors import RowError, TableAltered, TableError, TargetError, TransientError, WaxwingError
-from waxwing.tables.plan import Plan
-from waxwing.tables.rows import Rows, Written
-from waxwing.target import Change, Order
+from waxwing.change import Change, Order
+from waxwing.databases.ledger.store import SqlStore, SqlTransaction
+from waxwing.errors import RowError, TableError
+from waxwing.ledger.store import Transaction
+from waxwing.tables.rows import Written
 
 if TYPE_CHECKING:
     from sinks.sql.target import SqlTarget
 
-
-class Looked(NamedTuple):
-    """What was found when the table was looked at: what is written, and what tells that it was altered since."""
-
-    plan: Plan
-    shape: tuple[object, ...]
+# What one transaction writes: by table, and one after the other.
+Writes = list[tuple[TableRows, Written]]
 
 
-class SqlSession(OwnedSession):
+class SqlSession(LedgerSession):
     """One connection, used by one thread."""
 
-    def __init__(self, engine: sa.Engine, database: Database, looked: Looked, target: SqlTarget, token: str) -> None:
+    def __init__(self, target: SqlTarget, store: SqlStore, token: str) -> None:
+        super().__init__(target, store, token)
+        self._target, self._sql = target, store
+        self._database = store.database
         self._trial: Trial | None = None
-        super().__init__(engine, database, target, token)
-        self._target, self._shape = target, looked.shape
-        self._rows = Rows(looked.plan, target.columns, database.dialect)
-        self._bulk = database.bulk(looked.plan)
-        self._brought = {name.lower() for name in looked.plan.changed}
-        self._looks_at_rows: set[str] = set()  # constraints of which this is known
+        self._tables: dict[str, TableRows] = {}
+
+    def _table(self, name: str) -> TableRows:
+        if (rows := self._tables.get(name)) is None:
+            rows = self._tables[name] = TableRows(self._target.looked_at(name), self._sql)
+        return rows
+
+    # -- before a transaction ------------------------------------------------------------------------
+
+    @override
+    def prepared(self, change: Change) -> Writes:
+        return [one for part in _parts(change) for one in self._writes(part)]
+
+    def _writes(self, change: Change) -> Writes:
+        if not self._target.several:
+            rows = self._table("")
+            return [(rows, rows.rows.of(change))]
+        out: Writes = []
+        bad: dict[int, str] = {}
+        for name, part in self._routed(change):
+            rows = self._table(name)
+            try:
+                out.append((rows, rows.rows.of(part.change)))
+            except RowError as error:
+                bad |= part.refused(error).bad
+        if bad:
+            raise RowError(f"{len(bad)} rows do not fit their tables", bad=bad)
+        return out
+
+    def _routed(self, change: Change) -> Any:
+        parts = routed(change, self._target.table_names)
+        for name in parts:
+            self._table(name)  # one that joins is made before the transaction
+        return [(name, parts[name]) for name in self._target.table_names if name in parts]
 
     @override
     def order(self, change: Change) -> Order:
-        return self._rows.order(change)
+        if not self._target.several:
+            return self._table("").rows.order(change)
+        keys: dict[int, Any] = {}
+        replaces = True
+        for name, part in self._routed(change):
+            order = self._table(name).rows.order(part.change)
+            replaces &= order.replaces
+            keys |= {n: (name, None if order.keys is None else order.keys[at]) for at, n in enumerate(part.numbers)}
+        return Order([keys[n] for n in sorted(keys)], replaces) if keys else Order()
+
+    # -- in it ---------------------------------------------------------------------------------------
 
     @override
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
-        write = self._try if dry_run else self._write
+    def write_rows(self, transaction: Transaction, prepared: Writes) -> None:
+        connection = cast("SqlTransaction", transaction).connection
+        for rows, written in prepared:
+            if written.rows or written.deletes:
+                rows.held = rows.hold(connection)
+        for rows, written in prepared:
+            rows.send(connection, written)
+
+    @override
+    def check_rows(self, transaction: Transaction, prepared: Writes) -> None:
+        connection = cast("SqlTransaction", transaction).connection
+        self._database.check_deferred(connection)
+        for rows in {id(rows): rows for rows, written in prepared if written.rows or written.deletes}.values():
+            if not rows.held:
+                rows.check_shape(connection)  # it can't be altered any more: this transaction has written to it
+
+    @override
+    def commit(self, change: Change) -> None:
+        self._end_trial()
         try:
-            try:
-                write(change)
-            except _LettersAgain:
-                write(change)
+            super().commit(change)
         except (RowError, TableError) as error:
-            if not dry_run or self._may_be_the_table(error):
-                self._look_again(error)  # before a row is blamed, or the table
+            self._look_again(error)  # before a row is blamed, or the table
             raise
 
-    def _write(self, change: Change) -> None:
-        writes = [self._rows.of(part) for part in _parts(change)]
-        with self._errors(), self._begun() as transaction:
-            # Set now and released right before COMMIT: proof that the transaction is still the same one
-            # (a server may end it inside, and the next statement would silently begin another).
-            whole = self._connection.begin_nested()
-            if self._move(change):
-                return
-            writing = any(written.rows or written.deletes for written in writes)
-            held = writing and self._hold()
-            for written in writes:
-                self._send(written)
-            self._bury(change)
-            self._database.check_deferred(self._connection)
-            if writing and not held:
-                self._check_shape(self._connection)  # it can't be altered any more: this transaction has written to it
-            whole.commit()
-            self._committing = True
-            transaction.commit()
-
-    def _send(self, written: Written) -> None:
-        rows, deletes, before = written
-        if deletes:
-            self._bulk.replace(self._connection, rows, deletes, before)
-        elif rows:
-            self._bulk.write(self._connection, rows)
-
-    @contextlib.contextmanager
-    def _begun(self) -> Iterator[sa.RootTransaction]:
-        """A transaction that is rolled back, unless it was committed."""
-        self._end_trial()
-        if self._is_closed():
-            raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
-        transaction = self._connection.begin()
-        try:
-            yield transaction
-        finally:
-            _roll_back(transaction)
-
-    def _is_closed(self) -> bool:
-        """Did the rollback of an earlier attempt find the transaction ended by the server (a trigger may), and close it?"""
-        return getattr(self._connection.connection, "dbapi_connection", None) is None
+    def _look_again(self, refusal: RowError | TableError, *, only_where_doubtful: bool = False) -> None:
+        for rows in tuple(self._tables.values()):
+            if not only_where_doubtful or rows.may_be_blamed(refusal):
+                self._end_trial()
+                rows.look_again(refusal)
 
     # -- dry runs --------------------------------------------------------------------------------
 
-    def _try(self, change: Change) -> None:
-        """Write the parts behind those that the trial holds, and leave it open: the next one may begin with the same."""
-        with self._errors():
+    @override
+    def attempt(self, change: Change) -> None:
+        try:
             if change.parts is None or not self._database.dialect.savepoints:
-                self._try_at_once(change)
-                return
-            parts = list(change.parts)
-            if self._trial is None or self._trial.before is not change.before or not self._trial.begins(parts):
-                self._begin_trial(change)
-            try:
-                self._add(parts, change)
-            except Exception as error:
-                # Has the transaction ended with the refusal, or unseen before it, and with it what the row needs? Once more.
-                if self._trial is not None or self._database.classify(error).kind != "row":
-                    raise
-                self._begin_trial(change)
-                self._add(parts, change)
+                self._end_trial()
+                super().attempt(change)
+            else:
+                with self._sql.errors():
+                    self._try(change, list(change.parts))
+        except (RowError, TableError) as error:
+            self._look_again(error, only_where_doubtful=True)
+            raise
 
-    def _try_at_once(self, change: Change) -> None:
-        writes = [self._rows.of(part) for part in _parts(change)]
-        with self._begun():
-            whole = self._connection.begin_nested()
-            self._move(change)
-            self._hold()
-            for written in writes:
-                self._send(written)
-            self._bury(change)
-            self._database.check_deferred(self._connection)
-            whole.commit()
+    def _try(self, change: Change, parts: list[list[Batch[Any]]]) -> None:
+        """Write the parts behind those that the trial holds, and leave it open: the next one may begin with the same."""
+        if self._trial is None or self._trial.before is not change.before or not self._trial.begins(parts):
+            self._begin_trial(change)
+        try:
+            self._add(parts, change)
+        except Exception as error:
+            # Has the transaction ended with the refusal, or unseen before it, and with it what the row needs? Once more.
+            if self._trial is not None or self._database.classify(error).kind != "row":
+                raise
+            self._begin_trial(change)
+            self._add(parts, change)
 
     def _begin_trial(self, change: Change) -> None:
         self._end_trial()
         stack = contextlib.ExitStack()
-        stack.enter_context(self._begun())
-        self._trial = Trial(change.before, stack)
+        transaction = stack.enter_context(self._sql.begun())
+        self._trial = Trial(change.before, stack, transaction)
         try:
-            self._move(change)
-            self._hold()
-            self._bury(change)
+            self._ledger.move(transaction, change, self._owner)
+            for rows in self._tables.values():
+                rows.hold(transaction.connection)
+            self.bury(transaction, change)
         except BaseException:
             self._end_trial()
             raise
 
     def _add(self, parts: Sequence[list[Batch[Any]]], change: Change) -> None:
         assert self._trial is not None
+        connection = self._trial.transaction.connection
         for part in parts[len(self._trial.parts) :]:
-            written = self._rows.of(replace(change, batches=part))
-            before = self._connection.begin_nested()
+            writes = self._writes(replace(change, batches=part))
+            before = connection.begin_nested()
             try:
-                self._send(written)
-                self._database.check_deferred(self._connection)
+                for rows, written in writes:
+                    rows.send(connection, written)
+                self._database.check_deferred(connection)
                 before.commit()
             except BaseException:
                 rolled_back = False
@@ -174,128 +184,11 @@ class SqlSession(OwnedSession):
         if trial is not None:
             trial.stack.close()
 
-    # -- the table's shape -----------------------------------------------------------------------
-
-    def _may_be_the_table(self, refusal: RowError | TableError) -> bool:
-        """Does it name a column, or a constraint, that may have nothing to do with what rows bring?"""
-        null, constraint = _named(refusal)
-        return bool(null and null not in self._brought) or bool(constraint and constraint not in self._looks_at_rows)
-
-    def _look_again(self, refusal: RowError | TableError) -> None:
-        """Look whether the table is as it was when the plan was made.
-
-        Raises:
-            TableAltered: it is not; the next session has a plan for what it is now.
-            TableError: it refuses what stands in columns that the flow does not bring.
-        """
-        null, constraint = _named(refusal)
-        told = hint = ""
-        with self._errors(), self._looking() as connection:
-            self._check_shape(connection, refusal)
-            if not self._may_be_the_table(refusal):
-                return
-            if constraint:
-                columns = self._database.constrained(connection, self._target.table, constraint)
-                if columns is None or any(name.lower() in self._brought for name in columns):
-                    self._looks_at_rows.add(constraint)
-                else:
-                    names = ", ".join(sorted(columns)) or "there are none"
-                    told = f"rows bring none of the columns that {constraint} looks at ({names})"
-                    hint = "Give them defaults that it takes (a sequence: behind the highest number), or alter the constraint"
-            elif null in {column.name.lower() for column in self._database.columns(connection, self._target.table)}:
-                told = f"rows do not bring the column {null}"
-                hint = "Give the column a default that is no null (or look at what a trigger makes of it)"
-        if told:
-            raise TableError(f"{self._name}: {refusal.message}; {told}.", hint=f"{hint}, then start again.") from refusal
-
-    @contextlib.contextmanager
-    def _looking(self) -> Iterator[sa.Connection]:
-        if not self._is_closed():
-            with self._begun():
-                yield self._connection
-        else:  # with a new one, or the next attempt would end here again
-            with self._connection.engine.connect() as connection:
-                yield connection
-
-    def _hold(self) -> bool:
-        """Hold the table as it is before it is written, where that must be; is it as the plan was made for?"""
-        if held := self._bulk.hold(self._connection):
-            self._check_shape(self._connection)
-        return held
-
-    def _check_shape(self, connection: sa.Connection, cause: Exception | None = None) -> None:
-        shape = self._database.shape(connection, self._target.table)
-        if shape != self._shape and shape:  # one that is gone altogether is not made anew
-            self._target.forget(self._shape)
-            raise TableAltered(f"{self._name}: the table was altered; looking at it again.") from cause
-
-    # -- positions -------------------------------------------------------------------------------
-
-    def _bury(self, change: Change) -> None:
-        """Store the dead letters. Those of an earlier step of this name, which the operator kept, give way to their like."""
-        if not change.dead_letters:
-            return
-        if self._target.letters_again:
-            places = ((letter.stream, letter.offset, letter.row) for letter in change.dead_letters)
-            step_store.delete_letters(self._connection, Step(self._flow, self._step), places)
-        most, encoding = self._database.value_bytes_max(self._connection), self._database.text_encoding(self._connection)
-        try:
-            for some in letters.statements(self._step, change.dead_letters, bytes_max=most, encoding=encoding):
-                self._connection.execute(ledger.dead_letters.insert(), some)
-        except sa.exc.IntegrityError as error:
-            if self._target.letters_again:
-                raise
-            self._target.letters_again = True
-            raise _LettersAgain from error
-
-    def _move(self, change: Change) -> bool:
-        """Move the positions by compare-and-set, first of all: it takes the locks and fences.
-
-        Returns True when an earlier COMMIT of this change, whose outcome was unknown, did succeed.
-        """
-        done = 0
-        for number, (stream, before) in enumerate(change.before.items()):
-            after = change.after[stream]
-            moved = self._connection.execute(
-                progress.update()
-                .where(
-                    ledger.of_stream(self._step, stream),
-                    progress.c.offset_next == before.offset_next,
-                    progress.c.owner == self._generation,
-                    progress.c.owner_token == self._token,
-                )
-                .values(
-                    offset_next=after.offset_next,
-                    version=progress.c.version + 1,
-                    records_seen=after.records_seen,
-                    records_bad=after.records_bad,
-                    bad_run=after.bad_run,
-                )
-            ).rowcount
-            if moved == 1:
-                continue
-            row = self._locked(stream)
-            if row.owner_token != self._token:
-                raise self._fenced(stream, row)
-            if change.in_doubt and row.offset_next == after.offset_next and done == number:
-                done += 1
-                continue
-            raise TargetError(
-                f"{stream}: the stored position in {self._name} is {row.offset_next}, expected was {before.offset_next}; "
-                "somebody else changed it.",
-                hint="Nothing was written. Find out who writes to waxwing_progress, then start again.",
-                step=self._step,
-            )
-        if done not in (0, len(change.before)):
-            raise TargetError(f"{self._name}: one transaction stands half committed; this database can't be trusted.")
-        return done > 0
-
-
-class _LettersAgain(WaxwingError):
-    """There is a dead letter of this key already: a step of this name began anew, and its former letters were kept."""
-
-    def __init__(self) -> None:
-        super().__init__("A dead letter is there already.")
+    @override
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._end_trial()
+        super().close()
 
 
 @dataclass
@@ -304,6 +197,7 @@ class Trial:
 
     before: Any  # of the change that began it
     stack: contextlib.ExitStack
+    transaction: SqlTransaction
     parts: list[list[Batch[Any]]] = field(default_factory=list)
 
     def begins(self, parts: list[list[Batch[Any]]]) -> bool:
@@ -312,18 +206,6 @@ class Trial:
         return len(held) <= len(parts) and all(map(operator.is_, held, parts))
 
 
-def _named(refusal: RowError | TableError) -> tuple[str, str]:
-    """The column that takes no null, and the constraint, which a refusal names; empty where it names none."""
-    return str(refusal.context.get("column") or "").lower(), str(refusal.context.get("constraint") or "")
-
-
-def _parts(change: Change) -> list[Change]:
+def _parts(change: Change) -> Iterator[Change]:
     """What is written one after the other."""
-    return [change] if change.parts is None else [replace(change, batches=part) for part in change.parts]
-
-
-def _roll_back(transaction: sa.Transaction) -> None:
-    if transaction.is_active:
-        # It must not hide the error that brought us here; the connection goes with it.
-        with contextlib.suppress(Exception):
-            transaction.rollback()
+    return iter([change] if change.parts is None else [replace(change, batches=part) for part in change.parts])

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
-from sqlalchemy.sql.schema import SchemaConst
 from typing_extensions import override
 
+from sinks.ledger import LedgerTarget
 from sinks.misfits import check_keys, check_records, check_window_rows
-from sinks.sql import step_store, window_store
-from sinks.sql.ownership import SqlOwners, translated
-from sinks.sql.session import Looked, SqlSession
-from sinks.sql.step_store import Step
+from sinks.sql import kept
+from sinks.sql.place import SqlPlace
+from sinks.sql.session import SqlSession
+from sinks.sql.table import SqlTable, renamed
 from waxwing.batch import Stream
-from waxwing.databases import address, database_for, ledger, letters, rights
+from waxwing.change import Start, sources_of
+from waxwing.databases import rights
 from waxwing.databases.base import Need
-from waxwing.databases.ddl import ensure
-from waxwing.errors import ConfigError, RightsError, TransientError
+from waxwing.databases.ledger import letters, schema
+from waxwing.databases.ledger.making import make
+from waxwing.databases.ledger.store import SqlStore, SqlTransaction
+from waxwing.errors import ConfigError, RightsError, RowError, TransientError
+from waxwing.ledger.owners import LedgerOwners
+from waxwing.ledger.store import Transaction
 from waxwing.operators.windows import Windows
 from waxwing.settings import SqlSettings
-from waxwing.settings.reading import setting_of
 from waxwing.tables.dialect import Dialect
 from waxwing.tables.modes import Append, Merge, Mode
-from waxwing.tables.planning import plan
-from waxwing.target import Position, Start, Target, sources_of
+from waxwing.target import Target
 
 T = TypeVar("T")
 
-# Several processes may make tables or first positions at once; all but one are refused, and look again.
-RACES_MAX = 8
+# A table and its mode, by the name that records give.
+Tables = Mapping[str, tuple[sa.Table, Mode]] | Callable[[str], tuple[sa.Table, Mode]]
 
 
-class SqlTarget(Target):
-    """A table of an SQL database, with Waxwing's own tables beside it.
+class SqlTarget(LedgerTarget):
+    """One table of an SQL database, or several, with Waxwing's own tables beside them.
 
     Args:
         settings: where the database is (`database_url`), time limits, how batches become transactions.
-        table: made when missing, else checked at the start. `database_table` overrides its name.
-        mode: Append(), Upsert(keys=...) or Merge(keys=..., add=...).
+        table: made when missing, else checked at the start. `database_table` overrides its name. Or several, by name, each with
+            its mode: records are then Into(name, record), and all of a transaction's are written in it, tables in this order.
+            Or a function that gives a name's table and mode: it is asked when a name first comes, and the table joins.
+        mode: Append(), Upsert(keys=...) or Merge(keys=..., add=...); of the one table.
         columns: which columns records bring; by default all but those that the database keeps itself
             (server defaults, computed, identity).
 
@@ -52,102 +57,113 @@ class SqlTarget(Target):
         ConfigError: no such database, a column type it can't keep exactly, a table that does not fit.
     """
 
-    def __init__(self, settings: SqlSettings, table: sa.Table, mode: Mode, *, columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: SqlSettings,
+        table: sa.Table | Tables,
+        mode: Mode | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(settings)
+        self.place = SqlPlace(settings)
         self.statement_timeout_s = settings.database_statement_timeout_s
-        text = settings.database_url.get_secret_value()
-        if not text:
-            raise ConfigError(f"{settings.name_of('database_url')} is not given.", hint=f"Set it, such as {address.EXAMPLE}.")
-        self.setting = settings.given_by("database_url") or setting_of(text)
-        self._url = address.parsed(text, self.setting or "DATABASE_URL")
-        with address.named(self.setting):
-            self._database = database_for(self._url)
-        self._table = _renamed(table, settings.database_table)
-        self._renamed_from = table.fullname if settings.database_table else ""
-        self._mode = mode
-        self._wanted = plan(self._table, mode, columns=columns, dialect=self._database.dialect)
-        self._owners: SqlOwners | None = None
-        self._looked: Looked | None = None
-        # Has a session met dead letters of an earlier step of this name? (All do as the first, whose connection may be gone.)
-        self.letters_again = False
-        self._looking = threading.RLock()  # sessions of several lanes may find the table altered at once
-        with address.named(self.setting):
-            self._engine = self._database.engine(
-                self._url,
-                connect_timeout_s=settings.database_connect_timeout_s,
-                lock_timeout_s=settings.database_lock_timeout_s,
-                statement_timeout_s=settings.database_statement_timeout_s,
+        self.several = not isinstance(table, sa.Table)
+        self._more = table if callable(table) else None
+        self._tables: dict[str, SqlTable] = {}
+        self._joining = threading.RLock()
+        self._renamed_from = ""
+        self._prepared = False
+        if isinstance(table, sa.Table):
+            if mode is None:
+                raise ConfigError("SqlTarget: the mode is missing.", hint="Give it Append(), Upsert(keys=...) or Merge(...).")
+            self._renamed_from = table.fullname if settings.database_table else ""
+            self._tables[""] = SqlTable(self.place, renamed(table, settings.database_table), mode, columns)
+            return
+        if mode is not None or columns is not None or settings.database_table:
+            raise ConfigError(
+                "SqlTarget: mode, columns and DATABASE_TABLE are for one table, and there are several.",
+                hint='Give each table its own: {"name": (table, Append()), ...}.',
             )
-        address.note_connecting(self._engine)
-
-    @property
-    def place(self) -> str:
-        """The database, without user and password."""
-        return f"{self._database.dialect.name} at {address.place(self._url)}"
+        for name, (one, its_mode) in table.items() if isinstance(table, Mapping) else ():
+            self._tables[name] = SqlTable(self.place, one, its_mode)
 
     @property
     @override
     def store(self) -> Hashable:
-        return address.resolved(self._url, self._database.dialect.port_default)
-
-    @property
-    def url_setting(self) -> str:
-        """The setting that gave the URL."""
-        return self.setting or f"DATABASE_URL (or wherever the URL of {self.place} comes from)"
+        return self.place.identity
 
     @property
     @override
     def resume_command(self) -> str:
-        elsewhere = "" if self.setting else f" (with DATABASE_URL set to {self.place})"
+        elsewhere = "" if self.place.setting else f" (with DATABASE_URL set to {self.place})"
         return f"{super().resume_command}{elsewhere}"
 
     @property
     @override
     def name(self) -> str:
-        return f"{self._table.fullname} in {self.place}"
+        if len(self._tables) == 1:
+            return next(iter(self._tables.values())).name
+        return f"{len(self._tables)} tables in {self.place}" if self._tables else f"tables in {self.place}"
 
     @property
-    def table(self) -> sa.Table:
-        """The table that is written."""
-        return self._table
+    def table_names(self) -> Sequence[str]:
+        """What records call the tables, in the order in which they are written."""
+        return list(self._tables)
 
     @property
-    @override
-    def savepoints(self) -> bool:
-        return self._database.dialect.savepoints
+    def _one(self) -> SqlTable:
+        return self._tables[""]
+
+    @property
+    def _dialect(self) -> Dialect:
+        return self.place.database.dialect
 
     @property
     @override
     def columns(self) -> Sequence[str]:
-        return [column.name for column in self._wanted.columns]
+        return [] if self.several else self._one.columns
 
     @override
     def check_records(self, kind: Any) -> None:
-        check_records(kind, self._wanted.columns, self._database.dialect, self._table.fullname)
+        if not self.several:
+            check_records(kind, self._one.wanted.columns, self._dialect, self._one.table.fullname)
 
     @override
     def check_keys(self, kind: Any) -> None:
-        check_keys(kind, self._wanted, self._database.dialect)
+        if not self.several:
+            check_keys(kind, self._one.wanted, self._dialect)
 
     def check_window_rows(self, windows: Windows, kind: Any, fixed: Mapping[str, Any]) -> None:
         """Raises ConfigError for windows over such records of which the table takes not one row."""
-        check_window_rows(windows, kind, self._wanted.columns, fixed, self._database.dialect, self._table.fullname)
+        check_window_rows(windows, kind, self._one.wanted.columns, fixed, self._dialect, self._one.table.fullname)
 
     @property
     @override
     def parts_max(self) -> int | None:
-        return self._database.dialect.writers_max
+        return self._dialect.writers_max
 
     @property
     @override
     def transaction_s(self) -> float:
-        return self._database.dialect.transaction_s
+        return self._dialect.transaction_s
+
+    @property
+    @override
+    def resends(self) -> bool:
+        return not self._dialect.savepoints
+
+    @override
+    def owners(self) -> LedgerOwners:
+        owners = super().owners()
+        assert owners is not None  # a database's are
+        return owners
 
     # -- at the start ----------------------------------------------------------------------------
 
     @override
     def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
-        check_names(flow, step, self._database.dialect)
+        check_names(flow, step, self._dialect)
         for other in (flow_targets or {}).values():
             if self._renamed_from and isinstance(other, SqlTarget) and other._renamed_from not in ("", self._renamed_from):
                 raise ConfigError(
@@ -157,121 +173,134 @@ class SqlTarget(Target):
         super().bind(flow, step, flow_targets)
 
     @override
-    def records(self) -> SqlOwners:
-        if self._owners is None or self._owners.step != (self.flow, self.step):
-            self._owners = SqlOwners(self, lambda: self._engine, lambda: self._database)
-        return self._owners
+    def open_store(self, *, briefly: bool = False) -> SqlStore:
+        return self.place.store(self.own_step, self.name, briefly=briefly)
 
+    @override
+    def end_sessions(self) -> None:
+        self.place.end_overdue(self.settings.owner_stale_s)
+
+    @override
     def prepared(self) -> None:
-        """Make or check the tables, if that has not been done: where no source was given this target."""
-        self._look()
+        with self._joining:
+            if not self._prepared:
+                self.prepare()
 
     @override
     def prepare(self) -> None:
-        def prepare(connection: sa.Connection) -> Looked:
-            self._database.lock_schema(connection)
-            ledger.make(connection)
-            found = ensure(connection, self._wanted, self._database, written_before=bool(self._positions(connection)))
-            refusals = self._database.refusals_of(connection, [self._table, *ledger.metadata.sorted_tables])
-            if refusals:
-                raise ConfigError(f"{self.name} can't be written exactly once: {'; '.join(dict.fromkeys(refusals))}.")
-            needs = [*self._needs(), *self._database.more_needs(found)]
-            if lacking := rights.missing(connection, self._database, needs):
-                raise self._lacking(lacking)
-            return Looked(found, self._database.shape(connection, self._table))
+        def prepare(connection: sa.Connection) -> None:
+            self.place.database.lock_schema(connection)
+            make(connection, self.place.database, self.settings.owner_stale_s)
+            written_before = bool(self._written_before(connection))
+            for number, table in enumerate(self._tables.values()):
+                table.prepare(connection, self._needs() if number == 0 else (), written_before=written_before)
 
+        self._preparing(prepare, list(self._tables.values()))
+        self._prepared = True
+
+    def _preparing(self, prepare: Callable[[sa.Connection], None], tables: Sequence[SqlTable]) -> None:
         try:
-            self._looked = self._in_transaction(prepare)
+            self.place.in_transaction(self.name, prepare)
         except RightsError as error:
             # On the way, somebody's table may not be read: look at all of them before anything is said.
-            lacking = self._in_transaction(lambda connection: rights.missing(connection, self._database, self._needs()))
-            raise (self._lacking(lacking) if lacking else error) from error
+            for table in tables:
+                look = partial(table.all_lacking, more=self._needs())
+                if (lacking := self.place.in_transaction(self.name, look)) is not None:
+                    raise lacking from error
+            raise
+
+    def _written_before(self, connection: sa.Connection) -> int:
+        of_step = schema.of_step(schema.progress, self.own_step)
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(schema.progress).where(of_step)) or 0)
 
     def _needs(self) -> Sequence[Need]:
-        """The rights that a run needs."""
-        return [*rights.of_own(rights.OWN), *rights.of_plan(self._wanted, self._database)]
+        """The rights on Waxwing's own tables that a run needs."""
+        of_state = rights.of_own(rights.OWN_OF_WINDOWS) if self.keeps_state else ()
+        return [*rights.of_own(rights.OWN), *of_state]
 
-    def _lacking(self, why: Sequence[str]) -> RightsError:
-        return RightsError(
-            f"{self.name} can't be written by this user: {'; '.join(why)}.",
-            hint=f"Grant it to the user of {self.setting or 'DATABASE_URL'} (or mend what else is named), then start again.",
-        )
+    def looked_at(self, name: str) -> SqlTable:
+        """A table that was looked at: at the start, or now, after it was altered, or since it joins.
 
-    @override
-    def steps(self) -> Mapping[str, int]:
-        step = ledger.progress.c.step
-        query = sa.select(step, sa.func.count()).where(ledger.progress.c.flow == self.flow).group_by(step)
-        return self._in_transaction(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
+        Raises:
+            ConfigError: there is no table of this name.
+        """
+        with self._joining:
+            if (table := self._tables.get(name)) is None:
+                table = self._joined(name)
+            with table.looking:
+                if table.looked is None:
+                    self.prepare()
+            return table
 
-    @override
-    def alive(self, steps: Collection[str]) -> str:
-        now_ms: sa.ColumnElement[int] = sa.literal_column(self._database.dialect.now_ms_sql, sa.BigInteger)
-        stale_s = self.settings.owner_stale_s
+    def _joined(self, name: str) -> SqlTable:
+        if self._more is None:
+            raise ConfigError(
+                f"Step {self.step}: a record goes into table {name!r}, and there are {', '.join(self._tables)}.",
+                hint="Give SqlTarget all tables by name, or a function that makes one of a name.",
+            )
+        table = SqlTable(self.place, *self._more(name))
 
-        def alive(connection: sa.Connection) -> str:
-            return next(filter(None, (ledger.alive(connection, self.flow, step, now_ms, stale_s) for step in steps)), "")
+        def join(connection: sa.Connection) -> None:
+            self.place.database.lock_schema(connection)
+            table.prepare(connection, self._needs(), written_before=False)
+            kept.remember(connection, self.own_step, [kept.table_name(connection, table.table, self._dialect)])
 
-        return self._in_transaction(alive)
-
-    @property
-    def own_step(self) -> Step:
-        """The step that it serves."""
-        return Step(self.flow, self.step)
+        self._preparing(join, [table])
+        self._tables[name] = table
+        return table
 
     @override
     def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
-        return self._in_transaction(
-            lambda connection: step_store.taken_elsewhere(connection, self.own_step, self._table, self._database.dialect, streams)
+        tables = [table.table for table in self._tables.values()]
+        return self.place.in_transaction(
+            self.name, lambda connection: kept.taken_elsewhere(connection, self.own_step, tables, self._dialect, streams)
         )
 
     @property
     @override
     def again(self) -> str:
-        if isinstance(self._mode, Append):
+        modes = [table.mode for table in self._tables.values()]
+        if any(isinstance(mode, Append) for mode in modes):
             return "every row would stand there twice"
-        if isinstance(self._mode, Merge):
+        if any(isinstance(mode, Merge) for mode in modes):
             return "every record would be added a second time"
         return "rows are written over, and what has changed since then is lost"
 
-    def _remember_table(self, connection: sa.Connection) -> None:
-        def name_of(target: SqlTarget) -> str:
-            return step_store.table_name(connection, target.table, self._database.dialect)
+    @override
+    def in_transaction(self, call: Callable[[Transaction], T]) -> T:
+        try:
+            return super().in_transaction(call)
+        except TransientError:
+            self.place.end_overdue(self.statement_timeout_s)
+            raise
+        except RowError as error:
+            raise ConfigError(
+                f"{self.name}: {error.message}.",
+                hint="No row was written yet: a trigger of Waxwing's tables refuses it. Let it pass.",
+            ) from error
 
-        others = {
-            step: name_of(target)
+    @override
+    def beginning(self, transaction: Transaction, starts: Sequence[Start]) -> None:
+        super().beginning(transaction, starts)
+        connection = cast("SqlTransaction", transaction).connection
+        self._check_sources(connection, starts)
+        names = [kept.table_name(connection, table.table, self._dialect) for table in self._tables.values()]
+        if self.several:
+            kept.remember(connection, self.own_step, names)
+        else:
+            kept.remember_only(connection, self.own_step, names[0], self._others(connection))
+
+    def _others(self, connection: sa.Connection) -> Mapping[str, str]:
+        """The one table that each other step here writes."""
+        return {
+            step: kept.table_name(connection, target._one.table, self._dialect)
             for step, target in self._flow_targets.items()
-            if step != self.step and isinstance(target, SqlTarget) and target.store == self.store
+            if step != self.step and isinstance(target, SqlTarget) and not target.several and target.store == self.store
         }
-        step_store.remember_table(connection, self.own_step, name_of(self), others)
-
-    @override
-    def positions(self) -> Sequence[Position]:
-        return self._in_transaction(self._positions)
-
-    def _positions(self, connection: sa.Connection) -> list[Position]:
-        return step_store.positions(connection, self.own_step)
-
-    @override
-    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
-        def begin(connection: sa.Connection) -> list[Position]:
-            self._check_sources(connection, starts)
-            self._check_kept(connection)
-            self._remember_table(connection)
-            held = {position.stream: position for position in self._positions(connection)}
-            missing = [start for start in starts if start.stream not in held]
-            if missing:
-                connection.execute(ledger.progress.insert(), [self._first(start) for start in missing])
-                self._begun(connection, missing)
-            for start in starts:
-                if start.stream in held and _may_end(held[start.stream], start.offset_end):
-                    self._update(connection, start.stream, offset_end=start.offset_end)
-            return [position for position in self._positions(connection) if position.stream.source in sources_of(starts)]
-
-        return self._in_transaction(begin)
 
     def _check_sources(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
         """Raises ConfigError for a name that can't be kept (Kafka's are ASCII, others may have any)."""
-        encoding = self._database.text_encoding(connection)
+        encoding = self.place.database.text_encoding(connection)
         for source in sources_of(starts):
             if letters.held(source, encoding) != source:
                 raise ConfigError(
@@ -279,118 +308,17 @@ class SqlTarget(Target):
                     hint="Give the source another name, or take a database in UTF-8.",
                 )
 
-    def _begun(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
-        """These streams begin, in the same transaction."""
-
-    def _check_kept(self, connection: sa.Connection) -> None:
-        """Raises ConfigError for a step that did something else so far."""
-        kept = window_store.kept(connection, self.flow, self.step)
-        if kept is not None and kept.buckets:
-            raise self._anew(f"So far step {self.step} wrote windows into {self.name} when they had closed.")
-
-    def _anew(self, message: str) -> ConfigError:
-        return ConfigError(
-            message,
-            hint=f"Go back to that; or begin anew: empty the table, forget the step (waxwing step drop {self.flow} {self.step}), "
-            "and start.",
-        )
-
-    def _first(self, start: Start) -> dict[str, Any]:
-        stream = start.stream
-        return {
-            "flow": self.flow,
-            "step": self.step,
-            "topic_id": stream.source_id,
-            "topic_partition": stream.partition,
-            "topic": stream.source,
-            "offset_start": start.offset_start,
-            "offset_next": start.offset_start,
-            "offset_end": start.offset_end,
-            "version": 0,
-            "owner": 0,
-            "owner_token": "",
-            "records_seen": 0,
-            "records_bad": 0,
-            "bad_run": 0,
-            "limits_from": 0,
-        }
-
-    def _update(self, connection: sa.Connection, stream: Stream, **values: Any) -> int:
-        version = ledger.progress.c.version + 1
-        changed = ledger.progress.update().where(ledger.of_stream(self.step, stream)).values(version=version, **values)
-        return connection.execute(changed).rowcount
-
-    @override
-    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
-        def jump(connection: sa.Connection) -> None:
-            self._update(connection, stream, offset_next=offset)
-            # Records read again bring their dead letters again.
-            letters = ledger.dead_letters
-            again = sa.and_(
-                ledger.of_step(letters, self.flow, self.step),
-                letters.c.topic_id == stream.source_id,
-                letters.c.topic_partition == stream.partition,
-                letters.c.topic_offset >= offset,
-            )
-            connection.execute(letters.delete().where(again))
-
-        self._in_transaction(jump)
-
     # -- for the sink partition ------------------------------------------------------------------
 
     @override
     def connect(self, part: str, token: str) -> SqlSession:
-        return SqlSession(self._engine, self._database, self._look(), self, token)
-
-    def _look(self) -> Looked:
-        """What was found at the start, or is found now: after the table was altered, or where no source was given this target."""
-        with self._looking:
-            if self._looked is None:
-                self.prepare()
-            assert self._looked is not None
-            return self._looked
-
-    def forget(self, shape: tuple[object, ...]) -> None:
-        """The table has no longer this shape."""
-        with self._looking:
-            if self._looked is not None and self._looked.shape == shape:
-                self._looked = None
-
-    def _in_transaction(self, call: Callable[[sa.Connection], T]) -> T:
-        for race in range(RACES_MAX):
-            try:
-                with self._errors(), self._engine.begin() as connection:
-                    return call(connection)
-            except _Race as error:
-                if race == RACES_MAX - 1:
-                    raise TransientError(f"{self.name}: {error}") from error
-        raise AssertionError("unreachable")
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            with translated(self._database, self.name, self.url_setting):
-                yield
-        except TransientError as error:
-            # Locks that keep even a start waiting may be a frozen process's.
-            if not address.was_connecting(error.__cause__):
-                with contextlib.suppress(Exception), self._engine.connect() as other:
-                    self._database.end_overdue(other, self.statement_timeout_s)
-            raise
-        except sa.exc.IntegrityError as error:
-            raise _Race(str(error.orig)) from error
-        except sa.exc.DBAPIError as error:
-            failure = self._database.classify(error)
-            raise ConfigError(
-                f"{self.name}: {failure.reason} ({failure.code}).",
-                hint="No row was written yet: a trigger of the database itself (on CREATE TABLE) or of Waxwing's tables refuses "
-                "it. Let it pass, or make the tables as a user for whom it does.",
-            ) from error
+        self.prepared()
+        return SqlSession(self, self.open_store(), token)
 
 
 def check_names(flow: str, step: str, dialect: Dialect) -> None:
     """Raises ConfigError for a name that can't be a key of the stored positions."""
-    for what, text, most in (("flow", flow, ledger.FLOW_CHARACTERS_MAX), ("step", step, ledger.STEP_CHARACTERS_MAX)):
+    for what, text, most in (("flow", flow, schema.FLOW_CHARACTERS_MAX), ("step", step, schema.STEP_CHARACTERS_MAX)):
         if len(text) > most or not text.isascii():
             raise ConfigError(
                 f"The {what} name {text!r} must be ASCII, of {most} characters at most: it is a key of the stored positions."
@@ -399,21 +327,3 @@ def check_names(flow: str, step: str, dialect: Dialect) -> None:
             raise ConfigError(
                 f"The {what} name {text!r} ends in a blank, which {dialect.name} passes over.", hint="Give it another name."
             )
-
-
-def _may_end(held: Position, offset_end: int | None) -> bool:
-    """May the stored end be replaced? An unfinished one stays: another process of this run may just have stored it."""
-    unfinished = held.offset_end is not None and held.offset_next < held.offset_end
-    return held.offset_end != offset_end and (offset_end is None or not unfinished)
-
-
-class _Race(Exception):
-    """Another process made the same thing first."""
-
-
-def _renamed(table: sa.Table, name: str) -> sa.Table:
-    """The table under the name that a setting gives (`schema.table` or `table`)."""
-    if not name:
-        return table
-    schema, _, bare = name.rpartition(".")
-    return table.to_metadata(sa.MetaData(), schema=schema or SchemaConst.RETAIN_SCHEMA, name=bare)

@@ -10,15 +10,16 @@ import msgspec
 
 from sinks.windows.target import WindowTarget
 from sinks.writer.admission import RATIO_BLOCK_RECORDS
-from sinks.writer.isolation import dead_letters
+from sinks.writer.isolation import dead_letters, said
 from waxwing import log, metrics
 from waxwing.batch import Batch, Columns, Stream
+from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import BadRowsLimit
 from waxwing.operators.windows import NEVER, Bucket, Emission, Mark, Piece
 from waxwing.operators.windows.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
 from waxwing.settings import WindowSettings
-from waxwing.target import Change, DeadLetter, Expected, Position, Target
+from waxwing.target import Expected, Target
 
 # An emission of so many rows does not wait for its time: they would fill the memory.
 ROWS_MAX = 50_000
@@ -72,7 +73,8 @@ class WindowAdmission:
     def open(self, position: Position) -> None:
         """The bucket is ours."""
         assert position.state is not None
-        live = self._target.read_streams()
+        streams = self._target.read_streams()
+        live = set(streams)
         self._bucket = Bucket.load(self._target.windows, position.state, live=live)
         self._unknown = self._target.not_begun(live)
         self._bucket.waits = bool(self._unknown)
@@ -80,7 +82,7 @@ class WindowAdmission:
         self._run_stored = position.bad_run if self._bucket.bad_runs is None else 0
         self._bucket.bad_runs = self._bucket.bad_runs or {}
         self._stood = {stream: held.offset_next for stream, held in self._bucket.held.items()}
-        self._limits_from = {stream: offset for stream, offset in self._target.limits_from().items() if offset}
+        self._limits_from = {stream: one.limits_from for stream, one in streams.items() if one.limits_from}
 
     def take(self, items: list[Piece | Mark], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
@@ -119,7 +121,7 @@ class WindowAdmission:
     def _look(self) -> None:
         """Has another source begun, in whichever process? Before its first piece comes, it has."""
         assert self._bucket is not None
-        live = self._target.read_streams()
+        live = set(self._target.read_streams())
         if (left := self._unknown & self._target.not_begun(live)) != self._unknown:
             self._bucket.reads(live)
             self._unknown = left
@@ -169,21 +171,11 @@ class WindowAdmission:
         """The position behind the emission. Rejects are counted where they travel: in the first bucket. Late records are good."""
         assert self._bucket is not None
         bad = [one for one in self._rejects if one.offset >= self._limits_from.get(one.stream, 0)]
-        judged = self._judged_messages
-        if not self._passing:
-            bad, judged = [*bad, *refused], max(judged, rows + len(refused))
-        seen, records_bad = before.records_seen + judged, before.records_bad + len(bad)
-        block = RATIO_BLOCK_RECORDS
         if self._run_too_long:
             self._limit(self._run_too_long)
-        elif records_bad > self._target.settings.bad_ratio_max * max(seen, block):
-            last = bad[-1]
-            self._limit(
-                f"{records_bad:,} bad records or rows among {max(seen, block):,}; the last one, "
-                f"{last.stream} at offset {last.offset}: {last.reason}"
-            )
-        if seen >= block:
-            seen = records_bad = 0
+        seen, records_bad = self._counted("records", before.records_seen + self._judged_messages, before.records_bad, bad)
+        if not self._passing:
+            before = self._rows_judged(before, refused, rows)
         return before._replace(
             offset_next=before.offset_next + 1,
             records_seen=seen,
@@ -191,6 +183,29 @@ class WindowAdmission:
             bad_run=max((self._bucket.bad_runs or {}).values(), default=0),
             state=self._state,
         )
+
+    def _rows_judged(self, before: Position, refused: list[DeadLetter], rows: int) -> Position:
+        """Rows of closed windows are of no one record, so that their own number counts."""
+        run, previous = before.rows_bad_run, -1
+        for letter in sorted(refused, key=lambda letter: letter.row):
+            run, previous = run + 1 if letter.row == previous + 1 else 1, letter.row
+            if run > self._target.settings.bad_run_max:
+                self._limit(f"{run:,} refused rows in succession; the last one: {said(letter.stage, letter.reason)}")
+        all_rows = rows + len(refused)
+        seen, bad = self._counted("rows", before.rows_seen + all_rows, before.rows_bad, refused)
+        run = run if not all_rows or previous == all_rows - 1 else 0
+        return before._replace(rows_seen=seen, rows_bad=bad, rows_bad_run=run)
+
+    def _counted(self, what: str, seen: int, bad_before: int, bad: list[DeadLetter]) -> tuple[int, int]:
+        """How many were seen, and how many of them were bad, in the block of so many that the position stands in."""
+        number, block = bad_before + len(bad), RATIO_BLOCK_RECORDS
+        if number > self._target.settings.bad_ratio_max * max(seen, block):
+            last = bad[-1]
+            self._limit(
+                f"{number:,} bad {what} among {max(seen, block):,}; the last one, {last.stream} at offset {last.offset}: "
+                f"{said(last.stage, last.reason)}"
+            )
+        return (0, 0) if seen >= block else (seen, number)
 
     def _limit(self, what: str) -> NoReturn:
         raise BadRowsLimit(

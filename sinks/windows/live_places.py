@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sinks.windows.target import IDLE, SEEN, UNKNOWN, Known, Streams
 from waxwing.batch import Batch, Stream
-from waxwing.operators.windows import NEVER
+from waxwing.ledger.windows import IDLE, NEVER, SEEN, UNKNOWN, Known, Streams
 
 # How often another process is asked after.
 POLL_S = 0.2

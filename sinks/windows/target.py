@@ -1,74 +1,209 @@
-"""What a target of windows is: closed rows, positions and open state kept together, bucket by bucket."""
+"""Windows over a target: closed rows, positions and open state kept together, bucket by bucket."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 from typing_extensions import override
 
+from sinks.ledger import LedgerTarget, begin_anew
 from waxwing.batch import Batch, Stream
-from waxwing.databases import ledger
+from waxwing.change import Position, Start, sources_of
 from waxwing.errors import ConfigError, TransientError
-from waxwing.operators.windows import NEVER, Bucket, Held, Opening, Rows, Windows, first_opening, openings
+from waxwing.ledger.ownership import Owners
+from waxwing.ledger.store import Stored, Transaction
+from waxwing.ledger.windows import BUCKETS_SOURCE, Defined, Known, Streams, bucket_stream
+from waxwing.operators.windows import Bucket, Held, Opening, Rows, Windows, first_opening, openings
 from waxwing.operators.windows.misfits import check_types
+from waxwing.operators.windows.rebucket import rebucket as rebucket_states
 from waxwing.settings import WindowSettings
-from waxwing.target import UNFED_HINT, Position, Start, Target, sources_of
+from waxwing.target import UNFED_HINT, Session, Target
 
 BUCKETS_MAX = 1_000
 
 
-# Whether the first record of a stream was seen: nobody knows yet; none came for a while; it was.
-UNKNOWN, IDLE, SEEN = range(3)
+class WindowTarget(Target):
+    """Windows in front of any target that keeps state; its sink partitions are buckets, each of which folds its part of the keys.
 
-
-class Known(NamedTuple):
-    """A stream that windows take in: where it began, where a bounded run ends, whether it is still read, and the offset below
-    which no limit on bad records is judged.
-
-    `place` (of Held) is kept here for live windows, and whether a record of the stream was `seen`; buckets know it themselves.
+    Args:
+        target: takes the rows of closed windows.
+        windows: their definition.
+        settings: how often buckets are written.
+        buckets: how many there are.
+        rows_of: closed rows, as the target takes them.
     """
 
-    offset_start: int
-    offset_end: int | None
-    read: bool = True
-    limits_from: int = 0
-    place: int = NEVER
-    seen: int = SEEN
-
-
-Streams = dict[Stream, Known]
-
-
-class WindowTarget(Target):
-    """A target whose sink partitions are buckets: each folds its part of the keys, and writes rows and state in one step."""
-
-    windows: Windows
-    window_buckets: int
-    window_settings: WindowSettings
-
-    @abstractmethod
-    def read_streams(self) -> frozenset[Stream]:
-        """The streams that are read: others, of a topic that is gone, are not waited for."""
-
-    @abstractmethod
-    def limits_from(self) -> Mapping[Stream, int]:
-        """By stream that is read the offset below which no limit on bad records is judged."""
-
-    @abstractmethod
-    def rows_of(self, rows: Rows) -> list[tuple[Any, ...]]:
-        """Closed rows, as the table takes them."""
+    def __init__(
+        self,
+        target: LedgerTarget,
+        windows: Windows,
+        settings: WindowSettings,
+        buckets: int,
+        rows_of: Callable[[Rows], list[Any]],
+    ) -> None:
+        check_buckets(buckets)
+        super().__init__(settings)
+        self.target, self.windows, self.window_settings = target, windows, settings
+        self.window_buckets = 1 if target.parts_max == 1 else buckets
+        self.rows_of = rows_of
+        target.keeps_state = True
+        self._begun_here: set[str] = set()  # by the source's name
+        self._openings: Mapping[Stream, Opening] | None = None
 
     @property
     @override
     def idle_after_s(self) -> float | None:
         return self.windows.idle_after_s
 
-    def of_others(self, starts: Sequence[Start], begun: Collection[str]) -> Callable[[str], bool]:
+    @property
+    @override
+    def folds_windows(self) -> bool:
+        return True
+
+    @override
+    def alive(self, steps: Collection[str]) -> str:
+        return self.target.alive(steps)
+
+    def check_types(self, kind: Any) -> None:
+        """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
+        check_types(self.windows, kind, {})
+
+    # -- what the target below says --------------------------------------------------------------
+
+    @override
+    def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
+        self.target.bind(flow, step)
+        super().bind(flow, step, flow_targets)
+        self.target.stands_behind(self)
+
+    @override
+    def owners(self) -> Owners | None:
+        return self.target.owners()
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    @override
+    def store(self) -> Hashable:
+        return self.target.store
+
+    @property
+    @override
+    def parts_max(self) -> int | None:
+        return self.target.parts_max
+
+    @property
+    @override
+    def columns(self) -> Sequence[str]:
+        return self.target.columns
+
+    @property
+    @override
+    def resends(self) -> bool:
+        return self.target.resends
+
+    @property
+    @override
+    def transaction_s(self) -> float:
+        return self.target.transaction_s
+
+    @property
+    @override
+    def resume_command(self) -> str:
+        return self.target.resume_command
+
+    @override
+    def prepare(self) -> None:
+        self.target.prepare()
+
+    @override
+    def steps(self) -> Mapping[str, int]:
+        return self.target.steps()
+
+    @override
+    def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
+        return self.target.taken_elsewhere(streams)
+
+    @property
+    @override
+    def again(self) -> str:
+        return "its windows are written over, those whose records the source no longer holds by partial totals, or a second time"
+
+    @override
+    def connect(self, part: str, token: str) -> Session:
+        return self.target.connect(part, token)
+
+    # -- at the start ----------------------------------------------------------------------------
+
+    @override
+    def positions(self) -> Sequence[Position]:
+        def positions(transaction: Transaction) -> list[Position]:
+            defined = transaction.defined()
+            return [] if defined is None else self._opened(defined.streams, _held(transaction))
+
+        return self.target.in_transaction(positions)
+
+    @override
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        self._begun_here |= sources_of(starts)
+
+        def begin(transaction: Transaction) -> list[Position]:
+            self.target.beginning(transaction, starts)
+            defined = transaction.defined(lock=True)
+            if not defined.buckets if defined else transaction.positions():
+                raise self._anew(f"So far step {self.step} wrote {self.name} as records came, not when windows had closed.")
+            if defined is None:
+                return self._begin_first(transaction, starts)
+            self._check(defined)
+            held = _held(transaction)
+            streams = self._now_read(with_starts(defined.streams, held, starts), starts)
+            if (now := Defined(defined.buckets, self.windows.text, streams)) != defined:
+                transaction.define(now)
+            return self._opened(streams, held)
+
+        found = self.target.in_transaction(begin)
+        return [position for position in found if position.stream.source in sources_of(starts)]
+
+    def _begin_first(self, transaction: Transaction, starts: Sequence[Start]) -> list[Position]:
+        streams = with_starts({}, [], starts)
+        # First of all, so that of two processes that begin at once one is refused here.
+        transaction.define(Defined(self.window_buckets, self.windows.text, streams))
+        packed = Bucket(self.windows, {start.stream: start.offset_start for start in starts}, self.moments_us).pack()
+        # Behind the late records of an earlier step of this name, which bear the numbers of its emissions.
+        last = transaction.letter_offset_max(BUCKETS_SOURCE)
+        self._add(transaction, [packed] * self.window_buckets, 0 if last is None else last + 1)
+        return self._opened(streams, [Bucket.positions(packed)] * self.window_buckets)
+
+    def _add(self, transaction: Transaction, states: Sequence[bytes], emission: int, generation: int = 0) -> None:
+        of_buckets = [bucket_stream(self.flow, number) for number in range(len(states))]
+        transaction.add([Position(stream, emission, emission) for stream in of_buckets], generation)
+        for stream, packed in zip(of_buckets, states, strict=True):
+            transaction.keep(stream, packed)
+
+    def _opened(self, streams: Streams, held: Sequence[Mapping[Stream, Held]]) -> list[Position]:
+        """Remember where lanes begin; the position of each stream in each bucket."""
+        known = {s: first_opening(one.offset_start) for s, one in streams.items()}
+        self._openings = known | openings(held)
+        return [
+            Position(s, bucket[s].offset_next if s in bucket else one.offset_start, one.offset_start, one.offset_end)
+            for bucket in held
+            for s, one in streams.items()
+        ]
+
+    def _now_read(self, streams: Streams, starts: Sequence[Start]) -> Streams:
+        """The streams, those marked that are read: of these sources those given, of another one what was said when it began."""
+        given = {start.stream for start in starts}
+        of_others = self._of_others(starts)
+        return {s: one._replace(read=s in given or (one.read and of_others(s.source))) for s, one in streams.items()}
+
+    def _of_others(self, starts: Sequence[Start]) -> Callable[[str], bool]:
         """Whether a source is read by another reader of the flow than the one that begins with these: what that one read before
-        and does no longer (a topic of a pattern) is not waited for. `begun`: sources that have begun here.
-        """
+        and does no longer (a topic of a pattern) is not waited for."""
         now = sources_of(starts)
         mine = {one for one in self.expected if any(map(one.has, now))}
         others = self.expected - mine
@@ -76,18 +211,50 @@ class WindowTarget(Target):
         def is_of_others(source: str) -> bool:
             if source in now or any(one.has(source) for one in mine):
                 return False
-            return source in begun or any(one.has(source) for one in others)
+            return source in self._begun_here or any(one.has(source) for one in others)
 
         return is_of_others
 
-    @property
-    @override
-    def folds_windows(self) -> bool:
-        return True
+    def _check(self, defined: Defined) -> None:
+        if not self.windows.means_the_same(defined.text):
+            raise self._anew(
+                f"The windows kept in {self.name} are of another definition: {defined.text}; now it is {self.windows.text}."
+            )
+        if defined.buckets != self.window_buckets:
+            raise ConfigError(
+                f"The windows kept in {self.name} are in {defined.buckets} buckets, not {self.window_buckets}.",
+                hint=f"Set WINDOW_BUCKETS={defined.buckets}, or divide them anew: waxwing rebucket MODULE (of the flow).",
+            )
 
-    def check_types(self, kind: Any) -> None:
-        """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
-        check_types(self.windows, kind, {})
+    def _anew(self, message: str) -> ConfigError:
+        return begin_anew(message, self.target.own_step)
+
+    @override
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
+        now_us = time.time_ns() // 1_000
+
+        def jump(transaction: Transaction) -> None:
+            defined = transaction.defined(lock=True)
+            assert defined is not None
+            offset_start = defined.streams[stream].offset_start
+            for row in self._buckets(transaction):
+                bucket = Bucket.load(self.windows, transaction.state(row.position.stream))
+                bucket.jump(stream, offset, now_us, offset_start=offset_start, stood_at=stood_at)
+                self._emit(transaction, row, bucket.pack())
+
+        self.target.in_transaction(jump)
+        self.positions()  # lanes begin where it stands now
+
+    def _buckets(self, transaction: Transaction) -> list[Stored]:
+        found = [transaction.locked(bucket_stream(self.flow, number)) for number in range(self.window_buckets)]
+        return [row for row in found if row is not None]
+
+    def _emit(self, transaction: Transaction, row: Stored, packed: bytes) -> None:
+        moved = row.position._replace(offset_next=row.position.offset_next + 1)
+        transaction.compare_and_set(row, row._replace(position=moved))
+        transaction.keep(moved.stream, packed)
+
+    # -- what lanes and buckets ask ----------------------------------------------------------------
 
     def opening(self, batch: Batch[Any]) -> Opening | None:
         """Where a lane that begins with this batch stands; None: the batch is for other steps, this one is further.
@@ -111,25 +278,51 @@ class WindowTarget(Target):
             )
         return opening
 
-    _openings: Mapping[Stream, Opening] | None = None
-
-    def opened(self, streams: Streams, held: Sequence[Mapping[Stream, Held]]) -> list[Position]:
-        """Remember where lanes begin; the position of each stream in each bucket."""
-        known = {s: first_opening(one.offset_start) for s, one in streams.items()}
-        self._openings = known | openings(held)
-        return [
-            Position(s, bucket[s].offset_next if s in bucket else one.offset_start, one.offset_start, one.offset_end)
-            for bucket in held
-            for s, one in streams.items()
-        ]
-
     def bucket_stream(self, number: int) -> Stream:
         """The stream that stands for a bucket."""
-        return ledger.bucket(self.flow, number)
+        return bucket_stream(self.flow, number)
 
-    def first_state(self, starts: Iterable[Start]) -> bytes:
-        """What a bucket keeps before anything came."""
-        return Bucket(self.windows, {start.stream: start.offset_start for start in starts}, self.moments_us).pack()
+    def read_streams(self) -> Mapping[Stream, Known]:
+        """The streams that are read, as stored (a process may have buckets and read nothing itself): others, of a topic that is
+        gone, are not waited for."""
+
+        def read(transaction: Transaction) -> Streams:
+            defined = transaction.defined()
+            return {} if defined is None else defined.streams
+
+        return {stream: one for stream, one in self.target.in_transaction(read).items() if one.read}
+
+    # -- for the operator ----------------------------------------------------------------------------
+
+    def rebucket(self) -> int:
+        """Divide what is kept into as many buckets as there are to be, while the flow does not run. Returns how many there were.
+
+        Raises:
+            ConfigError: the buckets do not stand at the same positions, or the flow runs.
+        """
+
+        def rebucket(transaction: Transaction) -> int:
+            defined = transaction.defined(lock=True)
+            if defined is None or defined.buckets == self.window_buckets:
+                return self.window_buckets
+            rows = [transaction.locked(bucket_stream(self.flow, number)) for number in range(defined.buckets)]
+            old = [row for row in rows if row is not None]
+            self.target.demand_stopped(transaction)
+            states = rebucket_states(self.windows, [transaction.state(row.position.stream) for row in old], self.window_buckets)
+            for row in old:
+                transaction.remove(row)
+            # Emissions and owners are counted on, so that no dead letter's key comes twice, and no earlier owner comes back.
+            emission, generation = max(row.position.offset_next for row in old), max(row.generation for row in old)
+            self._add(transaction, states, emission, generation)
+            transaction.define(defined._replace(buckets=self.window_buckets))
+            return defined.buckets
+
+        return self.target.in_transaction(rebucket)
+
+
+def _held(transaction: Transaction) -> list[dict[Stream, Held]]:
+    """How far each bucket has come: the head of its state says so."""
+    return [Bucket.positions(head) for head in transaction.heads(BUCKETS_SOURCE)]
 
 
 def check_buckets(buckets: int) -> None:
@@ -138,12 +331,13 @@ def check_buckets(buckets: int) -> None:
         raise ConfigError(f"{buckets} buckets of windows.", hint=f"Take 1 to {BUCKETS_MAX:,}, a few for each process to come.")
 
 
-def add_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts: Iterable[Start]) -> Streams:
+def with_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts: Iterable[Start]) -> Streams:
     """The streams with those that are new, and with the ends of a bounded run; an unfinished one keeps its own."""
     out = dict(streams)
-    for stream, offset_start, offset_end, _ in starts:
-        known = out.get(stream, Known(offset_start, offset_end))
-        lowest = min([one[stream].offset_next for one in held if stream in one], default=known.offset_start)
+    for start in starts:
+        known = out.get(start.stream, Known(start.offset_start, start.offset_end))
+        lowest = min([one[start.stream].offset_next for one in held if start.stream in one], default=known.offset_start)
         unfinished = known.offset_end is not None and lowest < known.offset_end
-        out[stream] = known if unfinished and offset_end is not None else known._replace(offset_end=offset_end)
+        keeps = unfinished and start.offset_end is not None
+        out[start.stream] = known if keeps else known._replace(offset_end=start.offset_end)
     return out

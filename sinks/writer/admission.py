@@ -10,9 +10,9 @@ from typing import Any, NoReturn, Protocol
 from sinks.writer.isolation import dead_letters, said
 from sinks.writer.transaction_size import weight
 from waxwing.batch import Batch, Stream
+from waxwing.change import Change, Position
 from waxwing.errors import BadRowsLimit, OffsetGap
 from waxwing.settings import SinkSettings
-from waxwing.target import Change, Position
 
 # BAD_RATIO_MAX is judged within blocks of this many records of a partition.
 RATIO_BLOCK_RECORDS = 10_000

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from waxwing.batch import Batch, Reject
-from waxwing.target import DeadLetter
+from waxwing.change import DeadLetter
 
 
 def without_rows(batches: list[Batch[Any]], bad: Mapping[int, str], columns: Sequence[str] = ()) -> list[Batch[Any]]:

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from sinks.writer.isolation import Units
 from waxwing.batch import Batch
+from waxwing.change import Order
 from waxwing.errors import BadRowsLimit, RowError
-from waxwing.target import Order
 
 # Tries of several suspects together, and rows that these may send beyond four times the transaction.
 TOGETHER_TRIES_MAX = 500

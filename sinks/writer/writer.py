@@ -17,8 +17,9 @@ from sinks.writer.suspects import Parts, Search, Steps
 from sinks.writer.transaction_size import TransactionSize
 from waxwing import log, metrics, runtime
 from waxwing.batch import Batch, Stream
+from waxwing.change import Change, Position
 from waxwing.errors import RowError, StopError, TableAltered, TableError, TransientError
-from waxwing.target import Change, Position, Session, Target
+from waxwing.target import Session, Target
 
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
 RETRY_FIRST_S = 0.05
@@ -55,7 +56,7 @@ class Writer:
         self._ownership = target.ownership
         self._ownership.enter()
         self._token = target.token()
-        self._owned = target.records() is not None
+        self._owned = target.owners() is not None
         self._session_now: Session | None = None
         self._admission: Admits = admission or Admission(
             target.settings, f"Step {target.step}, {target.name}: ", target.resume_command
@@ -216,7 +217,7 @@ class Writer:
             change = self._admission.change(batches)
             change.parts, change.by_key = parts, self._size.contended
             try:
-                yield from self._retrying("write", lambda session, change=change: session.write(change), change)
+                yield from self._retrying("write", lambda session, change=change: session.commit(change), change)
                 break
             except RowError as error:
                 refusal = error
@@ -266,7 +267,7 @@ class Writer:
             attempt,
             lambda bad: self._admission.change(without_rows(batches, bad, self._target.columns)),
             order,
-            resends=not self._target.savepoints,
+            resends=self._target.resends,
         )
         yield from search.run()
         return without_rows(batches, search.bad, self._target.columns), search.parts
@@ -274,7 +275,7 @@ class Writer:
     def _try(self, change: Change) -> Steps[RowError | None]:
         """A dry run: the refusal, or None."""
         try:
-            yield from self._retrying("write", lambda session: session.write(change, dry_run=True), change)
+            yield from self._retrying("write", lambda session: session.attempt(change), change)
         except RowError as error:
             return error
         return None

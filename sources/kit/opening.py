@@ -9,9 +9,9 @@ from typing import NamedTuple
 from sources.kit.state import StreamState
 from sources.kit.words import Log, OpenPart
 from waxwing.batch import Stream
+from waxwing.change import Position
 from waxwing.errors import DataLoss
 from waxwing.positions import StartAt
-from waxwing.target import Position
 
 CONTINUE_HINT = "To go on without them, start with ON_DATA_LOSS=continue; what is lost stays lost."
 

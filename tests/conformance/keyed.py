@@ -7,9 +7,9 @@ from typing import Any
 
 from tests.conformance.place import Place
 from waxwing.batch import Batch, Columns, Delete, Stream
+from waxwing.change import Change
 from waxwing.tables.plan import Plan
 from waxwing.tables.rows import Rows
-from waxwing.target import Change
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
 

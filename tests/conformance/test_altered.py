@@ -135,7 +135,9 @@ def running(case: Case) -> Iterator[Callable[..., None]]:
 
 
 def nature(case: Case) -> Nature:
-    return case.target._look().plan.nature
+    looked = case.target.looked_at("").looked
+    assert looked is not None
+    return looked.plan.nature
 
 
 @ON_THREE  # SQL Server's upsert joins on the keys' columns, and needs no index to be right

@@ -19,9 +19,9 @@ from sinks.writer.writer import Writer
 from tests.conformance.place import Place, make_place
 from tests.servers import MariaDB, PostgreSQL
 from waxwing.batch import Batch, Columns, Stream
+from waxwing.change import Start
 from waxwing.errors import EXIT_TRY_AGAIN, TryLater
 from waxwing.settings import SqlSettings
-from waxwing.target import Start
 
 STREAM = Stream("full", "topic", "topic-id", 0)
 ROWS, WIDTH = 200, 20_000

@@ -25,9 +25,9 @@ from tests.conformance import existing_types as known
 from tests.conformance.existing_types import Case
 from tests.conformance.place import Place
 from waxwing.batch import Batch, Columns, Stream
+from waxwing.change import Start
 from waxwing.errors import ConfigError
 from waxwing.settings import SqlSettings
-from waxwing.target import Start
 
 # SQLAlchemy warns of decimals on SQLite, which it reads from floats: up to 15 digits they are exact, and more are refused.
 pytestmark = pytest.mark.filterwarnings("ignore:Dialect sqlite.pysqlite does .not. support Decimal objects")
@@ -88,7 +88,7 @@ class Written:
         url = SecretStr(place.url.render_as_string(hide_password=False))
         setting = SqlSettings(database_url=url, flush_interval_s=0.0, owner_stale_s=1.0, bad_ratio_max=1.0, bad_run_max=10**9)
         target = SqlTarget(setting, self.table, Append())
-        target._engine, target._database = place.engine, place.database
+        target.place.engine, target.place.database = place.engine, place.database
         target.bind("types", self.table.name)
         target.prepare()
         target.begin([Start(self._stream, 0, None)])

@@ -16,10 +16,10 @@ from sinks.writer.writer import Writer
 from tests.conformance.place import Place, make_place
 from tests.servers import MariaDB, PostgreSQL
 from waxwing.batch import Batch, Columns, Headers, Reject, Stream
+from waxwing.change import Start
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.settings import SqlSettings, SqlWindowSettings
-from waxwing.target import Start
 
 STREAM = Stream("letters", "topic", "topic-id", 0)
 
@@ -27,7 +27,7 @@ STREAM = Stream("letters", "topic", "topic-id", 0)
 def target(place: Place, flow: str) -> SqlTarget:
     settings = SqlSettings(database_url=SecretStr(place.url.render_as_string(hide_password=False)), owner_stale_s=1.0)
     to = SqlTarget(settings, place.table(sa.Column("id", sa.String(10), primary_key=True)), Append())
-    to._database, to._engine = place.database, place.engine
+    to.place.database, to.place.engine = place.database, place.engine
     to.bind(flow, f"{flow}.out")
     to.prepare()
     return to
@@ -52,7 +52,7 @@ def bury(to: SqlTarget, messages: Sequence[Message], reason: str = "no JSON") ->
 
 
 def stored(place: Place, flow: str, columns: str = "message_key, message_value, message_headers, reason") -> list[Any]:
-    query = f"SELECT {columns} FROM waxwing_dead_letters WHERE flow = '{flow}' ORDER BY topic_offset"
+    query = f"SELECT {columns} FROM waxwing_dead_letters WHERE flow = '{flow}' ORDER BY source_offset"
     with place.engine.connect() as connection:
         return [tuple(row) for row in connection.execute(sa.text(query))]
 
@@ -109,7 +109,7 @@ def test_whatever_a_message_holds_its_letter_is_stored_and_read(place: Place, mo
         "mysql": "json_value(message_headers, '$[7][1]')",
         "sqlserver": "JSON_VALUE(message_headers, '$[7][1]')",
     }
-    [(text, stage)] = stored(place, "letters' AND topic_offset = '4", f"{texts[name]}, stage")
+    [(text, stage)] = stored(place, "letters' AND source_offset = '4", f"{texts[name]}, stage")
     plain = 'é€日😀"\\\n'
     # (The compatible server's JSON_VALUE leaves escapes as they are.)
     assert text == (json.dumps(plain, ensure_ascii=False)[1:-1] if place.compatible_only() else plain)

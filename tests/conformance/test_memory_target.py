@@ -20,7 +20,7 @@ from sinks.memory.target import MEMORY_SETTINGS
 from sources.memory import MemorySource, Message
 from tests.conformance.place import Place
 from waxwing import operators as ww
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.settings import SinkSettings, SqlSettings
 from waxwing.tables.modes import Mode
 from waxwing.target import Target
@@ -146,11 +146,11 @@ def test_a_database_says_the_same(place: Place) -> None:
         number = next(_numbers)
         declared = table(f"memory_{number}")
         target = SqlTarget(settings, declared, case.mode)
-        target._database, target._engine = place.database, place.engine
+        target.place.database, target.place.engine = place.database, place.engine
         play(case, target, 10, f"memory{number}")
-        t = ledger.dead_letters
+        t = schema.dead_letters
         with place.engine.connect() as connection:
-            query = sa.select(t.c.topic_offset).where(t.c.flow == f"memory{number}").order_by(t.c.topic_offset)
+            query = sa.select(t.c.source_offset).where(t.c.flow == f"memory{number}").order_by(t.c.source_offset)
             bad = list(connection.scalars(query))
         assert (place.read(declared), bad) == (case.rows, case.bad), case.name
 

@@ -18,10 +18,10 @@ from sinks import Merge, SqlTarget
 from sinks.writer.writer import Writer
 from tests.conformance.place import ON_THREE, Place, make_place
 from waxwing.batch import Batch, Columns, Stream
-from waxwing.databases import ledger
+from waxwing.change import Start
+from waxwing.databases.ledger import schema
 from waxwing.errors import BadRowsLimit, OffsetGap, TransientError
 from waxwing.settings import SqlSettings
-from waxwing.target import Start
 
 STREAM, OTHER = Stream("flow", "topic", "topic-id", 0), Stream("flow", "topic", "topic-id", 1)
 
@@ -35,7 +35,7 @@ def parts(first: int, size: int, records: list[Any]) -> Batch[Any]:
 
 @pytest.fixture
 def to(place: Place) -> SqlTarget:
-    for name in ("sums", *ledger.metadata.tables):
+    for name in ("sums", *schema.metadata.tables):
         place.run(f"DROP TABLE IF EXISTS {name}")
     return target(place)
 
@@ -51,7 +51,7 @@ def target(place: Place, *extra: sa.Column[Any], **mean: tuple[str, str]) -> Sql
     )
     url = SecretStr(place.url.render_as_string(hide_password=False))
     made = SqlTarget(SqlSettings(database_url=url, flush_interval_s=0.0), table, Merge(keys=("id",), add=("n", "v"), mean=mean))
-    made._database, made._engine = place.database, place.engine
+    made.place.database, made.place.engine = place.database, place.engine
     made.bind("flow", "flow.sums")
     made.prepare()
     made.begin([Start(STREAM, 0, None), Start(OTHER, 0, None)])
@@ -73,9 +73,9 @@ def sums(place: Place) -> dict[str, tuple[Any, ...]]:
 
 
 def letters(place: Place) -> list[tuple[Any, ...]]:
-    t = ledger.dead_letters
-    query = sa.select(t.c.topic_offset, t.c.row_index, t.c.stage, t.c.message_value, t.c.reason).order_by(
-        t.c.topic_offset, t.c.row_index
+    t = schema.dead_letters
+    query = sa.select(t.c.source_offset, t.c.row_index, t.c.stage, t.c.message_value, t.c.reason).order_by(
+        t.c.source_offset, t.c.row_index
     )
     with place.engine.connect() as connection:
         return [tuple(row) for row in connection.execute(query)]
@@ -145,7 +145,7 @@ def test_when_every_row_is_bad_the_flow_stops(place: Place, to: SqlTarget) -> No
 
 def test_a_commit_whose_answer_is_lost_is_not_added_twice(place: Place, to: SqlTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     write(to, parts(0, 1, [("a", 1, None)]))
-    dialect = to._engine.dialect
+    dialect = to.place.engine.dialect
     real = dialect.do_commit
     faults: Iterator[str] = chain(["after", "before", "", "after", "after", "before"], repeat(""))
 
@@ -192,7 +192,7 @@ def test_two_partitions_that_write_the_same_keys_at_once_lose_nothing(place: Pla
 
 @ON_THREE
 def test_a_mean_may_be_not_null(place: Place) -> None:
-    for name in ("sums", *ledger.metadata.tables):
+    for name in ("sums", *schema.metadata.tables):
         place.run(f"DROP TABLE IF EXISTS {name}")
     to = target(place, sa.Column("average", sa.Numeric(12, 2), nullable=False), average=("v", "n"))
     write(to, parts(0, 2, [("a", 2, Decimal("3.00"))]), parts(2, 2, [("a", 2, Decimal("-2.00")), ("b", 1, Decimal("0.40"))]))

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dataflows.orders import orders
 from tests.conformance.place import Place, database_on, make_place
 from tests.conformance.test_neighbours import Case
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.databases.mysql.database import SQL_MODE
 from waxwing.errors import ConfigError
 from waxwing.tables.modes import Append, Upsert
@@ -254,8 +254,8 @@ def test_a_trigger_s_own_error_is_not_taken_for_a_second_key(mariadb_place: Plac
     case.write(case.batch([(1, 9), (2, 3)]))
     case.write(case.batch([(3, 1), (2, 4)]))
     with place.engine.connect() as connection:
-        t = ledger.dead_letters
-        query = sa.select(t.c.reason).where(t.c.flow == case.stream.flow).order_by(t.c.topic_offset)
+        t = schema.dead_letters
+        query = sa.select(t.c.reason).where(t.c.flow == case.stream.flow).order_by(t.c.source_offset)
         reasons = list(connection.scalars(query))
     ours = "another row has the same value in another unique key of the table"
     assert [ours in reason for reason in reasons] == [True, False, True]

@@ -14,10 +14,10 @@ from sinks import Append, Merge, SqlTarget, Upsert
 from sinks.writer.writer import Writer
 from tests.conformance.place import ON_THREE, Place
 from waxwing.batch import Batch, Columns, Delete, Stream
-from waxwing.databases import ledger
+from waxwing.change import Start
+from waxwing.databases.ledger import schema
 from waxwing.settings import SqlSettings
 from waxwing.tables.modes import Mode
-from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
 _flows = iter(range(1_000_000))
@@ -30,7 +30,7 @@ class Case:
         self.place, self.table = place, table
         text = place.url.render_as_string(hide_password=False)
         self.target = SqlTarget(SqlSettings(database_url=SecretStr(text), flush_interval_s=0.0, **settings), table, mode)
-        self.target._database, self.target._engine = place.database, place.engine
+        self.target.place.database, self.target.place.engine = place.database, place.engine
         self.stream = STREAM._replace(flow=f"neighbours{next(_flows)}")
         self.target.bind(self.stream.flow, "step")
         self.target.prepare()
@@ -60,9 +60,9 @@ class Case:
         return self.place.read(self.table)
 
     def letters(self) -> list[int]:
-        t = ledger.dead_letters
+        t = schema.dead_letters
         with self.place.engine.connect() as connection:
-            query = sa.select(t.c.topic_offset).where(t.c.flow == self.stream.flow).order_by(t.c.topic_offset, t.c.row_index)
+            query = sa.select(t.c.source_offset).where(t.c.flow == self.stream.flow).order_by(t.c.source_offset, t.c.row_index)
             return list(connection.scalars(query))
 
 

@@ -18,14 +18,14 @@ from sinks import Append, SqlTarget, SqlWindows, Upsert
 from tests.conformance.place import Place, make_place
 from tests.conformance.test_neighbours import Case as Writing
 from tests.servers import PostgreSQL
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.settings import SqlSettings, SqlWindowSettings
 from waxwing.tables.modes import Merge, Mode
 
 _numbers = itertools.count(1)
-OWN = tuple(ledger.metadata.tables)
+OWN = tuple(schema.metadata.tables)
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 
 
@@ -50,7 +50,7 @@ class Case:
 
     def target(self, place: Place, mode: Mode) -> SqlTarget:
         to = SqlTarget(SqlSettings(database_url=SecretStr(place.url.render_as_string(hide_password=False))), self.table, mode)
-        to._database, to._engine = place.database, place.engine
+        to.place.database, to.place.engine = place.database, place.engine
         to.bind("rights", "rights.out")
         return to
 
@@ -118,7 +118,7 @@ def test_each_right_that_is_missing_is_named_at_the_start(case: Case) -> None:
         ("waxwing_owners", "DELETE"),
         ("waxwing_dead_letters", "INSERT"),
         ("waxwing_schema", "SELECT"),
-        ("waxwing_steps", "INSERT"),
+        ("waxwing_tables", "INSERT"),
     ):
         rest = ", ".join(each for each in ALL.split(", ") if each != right)
         assert f"the right {right} on {own} is missing" in case.start(Append(), f"INSERT ON {t}", f"{rest} ON {own}"), (
@@ -128,7 +128,7 @@ def test_each_right_that_is_missing_is_named_at_the_start(case: Case) -> None:
     assert "the right INSERT on waxwing_dead_letters (columns reason) is missing" in case.start(
         Append(),
         f"INSERT ON {t}",
-        "INSERT (flow, step, topic_id, topic_partition, topic_offset, row_index, topic, stage, message_key, message_value, "
+        "INSERT (flow, step, source, source_id, source_partition, source_offset, row_index, stage, message_key, message_value, "
         "message_headers, message_timestamp_ms, created_at) ON waxwing_dead_letters",
     )
     both = case.start(upsert, f"SELECT ON {t}")
@@ -150,18 +150,16 @@ def test_windows_ask_for_the_rights_on_what_they_keep(case: Case) -> None:
     def start(place: Place) -> None:
         url = SecretStr(place.url.render_as_string(hide_password=False))
         to = SqlWindows(SqlWindowSettings(database_url=url), table, windows)
-        to._database, to._engine = place.database, place.engine
+        to.place.database, to.place.engine = place.database, place.engine
         to.bind("rights", "rights.windows")
         to.prepare()
 
     start(case.place)
-    case.grant(f"{ALL} ON {table.name}", "SELECT, INSERT ON waxwing_window_state", "SELECT, INSERT ON waxwing_windows")
-    with pytest.raises(ConfigError, match="the right DELETE on waxwing_window_state is missing") as refused:
+    case.grant(f"{ALL} ON {table.name}", "SELECT, INSERT ON waxwing_state", "SELECT, INSERT ON waxwing_windows")
+    with pytest.raises(ConfigError, match="the right DELETE on waxwing_state is missing") as refused:
         start(case.limited)
     assert "the right UPDATE on waxwing_windows is missing" in str(refused.value)
-    case.place.run(
-        f"GRANT {ALL} ON waxwing_window_state TO {case.user_sql}", f"GRANT {ALL} ON waxwing_windows TO {case.user_sql}"
-    )
+    case.place.run(f"GRANT {ALL} ON waxwing_state TO {case.user_sql}", f"GRANT {ALL} ON waxwing_windows TO {case.user_sql}")
     start(case.limited)
 
 
@@ -234,7 +232,7 @@ def test_a_file_or_folder_that_can_t_be_written_is_found_at_the_start() -> None:
             except ConfigError as error:
                 return f"{error.exit_code}: {error}"
             finally:
-                to._engine.dispose()
+                to.place.engine.dispose()
             return ""
 
         with somebody():

@@ -22,12 +22,14 @@ from tests.faults.recompute import plain_engine
 from tests.servers import PostgreSQL
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
-from waxwing.databases import database_for, ledger
+from waxwing.change import Change, Start
+from waxwing.databases import database_for
+from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, Fenced, TargetError, TransientError
-from waxwing.ownership import Member, Ownership
+from waxwing.ledger.members import Member
+from waxwing.ledger.ownership import Ownership
 from waxwing.settings import SqlSettings
 from waxwing.tables.modes import Mode
-from waxwing.target import Change, Start
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
 
@@ -38,7 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/test.sqlite"
     if request.param == "sqlserver":  # where a new database costs seconds, as a new connection does
         place: Place = request.getfixturevalue("sqlserver_place")
-        for table in ("things", *ledger.metadata.tables):
+        for table in ("things", *schema.metadata.tables):
             place.run(f"DROP TABLE IF EXISTS {table}")
         text = place.url.render_as_string(hide_password=False)
         _KEPT[text] = place
@@ -70,7 +72,7 @@ def target(
         mode,
     )
     if url in _KEPT and not settings:
-        made._database, made._engine = _KEPT[url].database, _KEPT[url].engine
+        made.place.database, made.place.engine = _KEPT[url].database, _KEPT[url].engine
     made.bind("flow", step)
     made.prepare()
     made.begin([Start(STREAM, 0, None)])
@@ -82,7 +84,7 @@ def impatient(url: str, lock_timeout_s: float, statement_timeout_s: float) -> Sq
     limits = {"database_lock_timeout_s": lock_timeout_s, "database_statement_timeout_s": statement_timeout_s}
     quick = SqlTarget(SqlSettings.model_validate({"database_url": url, **limits}), things(), Append())
     to = target(url, Append(), retry_max_s=600.0)
-    to._engine, to.statement_timeout_s = quick._engine, quick.statement_timeout_s
+    to.place.engine, to.statement_timeout_s = quick.place.engine, quick.statement_timeout_s
     return to
 
 
@@ -131,7 +133,7 @@ def test_append_sends_a_duplicate_key_to_the_dead_letters(url: str) -> None:
     write(target(url, Append()), batch(0, [("a", 1), ("b", 1), ("a", 2), ("c", 1), ("b", 9)]))
     assert rows(url) == [("a", 1), ("b", 1), ("c", 1)]
     letters = rows(
-        url, "waxwing_dead_letters", "topic_offset, stage, message_key, message_value, message_headers, message_timestamp_ms"
+        url, "waxwing_dead_letters", "source_offset, stage, message_key, message_value, message_headers, message_timestamp_ms"
     )
     assert [(offset, stage, bytes(key), bytes(value), headers, ms) for offset, stage, key, value, headers, ms in letters] == [
         (offset, "sink", b"k", b"v\xff", '[["h", "x"]]', 5) for offset in (2, 4)
@@ -147,7 +149,7 @@ def test_a_trigger_that_ends_the_transaction_itself_costs_its_row_only(url: str,
     )
     write(to, batch(0, [("a", 1), ("b", 9), ("c", 3)]))
     assert rows(url) == [("a", 1), ("c", 3)]
-    [(offset, reason)] = rows(url, "waxwing_dead_letters", "topic_offset, reason")
+    [(offset, reason)] = rows(url, "waxwing_dead_letters", "source_offset, reason")
     assert offset == 1
     assert "no nines" in reason
 
@@ -193,7 +195,7 @@ def test_rows_that_do_not_fit_are_dead_letters_with_the_reason(url: str) -> None
     ]
     write(target(url, Upsert(keys=("id",))), batch(0, records), batch(6, [{"id": "z", "n": 1}]))
     assert rows(url) == [("a", 1), ("z", 1)]
-    reasons = rows(url, "waxwing_dead_letters", "topic_offset, reason")
+    reasons = rows(url, "waxwing_dead_letters", "source_offset, reason")
     assert [offset for offset, _ in reasons] == [1, 2, 3, 4, 5]
     for (_, reason), word in zip(reasons, ["id", "id", "n", "m", "n"], strict=True):
         assert word in reason
@@ -212,13 +214,13 @@ def test_a_constraint_of_the_table_rejects_only_its_rows(url: str) -> None:
     records = [(f"{n:03}", 13 if n in (5, 6, 90) else 100 + n) for n in range(100)]
     write(target(url, Append(), table), batch(0, records))
     assert len(rows(url)) == 97
-    assert [offset for (offset,) in rows(url, "waxwing_dead_letters", "topic_offset")] == [5, 6, 90]
+    assert [offset for (offset,) in rows(url, "waxwing_dead_letters", "source_offset")] == [5, 6, 90]
 
 
 def test_rejects_of_earlier_steps_are_dead_letters_and_empty_batches_move_the_position(url: str) -> None:
     to = target(url, Append())
     write(to, batch(0, [None, ("a", 1)], rejects=(0,)), batch(2, [None], rejects=(0,)), batch(3, []))
-    assert rows(url, "waxwing_dead_letters", "topic_offset, reason") == [(0, "no JSON\\x00"), (2, "no JSON\\x00")]
+    assert rows(url, "waxwing_dead_letters", "source_offset, reason") == [(0, "no JSON\\x00"), (2, "no JSON\\x00")]
     assert to.positions()[0].offset_next == 3
 
 
@@ -239,17 +241,17 @@ def test_a_later_owner_fences_the_earlier_one(url: str) -> None:
     old, new = target(url, Append(), stale_s=600.0), target(url, Append(), stale_s=600.0)
     zombie = owned(old)
     zombie.take_over(STREAM)
-    zombie.write(change(old, [("a", 1)]))
+    zombie.commit(change(old, [("a", 1)]))
     assert new.ownership.take(), "the old one is alive"
     stood_still(url)
     fresh = owned(new)
     with pytest.raises(Fenced, match="taken over"):  # whether the new one has come to this stream yet or not
-        zombie.write(change(old, [("b", 1)]))
+        zombie.commit(change(old, [("b", 1)]))
     assert fresh.take_over(STREAM).offset_next == 1
     zombie.close()
     again = old.connect("lane-000", old.token())  # a reconnect does not take it back
     with pytest.raises(Fenced):
-        again.write(change(old, [("b", 1)]))
+        again.commit(change(old, [("b", 1)]))
     with pytest.raises(Fenced):
         again.take_over(STREAM)
     with pytest.raises(Fenced):  # its heartbeat finds out, too
@@ -257,7 +259,7 @@ def test_a_later_owner_fences_the_earlier_one(url: str) -> None:
     with pytest.raises(Fenced):
         old.ownership.take()
     assert isinstance(old.ownership.last_look(TransientError("connection lost")), Fenced)
-    fresh.write(change(new, [("c", 1)]))
+    fresh.commit(change(new, [("c", 1)]))
     assert rows(url) == [("a", 1), ("c", 1)]
     for session in (again, fresh):
         session.close()
@@ -286,78 +288,32 @@ def test_a_mesh_with_a_process_that_stands_still_is_taken_whole_and_one_with_all
         assert not one.ownership.take()
     position = owned(second)
     position.take_over(STREAM)
-    assert "(process 0, run mesh.p0)" in new.ownership.take()
+    assert "(process 0, run mesh)" in new.ownership.take()
 
     def beaten(heartbeat_ms: int) -> None:
         with plain_engine(url).begin() as connection:
-            stale = sa.text("UPDATE waxwing_owners SET heartbeat_ms = :then WHERE place LIKE '%mesh.p1)'")
+            stale = sa.text("UPDATE waxwing_owners SET heartbeat_ms = :then WHERE process_token = 'p1'")
             connection.execute(stale, {"then": heartbeat_ms})
 
     beaten(1)
-    seen = {new.records().name: new.records().ask()}
+    seen = {new.owners().name: new.owners().ask()}
     beaten(2)  # since it was asked
-    assert new.records().take(new.ownership.me, new.ownership.token, seen, ()) is None
+    assert new.owners().take(new.ownership.me, new.ownership.token, seen, ()) is None
     first.ownership.beat("flow.out")  # and nothing was taken from the other one
     assert not new.ownership.take()
     for one in (first, second):  # the one that was alive has lost with the other
         with pytest.raises(Fenced):
             one.ownership.beat("flow.out")
     with pytest.raises(Fenced):
-        position.write(change(second, [("a", 1)]))
+        position.commit(change(second, [("a", 1)]))
     position.close()
     new.ownership.release()
-
-
-def test_owners_of_the_release_before_are_waited_for_while_any_beats_and_lose_all_once_they_do_not(url: str) -> None:
-    """Each lane was an owner then; it beat wherever it stood, and took any position with a lower number than its own."""
-    to = target(url, Append(), stale_s=600.0)
-    to.begin([Start(STREAM._replace(partition=number), 0, None) for number in range(3)])
-    now_ms = sa.literal_column(database_for(sa.make_url(url)).dialect.now_ms_sql, sa.BigInteger)
-    owners, progress, engine = ledger.owners, ledger.progress, plain_engine(url)
-    lanes = {3: "c" * 16, 4: "d" * 16}
-
-    def beats(generation: int) -> None:
-        with engine.begin() as connection:
-            mine = owners.update().where(owners.c.token == lanes[generation])
-            assert connection.execute(mine.values(heartbeat_ms=now_ms)).rowcount == 1
-
-    def numbers() -> list[int]:
-        return [owner for _, owner in rows(url, "waxwing_progress", "topic_partition, owner")]
-
-    with engine.begin() as connection:
-        for partition, (generation, token) in enumerate(lanes.items()):
-            given = {"flow": "flow", "step": "flow.out", "generation": generation, "token": token, "place": "old-host pid 7"}
-            connection.execute(owners.insert().values(heartbeat_ms=now_ms, **given))
-            held = progress.update().where(progress.c.topic_partition == partition)
-            connection.execute(held.values(owner=generation, owner_token=token, offset_next=5))
-    assert to.ownership.take() == "old-host pid 7"
-    stood_still(url)
-    beats(4)
-    assert to.ownership.take() == "old-host pid 7"
-    assert numbers() == [3, 4, 0]
-    stood_still(url)
-    session = owned(to)
-    assert to.records().generation == 5
-    # Thawed: it beats again. It neither writes nor takes anything, and the new one goes on.
-    beats(3)
-    assert numbers() == [5, 5, 5]
-    assert {token for _, token in rows(url, "waxwing_progress", "topic_partition, owner_token")} == {""}
-    to.ownership.beat("flow.out")
-    assert session.take_over(STREAM).offset_next == 5
-    session.close()
-    to.ownership.release()
-    # Of those that stopped nobody is waited for.
-    with engine.begin() as connection:
-        connection.execute(owners.update().values(heartbeat_ms=0))
-    assert not to.ownership.take()
-    assert to.records().generation == 6
-    to.ownership.release()
 
 
 def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:
     """Both have asked while nobody was alive; a thawed owner that beats again is left alone, too."""
     old, new = target(url, Append(), stale_s=600.0), target(url, Append(), stale_s=600.0)
-    records = old.records(), new.records()
+    records = old.owners(), new.owners()
     seen = {records[0].name: records[0].ask()}
     assert records[0].take(Member("a", 0, "a"), "a" * 16, seen, ()) is not None
     assert records[1].take(Member("b", 0, "b"), "b" * 16, seen, ()) is None
@@ -377,7 +333,7 @@ def test_of_two_that_come_at_once_one_owns_all_targets(url: str) -> None:
 @ON_THREE
 def test_who_has_lost_the_target_and_owns_it_again_is_left_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a newcomer's question and its taking; what was heard first counts no more. Under the same name it can't."""
-    old, new = (target(url, Append(), stale_s=600.0).records() for _ in range(2))
+    old, new = (target(url, Append(), stale_s=600.0).owners() for _ in range(2))
     member = Member("a", 0, "a")
     assert old.take(member, "a" * 16, {old.name: old.ask()}, ()) is not None
     stood_still(url)
@@ -391,7 +347,7 @@ def test_who_has_lost_the_target_and_owns_it_again_is_left_alone(url: str, monke
         return take(*args)
 
     monkeypatch.setattr(new, "take", takes_late)
-    newcomer = Ownership(Member("b", 0, "b"), beats=False)
+    newcomer = Ownership(Member("b", 0, "b"))
     newcomer.add("flow", "flow.out", new)
     assert newcomer.take()
     assert old.beat("d" * 16)
@@ -428,11 +384,11 @@ def test_a_commit_in_doubt_that_succeeded_is_not_written_again(url: str) -> None
     session = owned(to)
     session.take_over(STREAM)
     one = change(to, [("a", 1)])
-    session.write(one)
+    session.commit(one)
     with pytest.raises(TargetError, match="somebody else"):
-        session.write(one)
+        session.commit(one)
     one.in_doubt = True
-    session.write(one)
+    session.commit(one)
     assert rows(url) == [("a", 1)]
     session.close()
 
@@ -441,7 +397,7 @@ def test_a_connection_lost_in_commit_is_in_doubt(url: str, monkeypatch: pytest.M
     """The commit goes through and its answer is lost; then the connection is lost before the commit."""
     to = target(url, Append())
     write(to, batch(0, [("warm", 0)]))
-    dialect = to._engine.dialect
+    dialect = to.place.engine.dialect
     real = dialect.do_commit
     faults: Iterator[str] = itertools.chain(itertools.islice(itertools.cycle(["after", "before", ""]), 6), itertools.repeat(""))
 
@@ -462,7 +418,7 @@ def test_a_dry_run_writes_nothing(url: str) -> None:
     to = target(url, Append())
     session = owned(to)
     session.take_over(STREAM)
-    session.write(change(to, [("a", 1)]), dry_run=True)
+    session.attempt(change(to, [("a", 1)]))
     assert rows(url) == []
     assert to.positions()[0].offset_next == 0
     session.close()
@@ -492,7 +448,7 @@ def test_tables_of_a_newer_waxwing_are_refused(url: str) -> None:
     target(url, Append())
     engine = sa.create_engine(database_for(sa.make_url(url)).dialect.drivername + url[url.index("://") :])
     with engine.begin() as connection:
-        connection.execute(ledger.schema_version.update().values(version=99))
+        connection.execute(schema.schema_version.update().values(version=99))
     engine.dispose()
     with pytest.raises(ConfigError, match="schema version 99"):
         target(url, Append())
@@ -565,12 +521,12 @@ def test_a_process_frozen_inside_a_transaction_of_sql_server_is_ended_whichever_
 ) -> None:
     """SQL Server ends nobody's idle transaction; a statement may be cut off before the lock's time limit tells of it."""
     url = sqlserver_place.url.render_as_string(hide_password=False)
-    for table in ("things", *ledger.metadata.tables):
+    for table in ("things", *schema.metadata.tables):
         sqlserver_place.run(f"DROP TABLE IF EXISTS {table}")
     to = target(url, Append())
     write(to, batch(0, [("a", 1)]))
     successor = impatient(url, lock_timeout_s, statement_timeout_s)
-    with to._engine.connect() as frozen:
+    with to.place.engine.connect() as frozen:
         frozen.execute(sa.text("UPDATE waxwing_progress SET bad_run = bad_run"))
         write(successor, batch(1, [("b", 2)]))
         with pytest.raises(sa.exc.DBAPIError):

@@ -19,8 +19,8 @@ from tests.servers import SQLServer
 from tests.servers.relay import Relay
 from waxwing import metrics
 from waxwing.batch import Batch, Columns, Stream
+from waxwing.change import Start
 from waxwing.settings import SqlSettings
-from waxwing.target import Start
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
 ROWS = 10_000  # a transaction of a flow under load has at least about so many

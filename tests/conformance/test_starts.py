@@ -22,8 +22,9 @@ from sinks.sql.steps import Kept, SqlSteps
 from sources.memory import MemorySource
 from tests.conformance.place import Place, make_place
 from waxwing import operators as ww
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, DataError, WaxwingError
+from waxwing.ledger.windows import bucket_stream
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.settings import SqlWindowSettings
 
@@ -45,7 +46,7 @@ class Record(msgspec.Struct):
 
 def at(place: Place, target: Any) -> Any:
     """The target, over the place's engine: where a new connection costs seconds it keeps some."""
-    target._database, target._engine = place.database, place.engine
+    target.place.database, target.place.engine = place.database, place.engine
     return target
 
 
@@ -108,8 +109,8 @@ def names() -> tuple[str, str, str]:
 
 
 def letters(place: Place, flow: str) -> list[tuple[Any, ...]]:
-    t = ledger.dead_letters
-    query = sa.select(t.c.step, t.c.topic_offset, t.c.reason).where(t.c.flow == flow).order_by(t.c.step, t.c.topic_offset)
+    t = schema.dead_letters
+    query = sa.select(t.c.step, t.c.source_offset, t.c.reason).where(t.c.flow == flow).order_by(t.c.step, t.c.source_offset)
     with place.engine.connect() as connection:
         return [tuple(row) for row in connection.execute(query)]
 
@@ -176,7 +177,7 @@ def test_a_renamed_flow_is_refused_until_it_is_carried_over_or_meant(
     to, other = table(place), table(place)
     run(place, flow, [{"id": 1}, b"?", {"id": 2}], to, topic=topic)
     if earlier_release:  # which kept no table's name
-        place.run("DROP TABLE waxwing_steps")
+        place.run("DROP TABLE waxwing_tables")
     with pytest.raises(DataError, match=f"filled from {topic} by step out of flow {flow}") as refused:
         run(place, renamed, [{"id": 3}], to, topic=topic)
     assert refused.value.exit_code == 65
@@ -304,7 +305,7 @@ def test_dropped_steps_leave_their_dead_letters_which_a_new_beginning_replaces(p
     here = steps_of(place, flow)
     here.drop("out", dead_letters=False)
     assert here.kept() == {"out": Kept(0, 3)}
-    t = ledger.dead_letters
+    t = schema.dead_letters
     with place.engine.begin() as connection:
         connection.execute(t.update().where(t.c.flow == flow).values(reason="of the first life"))
     # Begun anew, it meets its own letters: those of the same records give way, row by row, and others stay.
@@ -326,17 +327,17 @@ def test_late_records_that_a_dropped_step_left_are_never_met_by_later_ones(place
     to = place.table(sa.Column("window_start", sa.BigInteger, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
     data = [{"id": n, "at": second} for n, second in enumerate((1, 70, 3))]
     fold(place, flow, data, to, SqlWindows, topic, ends=True)
-    bucket = ledger.bucket(flow, 0)
-    t = ledger.dead_letters
-    of_bucket = {"flow": flow, "step": "totals", "topic_id": bucket.source_id, "topic_partition": 0, "topic": bucket.source}
+    bucket = bucket_stream(flow, 0)
+    t = schema.dead_letters
+    of_bucket = {"flow": flow, "step": "totals", "source_id": bucket.source_id, "source_partition": 0, "source": bucket.source}
     with place.engine.begin() as connection:  # as a partition's that was idle
-        row = {"topic_offset": 7, "row_index": 0, "stage": "late", "reason": "kept", "message_headers": "[]"}
+        row = {"source_offset": 7, "row_index": 0, "stage": "late", "reason": "kept", "message_headers": "[]"}
         connection.execute(t.insert().values(**of_bucket, **row, message_timestamp_ms=-1))
     here = steps_of(place, flow)
     here.drop("totals", dead_letters=False)
     fold(place, flow, data, to, SqlWindows, topic, ends=True)
     with place.engine.connect() as connection:
-        emissions = connection.scalars(sa.select(ledger.progress.c.offset_next).where(ledger.progress.c.flow == flow)).all()
+        emissions = connection.scalars(sa.select(schema.progress.c.offset_next).where(schema.progress.c.flow == flow)).all()
     assert min(emissions) >= 8
     assert [offset for _, offset, _ in letters(place, flow)] == [2, 7]
 

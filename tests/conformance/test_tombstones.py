@@ -20,7 +20,7 @@ from sinks import SqlTarget, Upsert, sink
 from sources.memory import MemorySource, Message
 from tests.conformance.place import ON_THREE, Place
 from waxwing import operators as ww
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.settings import SqlSettings
 
 
@@ -55,11 +55,11 @@ def run(
     place: Place, table: sa.Table, keys: tuple[str, ...], kind: Any, messages: list[Message], *, record: Any = Record
 ) -> list[Any]:
     """The dead letters of a flow that deletes."""
-    place.run(*(f"DROP TABLE IF EXISTS {name}" for name in ledger.metadata.tables))
+    place.run(*(f"DROP TABLE IF EXISTS {name}" for name in schema.metadata.tables))
     settings = SqlSettings.model_validate({"database_url": place.url.render_as_string(hide_password=False)})
     target = SqlTarget(settings, table, Upsert(keys=keys, delete_on_tombstone=True))
     if place.database.dialect.name == "sqlserver":  # where a new connection costs seconds
-        target._database, target._engine = place.database, place.engine
+        target.place.database, target.place.engine = place.database, place.engine
     flow = Dataflow("flow")
     source = MemorySource(messages, flow="flow", batch_records=100, feeds=[target])
     parsed = ww.parse("parse", op.input("in", flow, source), record, on_tombstone="delete", key=kind)
@@ -68,12 +68,12 @@ def run(
     rows = ww.map("row", kept, lambda one: {name: getattr(one, name) for name in table.c.keys()})  # noqa: SIM118 - of a table
     sink("out", rows, target)
     run_main(flow)
-    letters = ledger.dead_letters
+    letters = schema.dead_letters
     with place.engine.connect() as connection:
         return [
             tuple(row)
             for row in connection.execute(
-                sa.select(letters.c.topic_offset, letters.c.stage, letters.c.reason).order_by(letters.c.topic_offset)
+                sa.select(letters.c.source_offset, letters.c.stage, letters.c.reason).order_by(letters.c.source_offset)
             )
         ]
 

@@ -21,9 +21,10 @@ from tests.conformance.place import ON_THREE, Place
 from tests.conformance.test_starts import Record, at, letters, names, play, settings, steps_of
 from waxwing import operators as ww
 from waxwing.batch import Stream
+from waxwing.change import Start
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.settings import SqlWindowSettings
-from waxwing.target import Expected, Start
+from waxwing.target import Expected
 
 MINUTES = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
 

@@ -28,12 +28,13 @@ from sources.memory import MemorySource
 from tests.conformance.place import ON_THREE, Place
 from waxwing import metrics
 from waxwing.batch import Stream
-from waxwing.databases import ledger
+from waxwing.change import Change, Start
+from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, Fenced, TransientError
+from waxwing.ledger.windows import BUCKETS_SOURCE
 from waxwing.operators import parse
 from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
 from waxwing.settings import SqlSettings, SqlWindowSettings
-from waxwing.target import Change, Start
 
 LENGTH_S, LATENESS_S, GRACE_S, FIRST_S = 10, 3, 6, 1_700_000_000
 KEYS = ("a", "b", "c", None)
@@ -124,7 +125,7 @@ class Case:
         made = SqlWindowSettings(database_url=url, **(some | {"owner_stale_s": 1.0} | settings))
         kind, windows = (SqlLiveWindows, LIVE) if self.live else (SqlWindows, DEFINITION)
         target = kind(made, self.table, definition or windows, fixed={"scope": "key"})
-        target._database, target._engine = self.place.database, self.place.engine
+        target.place.database, target.place.engine = self.place.database, self.place.engine
         return target
 
     def run(
@@ -153,7 +154,7 @@ class Case:
         """What the database remembers of the flow, for a command."""
         target = self.target()
         made = SqlSteps(cast("SqlSettings", target.settings), self.flow)
-        made._database, made._engine = target._database, target._engine
+        made.place.database, made.place.engine = target.place.database, target.place.engine
         return made
 
     def begin(self, starts: dict[int, int]) -> None:
@@ -173,16 +174,16 @@ class Case:
         return out
 
     def letters(self, stage: str = "late") -> list[Any]:
-        t = ledger.dead_letters
-        query = sa.select(t).where(t.c.flow == self.flow, t.c.stage == stage).order_by(t.c.topic_partition, t.c.topic_offset)
+        t = schema.dead_letters
+        query = sa.select(t).where(t.c.flow == self.flow, t.c.stage == stage).order_by(t.c.source_partition, t.c.source_offset)
         with self.place.engine.connect() as connection:
             return list(connection.execute(query))
 
     def late(self) -> list[tuple[int, int]]:
-        return [(letter.topic_partition, letter.topic_offset) for letter in self.letters()]
+        return [(letter.source_partition, letter.source_offset) for letter in self.letters()]
 
     def state_parts(self) -> int:
-        t = ledger.window_state
+        t = schema.state
         with self.place.engine.connect() as connection:
             return int(connection.scalar(sa.select(sa.func.max(t.c.part)).where(t.c.flow == self.flow)) or 0) + 1
 
@@ -206,7 +207,7 @@ def test_closed_rows_are_those_of_a_plain_recomputation(place: Place, start: Any
     letters = case.letters()
     assert len(letters) > 3
     one = letters[0]
-    record = data[one.topic_partition][one.topic_offset]
+    record = data[one.source_partition][one.source_offset]
     assert msgspec.json.decode(one.message_value) == record
     start_s = record["time"] // LENGTH_S * LENGTH_S
     begins, ends = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (start_s, start_s + LENGTH_S))
@@ -355,13 +356,13 @@ def test_a_partition_that_was_added_is_taken_in_from_its_start(place: Place) -> 
     found = case.totals()
     # What it brings for windows that were closed without it comes as late aggregates: nothing is lost, nothing twice.
     for letter in case.letters():
-        if letter.topic == ledger.BUCKETS_TOPIC:
+        if letter.source == BUCKETS_SOURCE:
             row = msgspec.json.decode(letter.message_value)
             at = row["key"] or "", row["window_start"] // 1_000_000
             n, total, *_ = found.get(at, (0, Decimal(0)))
             found[at] = (n + row["n"], total + Decimal(row["total"]))
     assert {at: row[:2] for at, row in found.items()} == {at: row[:2] for at, row in totals.items()}
-    assert [(letter.topic_partition, letter.topic_offset) for letter in case.letters() if letter.topic == "memory"] == late
+    assert [(letter.source_partition, letter.source_offset) for letter in case.letters() if letter.source == "memory"] == late
 
 
 @ON_THREE
@@ -369,8 +370,7 @@ def test_records_that_the_log_lost_are_passed_over(place: Place) -> None:
     case, data = Case(place), sales(8, partitions=1)
     case.run({0: data[0][:14]}, ends=False)
     target = case.target()
-    target.bind(case.flow, f"{case.flow}.none")  # the step's own name is set below
-    target._step = "totals"
+    target.bind(case.flow, "totals")
     (stream,) = {position.stream for position in target.positions()}
     target.jump(stream, 14, 21)
     assert {position.offset_next for position in target.positions()} == {21}
@@ -440,8 +440,7 @@ def test_buckets_that_stand_apart_jump_each_from_its_place(place: Place) -> None
     case.run({0: data[0][:14]}, ends=False)
     target = case.target()
     assert isinstance(target, SqlWindows)
-    target.bind(case.flow, f"{case.flow}.none")  # the step's own name is set below
-    target._step = "totals"
+    target.bind(case.flow, "totals")
     (stream,) = {position.stream for position in target.positions()}
     target.jump(stream, 20, 30)
     assert {position.offset_next for position in target.positions()} == {14}
@@ -518,7 +517,7 @@ def test_of_two_writers_of_a_bucket_the_older_is_fenced(place: Place) -> None:
     assert taken.state == before.state
     after = before._replace(offset_next=before.offset_next + 1, state=b"nonsense")
     with pytest.raises(Fenced):
-        older.write(Change([], {bucket: before}, {bucket: after}))
+        older.commit(Change([], {bucket: before}, {bucket: after}))
     assert newer.take_over(bucket) == taken
     for session in (older, newer):
         session.close()
@@ -534,7 +533,7 @@ def test_windows_of_two_kinds_share_a_table(place: Place) -> None:
     of_all = replace(DEFINITION, by=(), null_keys="reject")
     all_target = case.target()
     second = SqlWindows(all_target.settings, case.table, of_all, fixed={"scope": "all", "key": ""})  # type: ignore[arg-type]  # for windows
-    second._database, second._engine = place.database, place.engine
+    second.place.database, second.place.engine = place.database, place.engine
     flow = Dataflow(case.flow)
     source = MemorySource(data, feeds=[all_target, second], batch_records=5, lanes=3)
     parsed = parse("parse", op.input("in", flow, source), Sale)
@@ -685,7 +684,7 @@ def test_lateness_and_grace_may_be_said_anew(place: Place, live: bool) -> None:
     after = replace(before, kind=Tumbling(float(LENGTH_S)), lateness_s=8, grace_s=60)
     case.run({p: records[:20] for p, records in data.items()}, ends=False)
     case.run({p: records[:30] for p, records in data.items()}, case.target(after), ends=False)
-    t = ledger.windows
+    t = schema.windows
     with place.engine.connect() as connection:
         kept = connection.scalar(sa.select(t.c.definition).where(t.c.flow == case.flow))
     assert kept == after.text
@@ -707,7 +706,7 @@ def test_a_text_for_a_live_maximum_is_a_dead_letter_alone_and_a_column_of_any_na
     case.table = sa.Table(f"{case.table.name}_own", sa.MetaData(), *columns)
     windows = replace(LIVE, aggregates={"n": Count(), "most": Max("value")}, null_keys="reject")
     target = SqlLiveWindows(given.settings, case.table, windows, names={"window_start": "minute"})  # type: ignore[arg-type]  # for windows
-    target._database, target._engine = place.database, place.engine
+    target.place.database, target.place.engine = place.database, place.engine
     flow = Dataflow(case.flow)
     values = [5, "many", 7, None, [1], True, 3]
     data = {0: [{"time": FIRST_S, "key": "a", "value": value} for value in values]}
@@ -715,6 +714,6 @@ def test_a_text_for_a_live_maximum_is_a_dead_letter_alone_and_a_column_of_any_na
     run_main(flow)
     ((start, key, n, most),) = place.read(case.table)
     assert (start.replace(tzinfo=UTC).timestamp(), key, n, most) == (FIRST_S, "a", 4, 7)
-    letters = {letter.topic_offset: letter.reason for letter in case.letters("windows")}
+    letters = {letter.source_offset: letter.reason for letter in case.letters("windows")}
     assert letters.keys() == {1, 4, 5}
     assert letters[1] == "value: a str can't be merged into its column, which takes Decimal, float, int"

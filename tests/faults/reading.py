@@ -15,8 +15,8 @@ from sources.kit.lane import Lane
 from sources.kit.words import Raw
 from tests.servers import Kafka
 from tests.servers.process import until
+from waxwing.change import Change
 from waxwing.settings import KafkaSettings
-from waxwing.target import Change
 
 FLOW, STEP = "flow", "step"
 
@@ -35,7 +35,8 @@ def take_in(target: MemoryTarget, batches: Sequence[Raw]) -> None:
         if batch.offset_next > before.offset_next:
             assert batch.offset_first <= before.offset_next
             fresh = batch.after(before.offset_next)
-            session.write(Change([fresh], {batch.stream: before}, {batch.stream: before._replace(offset_next=batch.offset_next)}))
+            after = before._replace(offset_next=batch.offset_next)
+            session.commit(Change([fresh], {batch.stream: before}, {batch.stream: after}))
 
 
 class Reading:

@@ -167,7 +167,9 @@ class Difference:
 def compare(url: str, want: Expected, table: str = "orders", *, flow: str = "%") -> Difference:
     """Hold a database against what was expected, row by row and by a checksum over sorted rows; the dead letters of this flow."""
     engine = plain_engine(url)
-    letters_query = "SELECT topic_partition, topic_offset, reason, message_value FROM waxwing_dead_letters WHERE stage <> 'late'"
+    letters_query = (
+        "SELECT source_partition, source_offset, reason, message_value FROM waxwing_dead_letters WHERE stage <> 'late'"
+    )
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(sa.text(f"SELECT {', '.join(COLUMNS)} FROM {table}"))]
         letters = connection.execute(sa.text(f"{letters_query} AND flow LIKE :flow"), {"flow": flow}).all()

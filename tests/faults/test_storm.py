@@ -46,10 +46,10 @@ DAMAGES = {
     "a row too many": "INSERT INTO orders (id, order_id, quantity, unit_price, total_value) VALUES ('x', 'x', 1, 1, 1)",
     "a cent more": "UPDATE orders SET total_value = total_value + 0.01 WHERE id = (SELECT min(id) FROM orders)",
     "a dead letter is gone": "DELETE FROM waxwing_dead_letters WHERE rowid = (SELECT min(rowid) FROM waxwing_dead_letters)",
-    "a dead letter of a good record": "UPDATE waxwing_dead_letters SET topic_offset = topic_offset + 100000",
+    "a dead letter of a good record": "UPDATE waxwing_dead_letters SET source_offset = source_offset + 100000",
     "a dead letter twice": (
-        "INSERT INTO waxwing_dead_letters SELECT flow, step, topic_id, topic_partition, topic_offset, row_index + 1, "
-        "topic, stage, reason, message_key, message_value, message_headers, message_timestamp_ms, created_at "
+        "INSERT INTO waxwing_dead_letters SELECT flow, step, source, source_id, source_partition, source_offset, row_index + 1, "
+        "stage, reason, message_key, message_value, message_headers, message_timestamp_ms, created_at, replayed_at "
         "FROM waxwing_dead_letters LIMIT 1"
     ),
     "a dead letter with another value": "UPDATE waxwing_dead_letters SET message_value = x'00'",

@@ -77,7 +77,7 @@ DAMAGES = {
     "a late one is gone": (
         "DELETE FROM waxwing_dead_letters WHERE rowid = (SELECT min(rowid) FROM waxwing_dead_letters WHERE stage = 'late')"
     ),
-    "a late one that is not": "UPDATE waxwing_dead_letters SET topic_offset = topic_offset + 100000",
+    "a late one that is not": "UPDATE waxwing_dead_letters SET source_offset = source_offset + 100000",
     "a late one of another window": "UPDATE waxwing_dead_letters SET reason = replace(reason, ':00Z', ':01Z')",
 }
 

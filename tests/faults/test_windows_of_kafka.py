@@ -22,7 +22,7 @@ from sinks.windows.sink import Lanes, WindowSink
 from sources.kafka import KafkaSource
 from tests.servers import Kafka, PostgreSQL
 from tests.servers.process import until
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.operators.parse import Parser
 from waxwing.operators.windows import Count, Sum, Tumbling, Windows
 from waxwing.settings import KafkaSettings, SqlWindowSettings
@@ -57,12 +57,12 @@ class Step:
         self.target.prepare()
 
     def rows(self) -> dict[tuple[int, str], tuple[int, int]]:
-        with self.target._engine.connect() as connection:
+        with self.target.place.engine.connect() as connection:
             return {(row[0], row[1]): (row[2], row[3]) for row in connection.execute(sa.select(self.table))}
 
     def late(self) -> list[int]:
-        t = ledger.dead_letters
-        with self.target._engine.connect() as connection:
+        t = schema.dead_letters
+        with self.target.place.engine.connect() as connection:
             found = connection.scalars(sa.select(t.c.message_value).where(t.c.stage == "late", t.c.step == self.table.name))
             return [json.loads(value).get("n", 1) for value in found]
 

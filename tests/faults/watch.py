@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.faults.cluster import ROOT, Cluster
 from tests.faults.recompute import plain_engine
 
-POSITIONS = sa.text("SELECT step, topic, topic_partition, offset_next, owner FROM waxwing_progress")
+POSITIONS = sa.text("SELECT step, source, source_partition, offset_next, owner FROM waxwing_progress")
 BUCKETS = "waxwing:windows"
 
 
@@ -91,8 +91,8 @@ def positions(url: str) -> dict[int, int]:
 def _lowest(rows: Sequence[sa.Row[Any]]) -> dict[int, int]:
     out: dict[int, int] = {}
     for row in rows:
-        if row.topic != BUCKETS:
-            out[row.topic_partition] = min(row.offset_next, out.get(row.topic_partition, row.offset_next))
+        if row.source != BUCKETS:
+            out[row.source_partition] = min(row.offset_next, out.get(row.source_partition, row.offset_next))
     return out
 
 

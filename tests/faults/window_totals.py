@@ -118,14 +118,14 @@ def compare_totals(url: str, orders: pl.DataFrame, form: Literal["on_close", "li
     late = all_judged.filter(pl.col("late") & pl.lit(form == "on_close"))
     want = totals(all_judged.filter(~pl.col("late")) if form == "on_close" else all_judged)
     engine = plain_engine(url)
-    query = "SELECT step, topic, topic_partition, topic_offset, reason, message_value FROM waxwing_dead_letters"
+    query = "SELECT step, source, source_partition, source_offset, reason, message_value FROM waxwing_dead_letters"
     with engine.connect() as connection:
         rows = list(stored(connection))
         late_ones = connection.execute(sa.text(f"{query} WHERE stage = 'late'")).all()
         letters = [letter for letter in late_ones if letter.step in STEPS]
     sqlite = engine.dialect.name == "sqlite"
     engine.dispose()
-    by_clock = [_aggregate(letter.step, letter.message_value) for letter in letters if letter.topic == BUCKETS]
+    by_clock = [_aggregate(letter.step, letter.message_value) for letter in letters if letter.source == BUCKETS]
     schema = {**dict.fromkeys(KEYS, pl.String), "start_ms": pl.Int64}
     schema |= dict.fromkeys(["orders", "quantity", "cents", "largest"], pl.Int64)
     have = pl.DataFrame([*(row[:7] for row in rows), *by_clock], schema, orient="row").group_by(KEYS)
@@ -178,10 +178,10 @@ def _differ(letters: Any, late: pl.DataFrame) -> tuple[list[Place], list[Place]]
     }
     extra, found = [], set()
     for letter in letters:
-        if letter.topic == BUCKETS:
+        if letter.source == BUCKETS:
             continue
         end = datetime.fromisoformat(letter.reason.rpartition(" to ")[2])
-        place = letter.step, letter.topic_partition, letter.topic_offset, round(end.timestamp() * 1000)
+        place = letter.step, letter.source_partition, letter.source_offset, round(end.timestamp() * 1000)
         if place in found or place not in want or not letter.message_value:
             extra.append(place)
         found.add(place)

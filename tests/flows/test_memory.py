@@ -100,7 +100,7 @@ def test_a_renamed_step_is_refused_with_what_to_do() -> None:
 
 def test_two_sources_of_one_flow_feed_their_own_steps() -> None:
     first, second = MemoryTarget(), MemoryTarget()
-    second._positions = first._positions  # one place holds the positions of both
+    second._memory = first._memory  # one place holds the positions of both
     for _ in range(2):
         flow = Dataflow("flow")
         sink("a", op.input("in_a", flow, MemorySource([b"a"], topic="a", feeds=[first])), first)

@@ -1,4 +1,4 @@
-"""A database in memory: tables, row locks, transactions, and what a commit may never do.
+"""A database in memory: tables, row locks, openeds, and what a commit may never do.
 
 Every commit is checked at once: whoever looks into a table at that moment sees each record behind the position once.
 """
@@ -6,11 +6,14 @@ Every commit is checked at once: whoever looks into a table at that moment sees 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.truth import Rows, counters, expected, good_after_all
 from waxwing.batch import Stream
-from waxwing.target import DeadLetter, Position
+from waxwing.change import DeadLetter
+from waxwing.ledger.members import Member
+from waxwing.ledger.store import Stored
+from waxwing.ledger.windows import Defined
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
@@ -22,18 +25,13 @@ Key = tuple[str, Stream]
 class Lost(Exception):
     """What a driver raises: connection lost, lock time-out, deadlock."""
 
+    def __init__(self, message: str, *, locked: bool = False) -> None:
+        super().__init__(message)
+        self.locked = locked
+
 
 class Violation(AssertionError):
     """The protocol was broken."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """A row of waxwing_progress."""
-
-    position: Position
-    owner: int = 0
-    token: str = ""
 
 
 @dataclass(slots=True)
@@ -42,21 +40,24 @@ class Owner:
 
     token: str
     heartbeat_ms: int
-    place: str
+    member: Member
 
 
 @dataclass(eq=False)
-class Transaction:
+class Opened:
     """What is not committed yet, and the locks."""
 
     process: Process
     step: str
-    token: str
     # Does the savepoint that was set at its beginning still stand?
     whole: bool = True
     open: bool = True
-    locked: list[Key] = field(default_factory=list)
-    after: dict[Key, Progress] = field(default_factory=dict)
+    locked: list[Any] = field(default_factory=list)
+    after: dict[Key, Stored] = field(default_factory=dict)
+    owners: dict[tuple[str, int], Owner | None] = field(default_factory=dict)
+    robbed: list[Member] = field(default_factory=list)
+    states: dict[Key, bytes] = field(default_factory=dict)
+    windows: Defined | None = None
     rows: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
 
@@ -66,120 +67,152 @@ class Database:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.progress: dict[Key, Progress] = {}
+        self.progress: dict[Key, Stored] = {}
         self.owners: dict[tuple[str, int], Owner] = {}
         self.rows: dict[tuple[str, int], Rows] = {}
         self.letters: dict[tuple[str, int], dict[tuple[int, int], DeadLetter]] = {}
-        self._locks: dict[Key, Transaction] = {}
-        self._open: list[Transaction] = []
+        self.states: dict[Key, bytes] = {}
+        self.windows: dict[str, Defined] = {}
+        self._locks: dict[Any, Opened] = {}
+        self._open: list[Opened] = []
         # COMMIT was sent, the client is gone, and the server has not decided yet.
-        self.in_doubt: list[Transaction] = []
+        self.in_doubt: list[Opened] = []
         self._displaced: set[tuple[Key, str]] = set()
 
     def key(self, step: str, stream: Stream) -> Key:
         """The key of a position."""
         return step, stream
 
-    # -- transactions --------------------------------------------------------------------------
+    # -- openeds --------------------------------------------------------------------------
 
-    def begin(self, process: Process, step: str, token: str, *, whole: bool = True) -> Transaction:
+    def begin(self, process: Process, step: str, *, whole: bool = True) -> Opened:
         """Open a transaction."""
-        transaction = Transaction(process, step, token, whole)
-        self._open.append(transaction)
-        return transaction
+        opened = Opened(process, step, whole)
+        self._open.append(opened)
+        return opened
 
-    def lock(self, transaction: Transaction, key: Key) -> None:
+    def lock(self, opened: Opened, key: Any) -> None:
         """Lock a row. Another's lock ends now (its COMMIT is decided, or by the server's own limit), or is waited for in vain."""
         holder = self._locks.get(key)
-        if holder is transaction:
+        if holder is opened:
             return
         if holder is not None:
             if not self._world.calm and self._world.chance.random() < 0.4:
-                raise Lost("lock time-out")
+                raise Lost("lock time-out", locked=True)
             if holder in self.in_doubt:
                 self.settle(holder)
             else:
-                self._world.say(f"the server ends the idle transaction of {holder.process}")
+                self._world.say(f"the server ends the idle opened of {holder.process}")
                 self.rollback(holder)
-        self._locks[key] = transaction
-        transaction.locked.append(key)
+        self._locks[key] = opened
+        opened.locked.append(key)
 
-    def rollback(self, transaction: Transaction) -> None:
+    def claim(self, opened: Opened, key: Any) -> bool:
+        """Wait for whoever inserts the same key; is there none then?"""
+        self.lock(opened, key)
+        return key not in self.progress and key not in self.owners and key not in ((step, None) for step in self.windows)
+
+    def rollback(self, opened: Opened) -> None:
         """Undo it; its connection finds out with its next statement."""
-        if transaction.open:
-            self._end(transaction)
+        if opened.open:
+            self._end(opened)
 
-    def hang(self, transaction: Transaction) -> None:
+    def hang(self, opened: Opened) -> None:
         """COMMIT has arrived, the answer never will; until the server decides, the locks stay."""
-        self._open.remove(transaction)
-        self.in_doubt.append(transaction)
+        self._open.remove(opened)
+        self.in_doubt.append(opened)
 
-    def settle(self, transaction: Transaction) -> None:
+    def settle(self, opened: Opened) -> None:
         """The server decides about a hanging COMMIT."""
-        self.in_doubt.remove(transaction)
-        self._open.append(transaction)
+        self.in_doubt.remove(opened)
+        self._open.append(opened)
         committed = self._world.chance.random() < 0.5
-        self._world.say(f"a hanging COMMIT of {transaction.process} is decided: {'committed' if committed else 'rolled back'}")
-        self.commit(transaction) if committed else self.rollback(transaction)
+        self._world.say(f"a hanging COMMIT of {opened.process} is decided: {'committed' if committed else 'rolled back'}")
+        self.commit(opened) if committed else self.rollback(opened)
 
     def abandon(self, process: Process) -> None:
-        """The process is gone: its open transactions are undone (a COMMIT that was sent is not)."""
-        for transaction in [t for t in self._open if t.process is process]:
-            self._end(transaction)
+        """The process is gone: its open openeds are undone (a COMMIT that was sent is not)."""
+        for opened in [t for t in self._open if t.process is process]:
+            self._end(opened)
 
-    def commit(self, transaction: Transaction) -> None:
+    def commit(self, opened: Opened) -> None:
         """Make it durable, all at once, and check that it was allowed."""
-        self._end(transaction)
-        for key, after in transaction.after.items():
-            self._check_owner(transaction, key, after)
+        self._end(opened)
+        for key, after in opened.after.items():
+            if key in self.progress:
+                self._check_owner(opened, key, after)
             self.progress[key] = after
-        for partition, row in transaction.rows:
-            held = self.rows.setdefault((transaction.step, partition), {})
+        for member in opened.robbed:
+            self._check_healthy(opened, member)
+        for owner_key, owner in opened.owners.items():
+            if owner is None:
+                self.owners.pop(owner_key, None)
+            else:
+                self.owners[owner_key] = owner
+        self.states |= opened.states
+        if opened.windows is not None:
+            self.windows[opened.step] = opened.windows
+        for partition, row in opened.rows:
+            held = self.rows.setdefault((opened.step, partition), {})
             held[row] = held.get(row, 0) + 1
-        for partition in {letter.stream.partition for letter in transaction.letters}:
-            self._check_condemned(transaction, partition)
-        for letter in transaction.letters:
-            self.letters.setdefault((transaction.step, letter.stream.partition), {})[letter.offset, letter.row] = letter
-        partitions = {stream.partition for _, stream in transaction.after}
-        partitions |= {partition for partition, _ in transaction.rows} | {
-            letter.stream.partition for letter in transaction.letters
-        }
+        for partition in {letter.stream.partition for letter in opened.letters}:
+            self._check_condemned(opened, partition)
+        for letter in opened.letters:
+            self.letters.setdefault((opened.step, letter.stream.partition), {})[letter.offset, letter.row] = letter
+        partitions = {stream.partition for _, stream in opened.after}
+        partitions |= {partition for partition, _ in opened.rows} | {letter.stream.partition for letter in opened.letters}
         for partition in sorted(partitions):
-            self.check(transaction.step, partition)
+            self.check(opened.step, partition)
 
-    def _end(self, transaction: Transaction) -> None:
-        transaction.open = False
-        self._open.remove(transaction)
-        for key in transaction.locked:
+    def _end(self, opened: Opened) -> None:
+        opened.open = False
+        self._open.remove(opened)
+        for key in opened.locked:
             del self._locks[key]
 
     # -- what must hold ------------------------------------------------------------------------
 
-    def _check_owner(self, transaction: Transaction, key: Key, after: Progress) -> None:
+    def _check_owner(self, opened: Opened, key: Key, after: Stored) -> None:
         before = self.progress[key]
-        where = f"{transaction.step} {key[1]}"
-        if after.owner < before.owner:
-            self._world.violated(f"{where}: generation {after.owner} took over from generation {before.owner}")
-        if after.token != before.token:
+        where = f"{opened.step} {key[1]}"
+        if after.generation < before.generation and not self._of_one_start(opened.step, after.generation, before.generation):
+            self._world.violated(f"{where}: generation {after.generation} took over from generation {before.generation}")
+        if after.token != before.token and before.token:
             self._displaced.add((key, before.token))
-        if (key, transaction.token) in self._displaced:
-            self._world.violated(f"{where}: {transaction.process} wrote after it was fenced")
+        if (key, after.token) in self._displaced:
+            self._world.violated(f"{where}: {opened.process} wrote after it was fenced")
         if after.position.offset_next < before.position.offset_next:
             self._world.violated(f"{where}: the position moved back")
         if after.position.offset_next == before.position.offset_next:
             return
-        torn_at = transaction.process.torn.get((transaction.step, key[1].partition))
+        torn_at = opened.process.torn.get((opened.step, key[1].partition))
         if torn_at is not None and after.position.offset_next > torn_at:
-            self._world.violated(f"{where}: {transaction.process} went on behind a batch that came in two halves")
+            self._world.violated(f"{where}: {opened.process} went on behind a batch that came in two halves")
 
-    def _check_condemned(self, transaction: Transaction, partition: int) -> None:
-        """No row is condemned that would have fitted beside the others of its transaction."""
+    def _of_one_start(self, step: str, *generations: int) -> bool:
+        """Processes of a mesh own together, each with a number of its own."""
+        found = [self.owners.get((step, generation)) for generation in generations]
+        return len({None if owner is None else owner.member.run for owner in found}) == 1
+
+    def _check_healthy(self, opened: Opened, member: Member) -> None:
+        """Nobody takes a target from a start whose processes all go on, and have lost nothing."""
+        world = self._world
+        run = [process for process in world.processes if process.ownership.me.run == member.run]
+        well = run and all(not p.frozen and not p.dead and p.ownership.taken and len(p.peers) == len(run) for p in run)
+        rows = [owner for owner in self.owners.values() if owner.member.run == member.run]
+        stale_ms = world.stale_s * 1000
+        beats = all(o.heartbeat_ms > 0 and world.clock_s * 1000 - o.heartbeat_ms < stale_ms / 2 for o in rows)
+        if well and beats:
+            world.violated(f"{opened.process} takes {opened.step} from {member.run}, which is well")
+
+    def _check_condemned(self, opened: Opened, partition: int) -> None:
+        """No row is condemned that would have fitted beside the others of its opened."""
         needs = self._world.logs[partition].needs
-        buried = {(letter.offset, letter.row) for letter in transaction.letters if letter.stream.partition == partition}
-        held = self.rows.get((transaction.step, partition), {})
+        buried = {(letter.offset, letter.row) for letter in opened.letters if letter.stream.partition == partition}
+        held = self.rows.get((opened.step, partition), {})
         good = good_after_all(buried & needs.keys(), held, needs, row_by_row=self._world.row_by_row)
         if good:
-            self._world.violated(f"{transaction.step}[{partition}]: rows were condemned that fit beside others: {sorted(good)}")
+            self._world.violated(f"{opened.step}[{partition}]: rows were condemned that fit beside others: {sorted(good)}")
 
     def check(self, step: str, partition: int, *, complete: bool = False) -> None:
         """Rows, dead letters and counters are those of the records between the step's start and its position."""

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sinks.writer.writer
 from sinks.writer.admission import Admission
 from sinks.writer.isolation import without_rows
 from sinks.writer.suspects import Search, Steps
-from tests.simulation import owners
-from tests.simulation.database import Database, Key, Progress
-from tests.simulation.owners import ModelRecords
-from tests.simulation.session import ModelSession
+from tests.simulation.database import Database, Key
 from tests.simulation.stepped import SteppedWriter
+from tests.simulation.store import ModelStore, ModelTransaction
+from tests.simulation.target import ModelSession
 from tests.simulation.truth import STEPS
 from tests.simulation.world import Parts
-from waxwing import ownership, positions
+from waxwing import positions
 from waxwing.batch import Batch, Stream
+from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import RowError, TransientError
-from waxwing.ownership import Member, Record
+from waxwing.ledger import owners, ownership
+from waxwing.ledger.ledger import Ledger, Owner
+from waxwing.ledger.members import Member, Record
+from waxwing.ledger.owners import LedgerOwners
+from waxwing.ledger.store import Stored, Transaction
 from waxwing.positions import StartAt
-from waxwing.target import Change, Position
 
 
 @dataclass(frozen=True)
@@ -35,65 +37,66 @@ class Planted:
     seed: int = 0
 
 
-class NoCompareAndSet(ModelSession):
-    def _may_move(self, row: Progress, before: Position) -> bool:
+class NoCompareAndSet(ModelTransaction):
+    def stands(self, held: Stored, seen: Stored) -> bool:
         return True
 
 
-class NoOwnerInCompareAndSet(ModelSession):
-    def _may_move(self, row: Progress, before: Position) -> bool:
-        return row.position.offset_next == before.offset_next
+class NoOwnerInCompareAndSet(ModelTransaction):
+    def stands(self, held: Stored, seen: Stored) -> bool:
+        return held.position.offset_next == seen.position.offset_next
 
 
-class CommitInClose(ModelSession):
-    @contextlib.contextmanager
-    def _begun(self) -> Iterator[None]:
-        self._transaction = self.database.begin(self.process, self._step, self._token)
-        yield
-        self._rollback()
+class CommitInClose(ModelStore):
+    left: ModelTransaction | None = None
+
+    def ended(self, transaction: ModelTransaction) -> None:
+        self.left = transaction
 
     def close(self) -> None:
-        if self._transaction is not None and self._transaction.open and not self.process.dead:
-            self.database.commit(self._transaction)
-        self._transaction = None
+        if self.left is not None and self.left.opened.open and not self.process.dead:
+            self.database.commit(self.left.opened)
 
 
 class PositionFirst(ModelSession):
-    def _insert(self, change: Change) -> None:
-        self.database.commit(self._opened())
-        self._transaction = self.database.begin(self.process, self._step, self._token)
-        super()._insert(change)
+    def write_rows(self, transaction: Transaction, prepared: Change) -> None:
+        assert isinstance(transaction, ModelTransaction)
+        self.database.commit(transaction.opened)
+        transaction.opened = self.database.begin(self.process, self._step)
+        super().write_rows(transaction, prepared)
 
 
-class PositionLast(ModelSession):
-    def _release_savepoint(self) -> None:
-        super()._release_savepoint()
-        rows = self._opened()
-        moves, rows.after = rows.after, {}
-        self.database.commit(rows)
-        self._transaction = self.database.begin(self.process, self._step, self._token)
-        self._opened().after = moves
+class PositionLast(ModelTransaction):
+    def prove(self) -> None:
+        super().prove()
+        moves, self.opened.after = self.opened.after, {}
+        self.database.commit(self.opened)
+        self.opened = self.database.begin(self.process, self.step)
+        self.opened.after = moves
 
 
-class LettersOutside(ModelSession):
-    def _bury(self, change: Change) -> None:
-        own = self.database.begin(self.process, self._step, self._token)
-        own.letters = list(change.dead_letters)
+class LettersOutside(ModelTransaction):
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        own = self.database.begin(self.process, self.step)
+        own.letters = list(letters)
         self.database.commit(own)
 
 
-class NoSavepoint(ModelSession):
-    def _release_savepoint(self) -> None:
-        self._statement("no savepoint")
+class NoSavepoint(ModelTransaction):
+    def prove(self) -> None:
+        self.statement("no savepoint")
 
 
-class NoGeneration(ModelSession):
-    def _has_lost(self, mine: Record | None) -> bool:
-        return False
+class NoGeneration(Ledger):
+    def take_over(self, transaction: Transaction, stream: Stream, owner: Owner, owners: Any, stale_ms: float = 0.0) -> None:
+        def nobody_lost() -> list[Record]:
+            return [record._replace(heartbeat_ms=abs(record.heartbeat_ms)) for record in owners()]
+
+        super().take_over(transaction, stream, owner, nobody_lost, stale_ms)
 
 
-class HeartbeatsNotSeen(ModelRecords):
-    def _judged(self, me: Member, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
+class HeartbeatsNotSeen(LedgerOwners):
+    def _judged(self, me: Member, asked: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
         return set()
 
 
@@ -101,44 +104,47 @@ def nobody_alive(*asked: object, **more: object) -> tuple[list[Record], set[str]
     return [], set()
 
 
-class OwnedAgain(ModelSession):
-    def _move(self, change: Change) -> bool:
+class OwnedAgain(Ledger):
+    def move(self, transaction: Transaction, change: Change, owner: Owner) -> bool:
         for stream in change.before:
-            row = self._locked(stream)
-            if row.token != self._token:
-                self._update(stream, replace(row, owner=self._generation, token=self._token))
-        return super()._move(change)
+            row = transaction.locked(stream)
+            if row is not None and row.token != owner.token:
+                transaction.compare_and_set(row, row._replace(generation=owner.generation, token=owner.token))
+        return super().move(transaction, change, owner)
 
 
 class UnknownIsDone(ModelSession):
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
+    def commit(self, change: Change) -> None:
         try:
-            super().write(change, dry_run=dry_run)
+            super().commit(change)
         except TransientError as error:
             if not error.committing:
                 raise
 
 
-class UnknownIsFailed(ModelSession):
-    def _may_move(self, row: Progress, before: Position) -> bool:
-        return super()._may_move(row, before) or (self._again and row.token == self._token)
-
-    def _move(self, change: Change) -> bool:
-        self._again = change.in_doubt
-        return super()._move(change)
+class UnknownIsFailed(Ledger):
+    def move(self, transaction: Transaction, change: Change, owner: Owner) -> bool:
+        if not change.in_doubt:
+            return super().move(transaction, change, owner)
+        for stream in change.before:
+            row = transaction.locked(stream)
+            if row is None or row.token != owner.token:
+                raise TransientError("another's")
+            transaction.compare_and_set(row, row._replace(position=change.after[stream]))
+        return False
 
 
 class DoubtForgotten(ModelSession):
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
+    def commit(self, change: Change) -> None:
         try:
-            super().write(change, dry_run=dry_run)
+            super().commit(change)
         finally:
             change.in_doubt = False
 
 
 class DryRunCommits(ModelSession):
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
-        super().write(change)
+    def attempt(self, change: Change) -> None:
+        super().commit(change)
 
 
 class StepNotInKey(Database):
@@ -215,30 +221,30 @@ def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], columns: S
     return [after.with_records(after.records, after.at, before.rejects, after.deletes) for before, after in left]
 
 
-def _session(session: type[ModelSession]) -> Parts:
-    return Parts(session=session)
-
-
 PLANTED = {
-    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(records=HeartbeatsNotSeen)),
+    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(owners=HeartbeatsNotSeen)),
     "nobody-asked": Planted(
         "targets are taken whoever beats", Parts(replaced=((ownership, "alive", nobody_alive), (owners, "alive", nobody_alive)))
     ),
-    "no-compare-and-set": Planted("positions are moved wherever they stand and whoever owns them", _session(NoCompareAndSet)),
-    "no-owner": Planted("the compare-and-set looks at the offset and not at the owner", _session(NoOwnerInCompareAndSet), 111),
-    "commit-in-close": Planted("close() commits what a failed transaction left open", _session(CommitInClose)),
-    "position-first": Planted("the position moves in a transaction of its own before the rows'", _session(PositionFirst)),
-    "position-last": Planted("the position moves in a transaction of its own after the rows'", _session(PositionLast)),
-    "letters-outside": Planted("dead letters are written outside the transaction", _session(LettersOutside)),
-    "no-savepoint": Planted("nobody notices that the server ended the transaction inside", _session(NoSavepoint)),
-    "no-generation": Planted("who has lost a target takes streams over all the same", _session(NoGeneration), 209),
-    "owned-again": Planted("ownership that was lost is taken again when a transaction begins", _session(OwnedAgain), 226),
-    "unknown-is-done": Planted("a COMMIT whose outcome is unknown is taken for done", _session(UnknownIsDone)),
-    "unknown-is-failed": Planted(
-        "a COMMIT whose outcome is unknown is taken for failed: written again blindly", _session(UnknownIsFailed)
+    "no-compare-and-set": Planted("positions move wherever they stand, whoever owns them", Parts(transaction=NoCompareAndSet)),
+    "no-owner": Planted(
+        "the compare-and-set looks at the offset and not at the owner", Parts(transaction=NoOwnerInCompareAndSet), 111
     ),
-    "doubt-forgotten": Planted("a further failure makes the unknown COMMIT before it be forgotten", _session(DoubtForgotten), 24),
-    "dry-run-commits": Planted("the search for bad rows commits what it tries", _session(DryRunCommits)),
+    "commit-in-close": Planted("close() commits what a failed transaction left open", Parts(store=CommitInClose)),
+    "position-first": Planted("the position moves in a transaction of its own before the rows'", Parts(session=PositionFirst)),
+    "position-last": Planted("the position moves in a transaction of its own after the rows'", Parts(transaction=PositionLast)),
+    "letters-outside": Planted("dead letters are written outside the transaction", Parts(transaction=LettersOutside)),
+    "no-savepoint": Planted("nobody notices that the server ended the transaction inside", Parts(transaction=NoSavepoint)),
+    "no-generation": Planted("who has lost a target takes streams over all the same", Parts(ledger=NoGeneration), 209),
+    "owned-again": Planted("ownership that was lost is taken again when a transaction begins", Parts(ledger=OwnedAgain), 226),
+    "unknown-is-done": Planted("a COMMIT whose outcome is unknown is taken for done", Parts(session=UnknownIsDone)),
+    "unknown-is-failed": Planted(
+        "a COMMIT whose outcome is unknown is taken for failed: written again blindly", Parts(ledger=UnknownIsFailed)
+    ),
+    "doubt-forgotten": Planted(
+        "a further failure makes the unknown COMMIT before it be forgotten", Parts(session=DoubtForgotten), 24
+    ),
+    "dry-run-commits": Planted("the search for bad rows commits what it tries", Parts(session=DryRunCommits)),
     "step-not-in-key": Planted("positions are keyed without the step", Parts(database=StepNotInKey)),
     "no-replay-cut": Planted("what was taken in before is not cut off", Parts(admission=NoReplayCut)),
     "cut-on-any-batch": Planted(

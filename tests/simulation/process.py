@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sinks.partition import TargetPartition, TargetSink
@@ -16,17 +17,41 @@ from tests.simulation.target import ModelTarget
 from tests.simulation.truth import FLOW, STEPS
 from waxwing.batch import Batch, lane_name
 from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
-from waxwing.ownership import BEATS_PER_STALE, POLL_S, Member
+from waxwing.ledger.members import Member
+from waxwing.ledger.ownership import POLL_S
 from waxwing.positions import open_feeds, prepare_feeds
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 OPEN_TRIES_MAX = 5
+# Of the faults that happen once a process has opened its source.
+OPENING_FAULTS = 0.4
 
 
 class Crash(BaseException):
     """The process is gone. It passes through whatever handlers the code has; none of them reaches the database any more."""
+
+
+class ModelHeart:
+    """Stands for the shipped one, whose thread beats: here the schedule says when."""
+
+    def __init__(self, process: Process, name: str, pause_s: float, beat: Callable[[], None]) -> None:
+        self._process, self._name, self._pause_s, self._beat, self.due_s = process, name, pause_s, beat, 0.0
+        process._hearts[name] = self
+
+    def beats(self) -> None:
+        """Once."""
+        self.due_s = self._process.world.clock_s + self._pause_s
+        with contextlib.suppress(TransientError):
+            self._beat()
+
+    def stop(self) -> None:
+        """No more."""
+        self._process._hearts.pop(self._name, None)
+
+    def check(self, silent_max_s: float) -> None:
+        """Nobody is silent here."""
 
 
 class Process:
@@ -52,11 +77,13 @@ class Process:
         for step, target in self._targets.items():
             target.bind(FLOW, step, together)
         member = Member(run, min(mine, default=0), f"p{number}")
-        self.ownership = world.parts.ownership(member, beats=False)
+        self._hearts: dict[str, ModelHeart] = {}
+        self.ownership = world.parts.ownership(member, partial(ModelHeart, self))
         for step, target in self._targets.items():
             target.ownership = self.ownership
-            self.ownership.add(FLOW, step, target.records())
-        self._beat_due_s = dict.fromkeys(STEPS, 0.0)
+            owners = target.owners()
+            assert owners is not None
+            self.ownership.add(FLOW, step, owners)
 
     def __str__(self) -> str:
         return f"process {self.number}"
@@ -86,8 +113,9 @@ class Process:
             raise Lost(f"connection lost before: {what}")
 
     def strikes(self, fault: str) -> bool:
-        """Does this fault happen now?"""
-        return not self.world.calm and self.world.chance.random() < self.world.faults[fault]
+        """Does this fault happen now? An opening has many statements, and most have to get through."""
+        weight = 1.0 if self.opened else OPENING_FAULTS
+        return not self.world.calm and self.world.chance.random() < self.world.faults[fault] * weight
 
     def pass_time(self, seconds: float) -> None:
         """The process sleeps, others go on."""
@@ -116,9 +144,9 @@ class Process:
             if not writer.busy and not writer.ended and writer.due_s <= self.world.clock_s
         ]
         out += [
-            lambda step=step: self._guarded(lambda: self._beat(step))  # type: ignore[misc]  # a default has no type
-            for step in self.ownership.held
-            if self._beat_due_s[step] <= self.world.clock_s
+            lambda heart=heart: self._guarded(heart.beats)  # type: ignore[misc]  # a default has no type
+            for heart in self._hearts.values()
+            if heart.due_s <= self.world.clock_s
         ]
         if not self.working and self._has_work() and not any(writer.blocks for writer in self.writers):
             out.append(lambda: self._guarded(self._work))
@@ -133,7 +161,7 @@ class Process:
     def due_s(self) -> float:
         """When it has something to do that waits for its time."""
         dues = [writer.due_s for writer in self.writers if not writer.ended]
-        dues += [self._beat_due_s[step] for step in self.ownership.held] or ([] if self.opened else [self.open_due_s])
+        dues += [heart.due_s for heart in self._hearts.values()] or ([] if self.opened else [self.open_due_s])
         return min(dues, default=math.inf)
 
     def _guarded(self, call: Callable[[], None]) -> None:
@@ -147,11 +175,6 @@ class Process:
         for writer in self.writers:
             if writer.error is not None and not self.dead:
                 self._end(writer.error)
-
-    def _beat(self, step: str) -> None:
-        self._beat_due_s[step] = self.world.clock_s + self._targets[step].settings.owner_stale_s / BEATS_PER_STALE
-        with contextlib.suppress(TransientError):
-            self.ownership.beat(step)
 
     def _end(self, error: BaseException) -> None:
         """An error ends the process; outside a run, Bytewax closes the partitions before."""

@@ -13,13 +13,15 @@ import sinks.writer.admission
 import sinks.writer.writer
 from sinks.writer.admission import Admission
 from tests.simulation.database import Database, Violation
-from tests.simulation.owners import ModelRecords
 from tests.simulation.process import Process
-from tests.simulation.session import ModelSession
 from tests.simulation.stepped import SteppedWriter
+from tests.simulation.store import ModelStore, ModelTransaction
+from tests.simulation.target import ModelSession
 from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log
 from waxwing.batch import Stream
-from waxwing.ownership import Ownership
+from waxwing.ledger.ledger import Ledger
+from waxwing.ledger.owners import LedgerOwners
+from waxwing.ledger.ownership import Ownership
 from waxwing.settings import SinkSettings
 
 # Faults a thousand statements, before the schedule's own weight: some schedules have much of one and nothing of another.
@@ -37,7 +39,10 @@ class Parts:
     admission: type[Admission] = Admission
     session: type[ModelSession] = ModelSession
     database: type[Database] = Database
-    records: type[ModelRecords] = ModelRecords
+    store: type[ModelStore] = ModelStore
+    transaction: type[ModelTransaction] = ModelTransaction
+    ledger: type[Ledger] = Ledger
+    owners: type[LedgerOwners] = LedgerOwners
     ownership: type[Ownership] = Ownership
     replaced: tuple[tuple[Any, str, Any], ...] = ()
 
@@ -63,7 +68,7 @@ class World:
     def __init__(self, seed: int, parts: Parts, *, traced: bool = False) -> None:
         self.seed, self.parts = seed, parts
         self.chance = chance = random.Random(seed)
-        self.clock_s = 1_000.0
+        self.clock_s, self.stale_s = 1_000.0, 1.0
         self.statements = self.turns = 0
         self.trace: list[str] | None = [] if traced else None
         self.violation = ""
@@ -86,7 +91,7 @@ class World:
             "flush_interval_s": chance.choice((0.0, 0.05, 0.5)),
             "queue_records_max": chance.choice((1, 3, 40)),
             "retry_max_s": chance.choice((0.0, 2.0, 60.0)),
-            "owner_stale_s": 1.0,
+            "owner_stale_s": self.stale_s,
             "bad_ratio_max": 1.0,
         }
         self.database = parts.database(self)

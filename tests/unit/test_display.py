@@ -37,7 +37,7 @@ KILLED = """
 import os, signal
 from waxwing import metrics
 from waxwing.batch import Batch, Columns, Stream
-from waxwing.target import Change
+from waxwing.change import Change
 stream = Stream("f", "t", "i", 0)
 for n in range(3):
     batch = Batch(stream, "lane-000", n, n + 1, Columns([n], [None], [b""], [-1], [()]), [1, 2], [0, 0])

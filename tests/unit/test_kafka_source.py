@@ -30,11 +30,11 @@ from sources.kit.state import LaneState, StreamState
 from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart
 from waxwing.batch import Stream
+from waxwing.change import Position
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import REFUSED, client_config, make_client, refusal
 from waxwing.positions import StartAt
 from waxwing.settings import KafkaSettings
-from waxwing.target import Position
 
 STREAM = Stream("flow", "orders", "id", 0)
 

@@ -22,6 +22,7 @@ from sinks.writer.isolation import dead_letters, halves, without_rows
 from sinks.writer.writer import Writer
 from tests.unit.test_writer import QUICK, STREAM, Faulty, batch, run
 from waxwing.batch import Batch, Reject
+from waxwing.change import Change, Position, Start
 from waxwing.databases.sqlite.database import DIALECT
 from waxwing.errors import BadRowsLimit, ConfigError, OffsetGap, RowError
 from waxwing.settings import SinkSettings
@@ -29,7 +30,6 @@ from waxwing.tables.merging import merger
 from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
 from waxwing.tables.rows import Rows
-from waxwing.target import Change, Position, Start
 
 
 def whole(first: int, end: int, records: list[Any] | None = None) -> Batch[Any]:

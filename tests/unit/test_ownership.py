@@ -15,16 +15,18 @@ from sinks.memory.target import MemorySession
 from sinks.writer.writer import Writer
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
+from waxwing.change import Change, Start
 from waxwing.errors import Fenced, TransientError
-from waxwing.ownership import Member, Ownership, Record, Records
+from waxwing.ledger.members import Member, Record
+from waxwing.ledger.ownership import Owners, Ownership
 from waxwing.positions import own_feeds, prepare_feeds
 from waxwing.settings import SinkSettings
-from waxwing.target import Change, Start, Target
+from waxwing.target import Target
 
 STREAM = Stream("flow", "topic", "id", 0)
 
 
-class Kept(Records):
+class Kept(Owners):
     """Records that nobody else has; `answer` says what a heartbeat meets, `taken` whether they can be taken."""
 
     def __init__(self, name: str) -> None:
@@ -60,7 +62,7 @@ class Owned(MemoryTarget):
         self.begin([Start(STREAM, 0, None)])
 
     @override
-    def records(self) -> Kept:  # type: ignore[override]  # memory has none
+    def owners(self) -> Kept:  # type: ignore[override]  # memory has none
         return self.kept
 
 
@@ -122,13 +124,13 @@ def test_a_writer_is_closed_in_bounded_time_whatever_its_target_does(monkeypatch
     asked, gate = threading.Event(), threading.Event()
 
     class Silent(MemorySession):
-        def write(self, change: Change, *, dry_run: bool = False) -> None:
+        def commit(self, change: Change) -> None:
             asked.set()
             gate.wait(180)
-            super().write(change, dry_run=dry_run)
+            super().commit(change)
 
     monkeypatch.setattr("sinks.writer.writer.CLOSE_S", 0.1)
-    monkeypatch.setattr(MemoryTarget, "connect", lambda self, part, token: Silent(self, token))
+    monkeypatch.setattr(MemoryTarget, "connect", lambda self, part, token: Silent(self, self.open_store(), token))
     one, _ = pair()
     writer = Writer(one, "lane-000")
     writer.put(batch(0))
@@ -179,11 +181,10 @@ def test_what_has_been_taken_beats_while_the_next_target_keeps_us_waiting() -> N
 def test_who_is_robbed_while_it_takes_is_fenced_when_it_asks_again() -> None:
     first, second = Kept("one"), Kept("two")
     second.taken = lambda: False
-    newcomer = Ownership(Member("run", 0, "a"), beats=False)
+    newcomer = Ownership(Member("run", 0, "a"))
     for step, records in {"one": first, "two": second}.items():
         newcomer.add("flow", step, records)
     assert newcomer.take()
-    assert not newcomer.held
-    first.asked = [Record(1, newcomer.token, newcomer.me.place, -1, 5)]
+    first.asked = [Record(1, newcomer.token, newcomer.me, newcomer.me.place, -1, 5)]
     with pytest.raises(Fenced):
         newcomer.take()

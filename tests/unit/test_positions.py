@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from sinks import MemoryTarget
 from waxwing.batch import Stream
+from waxwing.change import Position, Start
 from waxwing.positions import StartAt, StepAt, open_feeds, say_starts
-from waxwing.target import Position, Start
 
 ONE, TWO = (Stream("flow", "t", "id", number) for number in range(2))
 

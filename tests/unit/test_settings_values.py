@@ -191,7 +191,7 @@ def test_messages_of_sources_and_targets_name_the_value_s_settings(given: Given)
     with pytest.raises(ConfigError, match=r"^PAYMENTS_SOURCE_TOPIC is not given"):
         KafkaSource(settings.payments)
     target = SqlTarget(settings.alarms, sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer)), Append())
-    assert target.url_setting == "ALARMS_DATABASE_URL"
+    assert target.place.url_setting == "ALARMS_DATABASE_URL"
     given(**ALL, KAFKA_SECURITY_PROTOCOL="SASL_SSL", PAYMENTS_KAFKA_SASL_MECHANISM="PLAIN")
     with pytest.raises(ConfigError, match=r"PAYMENTS_KAFKA_SASL_MECHANISM PLAIN needs PAYMENTS_KAFKA_SASL_USERNAME and PAYMENTS"):
         client_config(load(Flow).payments)
@@ -280,10 +280,10 @@ def test_commands_find_the_databases_of_values(given: Given) -> None:
           A_KAFKA_BROKERS="k:1", A_SOURCE_TOPIC="t")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(given.folder)
-        found = [(place.place, name) for place, name in positions._databases("of_values")]
+        found = [(str(place.place), name) for place, name in positions._databases("of_values")]
         assert positions._settings("of_values").a.source_topic == "t"  # type: ignore[attr-defined]  # made of the flow's class
     assert found == [("sqlite at shop.sqlite", "DATABASE_URL_FILE"), ("sqlite at b.sqlite", "B_DATABASE_URL")]
-    unknown = [(place.place, name) for place, name in positions._databases("nobody_knows")]
+    unknown = [(str(place.place), name) for place, name in positions._databases("nobody_knows")]
     assert unknown == found
 
 

@@ -21,7 +21,7 @@ from sources.memory import MemorySource
 from waxwing import log
 from waxwing import operators as ww
 from waxwing.configuration import load
-from waxwing.databases import ledger
+from waxwing.databases.ledger import schema
 from waxwing.errors import BadRowsLimit, ConfigError
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.settings import KafkaSettings, SqlSettings, SqlWindowSettings
@@ -76,8 +76,8 @@ def test_none_instead_of_a_row_is_a_dead_letter(tmp_path: Path, size: int) -> No
     sink("sink", ww.map("rows", records, lambda row: row if row.id % 2 else None), target)
     run_main(flow)
     assert written(tmp_path, sa.select(table("t"))) == [(1,), (3,), (5,)]
-    letters = ledger.dead_letters
-    found = written(tmp_path, sa.select(letters.c.topic_offset, letters.c.reason).order_by(letters.c.topic_offset))
+    letters = schema.dead_letters
+    found = written(tmp_path, sa.select(letters.c.source_offset, letters.c.reason).order_by(letters.c.source_offset))
     assert [offset for offset, _ in found] == [1, 3]
     assert all("None, where a row is needed" in reason for _, reason in found)
 

@@ -9,8 +9,8 @@ import pytest
 
 from waxwing.batch import Columns, Stream, raw
 from waxwing.errors import ConfigError
+from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows import Bucket, Count, Hopping, Lane, Opening, Session, Sum, Tumbling, Windows
-from waxwing.operators.windows.definition import NEVER
 from waxwing.operators.windows.rebucket import rebucket
 
 STREAM = Stream("f", "t", "id", 0)

@@ -18,9 +18,9 @@ from sinks.writer.admission import RATIO_BLOCK_RECORDS, Admission
 from sinks.writer.isolation import dead_letters, without_rows
 from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Columns, Reject, Stream
+from waxwing.change import Change, Position, Start
 from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TableError, TransientError
 from waxwing.settings import SinkSettings
-from waxwing.target import Change, Position, Start
 
 STREAM = Stream("flow", "topic", "id", 0)
 
@@ -54,11 +54,17 @@ class Faulty(MemoryTarget):
         self.writes = 0
 
     def connect(self, part: str, token: str) -> MemorySession:
-        return FaultySession(self, token)
+        return FaultySession(self, self.open_store(), token)
 
 
 class FaultySession(MemorySession):
-    def write(self, change: Change, *, dry_run: bool = False) -> None:
+    def commit(self, change: Change) -> None:
+        self.faulty(change, dry_run=False)
+
+    def attempt(self, change: Change) -> None:
+        self.faulty(change, dry_run=True)
+
+    def faulty(self, change: Change, *, dry_run: bool) -> None:
         target = self._target
         assert isinstance(target, Faulty)
         target.writes += 1
@@ -68,13 +74,7 @@ class FaultySession(MemorySession):
         records = [record for b in change.batches for record in b.records]
         if bad := {n: "bad row" for n, record in enumerate(records) if record in target.bad}:
             raise RowError("bad row", bad=bad if target.named else None)
-        if (
-            not dry_run
-            and change.in_doubt
-            and all(p.offset_next == change.after[p.stream].offset_next for p in target.positions())
-        ):
-            return
-        super().write(change, dry_run=dry_run)
+        super().attempt(change) if dry_run else super().commit(change)
         if fault == "dies after":
             raise TransientError("connection lost in COMMIT", committing=True)
 
@@ -272,10 +272,10 @@ def test_upsert_in_memory_keeps_the_newest_version() -> None:
 def test_a_refusal_that_no_row_explains_stops_the_flow() -> None:
     class Refusing(Faulty):
         def connect(self, part: str, token: str) -> MemorySession:
-            return RefusingSession(self, token)
+            return RefusingSession(self, self.open_store(), token)
 
     class RefusingSession(MemorySession):
-        def write(self, change: Change, *, dry_run: bool = False) -> None:
+        def commit(self, change: Change) -> None:
             raise RowError("duplicate dead letter")
 
     with pytest.raises(TableError, match="without any row"):
@@ -300,13 +300,13 @@ def test_a_target_that_is_silent_is_not_waited_for_for_ever(monkeypatch: pytest.
 def test_a_transaction_that_takes_too_long_is_written_in_halves() -> None:
     class Slow(Faulty):
         def connect(self, part: str, token: str) -> MemorySession:
-            return SlowSession(self, token)
+            return SlowSession(self, self.open_store(), token)
 
     class SlowSession(MemorySession):
-        def write(self, change: Change, *, dry_run: bool = False) -> None:
+        def commit(self, change: Change) -> None:
             if sum(len(b.records) for b in change.batches) > 3:
                 raise TransientError("statement timeout", too_large=True)
-            super().write(change, dry_run=dry_run)
+            super().commit(change)
 
     target = Slow(QUICK)
     run(target, [batch(0, 7), batch(7, 12)])
@@ -320,16 +320,16 @@ def test_after_two_deadlocks_transactions_are_smaller_and_grow_again_bit_by_bit(
         most = 3
 
         def connect(self, part: str, token: str) -> MemorySession:
-            return BusySession(self, token)
+            return BusySession(self, self.open_store(), token)
 
     class BusySession(MemorySession):
-        def write(self, change: Change, *, dry_run: bool = False) -> None:
+        def commit(self, change: Change) -> None:
             size = sum(len(b.records) for b in change.batches)
             sizes.append(size)
             assert isinstance(self._target, Busy)
             if size > self._target.most:
                 raise TransientError("deadlock", contended=True)
-            super().write(change, dry_run=dry_run)
+            super().commit(change)
 
     target = Busy(SinkSettings(flush_interval_s=0.0, retry_max_s=60.0))
     writer = Writer(target, "lane-000")
@@ -352,10 +352,10 @@ def test_after_two_deadlocks_transactions_are_smaller_and_grow_again_bit_by_bit(
 def test_who_is_in_the_way_for_good_ends_the_flow_after_retry_max_s() -> None:
     class Blocked(Faulty):
         def connect(self, part: str, token: str) -> MemorySession:
-            return BlockedSession(self, token)
+            return BlockedSession(self, self.open_store(), token)
 
     class BlockedSession(MemorySession):
-        def write(self, change: Change, *, dry_run: bool = False) -> None:
+        def commit(self, change: Change) -> None:
             raise TransientError("lock time-out", contended=True)
 
     began_s = 0.0

@@ -56,7 +56,7 @@ def rename(flow: str, old: str, new: str) -> None:
     """Give all that is kept of a step to another name."""
     found = _places_of(flow, old)
     for place, steps in _places(flow) if old != new else ():
-        refuse_own(place.place, flow, {new}.intersection(_with_positions(steps)))
+        refuse_own(str(place.place), flow, {new}.intersection(_with_positions(steps)))
     for place, kept in found:
         meets = place.to_give_way(old, flow=flow, name=new)
         way = f" {_number(meets, 'dead letter')} of an earlier step of that name, of the same records, give way." if meets else ""
@@ -95,7 +95,7 @@ def rename_flow(old: str, new: str) -> None:
     places = _places(old)
     if old != new:  # before anything is done in any of them
         for place, _ in _databases(old):
-            refuse_own(place.place, new, _with_positions(SqlSteps(place.sql_settings, new).kept()))
+            refuse_own(str(place.place), new, _with_positions(SqlSteps(place.settings, new).kept()))
     for place, steps in places:
         every = ", ".join(f"{step} ({_amount(kept)})" for step, kept in steps.items())
         log.info("flow_renaming", f"{old} in {place.place}: steps {every} are given to flow {new}.")
@@ -232,7 +232,9 @@ def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
     if not found:
         named_so = _settings(flow).flow_name
         other = f" Its FLOW_NAME is {named_so}: ask for that." if named_so not in ("", flow) else ""
-        where, asked = (", ".join(texts) for texts in zip(*((place.place, setting) for place, setting in named), strict=True))
+        where, asked = (
+            ", ".join(texts) for texts in zip(*((str(place.place), setting) for place, setting in named), strict=True)
+        )
         raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint=f"Is {asked} the flow's?{other}")
     return found
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from waxwing.databases import ledger
 from waxwing.databases.base import Database, Need
+from waxwing.databases.ledger import schema
 from waxwing.tables.modes import Keyed, Merge, Upsert
 from waxwing.tables.plan import Plan
 
@@ -16,16 +16,16 @@ Right = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 
 # What every run does with Waxwing's own tables, and what windows do beside that.
 OWN: Mapping[sa.Table, Sequence[Right]] = {
-    ledger.schema_version: ("SELECT",),
-    ledger.progress: ("SELECT", "INSERT", "UPDATE"),
-    ledger.steps: ("SELECT", "INSERT", "UPDATE"),
-    ledger.owners: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    ledger.dead_letters: ("INSERT",),
-    ledger.windows: ("SELECT",),
+    schema.schema_version: ("SELECT",),
+    schema.progress: ("SELECT", "INSERT", "UPDATE"),
+    schema.tables: ("SELECT", "INSERT", "DELETE"),
+    schema.owners: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    schema.dead_letters: ("INSERT",),
+    schema.windows: ("SELECT",),
 }
 OWN_OF_WINDOWS: Mapping[sa.Table, Sequence[Right]] = {
-    ledger.windows: ("SELECT", "INSERT", "UPDATE"),
-    ledger.window_state: ("SELECT", "INSERT", "DELETE"),
+    schema.windows: ("SELECT", "INSERT", "UPDATE"),
+    schema.state: ("SELECT", "INSERT", "DELETE"),
 }
 
 

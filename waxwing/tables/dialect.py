@@ -20,6 +20,7 @@ class Dialect:
     identifier_refused: str  # characters that names can't have
     parameters_max: int  # bound parameters of one statement
     lock_wait_sql: str  # makes a session wait for locks so long at most ({seconds}, {milliseconds})
+    rename_column_sql: str  # of {table}, from {old} to {new}
     now_ms_sql: str  # the server's clock, epoch milliseconds
     text_nul: bool  # may text hold U+0000
     text_utf16: bool  # are lengths of text counted in UTF-16 units, of which characters beyond U+FFFF take two

@@ -8,6 +8,7 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
 
+from waxwing.change import Change, Order
 from waxwing.errors import ConfigError, RowError
 from waxwing.moments import moment
 from waxwing.tables.columns import checks
@@ -16,7 +17,6 @@ from waxwing.tables.keys import Deletes, folded, identity, is_zoned
 from waxwing.tables.merging import fields_of, merger
 from waxwing.tables.modes import Append, Merge, Upsert
 from waxwing.tables.plan import Block, Plan
-from waxwing.target import Change, Order
 
 Row = tuple[Any, ...]
 _MISSING = object()

@@ -34,6 +34,7 @@ DIALECT = Dialect(
     identifier_refused="",
     parameters_max=2_100,
     lock_wait_sql="SET LOCK_TIMEOUT {milliseconds}",
+    rename_column_sql="EXEC sp_rename '{table}.{old}', '{new}', 'COLUMN'",
     now_ms_sql="DATEDIFF_BIG(ms, '1970-01-01', SYSUTCDATETIME())",
     text_nul=False,  # it could be stored, but most collations pass over it when they compare
     text_utf16=True,

@@ -10,15 +10,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from waxwing.batch import Stream
+from waxwing.change import DeadLetter
 from waxwing.errors import ConfigError, OffsetGap
+from waxwing.ledger.windows import NEVER
 from waxwing.operators.reasons import RAISED, reason_of
 from waxwing.operators.windows import packing, state
-from waxwing.operators.windows.definition import NEVER, Windows
+from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.parts import EXACT, Folded, Part
 from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions, first_held
 from waxwing.operators.windows.rows import LateEntries, Rows, Table, Window, make_rows
 from waxwing.operators.windows.sessions import OpenSessions
-from waxwing.target import DeadLetter
 
 
 class Emission(NamedTuple):

@@ -11,13 +11,12 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from waxwing.errors import ConfigError
+from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows.aggregates import Aggregate, Fold
 from waxwing.operators.windows.parts import Part
 from waxwing.operators.windows.values import key_problem
 
 SECOND_US = 1_000_000
-# Before and behind all times, and within 64 bits.
-NEVER, UNSEEN = -(2**62), 2**62
 LENGTH_MAX_S = 400 * 86_400
 # As many windows as one record may belong to.
 WINDOWS_MAX = 1_000

@@ -12,14 +12,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from waxwing.batch import Batch, Stream
+from waxwing.change import DeadLetter
 from waxwing.errors import OffsetGap
+from waxwing.ledger.windows import NEVER
 from waxwing.operators.records import _row
-from waxwing.operators.windows.definition import NEVER, SECOND_US, Windows
+from waxwing.operators.windows.definition import SECOND_US, Windows
 from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT, Entries, FoldError
 from waxwing.operators.windows.pieces import Group, Late, Mark, Opening, Piece, Sessions, buckets_of
 from waxwing.operators.windows.reading import Read, Reader, without
-from waxwing.target import DeadLetter
 
 # A group of records that are in the same windows: the slot alone when all of these are still open to it, else with how many
 # of the slot's windows (by rising end) are gone for good, and how many are no longer on time.

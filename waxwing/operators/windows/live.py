@@ -9,9 +9,10 @@ from typing import Any
 
 from waxwing.batch import Batch, Reject
 from waxwing.errors import ConfigError
+from waxwing.ledger.windows import NEVER
 from waxwing.operators.records import _row
 from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
-from waxwing.operators.windows.definition import NEVER, Session, Windows
+from waxwing.operators.windows.definition import Session, Windows
 from waxwing.operators.windows.lane import Lane
 from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from waxwing.batch import Stream
-from waxwing.operators.windows.definition import NEVER, UNSEEN
+from waxwing.change import DeadLetter
+from waxwing.ledger.windows import NEVER, UNSEEN
 from waxwing.operators.windows.parts import EXACT
-from waxwing.target import DeadLetter
 
 
 class Group(NamedTuple):

@@ -14,6 +14,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from waxwing.batch import Batch, Stream
+from waxwing.change import DeadLetter
 from waxwing.errors import ConfigError
 from waxwing.operators.exchange import BUCKETS_MAX, bucket_name
 from waxwing.operators.windows.bucket import Bucket, Emission
@@ -21,7 +22,6 @@ from waxwing.operators.windows.definition import END, START, Windows
 from waxwing.operators.windows.lane import Lane
 from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece, first_opening
 from waxwing.operators.windows.rows import LateEntries, instant
-from waxwing.target import DeadLetter
 
 Row = dict[str, Any]
 LaneState = tuple[int, int, int, tuple[int, ...], int]

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError
+from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows import packing
-from waxwing.operators.windows.definition import NEVER, Windows
+from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Held
 from waxwing.operators.windows.rows import Table, Window
 

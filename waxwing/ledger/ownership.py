@@ -9,164 +9,27 @@ The processes of a mesh own together, each with a record of its own: a mesh that
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import secrets
-import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import NamedTuple, Self
+from functools import partial
+from typing import Protocol
 
 from waxwing import log, runtime
 from waxwing.errors import Fenced, TransientError
-from waxwing.heart import Heart
+from waxwing.ledger.heart import Heart
+from waxwing.ledger.members import Member, Record, alive, is_lost
 
-# Set by `waxwing run`: names the start, the same in each of its processes.
-RUN_VARIABLE = "WAXWING_RUN"
-HOST_CHARACTERS_MAX = 150
 # While another owner is alive, it is asked for this often.
 POLL_S = 0.25
 SAY_AGAIN_S = 60.0  # what lasts is said again
 # Heartbeats per OWNER_STALE_S: one may be lost, and one be late, before an owner is taken for dead.
 BEATS_PER_STALE = 4
-_MEMBER = re.compile(r"\(process (\d+), run ([\w-]+)\.(\w+)\)$")
 
 
-class Member(NamedTuple):
-    """One process of one start: the start's name (`run`), which of its processes it is, and a name of its own."""
-
-    run: str
-    process: int
-    own: str
-
-    @classmethod
-    def of(cls, place: str, token: str) -> Self:
-        """The one that a record's place names; a place of before 0.4 names none, so its token does."""
-        found = _MEMBER.search(place)
-        return cls(found[2], int(found[1]), found[3]) if found else cls(token, 0, token)
-
-    @classmethod
-    def this_process(cls) -> Self:
-        """A new one: of the start that `waxwing run` named, else of the mesh at these addresses, else on its own."""
-        addresses = _option("BYTEWAX_ADDRESSES", "-a", "--addresses")
-        run = os.environ.get(RUN_VARIABLE, "")
-        if addresses and not run:
-            run = "mesh-" + hashlib.blake2b(addresses.encode(), digest_size=6).hexdigest()
-        number = _option("BYTEWAX_PROCESS_ID", "-i", "--process-id")
-        return cls(run or secrets.token_hex(6), int(number) if number.isdigit() else 0, secrets.token_hex(4))
-
-    @property
-    def place(self) -> str:
-        """For people and for other processes: where it runs."""
-        host = socket.gethostname()[:HOST_CHARACTERS_MAX]
-        return f"{host} pid {os.getpid()} (process {self.process}, run {self.run}.{self.own})"
-
-    @property
-    def reused(self) -> bool:
-        """Do earlier starts bear the same name?"""
-        return self.run.startswith("mesh-")
-
-
-def _option(variable: str, *names: str) -> str:
-    words = runtime.words()
-    for at, word in enumerate(words):
-        for name in names:
-            if word == name and at + 1 < len(words):
-                return words[at + 1]
-            if word.startswith(f"{name}=") or (len(name) == 2 and word.startswith(name) and word != name):
-                return word.removeprefix(name).removeprefix("=")
-    return os.environ.get(variable, "")
-
-
-_member = lru_cache(maxsize=4_096)(Member.of)
-
-
-class Record(NamedTuple):
-    """An owner's record in one target. `heartbeat_ms` is 0 once it has stopped, negative once it has lost the target."""
-
-    generation: int
-    token: str
-    place: str
-    heartbeat_ms: int
-    age_ms: int  # of the heartbeat, by the target's clock
-
-    @property
-    def member(self) -> Member:
-        """Whose it is."""
-        return _member(self.place, self.token)
-
-    @property
-    def lost(self) -> bool:
-        """Has another owner taken the target from it?"""
-        return self.heartbeat_ms < 0
-
-    @property
-    def released(self) -> bool:
-        """Has it stopped?"""
-        return self.heartbeat_ms == 0
-
-    def fresh(self, stale_ms: float) -> bool:
-        """Does it beat?"""
-        return self.heartbeat_ms > 0 and self.age_ms < stale_ms
-
-
-def is_rival(record: Record, me: Member, stale_ms: float) -> bool:
-    """Is it a record of another start? (Of a mesh without a name of its own, what is stale is of an earlier start.)"""
-    other = record.member
-    if other == me:
-        return False
-    if other.run != me.run or other.process == me.process:
-        return True
-    return me.reused and not record.fresh(stale_ms)
-
-
-def alive(
-    asked: Iterable[Sequence[Record]], me: Member, stale_ms: float, robbed: Collection[str] = ()
-) -> tuple[list[Record], set[str]]:
-    """The records of others that have to be waited for, and the starts whose heartbeats count no more.
-
-    Args:
-        asked: the records of each target, asked in one go.
-        me: who asks.
-        stale_ms: after how long without a heartbeat an owner is taken for dead.
-        robbed: starts that have lost a target to us.
-    """
-    of_run: dict[str, dict[Member, list[Record]]] = {}
-    for record in (record for records in asked for record in records):
-        if is_rival(record, me, stale_ms):
-            member = record.member
-            run = member.own if member.run == me.run else member.run  # one that had our place in the mesh before us
-            of_run.setdefault(run, {}).setdefault(member, []).append(record)
-    waited: list[Record] = []
-    dead = set(robbed)
-    for run, members in of_run.items():
-        if run in dead or any(record.lost for records in members.values() for record in records):
-            dead.add(run)
-            continue
-        # A process that beats on one target is not stale; who has stopped is not missed.
-        stands = [records for records in members.values() if any(not record.released for record in records)]
-        beats = [any(record.fresh(stale_ms) for record in records) for records in stands]
-        if all(beats):
-            waited += [record for records in stands for record in records if record.fresh(stale_ms)]
-    return waited, dead
-
-
-def is_lost(record: Record, me: Member) -> bool:
-    """Is it one of ours, and another owner has the target?"""
-    return record.lost and record.member == me
-
-
-def run_of(record: Record, me: Member) -> str:
-    """The start that a record counts as, as `alive` sees it."""
-    member = record.member
-    return member.own if member.run == me.run else member.run
-
-
-class Records(ABC):
+class Owners(ABC):
     """The owners' records of one target (one step of a flow), and ours among them.
 
     Every method may raise TransientError (the server is away, or another session holds a lock).
@@ -202,6 +65,16 @@ class Records(ABC):
         """Say that we have stopped, so that the next start need not wait. Never raises, never waits."""
 
 
+class Beating(Protocol):
+    """What a heart does, once it was made."""
+
+    def stop(self) -> None:
+        """Beat no more."""
+
+    def check(self, silent_max_s: float) -> None:
+        """Raises what ended it, or that a target is silent."""
+
+
 class Ownership:
     """This process as the owner of a flow's targets. Thread-safe.
 
@@ -210,33 +83,28 @@ class Ownership:
         token: names this owner in positions; drawn once a start.
     """
 
-    def __init__(self, me: Member | None = None, *, beats: bool = True) -> None:
+    def __init__(self, me: Member | None = None, heart: Callable[[str, float, Callable[[], None]], Beating] = Heart) -> None:
         self._given = me
         self.me = me or Member.this_process()
         self.token = secrets.token_hex(8)
-        self._beats = beats
+        self._heart = heart
         self._flow = ""
-        self._records: dict[str, Records] = {}
+        self._owners: dict[str, Owners] = {}
         self._lock = threading.RLock()
         self._taken = False
         self._lost: Fenced | None = None
         self._users = 0
-        self._hearts: dict[str, Heart | None] = {}  # of the steps whose targets have been taken
+        self._hearts: dict[str, Beating] = {}  # of the steps whose targets have been taken
 
-    def add(self, flow: str, step: str, records: Records) -> None:
+    def add(self, flow: str, step: str, owners: Owners) -> None:
         """One more target of the flow."""
         self._flow = flow
-        self._records[step] = records
+        self._owners[step] = owners
 
     @property
     def taken(self) -> bool:
         """Are the targets ours, as far as we know?"""
         return self._taken and self._lost is None
-
-    @property
-    def held(self) -> Collection[str]:
-        """The steps whose targets beat: all that have been taken so far."""
-        return tuple(self._hearts)
 
     # -- taking --------------------------------------------------------------------------------------
 
@@ -250,29 +118,29 @@ class Ownership:
         with self._lock:
             if self._lost is not None:
                 raise self._lost
-            if self._taken or not self._records:
+            if self._taken or not self._owners:
                 return ""
             alive_at = self._take()
             self._taken = not alive_at
             return alive_at
 
     def _take(self) -> str:
-        targets = dict(sorted(self._records.items(), key=lambda item: item[1].name))
-        seen = {records.name: records.ask() for records in targets.values()}
+        targets = dict(sorted(self._owners.items(), key=lambda item: item[1].name))
+        seen = {owners.name: owners.ask() for owners in targets.values()}
         for name, asked in seen.items():
             if any(is_lost(record, self.me) for record in asked):
                 raise self._fenced(name)  # while we took, or between two tries
-        waited, _ = alive(seen.values(), self.me, max(records.stale_ms for records in targets.values()))
+        waited, _ = alive(seen.values(), self.me, max(owners.stale_ms for owners in targets.values()))
         if waited:
             return waited[0].place
         robbed: set[str] = set()  # of those that have lost one to others each target tells anew: they may own it again by then
         try:
-            for step, records in targets.items():
-                done = records.take(self.me, self.token, seen, robbed)
+            for step, owners in targets.items():
+                done = owners.take(self.me, self.token, seen, robbed)
                 if done is None:
                     return "it has just come first, or beats again"
                 robbed |= done
-                self._start_to_beat(step, records)  # at once: the next one may keep us waiting
+                self._start_to_beat(step, owners)  # at once: the next one may keep us waiting
             return ""
         finally:
             if len(self._hearts) < len(targets):  # all or none
@@ -307,11 +175,11 @@ class Ownership:
             TransientError: the target is away.
         """
         hearts = self._hearts
-        if step not in hearts or self._records[step].beat(self.token):
+        if step not in hearts or self._owners[step].beat(self.token):
             return
         with self._lock:
             if hearts is self._hearts:  # else we have let go meanwhile
-                raise self._fenced(self._records[step].name)
+                raise self._fenced(self._owners[step].name)
 
     def check(self, token: str, silent_max_s: float) -> None:
         """Asks nobody: may the owner of this token go on writing, as far as we know?
@@ -325,20 +193,19 @@ class Ownership:
         if token != self.token:
             raise TransientError("This process has let go of its targets.")
         for heart in tuple(self._hearts.values()):
-            if heart is not None:
-                heart.check(silent_max_s)
+            heart.check(silent_max_s)
 
     def last_look(self, error: BaseException) -> BaseException:
         """What is to be said before this process fails: who has lost its targets says that. Then let go of all."""
         if self._taken and not isinstance(error, Fenced):
-            for step in self._records:
+            for step in self._owners:
                 try:
                     self.beat(step)
                 except Fenced as lost:
                     error = lost
                     break
                 except Exception as away:  # noqa: BLE001 - then nobody can say; the error itself counts
-                    log.warning("owner_unknown", f"{self._records[step].name}: {away}")
+                    log.warning("owner_unknown", f"{self._owners[step].name}: {away}")
         self.release()
         return error
 
@@ -359,19 +226,18 @@ class Ownership:
         with self._lock:
             if self._hearts or self._lost is not None:
                 token, self.token = self.token, secrets.token_hex(8)  # before: writers that are still there end at once
-                self._let_go(self._records.values(), token)
+                self._let_go(self._owners.values(), token)
                 # A new name too: the old one may stand in records as one that has lost.
                 self.me = Member.this_process() if self._given is None else self._given._replace(own=secrets.token_hex(4))
             self._taken, self._lost = False, None
 
-    def _let_go(self, targets: Iterable[Records], token: str) -> None:
+    def _let_go(self, targets: Iterable[Owners], token: str) -> None:
         runtime.no_longer(self.last_look)
         hearts, self._hearts = self._hearts, {}
         for heart in hearts.values():
-            if heart is not None:
-                heart.stop()
-        for records in targets:
-            records.release(token)
+            heart.stop()
+        for owners in targets:
+            owners.release(token)
 
     def _fenced(self, name: str) -> Fenced:
         """Another owner has one of our targets: so all are lost."""
@@ -382,8 +248,8 @@ class Ownership:
             )
         return self._lost
 
-    def _start_to_beat(self, step: str, records: Records) -> None:
+    def _start_to_beat(self, step: str, owners: Owners) -> None:
         if not self._hearts:
             runtime.before_failing(self.last_look)
-        pause_s = records.stale_ms / 1000 / BEATS_PER_STALE
-        self._hearts[step] = Heart(records.name, pause_s, partial(self.beat, step)) if self._beats else None
+        pause_s = owners.stale_ms / 1000 / BEATS_PER_STALE
+        self._hearts[step] = self._heart(owners.name, pause_s, partial(self.beat, step))

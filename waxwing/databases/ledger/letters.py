@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from waxwing.batch import Headers
+from waxwing.change import DeadLetter
 from waxwing.secrets import scrub
-from waxwing.target import DeadLetter
 
 REASON_CHARACTERS_MAX = 2_000
 STAGE_CHARACTERS_MAX = 100
@@ -64,11 +64,11 @@ def row_of(step: str, letter: DeadLetter, *, bytes_max: int, encoding: str | Non
     row: dict[str, object] = {
         "flow": letter.stream.flow,
         "step": step,
-        "topic_id": letter.stream.source_id,
-        "topic_partition": letter.stream.partition,
-        "topic_offset": letter.offset,
+        "source_id": letter.stream.source_id,
+        "source_partition": letter.stream.partition,
+        "source_offset": letter.offset,
         "row_index": letter.row,
-        "topic": letter.stream.source,
+        "source": letter.stream.source,
         "stage": held(letter.stage, encoding)[:STAGE_CHARACTERS_MAX],
         "reason": reason,
         "message_key": None if 0 in gone else letter.key,

@@ -1,0 +1,264 @@
+"""Targets whose positions a ledger keeps, in the transaction that writes the rows; and their sessions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from waxwing.batch import Stream
+from waxwing.change import Change, Position, Start, sources_of
+from waxwing.errors import ConfigError, TransientError
+from waxwing.ledger.ledger import Ledger, Owner
+from waxwing.ledger.owners import LedgerOwners
+from waxwing.ledger.store import OwnersStore, OwnersTransaction, Race, Step, Store, Transaction
+from waxwing.settings import SinkSettings
+from waxwing.target import Target, TryingSession
+
+T = TypeVar("T")
+
+# Several processes may store first positions, or make tables, at once; all but one are refused, and look again.
+RACES_MAX = 8
+
+
+class LedgerTarget(Target):
+    """A target over a store. A subclass opens stores, says what is made at the start, and writes rows.
+
+    Attributes:
+        owned: whether the store keeps owners' records: others may write there, too.
+        keeps_state: whether something is kept with the positions (windows are, by whoever stands in front of this target).
+    """
+
+    owned = True
+    keeps_state = False
+
+    def __init__(self, settings: SinkSettings) -> None:
+        super().__init__(settings)
+        self._owners: tuple[Step, LedgerOwners] | None = None
+        # Has a session met dead letters of an earlier step of this name? (All do as the first, whose connection may be gone.)
+        self.letters_again = False
+
+    @abstractmethod
+    def open_store(self, *, briefly: bool = False) -> Store:
+        """A connection of its own, made when it is first asked. `briefly`: one that waits for locks as shortly as can be."""
+
+    @property
+    def own_step(self) -> Step:
+        """The step that it serves."""
+        return Step(self.flow, self.step)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of the step."""
+        return Ledger(self.own_step, self.name)
+
+    @override
+    def owners(self) -> LedgerOwners | None:
+        if not self.owned:
+            return None
+        if self._owners is None or self._owners[0] != self.own_step:
+            name, stale_ms = f"{self.step}: {self.name}", self.settings.owner_stale_s * 1000
+            store = self.open_store(briefly=True)
+            assert isinstance(store, OwnersStore)
+            made = self.owners_kind(name, stale_ms, store, self.prepared, self.end_sessions)
+            self._owners = self.own_step, made
+        return self._owners[1]
+
+    @property
+    def owners_kind(self) -> type[LedgerOwners]:
+        """Keeps the owners' records."""
+        return LedgerOwners
+
+    def prepared(self) -> None:
+        """Make or check the tables, if that has not been done: where no source was given this target."""
+
+    def end_sessions(self) -> None:
+        """End what holds the positions of an owner that was found stale. Never raises."""
+
+    def in_transaction(self, call: Callable[[Transaction], T]) -> T:
+        """What the call returns, committed; another process may make the same at the same time."""
+        for _ in range(RACES_MAX):
+            store = self.open_store()
+            try:
+                with store.transaction() as transaction:
+                    done = call(transaction)
+                    transaction.commit()
+                    return done
+            except Race as error:
+                race = error
+            finally:
+                store.close()
+        raise TransientError(f"{self.name}: {race}") from race
+
+    # -- what a source asks ------------------------------------------------------------------------
+
+    @override
+    def steps(self) -> Mapping[str, int]:
+        return self.in_transaction(lambda transaction: transaction.steps())
+
+    @override
+    def positions(self) -> Sequence[Position]:
+        return self.in_transaction(_positions)
+
+    @override
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        def begin(transaction: Transaction) -> list[Position]:
+            self.beginning(transaction, starts)
+            self.begun(transaction, self.ledger.begin(transaction, starts))
+            return [position for position in _positions(transaction) if position.stream.source in sources_of(starts)]
+
+        return self.in_transaction(begin)
+
+    def beginning(self, transaction: Transaction, starts: Sequence[Start]) -> None:  # noqa: ARG002 - subclasses look
+        """These streams are about to begin, or to go on: refuse what can't be."""
+        defined = None if self.keeps_state else transaction.defined()
+        if defined is not None and defined.buckets:
+            raise begin_anew(f"So far step {self.step} wrote windows into {self.name} when they had closed.", self.own_step)
+
+    def begun(self, transaction: Transaction, starts: Sequence[Start]) -> None:
+        """These streams are new, in the same transaction."""
+
+    @override
+    def alive(self, steps: Collection[str]) -> str:
+        stale_ms = self.settings.owner_stale_s * 1000
+
+        def alive(transaction: Transaction) -> str:
+            assert isinstance(transaction, OwnersTransaction)
+            found = (one for step in steps for one in transaction.of(Step(self.flow, step)).owners() if one.fresh(stale_ms))
+            return next((record.place for record in found), "")
+
+        return self.in_transaction(alive) if self.owned and steps else ""
+
+    def demand_stopped(self, transaction: Transaction) -> None:
+        """Raises ConfigError where an owner of the step is alive."""
+        if isinstance(transaction, OwnersTransaction):
+            demand_stopped(transaction, self.flow, self.settings.owner_stale_s)
+
+    @override
+    def jump(self, stream: Stream, stood_at: int, offset: int) -> None:
+        self.in_transaction(lambda transaction: self.ledger.jump(transaction, stream, offset))
+
+    # -- what a sink partition asks ------------------------------------------------------------------
+
+    @abstractmethod
+    @override
+    def connect(self, part: str, token: str) -> LedgerSession: ...
+
+
+def demand_stopped(transaction: OwnersTransaction, flow: str, stale_s: float) -> None:
+    """Raises ConfigError where an owner of the transaction's step is alive."""
+    for record in transaction.owners():
+        if record.fresh(stale_s * 1000):
+            raise ConfigError(f"Flow {flow} runs ({record.place}).", hint=f"Stop it first; after a kill, wait {stale_s:.0f} s.")
+
+
+def begin_anew(message: str, step: Step) -> ConfigError:
+    """The error of a step that did something else so far."""
+    return ConfigError(
+        message,
+        hint=f"Go back to that; or begin anew: empty the table, forget the step (waxwing step drop {step.flow} {step.name}), "
+        "and start.",
+    )
+
+
+def _positions(transaction: Transaction) -> list[Position]:
+    return [row.position for row in transaction.positions()]
+
+
+class LedgerSession(TryingSession):
+    """One connection of one writer: the protocol of a change, in order. A subclass writes the rows.
+
+    Args:
+        target: whose session it is.
+        store: a connection of its own.
+        token: of this owner.
+    """
+
+    def __init__(self, target: LedgerTarget, store: Store, token: str) -> None:
+        self._target_of = target
+        self._ledger, self._store, self._token = target.ledger, store, token
+        self._owners = target.owners()
+
+    @property
+    def _owner(self) -> Owner:
+        return Owner(0, self._token) if self._owners is None else self._owners.owner(self._token)
+
+    @override
+    def take_over(self, stream: Stream) -> Position:
+        with self._store.transaction(names_blockers=True) as transaction:
+            self._take_over(transaction, stream)
+            transaction.commit()
+        with self._store.transaction() as transaction:
+            return self._ledger.owned(transaction, stream, self._owner, state=self._target_of.keeps_state)
+
+    def _take_over(self, transaction: Transaction, stream: Stream) -> None:
+        if self._owners is None:
+            self._ledger.take_over(transaction, stream, self._owner, None)
+            return
+        assert isinstance(transaction, OwnersTransaction)
+        self._ledger.take_over(transaction, stream, self._owner, transaction.owners, self._owners.stale_ms)
+
+    @override
+    def commit(self, change: Change) -> None:
+        self._transact(change, self.prepared(change), dry_run=False)
+
+    @override
+    def attempt(self, change: Change) -> None:
+        self._transact(change, self.prepared(change), dry_run=True)
+
+    def _transact(self, change: Change, prepared: Any, *, dry_run: bool) -> None:
+        try:
+            self._once(change, prepared, dry_run=dry_run)
+        except Race:
+            if self._target_of.letters_again:
+                raise
+            self._target_of.letters_again = True
+            self._once(change, prepared, dry_run=dry_run)
+
+    def _once(self, change: Change, prepared: Any, *, dry_run: bool) -> None:
+        with self._store.transaction() as transaction:
+            transaction.guard()
+            if self._ledger.move(transaction, change, self._owner):
+                return
+            self.write_rows(transaction, prepared)
+            self.bury(transaction, change)
+            for stream, after in change.after.items():
+                if after.state is not None:
+                    transaction.keep(stream, after.state)
+            self.check_rows(transaction, prepared)
+            transaction.prove()
+            if not dry_run:
+                transaction.commit()
+
+    def bury(self, transaction: Transaction, change: Change) -> None:
+        """Store the dead letters. Those of an earlier step of this name, which the operator kept, give way to their like."""
+        if change.dead_letters:
+            if self._target_of.letters_again:
+                transaction.unbury(change.dead_letters)
+            transaction.bury(change.dead_letters)
+
+    # -- what a subclass does ------------------------------------------------------------------------
+
+    def prepared(self, change: Change) -> Any:
+        """What can be made of the change before the transaction begins, and its locks are held.
+
+        Raises:
+            RowError: rows that can't be stored, found without asking.
+        """
+
+    @abstractmethod
+    def write_rows(self, transaction: Transaction, prepared: Any) -> None:
+        """Write what was prepared.
+
+        Raises:
+            RowError: rows that can't be stored.
+        """
+
+    def check_rows(self, transaction: Transaction, prepared: Any) -> None:
+        """Let what waits for COMMIT speak now."""
+
+    @override
+    def close(self) -> None:
+        self._store.close()

@@ -1,0 +1,96 @@
+"""Waxwing's own tables: made where they are missing, carried over where an earlier release made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from waxwing import log
+from waxwing.databases import address
+from waxwing.databases.base import Database
+from waxwing.databases.ledger import schema
+from waxwing.databases.ledger.migration import Migration
+from waxwing.errors import ConfigError, RightsError, TryLater
+
+
+def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
+    """Make what is missing, carry over what is of an earlier version. Under the schema lock; the version's row alone decides.
+
+    Two processes may do so at once, where the database has no such lock: the later one may have to call again.
+
+    Raises:
+        ConfigError: the tables were made by a newer Waxwing.
+        RightsError: they have to be carried over, and rights lack: with the statements to run.
+        TryLater: they have to be carried over, and a process of an earlier release is alive.
+    """
+    versions = _versions(connection)
+    if versions and max(versions) > schema.SCHEMA_VERSION:
+        raise ConfigError(
+            f"Waxwing's own tables in {_place(connection)} have schema version {max(versions)}, this Waxwing knows version "
+            f"{schema.SCHEMA_VERSION}.",
+            hint="Run the Waxwing that made them, or a newer one.",
+        )
+    if versions and min(versions) < schema.SCHEMA_VERSION:
+        _migrate(connection, database, stale_s)
+    _make_missing(connection)
+    if not versions:
+        connection.execute(schema.schema_version.insert().values(version=schema.SCHEMA_VERSION))
+
+
+def _versions(connection: sa.Connection) -> set[int]:
+    if not sa.inspect(connection).has_table(schema.schema_version.name):
+        return set()
+    return set(connection.scalars(sa.select(schema.schema_version.c.version)))
+
+
+def _make_missing(connection: sa.Connection) -> None:
+    there = set(sa.inspect(connection).get_table_names())
+    lacking = [table for table in schema.metadata.sorted_tables if table.name not in there]
+    if lacking:
+        schema.metadata.create_all(connection, tables=lacking)
+        names = ", ".join(table.name for table in lacking)
+        log.info("table_made", f"Waxwing's own tables are made, in {_place(connection)}: {names}.")
+
+
+def _migrate(connection: sa.Connection, database: Database, stale_s: float) -> None:
+    migration = Migration(connection, database.dialect)
+    where = f"Waxwing's own tables in {_place(connection)}"
+    if alive := migration.alive(round(stale_s * 1000)):
+        flow, place = alive
+        raise TryLater(
+            f"{where} are of an earlier release, and a process of it is alive: flow {flow} ({place}).",
+            hint=f"They are carried over once no such process is left. Stop it; after a kill, wait {stale_s:.0f} s.",
+        )
+    log.info("tables_carried_over", f"{where} are of an earlier release: they are carried over. There is no way back.")
+    try:
+        for statement in migration.statements():
+            run(connection, statement)
+    except sa.exc.DBAPIError as error:
+        failure = database.classify(error)
+        if isinstance(failure.error(where), RightsError):
+            # A refusal has ended the transaction, on most servers, and what was done in it.
+            raise RightsError(
+                f"{where} are of an earlier release, and this user may not carry them over ({failure.reason}).",
+                hint="Let somebody who may (who owns them) run, in this order, while nothing runs on them: "
+                + " ".join(f"{text};" for text in _texts(connection, database)),
+            ) from error
+        raise
+    log.info("tables_carried_over", f"{where} are carried over.")
+
+
+def run(connection: sa.Connection, statement: sa.Executable) -> None:
+    """One statement of a migration. (A test ends the process before each.)"""
+    connection.execute(statement)
+
+
+def _texts(connection: sa.Connection, database: Database) -> Iterator[str]:
+    """The statements as somebody would type them."""
+    with connection.engine.connect() as other:
+        for statement in Migration(other, database.dialect).statements():
+            compiled = statement.compile(other, compile_kwargs={"literal_binds": True})  # type: ignore[attr-defined]  # all compile
+            yield " ".join(str(compiled).split())
+
+
+def _place(connection: sa.Connection) -> str:
+    return address.place(connection.engine.url)
