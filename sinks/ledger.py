@@ -179,7 +179,7 @@ class LedgerSession(TryingSession):
     def __init__(self, target: LedgerTarget, store: Store, token: str) -> None:
         self._target_of = target
         self._ledger, self._store, self._token = target.ledger, store, token
-        self._owners = target.owners()
+        self._owners = target.owners() if target.owned else None
 
     @property
     def _owner(self) -> Owner:

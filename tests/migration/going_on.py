@@ -87,7 +87,7 @@ def differences(facts: Facts, url: str) -> tuple[Difference, WindowDifference]:
 VISITED = {
     "visits": "SELECT customer, window_start, window_end, orders, quantity, first_order, last_order, bits FROM visits",
     "prices": "SELECT quantity, window_start, orders, least, most, mean_price FROM prices",
-    "letters": "SELECT step, topic_partition, topic_offset, row_index, stage, reason, message_key, message_value, "
+    "letters": "SELECT step, source_partition, source_offset, row_index, stage, reason, message_key, message_value, "
     "message_headers, message_timestamp_ms FROM waxwing_dead_letters WHERE flow = 'visits'",
 }
 

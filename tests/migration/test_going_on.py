@@ -39,9 +39,6 @@ def test_a_database_of_an_earlier_release_is_gone_on_with_exactly(
     for totals in dump.OF_FORMS:
         url = empty_database(database, request, tmp_path)
         facts = dump.load(dump.file(release, database, totals), url)
-        before = differences(facts, url)
-        assert not before[0].equal
-        assert not before[1].equal
         go_on(facts, url)
         rows, sums = differences(facts, url)
         assert rows.equal, rows
