@@ -109,6 +109,8 @@ def test_what_stands_for_no_step_or_is_missing_is_told() -> None:
         payments_flow(kafak=1, kafka=MemorySource([]), table=MemoryTarget(), alarms=MemoryTarget())
     with pytest.raises(ConfigError, match=r"Nothing stands for SqlTarget of step 'alarms', and its settings have no address"):
         payments_flow(kafka=MemorySource([]), table=MemoryTarget())
+    with pytest.raises(ConfigError, match=r"Nothing stands for KafkaSource of step 'kafka', and its settings have no address"):
+        payments_flow(table=MemoryTarget(), alarms=MemoryTarget())
     with pytest.raises(ConfigError, match=r"The flow's settings are Settings, not SqlSettings"):
         payments_flow(SqlSettings())  # type: ignore[arg-type]  # the mistake
 

@@ -227,6 +227,11 @@ def test_values_are_made_in_code_without_the_environment(given: Given) -> None:
         class Wrong(Settings):
             shop: SqlSettings = SqlSettings(lanes=1)
 
+    with pytest.raises(TypeError, match=r"Either\.shop: a value is one group of settings, neither optional nor several"):
+
+        class Either(Settings):
+            shop: SqlSettings | None = None
+
     with pytest.raises(ValueError, match="made of capitals"):
         prefixed("alarms")
 

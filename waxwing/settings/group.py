@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic_core import PydanticUndefined
@@ -93,6 +93,9 @@ class Settings(Group):
             default = cls.model_fields[field].default
             if default is not PydanticUndefined and not isinstance(default, Prefixed):
                 raise TypeError(f"{cls.__name__}.{field}: a value has no default; other defaults are a class of their own.")
+        for field, info in cls.model_fields.items():
+            if any(isinstance(one, type) and issubclass(one, Group) for one in get_args(info.annotation)):
+                raise TypeError(f"{cls.__name__}.{field}: a value is one group of settings, neither optional nor several.")
 
     @model_validator(mode="before")
     @classmethod
