@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from typing_extensions import override
 
 from sources.kafka.messages import Fetched as Columns
-from sources.kit import Fetched, LaneReader, Place, Run
+from sources.kit import Alert, Fetched, LaneReader, Place, Run
 from waxwing.batch import Stream
 from waxwing.errors import DataError
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
@@ -38,7 +38,7 @@ class KafkaLane(LaneReader):
 
     fills_up = True
 
-    def __init__(self, settings: KafkaSettings, alert: Callable[..., None]) -> None:
+    def __init__(self, settings: KafkaSettings, alert: Alert) -> None:
         self._settings, self._alert = settings, alert
         self._streams: dict[Where, Stream] = {}
         self._topics: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from confluent_kafka.admin import OffsetSpec
 from typing_extensions import override
@@ -12,7 +12,7 @@ from typing_extensions import override
 from sources.kafka.broker import Broker, Topic
 from sources.kafka.group_offsets import GroupOffsets
 from sources.kafka.lane import KafkaLane
-from sources.kit import Begin, LaneReader, LaneSource, Log, Options
+from sources.kit import Alert, Begin, LaneReader, LaneSource, Log, Options
 from sources.kit.feeds import Durable
 from waxwing import runtime
 from waxwing.batch import Stream
@@ -140,7 +140,7 @@ class KafkaSource(LaneSource):
         return {s: Begin(offset if offset >= 0 else logs[s].end or 0) for s, offset in at.items()}
 
     @override
-    def lane(self, name: str, alert: Callable[..., None]) -> LaneReader:
+    def lane(self, name: str, alert: Alert) -> LaneReader:
         return KafkaLane(self._settings, alert)
 
     @override

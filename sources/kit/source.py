@@ -6,8 +6,7 @@ import re
 import threading
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
@@ -17,7 +16,7 @@ from sources.kit.feeds import Durable, Feeds
 from sources.kit.lane import Lane
 from sources.kit.state import Kept, LaneState
 from sources.kit.watch import Watch
-from sources.kit.words import Begin, LaneReader, Log, Options, Place, Raw, Run
+from sources.kit.words import Alert, Begin, LaneReader, Log, Options, Place, Raw, Run
 from waxwing import runtime
 from waxwing.batch import Stream, lane_name
 from waxwing.errors import ConfigError
@@ -85,10 +84,8 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
         """
 
     @abstractmethod
-    def lane(self, name: str, alert: Callable[..., None]) -> LaneReader:
-        """The reader of a lane. `alert()`: something is odd, look at the source; `alert(stream)`: its log does not hold the
-        position that was asked for.
-        """
+    def lane(self, name: str, alert: Alert) -> LaneReader:
+        """The reader of a lane. It alerts the kit where something is odd, with the stream whose log lacks the position."""
 
     @abstractmethod
     def close(self) -> None:
@@ -196,7 +193,7 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
                 hint="Write it to one place (a topic or table of a database), and read that into windows.",
             )
 
-    def resumed(self, number: int, kept: Any) -> LaneState | None:
+    def resumed(self, number: int, kept: object) -> LaneState | None:
         """What Bytewax's recovery store holds for a lane.
 
         Raises:
@@ -241,5 +238,5 @@ class Source(LaneSource):
         """
 
     @override
-    def lane(self, name: str, alert: Callable[..., None]) -> LaneReader:
+    def lane(self, name: str, alert: Alert) -> LaneReader:
         return OneByOne(self.read, self.options)

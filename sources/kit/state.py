@@ -7,7 +7,7 @@ Kept are plain values, for Bytewax pickles classes by the module that they stand
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sources.kafka_start import LaneState as Of12ee004
 from waxwing.batch import Stream
@@ -35,7 +35,7 @@ class LaneState(NamedTuple):
     streams: Mapping[tuple[str, str, int], StreamState]
 
     @classmethod
-    def of(cls, kept: Any, name: str) -> LaneState | None:
+    def of(cls, kept: object, name: str) -> LaneState | None:
         """From what was kept; an earlier release knew one topic, whose name it did not keep.
 
         Raises:

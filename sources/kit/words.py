@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from waxwing.batch import TOKEN_BYTES_MAX, Batch, Columns, Headers, Messages, Stream
 from waxwing.errors import ConfigError, TargetError
@@ -122,6 +122,12 @@ class Fetched(NamedTuple):
     run: Run
     at_end: bool = False
     over: bool = False
+
+
+class Alert(Protocol):
+    """Tells the kit of what is odd: look at the source; or, of a stream, that its log does not hold the position asked for."""
+
+    def __call__(self, stream: Stream | None = None) -> None: ...
 
 
 class LaneReader(ABC):

@@ -35,6 +35,10 @@ PUBLIC = {
     ],
     "sources": ["read"],
     "sources.kafka": ["KafkaSource"],
+    "sources.kit": [
+        "Alert", "Begin", "Fetched", "LaneReader", "LaneSource", "Log", "NotThere", "Options", "Place", "Run", "Source",
+        "numbered",
+    ],
     "sinks": [
         "Append", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",
         "window_sink",
