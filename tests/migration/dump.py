@@ -41,6 +41,11 @@ def file(release: str, database: str, totals: str) -> Path:
     return DATA / release / f"{database}-{totals}.sql"
 
 
+def buckets_of(database: str) -> int:
+    """WINDOW_BUCKETS of a dump."""
+    return 2 if database == "sqlserver" else 4
+
+
 def save(facts: Facts, url: str, made: Sequence[str]) -> Path:
     """Write a database down: the statements that made its tables, then all rows of these."""
     out = [f"-- {json.dumps(asdict(facts))}\n", *(f"{statement}{END}" for statement in made)]
@@ -84,20 +89,25 @@ def facts_of(path: Path) -> Facts:
         return Facts(**json.loads(lines.readline().removeprefix("-- ")))
 
 
-def load(path: Path, url: str) -> Facts:
-    """Fill an empty database from a dump."""
+def statements(path: Path) -> list[str]:
+    """What makes and fills the tables."""
+    return [text for text in path.read_text().partition("\n")[2].split(END) if text.strip()]
+
+
+def load(path: Path, url: str, *, own_alone: bool = False, rows_max: int = ROWS) -> Facts:
+    """Fill an empty database from a dump; with `own_alone` only with Waxwing's own tables; `rows_max` of each INSERT."""
     facts = facts_of(path)
-    text = path.read_text()
+    wanted = [text for text in statements(path) if not own_alone or text.split()[2].startswith("waxwing_")]
+    wanted = [",\n(".join(text.split(",\n(")[:rows_max]) for text in wanted]
     if facts.database == "sqlite":
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file_connection:
-            file_connection.executescript(f"BEGIN;\n{text}COMMIT;")
+            file_connection.executescript(f"BEGIN;\n{END.join(wanted)};\nCOMMIT;")
         return facts
     engine = plain_engine(url)
     with engine.connect() as connection:
         cursor = connection.connection.cursor()
-        for statement in text.partition("\n")[2].split(END):
-            if statement.strip():
-                cursor.execute(statement)
+        for statement in wanted:
+            cursor.execute(statement)
         connection.connection.commit()
         cursor.close()
     engine.dispose()

@@ -17,7 +17,7 @@ from sinks import SqlTarget, Upsert
 from sources.memory import MemorySource, Message
 from tests.faults.recompute import Difference, Expected, compare, plain_engine, row_of
 from tests.faults.window_totals import SCHEMA, WindowDifference, compare_totals
-from tests.migration import topic, visits
+from tests.migration import dump, topic, visits
 from tests.migration.dump import Facts
 
 MESSAGES = topic.stored()
@@ -34,16 +34,18 @@ def source(facts: Facts, **more: Any) -> MemorySource:
     return MemorySource(DATA, topic=facts.topic, source_id=facts.topic_id, batch_records=50, **more)
 
 
-def orders(facts: Facts, url: str) -> Dataflow:
+def orders(facts: Facts, url: str, **more: Any) -> Dataflow:
     """The orders flow over the whole topic."""
-    settings = orders_flow.OrdersSettings(database_url=SecretStr(url), order_totals=facts.totals, **QUICKLY)
+    given = {**QUICKLY, "order_totals": facts.totals, "window_buckets": dump.buckets_of(facts.database), **more}
+    settings = orders_flow.OrdersSettings(database_url=SecretStr(url), **given)
     target = SqlTarget(settings, orders_flow.orders, Upsert(keys=("id",)))
     return orders_flow.build(source(facts), target, orders_flow.totals_of(settings))
 
 
 def other(facts: Facts, url: str) -> Dataflow:
     """The flow of sessions and overlapping windows over the whole topic."""
-    return visits.build(visits.Settings(database_url=SecretStr(url), **QUICKLY), lambda targets: source(facts))
+    settings = visits.Settings(database_url=SecretStr(url), window_buckets=dump.buckets_of(facts.database), **QUICKLY)
+    return visits.build(settings, lambda targets: source(facts))
 
 
 def go_on(facts: Facts, url: str) -> None:
@@ -79,24 +81,46 @@ def accepted() -> pl.DataFrame:
     return pl.DataFrame(rows, SCHEMA, orient="row")
 
 
+def taken_in(url: str) -> int:
+    """How many orders there are."""
+    engine = plain_engine(url)
+    with engine.connect() as connection:
+        found = int(connection.exec_driver_sql("SELECT COUNT(*) FROM orders").scalar() or 0)
+    engine.dispose()
+    return found
+
+
+def compare_orders(facts: Facts, url: str) -> Difference:
+    """The orders and their dead letters, held against a recount."""
+    return compare(url, expected(facts), flow="orders")
+
+
 def differences(facts: Facts, url: str) -> tuple[Difference, WindowDifference]:
     """The orders and their dead letters, the totals and the late records, held against a recount."""
-    return compare(url, expected(facts), flow="orders"), compare_totals(url, accepted(), facts.totals)
+    return compare_orders(facts, url), compare_totals(url, accepted(), facts.totals)
 
 
 VISITED = {
     "visits": "SELECT customer, window_start, window_end, orders, quantity, first_order, last_order, bits FROM visits",
     "prices": "SELECT quantity, window_start, orders, least, most, mean_price FROM prices",
-    "letters": "SELECT step, source_partition, source_offset, row_index, stage, reason, message_key, message_value, "
-    "message_headers, message_timestamp_ms FROM waxwing_dead_letters WHERE flow = 'visits'",
+    "letters": "SELECT * FROM waxwing_dead_letters WHERE flow = 'visits'",
 }
+# Of dead letters, what does not tell one run or one topic from the next.
+LETTER = (
+    *("step", "source_partition", "source_offset", "row_index", "stage", "reason"),
+    *("message_key", "message_value", "message_headers", "message_timestamp_ms"),
+)
 
 
 def visited(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """What the flow of sessions and overlapping windows wrote: both tables, and its dead letters."""
     engine = plain_engine(url)
+    out: dict[str, list[tuple[Any, ...]]] = {}
     with engine.connect() as connection:
-        out = {name: sorted(map(_alike, connection.execute(sa.text(query))), key=repr) for name, query in VISITED.items()}
+        for name, query in VISITED.items():
+            rows = [row._mapping for row in connection.execute(sa.text(query))]
+            found = [[row[column] for column in (LETTER if name == "letters" else row)] for row in rows]
+            out[name] = sorted(map(_alike, found), key=repr)
     engine.dispose()
     return out
 

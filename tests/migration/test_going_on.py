@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.migration import dump
-from tests.migration.going_on import differences, go_on, other, visited
+from tests.migration.going_on import differences, go_on, other, taken_in, visited
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
@@ -39,10 +39,12 @@ def test_a_database_of_an_earlier_release_is_gone_on_with_exactly(
     for totals in dump.OF_FORMS:
         url = empty_database(database, request, tmp_path)
         facts = dump.load(dump.file(release, database, totals), url)
+        before = taken_in(url)
         go_on(facts, url)
         rows, sums = differences(facts, url)
         assert rows.equal, rows
         assert sums.equal, sums
+        assert rows.rows > before > 500
         assert rows.dead_letters > 20
         assert (sums.late > 5) == (totals == "on_close")
         if totals == "on_close":

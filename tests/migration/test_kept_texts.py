@@ -96,14 +96,12 @@ def test_what_bytewax_kept_of_ours_loads(release: str, end: str) -> None:
 
 
 def store(state: State, folder: Path) -> RecoveryConfig:
-    """A recovery store that holds this; of the source what a memory source keeps."""
+    """A recovery store that holds this."""
     init_db_dir(folder, 1)
-    offsets = {number: offset for lane in of_step(state, "plain.kafka").values() for number, offset in lane.offsets.items()}
-    rows = {("plain.in", "lane-000"): offsets, **{at: value for at, value in state.items() if at[0] != "plain.kafka"}}
     with closing(sqlite3.connect(next(folder.glob("part-*.sqlite3")))) as db, db:
         db.execute("INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (0, 1, 1)")
         db.execute("INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (0, 0, 3)")
-        pickled = [(step, key, pickle.dumps(value)) for (step, key), value in rows.items()]
+        pickled = [(step, key, pickle.dumps(value)) for (step, key), value in state.items()]
         db.executemany("INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, 2, ?)", pickled)
     return RecoveryConfig(str(folder))
 
@@ -116,8 +114,8 @@ def test_windows_that_bytewax_kept_go_on_exactly(release: str, tmp_path: Path) -
     closed_to = max(Bucket.load(per_customer, packed).closed_to for packed, _ in of_step(state, "plain.totals.buckets").values())
     rows: list[Any] = []
     flow = Dataflow("plain")
-    source = MemorySource(MESSAGES, flow="plain", topic=stream, source_id=lane.topic_id)
-    orders = map_batch("enrich", parse("parse", op.input("in", flow, source), RawOrder), enrich)
+    source = MemorySource(MESSAGES, flow="plain", topic=stream, source_id=lane.topic_id, lanes=4)  # which reads what Kafka's kept
+    orders = map_batch("enrich", parse("parse", op.input("kafka", flow, source), RawOrder), enrich)
     out = windows("totals", orders, per_customer, partitions=PARTITIONS, buckets=BUCKETS)
     op.output("rows", out.rows, TestingSink(rows))
     run_main(flow, epoch_interval=timedelta(0), recovery_config=store(state, tmp_path))

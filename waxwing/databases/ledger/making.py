@@ -20,8 +20,7 @@ def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
     Two processes may do so at once, where the database has no such lock: the later one may have to call again.
 
     Raises:
-        ConfigError: the tables were made by a newer Waxwing.
-        RightsError: they have to be carried over, and rights lack: with the statements to run.
+        ConfigError: the tables were made by a newer Waxwing; or they have to be carried over, and rights lack: what to run.
         TryLater: they have to be carried over, and a process of an earlier release is alive.
     """
     versions = _versions(connection)
@@ -33,6 +32,12 @@ def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
         )
     if versions and min(versions) < schema.SCHEMA_VERSION:
         _migrate(connection, database, stale_s)
+    elif not versions and _there(connection):
+        # Whoever made them was ended before it wrote the version, so they are empty; some may have an earlier release's columns.
+        schema.schema_version.create(connection, checkfirst=True)
+        for statement in Migration(connection, database.dialect).statements():
+            run(connection, statement)
+        versions = {schema.SCHEMA_VERSION}
     _make_missing(connection)
     if not versions:
         connection.execute(schema.schema_version.insert().values(version=schema.SCHEMA_VERSION))
@@ -44,8 +49,12 @@ def _versions(connection: sa.Connection) -> set[int]:
     return set(connection.scalars(sa.select(schema.schema_version.c.version)))
 
 
+def _there(connection: sa.Connection) -> set[str]:
+    return set(sa.inspect(connection).get_table_names()) & schema.metadata.tables.keys()
+
+
 def _make_missing(connection: sa.Connection) -> None:
-    there = set(sa.inspect(connection).get_table_names())
+    there = _there(connection)
     lacking = [table for table in schema.metadata.sorted_tables if table.name not in there]
     if lacking:
         schema.metadata.create_all(connection, tables=lacking)
@@ -63,14 +72,21 @@ def _migrate(connection: sa.Connection, database: Database, stale_s: float) -> N
             hint=f"They are carried over once no such process is left. Stop it; after a kill, wait {stale_s:.0f} s.",
         )
     log.info("tables_carried_over", f"{where} are of an earlier release: they are carried over. There is no way back.")
+    done = 0
     try:
         for statement in migration.statements():
             run(connection, statement)
+            done += 1
     except sa.exc.DBAPIError as error:
         failure = database.classify(error)
         if isinstance(failure.error(where), RightsError):
-            # A refusal has ended the transaction, on most servers, and what was done in it.
-            raise RightsError(
+            connection.rollback()
+            if done == 1:  # only the version was written, and some servers have kept it: the earlier release may go on
+                with connection.engine.begin() as other:
+                    versions = schema.schema_version
+                    other.execute(versions.delete().where(versions.c.version == schema.SCHEMA_VERSION))
+            # (No RightsError: what the user would need in a run is not asked for before they are carried over.)
+            raise ConfigError(
                 f"{where} are of an earlier release, and this user may not carry them over ({failure.reason}).",
                 hint="Let somebody who may (who owns them) run, in this order, while nothing runs on them: "
                 + " ".join(f"{text};" for text in _texts(connection, database)),

@@ -94,7 +94,8 @@ class Migration:
             yield sa.schema.CreateTable(schema.tables)
         if not self._has(old_steps):
             return
-        held = {(row.flow, row.step) for row in self._connection.execute(sa.select(schema.tables))}
+        there = self._has(schema.tables)  # not yet, where the statements are only told
+        held = {(row.flow, row.step) for row in self._connection.execute(sa.select(schema.tables))} if there else set()
         for row in self._connection.execute(sa.select(old_steps)).all():
             if (row.flow, row.step) not in held:
                 key = table_key(row.table_name)
@@ -106,19 +107,22 @@ class Migration:
             yield sa.schema.CreateTable(schema.state)
         if not self._has(old_state):
             return
-        yield schema.state.delete()  # of a migration that was ended here, on a server that commits in between
-        o = old_state.c
+        o, new = old_state.c, schema.state.c
         rows = sa.select(o.flow, o.step, sa.literal_column(f"'{BUCKETS_SOURCE}'"), o.bucket, o.part, o.state)
+        # What is there stays, whatever the old table holds: an earlier release that starts meanwhile makes an empty one anew.
+        there = sa.and_(new.flow == o.flow, new.step == o.step, new.source_partition == o.bucket, new.part == o.part)
+        rows = rows.where(~sa.exists().where(there))
         names = ["flow", "step", "source_id", "source_partition", "part", "state"]
         yield schema.state.insert().from_select(names, rows)
         yield _drop(old_state)
 
     def _has(self, table: sa.Table) -> bool:
-        return sa.inspect(self._connection).has_table(table.name)
+        # By its name in the list: MySQL refuses the question for a table that is not there to who may not make it.
+        return table.name in sa.inspect(self._connection).get_table_names()
 
     def _columns(self, table: str) -> set[str]:
         inspector = sa.inspect(self._connection)
-        return {column["name"] for column in inspector.get_columns(table)} if inspector.has_table(table) else set()
+        return {column["name"] for column in inspector.get_columns(table)} if table in inspector.get_table_names() else set()
 
 
 def _drop(table: sa.Table) -> sa.Executable:
