@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Options, Place, Run
 from waxwing import log
 from waxwing.batch import Stream
-from waxwing.errors import TransientError
+from waxwing.errors import TargetError, TransientError
 
 # A reading that has nothing now is asked again so much later.
 REST_S = 0.02
@@ -24,6 +24,7 @@ class _Reading:
     def __init__(self, place: Place, read: Callable[[Place], Iterator[Run | None]], options: Options) -> None:
         self.place, self._read, self._options = place, read, options
         self.awake_s = 0.0
+        self._stands = place.offset  # what comes next has this number, or a higher one
         self._runs: Iterator[Run | None] | None = None
         self._failing_since_s: float | None = None
         self._pause_s = RETRY_FIRST_S
@@ -37,7 +38,7 @@ class _Reading:
         stream, now_s = self.place.stream, time.monotonic()
         try:
             if self._runs is None:
-                self._runs = iter(self._read(self.place))
+                self._runs, self._stands = iter(self._read(self.place)), self.place.offset
             run = next(self._runs)
         except StopIteration:
             self._runs, self.awake_s = None, now_s + self._options.poll_interval_s
@@ -60,7 +61,11 @@ class _Reading:
         if run is None:
             self.awake_s = now_s + REST_S
             return Fetched(stream, Run(EMPTY, self.place.offset), at_end=True)
-        end = run.offset_next if run.offset_next is not None else run.messages.offsets[-1] + 1
+        offsets = run.messages.offsets
+        if offsets and offsets[0] < self._stands:  # it would look like what was read before
+            raise TargetError(f"{stream}: the source gave offset {offsets[0]}, and what comes next is {self._stands} or higher.")
+        end = run.offset_next if run.offset_next is not None else offsets[-1] + 1 if offsets else self._stands
+        self._stands = end
         if run.token is not None or self.place.token is None:
             self.place = Place(stream, end, run.token)
         return Fetched(stream, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, TypedDict
 
 import bytewax.operators as op
@@ -118,9 +119,36 @@ def test_a_token_stands_with_the_batch_that_ends_there_and_a_run_of_nothing_move
     assert (reader.position, reader.token, reader.token_offset) == (12, b"quiet", 11)
 
 
+def test_a_source_that_counts_from_the_start_again_is_stopped_for_it_would_look_like_a_replay() -> None:
+    class Miscounted(MemorySource):
+        @override
+        def read(self, place: Place) -> Iterator[Run]:
+            yield from super().read(Place(place.stream, 0, b"0"))
+
+    target = MemoryTarget()
+    run(MemorySource(items(5), tokens={5}), target)
+    refused(
+        TargetError, lambda: run(Miscounted(items(9), tokens={5}), target), "gave offset 0, and what comes next is 5 or higher"
+    )
+    assert target.rows == items(5)
+
+
 def test_a_token_that_no_target_could_keep_is_a_bug_of_the_source() -> None:
     with pytest.raises(TargetError, match="5,000 bytes"):
         numbered(0, [], token=b"x" * 5_000)
+
+
+def test_a_stream_that_is_polled_in_vain_is_idle_from_when_it_first_came_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("sources.kit.stream.time", SimpleNamespace(monotonic=lambda: now_s))
+    reader = StreamReader("lane-000", OpenPart(Stream("flow", "log", "id", 0), 0))
+    marks = []
+    for now_s in (100.0, 101.0, 102.0, 103.0):
+        assert reader.take(Run(numbered(0, []).messages, 0), at_end=True) == []
+        marks += [(now_s, mark.idle_s) for mark in reader.idle([2.0])]
+    assert marks == [(102.0, 2.0)]
+    reader.take(numbered(0, [b"0"]))
+    assert reader.idle([0.0]) == [], "there may be more"
 
 
 def test_without_tokens_an_offset_below_the_position_is_refused() -> None:
