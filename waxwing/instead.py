@@ -81,7 +81,7 @@ def instead(step: str, given: T) -> T:
     if step in now.steps:
         found: T = now.steps[step]  # type: ignore[assignment]  # whoever gave it says that it can stand there
         return found
-    if any(value is made for value in vars(given).values() for made in now.made_up):
+    if any(value is made for value in getattr(given, "__dict__", {}).values() for made in now.made_up):
         raise ConfigError(
             f"Nothing stands for {type(given).__name__} of step {step!r}, and its settings have no address.",
             hint=f"Give what stands for it by the step's name ({step}=...), or its address in the settings.",

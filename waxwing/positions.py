@@ -98,7 +98,8 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
             raise ConfigError(
                 f"A flow of the name {flow} is alive ({where}) and writes into {target.name} by steps that this one lacks: "
                 f"{', '.join(left)}.",
-                hint="Is it another flow? Give one of the two another FLOW_NAME. An earlier version of this one? Stop it first.",
+                hint="Is it another flow? Give one of the two another FLOW_NAME. An earlier version of this one? Stop it first "
+                f"(after a kill, wait {target.settings.owner_stale_s:.0f} s).",
             )
         elsewhere = [step for step in left if step in steps]
         what = (
