@@ -7,10 +7,12 @@ from sinks.sql.live_windows import SqlLiveWindows
 from sinks.sql.target import SqlTarget
 from sinks.sql.windows import SqlWindows
 from sinks.windows.sink import window_sink
+from waxwing.batch import Into
 from waxwing.tables.modes import Append, Merge, Upsert
 
 __all__ = [
     "Append",
+    "Into",
     "MemoryTarget",
     "MemoryWindows",
     "Merge",

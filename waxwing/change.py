@@ -100,8 +100,27 @@ class Change:
     parts: Sequence[list[Batch[Any]]] | None = None
     # Others write the same rows: lock them in the order of their keys, where that changes nothing else.
     by_key: bool = False
-    # Messages taken in, where the batches do not hold them (windows).
+    # Messages taken in, and rows, where the batches do not hold them (windows; what was staged).
     messages: int | None = None
+    rows: int | None = None
+
+
+class Size(NamedTuple):
+    """How large and how old a target's changes get.
+
+    Attributes:
+        rows_max: records in one; a batch is not cut.
+        age_s: how long a record waits for others before its change is committed.
+        commit_s: about how long a commit should take: changes are made smaller or larger until it does. None: they are as large
+            as they may be.
+        staged: whether records are taken in as they come, before the commit (into a growing file, a spool), so that a change may
+            be larger than memory.
+    """
+
+    rows_max: int
+    age_s: float
+    commit_s: float | None = 0.1
+    staged: bool = False
 
 
 class Order(NamedTuple):

@@ -22,7 +22,7 @@ LEFT_OUT = Counter(
     ["step"],
 )
 RETRIES = Counter("waxwing_retries", "Attempts that failed and were tried again.", ["step", "part"])
-OFFSET_NEXT = Gauge("waxwing_offset_next", "Stored position: the first offset not taken in.", ["step", "topic", "partition"])
+OFFSET_NEXT = Gauge("waxwing_offset_next", "Stored position: the first offset not taken in.", ["step", "source", "partition"])
 
 
 @dataclass
@@ -64,7 +64,7 @@ def _share() -> None:
 def transaction(step: str, part: str, change: Change, seconds: float) -> None:
     """A transaction is durable."""
     records = sum(len(batch.messages) for batch in change.batches) if change.messages is None else change.messages
-    rows = sum(len(batch.records) + len(batch.deletes) for batch in change.batches)
+    rows = sum(len(batch.records) + len(batch.deletes) for batch in change.batches) if change.rows is None else change.rows
     RECORDS.labels(step).inc(records)
     ROWS.labels(step).inc(rows)
     DEAD_LETTERS.labels(step).inc(len(change.dead_letters))

@@ -13,8 +13,8 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from waxwing.batch import Stream
-from waxwing.change import Change, Order, Position, Start
+from waxwing.batch import Batch, Stream
+from waxwing.change import Change, Order, Position, Size, Start
 from waxwing.errors import ConfigError
 from waxwing.ledger.ledger import UNFED_HINT
 from waxwing.ledger.ownership import Owners, Ownership
@@ -49,6 +49,17 @@ class Session(ABC):
             TransientError: its `committing` is True when the outcome of COMMIT is unknown.
             TableAltered: the table is no longer what it was when it was looked at; nothing was written.
         """
+
+    def stage(self, batches: Sequence[Batch[Any]]) -> None:
+        """Take in the records of these, all or none, to be committed with the next change, which does not bring them once more.
+
+        For a target whose changes are staged (see Size). What was staged belongs to the target: it outlives this session, and
+        goes with the process.
+
+        Raises:
+            RowError: rows that can't be stored, named in its `bad`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes in whole changes")
 
     @abstractmethod
     def close(self) -> None:
@@ -199,10 +210,10 @@ class Target(ABC):
         return True, frozenset()
 
     @property
-    def transaction_s(self) -> float:
-        """About how long a transaction should take: below it round trips and the commit show, above it nothing is gained, and
-        more rows wait in memory."""
-        return 0.1
+    def size(self) -> Size:
+        """How large and how old its changes get. Below a tenth of a second round trips and the commit show in a database, above
+        it nothing is gained, and more rows wait in memory."""
+        return Size(self.settings.flush_rows_max, self.settings.flush_interval_s)
 
     @property
     def resends(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,14 +12,35 @@ from typing_extensions import override
 
 from sinks.ledger import LedgerSession, LedgerTarget
 from sinks.memory.rows import ByName, InTable, Kept
-from sinks.memory.store import MemoryLedger, MemoryStore
 from waxwing.change import Change, DeadLetter
 from waxwing.ledger.store import Transaction
+from waxwing.ledger.whole import Tables, Whole, WholeStore
 from waxwing.settings import SinkSettings
 from waxwing.tables.modes import Append, Mode
 
 # In memory there is nothing to group for: a test sees each record at once.
 MEMORY_SETTINGS = SinkSettings(flush_interval_s=0.0)
+
+
+class MemoryLedger(Whole):
+    """An object of this process."""
+
+    def __init__(self) -> None:
+        self.tables, self._lock = Tables(), threading.RLock()
+
+    @override
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self._lock:
+            yield
+
+    @override
+    def load(self) -> Tables:
+        return self.tables.copy()
+
+    @override
+    def save(self, tables: Tables) -> None:
+        self.tables = tables
 
 
 class MemoryTarget(LedgerTarget):
@@ -89,8 +112,8 @@ class MemoryTarget(LedgerTarget):
         """Nothing to make."""
 
     @override
-    def open_store(self, *, briefly: bool = False) -> MemoryStore:
-        return MemoryStore(self._memory, self.own_step)
+    def open_store(self, *, briefly: bool = False) -> WholeStore:
+        return WholeStore(self._memory, self.own_step)
 
     @override
     def connect(self, part: str, token: str) -> MemorySession:
@@ -104,7 +127,7 @@ class MemoryTarget(LedgerTarget):
 class MemorySession(LedgerSession):
     """A session of the memory target."""
 
-    def __init__(self, target: MemoryTarget, store: MemoryStore, token: str) -> None:
+    def __init__(self, target: MemoryTarget, store: WholeStore, token: str) -> None:
         super().__init__(target, store, token)
         self._target = target
 

@@ -36,6 +36,7 @@ class SqlSession(LedgerSession):
         self._database = store.database
         self._trial: Trial | None = None
         self._tables: dict[str, TableRows] = {}
+        self._sent: TableRows | None = None  # what was written last: where a refusal comes from
 
     def _table(self, name: str) -> TableRows:
         if (rows := self._tables.get(name)) is None:
@@ -91,6 +92,7 @@ class SqlSession(LedgerSession):
             if written.rows or written.deletes:
                 rows.held = rows.hold(connection)
         for rows, written in prepared:
+            self._sent = rows
             rows.send(connection, written)
 
     @override
@@ -111,10 +113,10 @@ class SqlSession(LedgerSession):
             raise
 
     def _look_again(self, refusal: RowError | TableError, *, only_where_doubtful: bool = False) -> None:
-        for rows in tuple(self._tables.values()):
-            if not only_where_doubtful or rows.may_be_blamed(refusal):
-                self._end_trial()
-                rows.look_again(refusal)
+        rows = self._sent
+        if rows is not None and (not only_where_doubtful or rows.may_be_blamed(refusal)):
+            self._end_trial()
+            rows.look_again(refusal)
 
     # -- dry runs --------------------------------------------------------------------------------
 
@@ -166,6 +168,7 @@ class SqlSession(LedgerSession):
             before = connection.begin_nested()
             try:
                 for rows, written in writes:
+                    self._sent = rows
                     rows.send(connection, written)
                 self._database.check_deferred(connection)
                 before.commit()

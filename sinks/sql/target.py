@@ -17,7 +17,7 @@ from sinks.sql.place import SqlPlace
 from sinks.sql.session import SqlSession
 from sinks.sql.table import SqlTable, renamed
 from waxwing.batch import Stream
-from waxwing.change import Start, sources_of
+from waxwing.change import Size, Start, sources_of
 from waxwing.databases import rights
 from waxwing.databases.base import Need
 from waxwing.databases.ledger import letters, schema
@@ -145,8 +145,8 @@ class SqlTarget(LedgerTarget):
 
     @property
     @override
-    def transaction_s(self) -> float:
-        return self._dialect.transaction_s
+    def size(self) -> Size:
+        return super().size._replace(commit_s=self._dialect.transaction_s)
 
     @property
     @override

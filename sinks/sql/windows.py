@@ -55,7 +55,7 @@ class SqlWindows(WindowTarget):
         own = settings.model_copy(update={"database_table": ""})
         self._rows = _WindowRows(own, table, windows, self._window_table)
         super().__init__(
-            self._rows, windows, own, settings.window_buckets, lambda rows: self._window_table.tuples(rows, self.columns)
+            self._rows, windows, settings, settings.window_buckets, lambda rows: self._window_table.tuples(rows, self.columns)
         )
 
     @property

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from sinks.ledger import LedgerTarget, begin_anew
 from waxwing.batch import Batch, Stream
-from waxwing.change import Position, Start, sources_of
+from waxwing.change import Position, Size, Start, sources_of
 from waxwing.errors import ConfigError, TransientError
 from waxwing.ledger.ownership import Owners
 from waxwing.ledger.store import Stored, Transaction
@@ -109,8 +109,8 @@ class WindowTarget(Target):
 
     @property
     @override
-    def transaction_s(self) -> float:
-        return self.target.transaction_s
+    def size(self) -> Size:
+        return self.target.size
 
     @property
     @override

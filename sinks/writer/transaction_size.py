@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from waxwing.batch import Batch
+from waxwing.change import Size
 
 # So many records go into the first transaction.
 TRANSACTION_ROWS_FIRST = 5_000
@@ -19,13 +21,12 @@ class TransactionSize:
     """How many records the next transaction takes.
 
     Args:
-        most: FLUSH_ROWS_MAX.
-        aim_s: about how long a transaction should take (Target.transaction_s).
+        size: of the target's changes.
     """
 
-    def __init__(self, most: int, aim_s: float) -> None:
-        self._most, self._aim_s = most, aim_s
-        self.rows_max = min(TRANSACTION_ROWS_FIRST, most)
+    def __init__(self, size: Size) -> None:
+        self._most, self._aim_s = size.rows_max, math.inf if size.commit_s is None else size.commit_s
+        self.rows_max = self._most if size.commit_s is None else min(TRANSACTION_ROWS_FIRST, self._most)
         self._wait = 0  # transactions that have to get through before it grows again
 
     @property

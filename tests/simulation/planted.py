@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sinks.writer.writer
+import sinks.writer.commits
 from sinks.writer.admission import Admission
+from sinks.writer.commits import Commits
 from sinks.writer.isolation import without_rows
 from sinks.writer.suspects import Search, Steps
 from tests.simulation.database import Database, Key
-from tests.simulation.stepped import SteppedWriter
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.target import ModelSession
 from tests.simulation.truth import STEPS
@@ -184,14 +184,14 @@ class CountersNotMoved(Admission):
         return change
 
 
-class BlamesAllRows(SteppedWriter):
+class BlamesAllRows(Commits):
     def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], list[list[Batch[Any]]]]]:
         yield from ()
         rows = sum(len(batch.records) for batch in change.batches)
         return without_rows(change.batches, dict.fromkeys(range(rows), refusal.message)), []
 
 
-class LosesFailedGroup(SteppedWriter):
+class LosesFailedGroup(Commits):
     def _isolate(self, change: Change, refusal: RowError) -> Steps[tuple[list[Batch[Any]], list[list[Batch[Any]]]]]:
         batches, parts = yield from super()._isolate(change, refusal)
         return batches, parts[: (len(parts) + 1) // 2]
@@ -252,17 +252,17 @@ PLANTED = {
     ),
     "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),
-    "blames-all": Planted("all rows of a message with a bad row are taken for bad", Parts(writer=BlamesAllRows)),
-    "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(writer=LosesFailedGroup)),
+    "blames-all": Planted("all rows of a message with a bad row are taken for bad", Parts(commits=BlamesAllRows)),
+    "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(commits=LosesFailedGroup)),
     "blames-at-once": Planted(
         "a row that was refused is not tried beside rows that come later",
-        Parts(replaced=((sinks.writer.writer, "Search", BlamesAtOnce),)),
+        Parts(replaced=((sinks.writer.commits, "Search", BlamesAtOnce),)),
     ),
     "blames-one-by-one": Planted(
-        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.writer, "Search", BlamesOneByOne),))
+        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.commits, "Search", BlamesOneByOne),))
     ),
     "nothing-buried": Planted(
-        "bad rows are left out and not buried", Parts(replaced=((sinks.writer.writer, "without_rows", nothing_buried),))
+        "bad rows are left out and not buried", Parts(replaced=((sinks.writer.commits, "without_rows", nothing_buried),))
     ),
     "splits-ignored": Planted(
         "batches do not end at stored positions", Parts(replaced=((positions, "_start_at", splits_ignored),))

@@ -243,7 +243,7 @@ class Process:
             return
         for step, target in self._targets.items():
             sink = TargetSink(target)
-            writers = [world.parts.writer(self, target, name, world.parts.admission) for name in sink._names if self._has(name)]
+            writers = [SteppedWriter(self, target, name) for name in sink._names if self._has(name)]
             self.writers += writers
             self._partitions[step] = (sink.part_fn, [TargetPartition(writer) for writer in writers])
         self._names = [name for name in sink._names if self._has(name)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from sinks.writer.admission import Admission
+from sinks.writer.commits import Commits
 from sinks.writer.writer import Writer
 
 if TYPE_CHECKING:
@@ -60,12 +60,16 @@ class Joined(threading.Thread):
 class SteppedWriter(Writer):
     """The shipped writer, its thread's steps taken one by one."""
 
-    def __init__(self, process: Process, target: ModelTarget, part: str, admission: type[Admission]) -> None:
+    def __init__(self, process: Process, target: ModelTarget, part: str) -> None:
         self.process = process
         self.busy = self.ended = False
         self.due_s = 0.0
-        super().__init__(target, part, process.world.now_s)
-        self._admission = admission(target.settings)
+        super().__init__(target, part, process.world.now_s, process.world.parts.admission(target.settings))
+
+    @override
+    def _make_commits(self) -> Commits:
+        kind = self.process.world.parts.commits
+        return kind(self._target, self._part, self._now_s, self._admission, lambda: self._closing)
 
     @override
     def _start(self) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import sinks.writer.admission
-import sinks.writer.writer
+import sinks.writer.commits
 from sinks.writer.admission import Admission
+from sinks.writer.commits import Commits
 from tests.simulation.database import Database, Violation
 from tests.simulation.process import Process
-from tests.simulation.stepped import SteppedWriter
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.target import ModelSession
 from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log
@@ -35,7 +35,7 @@ NESTED_MAX = 3
 class Parts:
     """The code under test, and where a bug is planted into it: classes that replace those, names that are replaced in modules."""
 
-    writer: type[SteppedWriter] = SteppedWriter
+    commits: type[Commits] = Commits
     admission: type[Admission] = Admission
     session: type[ModelSession] = ModelSession
     database: type[Database] = Database
@@ -284,9 +284,9 @@ def _shipped(world: World) -> Iterator[None]:
     """The shipped modules with the schedule's chance, without logs and metrics, with short blocks, and with what is planted."""
     quiet = _Quiet()
     replaced = [
-        (sinks.writer.writer, "random", world.chance),
-        (sinks.writer.writer, "log", quiet),
-        (sinks.writer.writer, "metrics", quiet),
+        (sinks.writer.commits, "random", world.chance),
+        (sinks.writer.commits, "log", quiet),
+        (sinks.writer.commits, "metrics", quiet),
         (sinks.writer.admission, "RATIO_BLOCK_RECORDS", BLOCK_RECORDS),
         *world.parts.replaced,
     ]

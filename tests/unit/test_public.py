@@ -40,7 +40,7 @@ PUBLIC = {
         "numbered",
     ],
     "sinks": [
-        "Append", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",
+        "Append", "Into", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",
         "window_sink",
     ],
 }  # fmt: skip
