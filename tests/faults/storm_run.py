@@ -194,7 +194,7 @@ class Storm:
             flow = self._taken_flow()
             flow.signal(signal.SIGTERM)
             self._ended(flow, END_MAX_S)
-            self._judge(flow, {DONE, TRY_AGAIN})
+            self._judge(flow, {DONE, TRY_AGAIN, -signal.SIGTERM})  # one that still imports is ended by the signal itself
         self._load.finish()
         codes = None
         while codes is None or TRY_AGAIN in codes:
