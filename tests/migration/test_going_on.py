@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bytewax.testing import run_main
 
 from tests.migration import dump
-from tests.migration.going_on import differences, go_on, other, taken_in, visited
+from tests.migration.going_on import differences, go_on, orders, other, taken_in, visited
+from tests.servers import SQLServer
+from tests.servers.sqlserver import kept_connections
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
@@ -24,8 +27,6 @@ def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> s
 @pytest.fixture(scope="module")
 def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
     """What the flow of sessions and overlapping windows makes of the topic, where nothing was taken in before."""
-    from bytewax.testing import run_main
-
     url = f"sqlite:///{tmp_path_factory.mktemp('anew')}/visits.sqlite"
     run_main(other(dump.facts_of(dump.file("9766af2", "sqlite", "on_close")), url))
     return visited(url)
@@ -49,3 +50,16 @@ def test_a_database_of_an_earlier_release_is_gone_on_with_exactly(
         assert (sums.late > 5) == (totals == "on_close")
         if totals == "on_close":
             assert visited(url) == anew
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("sqlserver")
+def test_an_sql_server_of_the_first_release_is_gone_on_with_exactly(sqlserver: SQLServer) -> None:
+    # Orders and live totals: each connection more costs its test server a second.
+    url = sqlserver.new_database()
+    facts = dump.load(dump.file("9766af2", "sqlserver", "live"), url)
+    with kept_connections():
+        run_main(orders(facts, url, retry_max_s=120.0, database_statement_timeout_s=120.0))
+    rows, sums = differences(facts, url)
+    assert rows.equal, rows
+    assert sums.equal, sums

@@ -63,7 +63,7 @@ class Migration:
         return None if row is None else (row[0], row[1])
 
     def statements(self) -> Iterator[sa.Executable]:
-        """What is left, one after the other; each looks at what is there when it is asked for."""
+        """What is left, one after the other: to be run as they come, for they look at what is there."""
         versions = schema.schema_version
         if schema.SCHEMA_VERSION not in self._connection.scalars(sa.select(versions.c.version)).all():
             yield versions.insert().values(version=schema.SCHEMA_VERSION)  # from here on earlier releases refuse to start
@@ -78,13 +78,14 @@ class Migration:
         yield versions.delete().where(versions.c.version != schema.SCHEMA_VERSION)
 
     def _altered(self, table: sa.Table, renamed: dict[str, str]) -> Iterator[sa.Executable]:
-        if not self._has(table):
+        columns = self._columns(table.name)  # looked at once: each question is dear on some servers
+        if not columns:
             return
         for old, new in renamed.items():
-            if old in (columns := self._columns(table.name)) and new not in columns:
+            if old in columns and new not in columns:
                 yield sa.text(self._dialect.rename_column_sql.format(table=table.name, old=old, new=new))
         for name in _ADDED[table]:
-            if name not in self._columns(table.name):
+            if name not in columns:
                 column = sa.schema.CreateColumn(table.c[name]).compile(dialect=self._connection.dialect)
                 yield sa.text(f"ALTER TABLE {table.name} ADD {column}".replace(":", "\\:"))
 
