@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from sinks import MemoryWindows
+from sources import kafka_start
 from sources.kafka import group_offsets
 from sources.kafka import source as kafka_source
 from tests.faults.cluster import Cluster
@@ -103,6 +104,18 @@ def test_what_is_wrong_with_one_topic_is_told_of_that_one(kafka: Kafka, read: St
     kafka.create_topic(good)
     with pytest.raises(DataLoss, match=f"Topic {good} was deleted and created again"):
         running.until(lambda: False)
+
+
+def test_without_targets_what_an_earlier_release_kept_is_read_on(kafka: Kafka, read: Start) -> None:
+    (topic,) = topics(kafka, 2)
+    for partition in (0, 1):
+        produce(kafka, topic, *numbered(0, 5), partition=partition)
+    first = read(topic, until="end").to_end()
+    topic_id = first.batches[0].stream.source_id
+    kept = {f"lane-00{n}": kafka_start.LaneState(topic_id, {n: 3}, {n: None}) for n in (0, 1)}
+    assert sorted(read(topic, resume=kept, until="end").to_end().some_values) == [b"3", b"3", b"4", b"4"]
+    with pytest.raises(DataLoss, match="The recovery store's positions are of the old one"):
+        read(topic, resume={"lane-000": kafka_start.LaneState("another", {0: 3}, {})}).to_end()
 
 
 def test_without_targets_the_recovery_store_knows_several_topics(kafka: Kafka, read: Start) -> None:

@@ -25,7 +25,11 @@ class LaneSettings(Group):
         "flows that write into one database need two. Empty: the name that the code gives it.",
     )
     lanes: int = Field(
-        default=4, ge=1, le=512, description="Parallel readers (and writers); lane i reads every partition p with p % lanes == i."
+        default=4,
+        ge=1,
+        le=512,
+        description="Parallel readers (and writers); lane i reads every partition p with p % lanes == i, of several topics by a "
+        "hash of the topic as well.",
     )
 
 
