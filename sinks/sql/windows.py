@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -80,8 +81,8 @@ class _WindowRows(SqlTarget):
     @override
     def prepare(self) -> None:
         super().prepare()
-        table = self._one.table
-        if folded := self.place.in_transaction(self.name, lambda connection: folding(connection, table, self._keys)):
+        ask = partial(folding, table=self._one.table, names=self._keys, dialect=self._dialect)
+        if folded := self.place.in_transaction(self.name, ask):
             raise ConfigError(
                 f"{self.name} takes keys for equal that differ ({', '.join(folded)}), so that one window would replace another.",
                 hint=f"Give the columns an exact collation ({self._dialect.collation_exact}), or take SqlLiveWindows, "

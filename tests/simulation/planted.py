@@ -226,9 +226,11 @@ PLANTED = {
     "nobody-asked": Planted(
         "targets are taken whoever beats", Parts(replaced=((ownership, "alive", nobody_alive), (owners, "alive", nobody_alive)))
     ),
-    "no-compare-and-set": Planted("positions move wherever they stand, whoever owns them", Parts(transaction=NoCompareAndSet)),
+    "no-compare-and-set": Planted(
+        "positions move wherever they stand, whoever owns them", Parts(transaction=NoCompareAndSet), 71
+    ),
     "no-owner": Planted(
-        "the compare-and-set looks at the offset and not at the owner", Parts(transaction=NoOwnerInCompareAndSet), 111
+        "the compare-and-set looks at the offset and not at the owner", Parts(transaction=NoOwnerInCompareAndSet), 71
     ),
     "commit-in-close": Planted("close() commits what a failed transaction left open", Parts(store=CommitInClose)),
     "position-first": Planted("the position moves in a transaction of its own before the rows'", Parts(session=PositionFirst)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,43 @@ def test_every_target_of_make_does_its_own_set_up() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in ("run", "test", "lint", "bench"):
         assert re.search(rf"^{target}: \.venv/\.installed-(run|dev)$", makefile, re.MULTILINE), target
+
+
+# Where a product's name has to stand outside its folder, and why.
+NAMES_PRODUCTS = {
+    "waxwing/databases/__init__.py": "which URL means which folder",
+    "waxwing/databases/address.py": "examples of URLs; a file is no server",
+    "waxwing/databases/types_page.py": "a page of all of them",
+    "waxwing/settings/__init__.py": "settings that bear their names",
+    "waxwing/settings/groups.py": "settings that bear their names",
+    "waxwing/settings/checking.py": "settings that bear their names",
+    "waxwing/cli/positions.py": "settings that bear their names",
+    "waxwing/cli/drivers.py": "a command about the drivers of one",
+    "waxwing/instead.py": "a URL that leads nowhere",
+    "waxwing/recovery.py": "Bytewax keeps its own store so",
+    "waxwing/mistakes.py": "Bytewax keeps its own store so",
+}
+PRODUCT = re.compile(r"postgres|mysql|mariadb|sqlserver|mssql|sqlite|sql server|psycopg|pyodbc", re.IGNORECASE)
+FILES_MAX = 12
+
+
+def sources_of(*folders: str) -> list[Path]:
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_no_product_is_named_outside_its_folder() -> None:
+    found = set()
+    for file in sources_of("waxwing", "sinks", "sources"):
+        if file.is_relative_to(ROOT / "waxwing/databases") and file.parent.name not in {"databases", "ledger"}:
+            continue
+        tokens = tokenize.generate_tokens(io.StringIO(file.read_text()).readline)
+        code = [token for token in tokens if token.type in (tokenize.NAME, tokenize.STRING)]
+        if any(PRODUCT.search(token.string) for token in code if not token.string.startswith('"""')):
+            found.add(str(file.relative_to(ROOT)))
+    assert found == NAMES_PRODUCTS.keys()
+
+
+@pytest.mark.parametrize("folder", ["sinks", "sources", "waxwing/ledger", "waxwing/tables", "waxwing/databases"])
+def test_a_folder_holds_what_fits_a_screen(folder: str) -> None:
+    sizes = Counter(file.parent for file in sources_of(folder))
+    assert {path: size for path, size in sizes.items() if size > FILES_MAX} == {}

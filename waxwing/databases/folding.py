@@ -7,22 +7,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from waxwing.tables.dialect import Dialect
+
 _SAMPLES = ("a", "A", "á")
 
 
-def folding(connection: sa.Connection, table: sa.Table, names: Iterable[str]) -> list[str]:
+def folding(connection: sa.Connection, table: sa.Table, names: Iterable[str], dialect: Dialect) -> list[str]:
     """The columns among these whose collation passes over capitals, accents or blanks at the end. Asks the database itself.
 
-    SQL Server passes over blanks at the end in any collation, and fixed-length text keeps none: not asked there.
+    Where every collation passes over blanks at the end they are not asked for, nor of fixed-length text, which keeps none.
     """
-    mssql = connection.dialect.name == "mssql"
     out = []
     for name in names:
         column = table.c[name]
         if not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum):
             continue
-        samples = _SAMPLES if mssql or isinstance(column.type, sa.CHAR) else (*_SAMPLES, "a ")
-        literals: list[sa.Select[Any]] = [sa.select(sa.literal_column(f"{'N' if mssql else ''}'{sample}'")) for sample in samples]
+        samples = _SAMPLES if not dialect.name_blanks_kept or isinstance(column.type, sa.CHAR) else (*_SAMPLES, "a ")
+        literals: list[sa.Select[Any]] = [sa.select(sa.literal_column(f"{dialect.text_prefix}'{sample}'")) for sample in samples]
         # Of a UNION the column's own collation decides, although not one of its rows is in it.
         told_apart = sa.union(sa.select(column).where(sa.false()), *literals).subquery()
         if connection.execute(sa.select(sa.func.count()).select_from(told_apart)).scalar_one() < len(samples):

@@ -20,6 +20,8 @@ class Dialect:
     identifier_refused: str  # characters that names can't have
     parameters_max: int  # bound parameters of one statement
     lock_wait_sql: str  # makes a session wait for locks so long at most ({seconds}, {milliseconds})
+    text_prefix: str  # before the quotes of a literal of Unicode text
+    locking_read: str  # what follows a table in a locking read, where it has no FOR UPDATE
     rename_column_sql: str  # of {table}, from {old} to {new}
     now_ms_sql: str  # the server's clock, epoch milliseconds
     text_nul: bool  # may text hold U+0000

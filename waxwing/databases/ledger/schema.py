@@ -15,6 +15,7 @@ from waxwing.batch import TOKEN_BYTES_MAX, Stream
 from waxwing.change import Position
 from waxwing.ledger.members import Member, Record
 from waxwing.ledger.store import Step, Stored
+from waxwing.tables.dialect import Dialect
 
 SCHEMA_VERSION = 2
 FLOW_CHARACTERS_MAX = STEP_CHARACTERS_MAX = 100
@@ -176,9 +177,7 @@ def record(row: Any) -> Record:
     return Record(row.generation, row.token, member, row.place, row.heartbeat_ms, row.age)
 
 
-def locking(query: sa.Select[Any]) -> sa.Select[Any]:
-    """A locking read: a plain one may show the past."""
+def locking(query: sa.Select[Any], dialect: Dialect) -> sa.Select[Any]:
+    """A locking read: a plain one may show the past. (A database without FOR UPDATE says nothing, and locks nothing.)"""
     table = query.get_final_froms()[0]
-    return query.with_for_update().with_hint(
-        table, "WITH (UPDLOCK, ROWLOCK)", "mssql"
-    )  # which has no FOR UPDATE, and says nothing
+    return query.with_for_update().with_hint(table, dialect.locking_read) if dialect.locking_read else query.with_for_update()

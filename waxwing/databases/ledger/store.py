@@ -55,7 +55,7 @@ class SqlTransaction(OwnersTransaction):
 
     @override
     def locked(self, stream: Stream) -> Stored | None:
-        query = schema.locking(sa.select(progress).where(of_stream(progress, self.step, stream)))
+        query = schema.locking(sa.select(progress).where(of_stream(progress, self.step, stream)), self._database.dialect)
         row = self.connection.execute(query).one_or_none()
         return None if row is None else schema.stored(row)
 
@@ -143,7 +143,7 @@ class SqlTransaction(OwnersTransaction):
     @override
     def defined(self, *, lock: bool = False) -> Defined | None:
         query = sa.select(windows).where(of_step(windows, self.step))
-        row = self.connection.execute(schema.locking(query) if lock else query).one_or_none()
+        row = self.connection.execute(schema.locking(query, self._database.dialect) if lock else query).one_or_none()
         return None if row is None else Defined(row.buckets, row.definition, load_streams(self.step.flow, row.streams))
 
     @override

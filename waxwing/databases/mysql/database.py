@@ -39,6 +39,8 @@ DIALECT = Dialect(
     identifier_refused="`",  # SQLAlchemy can't read such names back
     parameters_max=65_535,  # of a prepared statement; ours are written into the text
     lock_wait_sql="SET SESSION innodb_lock_wait_timeout = {seconds}",
+    text_prefix="",
+    locking_read="",
     rename_column_sql="ALTER TABLE {table} RENAME COLUMN {old} TO {new}",
     now_ms_sql="CAST(unix_timestamp(sysdate(3)) * 1000 AS SIGNED)",
     text_nul=True,

@@ -34,6 +34,8 @@ DIALECT = Dialect(
     identifier_refused="",
     parameters_max=65_535,  # a 16-bit count in the protocol's Bind message
     lock_wait_sql="SET lock_timeout = {milliseconds}",
+    text_prefix="",
+    locking_read="",
     rename_column_sql="ALTER TABLE {table} RENAME COLUMN {old} TO {new}",
     now_ms_sql="CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     text_nul=False,

@@ -46,6 +46,8 @@ DIALECT = Dialect(
     identifier_refused="",
     parameters_max=PARAMETERS_MAX,
     lock_wait_sql="PRAGMA busy_timeout = {milliseconds}",
+    text_prefix="",
+    locking_read="",
     rename_column_sql="ALTER TABLE {table} RENAME COLUMN {old} TO {new}",
     now_ms_sql="CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     text_nul=True,
