@@ -267,6 +267,14 @@ def test_several_sources_by_name_or_pattern_are_read_in_lanes_spread_by_their_na
     assert len({source.lane_of(position.stream) for position in by_pattern.positions()}) == 4
 
 
+def test_a_pattern_that_fits_what_another_source_reads_into_the_same_step_is_told() -> None:
+    topics = {"a.1": {0: [b"1"]}, "a.2": {0: [b"2"]}}
+    flow, target = Dataflow("flow"), MemoryTarget()
+    both = [read("in", flow, MemorySource(sources=topics, pattern="a.*")), read("more", flow, MemorySource([b"x"], topic="a.2"))]
+    sink("out", op.merge("both", *both), target)
+    refused(ConfigError, lambda: run_main(flow), "Flow flow reads 'a.2' twice into step out")
+
+
 def test_windows_over_a_pattern_wait_for_all_of_its_streams() -> None:
     minutes = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
     target = MemoryWindows(minutes)
