@@ -12,7 +12,7 @@ from sinks.sql.place import SqlPlace
 from sinks.sql.target import check_names
 from waxwing.change import Position
 from waxwing.databases.ledger import schema
-from waxwing.databases.ledger.making import make
+from waxwing.databases.ledger.making import demand_carried_over, make
 from waxwing.databases.ledger.schema import OF_STEPS, dead_letters, of_step, owners, progress, tables
 from waxwing.databases.ledger.store import LETTERS_AT_ONCE, SqlTransaction
 from waxwing.errors import ConfigError
@@ -65,8 +65,17 @@ class SqlSteps:
         self.place.in_transaction(self._name, make_)
 
     def kept(self) -> Mapping[str, Kept]:
-        """Each step of which something is kept; nothing where no flow has run yet."""
-        if not self.place.in_transaction(self._name, lambda connection: sa.inspect(connection).has_table(progress.name)):
+        """Each step of which something is kept; nothing where no flow has run yet.
+
+        Raises:
+            ConfigError: it is kept as an earlier release did.
+        """
+
+        def ready(connection: sa.Connection) -> bool:
+            demand_carried_over(connection)
+            return sa.inspect(connection).has_table(progress.name)
+
+        if not self.place.in_transaction(self._name, ready):
             return {}
         self._make()
         return self._in_transaction(lambda transaction: _kept(transaction.connection, self.flow))

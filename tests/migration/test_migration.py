@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from dataflows import orders as orders_flow
 from sinks import SqlTarget, Upsert
+from sinks.sql.steps import SqlSteps
 from tests.faults.cluster import ROOT
 from tests.faults.recompute import plain_engine
 from tests.faults.storm_databases import file_not_locked
@@ -179,6 +180,18 @@ def _places(found: Content) -> Iterator[tuple[str, str]]:
         facts = dict(zip(columns, row, strict=True))
         if facts["flow"] == "visits" and facts["heartbeat_ms"] == 4102444800000:
             yield facts["step"], facts["place"]
+
+
+@on("sqlite")
+def test_a_command_looks_at_nothing_that_is_not_carried_over_and_carries_nothing_over(database: Database) -> None:
+    url = database.old()
+    before = content(url)
+    steps = SqlSteps(orders_flow.OrdersSettings(database_url=SecretStr(url)), "orders")
+    with pytest.raises(ConfigError, match="are of an earlier release; a flow's first start carries them over"):
+        steps.kept()
+    assert content(url) == before
+    start(url)
+    assert sorted(steps.kept()) == ["customer_totals", "orders", "totals"]
 
 
 @on("sqlite", *SERVERS)

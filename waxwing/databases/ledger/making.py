@@ -43,6 +43,19 @@ def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
         connection.execute(schema.schema_version.insert().values(version=schema.SCHEMA_VERSION))
 
 
+def demand_carried_over(connection: sa.Connection) -> None:
+    """For who only looks, or changes a little: what has no way back is begun by a flow's start alone.
+
+    Raises:
+        ConfigError: the tables were made by an earlier release, and no flow of this one has started on them yet.
+    """
+    if (versions := _versions(connection)) and min(versions) < schema.SCHEMA_VERSION:
+        raise ConfigError(
+            f"Waxwing's own tables in {_place(connection)} are of an earlier release; a flow's first start carries them over.",
+            hint="Start the flow, then ask again; or ask by the release that made them.",
+        )
+
+
 def _versions(connection: sa.Connection) -> set[int]:
     if not sa.inspect(connection).has_table(schema.schema_version.name):
         return set()
