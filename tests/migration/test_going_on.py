@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.testing import run_main
 
 from tests.migration import dump
 from tests.migration.going_on import differences, go_on, orders, other, taken_in, visited
 from tests.servers import SQLServer
 from tests.servers.sqlserver import kept_connections
+from waxwing.errors import DataError
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
@@ -50,6 +52,18 @@ def test_a_database_of_an_earlier_release_is_gone_on_with_exactly(
         assert (sums.late > 5) == (totals == "on_close")
         if totals == "on_close":
             assert visited(url) == anew
+
+
+@pytest.mark.parametrize("release", dump.RELEASES)
+def test_what_an_earlier_release_knew_of_tables_tells_a_renamed_flow(release: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/renamed.sqlite"
+    facts = dump.load(dump.file(release, "sqlite", "on_close"), url)
+    before = taken_in(url)
+    with pytest.raises(BytewaxRuntimeError) as error:
+        run_main(orders(facts, url, flow_name="renamed", order_totals="off"))
+    assert isinstance(cause := error.value.__cause__, DataError)
+    assert f"was filled from {facts.topic} by step orders of flow orders" in str(cause)
+    assert taken_in(url) == before
 
 
 @pytest.mark.slow
