@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import sqlalchemy as sa
 
 from tests.faults.recompute import plain_engine
@@ -21,6 +22,7 @@ from tests.migration.topic import DATA
 RELEASES = ("9766af2", "12ee004")
 END = ";\n"  # of a statement
 ROWS = 200  # of one INSERT
+Content = dict[str, list[tuple[Any, ...]]]
 Totals = Literal["on_close", "live"]
 OF_FORMS: tuple[Totals, ...] = ("on_close", "live")
 
@@ -112,3 +114,50 @@ def load(path: Path, url: str, *, own_alone: bool = False, rows_max: int = ROWS)
         cursor.close()
     engine.dispose()
     return facts
+
+
+def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of an empty database."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/{len(list(folder.iterdir()))}.sqlite"
+    url: str = request.getfixturevalue(kind).new_database()
+    return url
+
+
+class Database:
+    """Databases of one kind, filled from a dump: Waxwing's own tables alone, or all."""
+
+    def __init__(self, kind: str, request: pytest.FixtureRequest, folder: Path) -> None:
+        self.kind, self._request, self._folder = kind, request, folder
+
+    def empty(self) -> str:
+        return empty_database(self.kind, self._request, self._folder)
+
+    def old(self, release: str = "12ee004", rows_max: int = ROWS, *, own_alone: bool = True) -> str:
+        url = self.empty()
+        load(file(release, self.kind, "on_close"), url, own_alone=own_alone, rows_max=rows_max)
+        return url
+
+    def made(self, release: str = "12ee004") -> dict[str, str]:
+        """The release's own tables: how it makes them, by name."""
+        texts = statements(file(release, self.kind, "on_close"))
+        return {text.split()[2]: text for text in texts if text.startswith("CREATE TABLE waxwing_")}
+
+
+def content(url: str) -> Content:
+    """All rows of Waxwing's own tables."""
+    engine = plain_engine(url)
+    with engine.connect() as connection:
+        names = [name for name in sa.inspect(connection).get_table_names() if name.startswith("waxwing_")]
+        out = {name: sorted(map(tuple, connection.execute(sa.text(f"SELECT * FROM {name}"))), key=repr) for name in names}
+        columns = {name: [(column["name"],) for column in sa.inspect(connection).get_columns(name)] for name in names}
+    engine.dispose()
+    return out | {f"columns of {name}": found for name, found in columns.items()}
+
+
+def run(url: str, *statements: str) -> None:
+    engine = plain_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()

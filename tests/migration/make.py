@@ -136,7 +136,7 @@ def recovered(release: str, code: Path, env: Mapping[str, str], folder: Path, *,
         store.mkdir()
         subprocess.run([sys.executable, "-m", "bytewax.recovery", str(store), "1"], check=True)
     env = {**os.environ, **env, "PYTHONPATH": f"{code}:{flows_of(code)}", "UNTIL": "end" if last else ""}
-    command = [*LAUNCH, sys.executable, "-P", "-m", "bytewax.run", "plain", "-r", str(store), "-s", "1", "-b", "0"]
+    command = [*LAUNCH, sys.executable, "-P", "-m", "bytewax.run", "visits:plain", "-r", str(store), "-s", "1", "-b", "0"]
     with (folder / "plain.log").open("wb") as out:
         process = subprocess.Popen(command, env=env, cwd=code, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:

@@ -18,14 +18,6 @@ from waxwing.errors import DataError
 DATABASES = ("sqlite", "postgresql", "mariadb")
 
 
-def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    """The URL of an empty database."""
-    if kind == "sqlite":
-        return f"sqlite:///{folder}/{len(list(folder.iterdir()))}.sqlite"
-    url: str = request.getfixturevalue(kind).new_database()
-    return url
-
-
 @pytest.fixture(scope="module")
 def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
     """What the flow of sessions and overlapping windows makes of the topic, where nothing was taken in before."""
@@ -40,7 +32,7 @@ def test_a_database_of_an_earlier_release_is_gone_on_with_exactly(
     release: str, database: str, anew: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     for totals in dump.OF_FORMS:
-        url = empty_database(database, request, tmp_path)
+        url = dump.empty_database(database, request, tmp_path)
         facts = dump.load(dump.file(release, database, totals), url)
         before = taken_in(url)
         go_on(facts, url)

@@ -25,8 +25,8 @@ from tests.migration.definitions import DEFINITIONS
 from tests.migration.dump import RELEASES
 from tests.migration.going_on import DATA as MESSAGES
 from tests.migration.going_on import accepted
-from tests.migration.plain import BUCKETS, PARTITIONS
 from tests.migration.topic import DATA
+from tests.migration.visits import BUCKETS, PARTITIONS
 from waxwing.operators import map_batch, parse
 from waxwing.operators.windows import Bucket, Mark, Opening
 from waxwing.operators.windows.plain import windows

@@ -1,4 +1,7 @@
-"""A flow of sessions and of overlapping windows, for what the state of either looks like. It runs on earlier releases too."""
+"""A flow of sessions and of overlapping windows, and one into plain Bytewax sinks, whose state is in Bytewax's recovery store.
+
+They run on earlier releases too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import bytewax.operators as op
 import sqlalchemy as sa
+from bytewax.connectors.stdio import StdOutSink
 from bytewax.dataflow import Dataflow
 
 from dataflows.orders import RawOrder, enrich, per_customer
@@ -16,7 +20,10 @@ from waxwing import runtime
 from waxwing.configuration import load
 from waxwing.operators import map_batch, parse, without_rejects
 from waxwing.operators.windows import MESSAGE_TIME, Count, First, Fold, Hopping, Last, Max, Mean, Min, Session, Sum, Windows
+from waxwing.operators.windows.plain import windows
 from waxwing.settings import KafkaSettings, SqlWindowSettings
+
+PARTITIONS, BUCKETS = 3, 2  # of the flow `plain`
 
 
 class Settings(KafkaSettings, SqlWindowSettings):
@@ -97,3 +104,14 @@ def flow() -> Dataflow:
     with runtime.starting():
         settings = load(Settings)
         return build(settings, lambda targets: KafkaSource(settings, feeds=targets))
+
+
+def plain() -> Dataflow:
+    """The other flow on a real topic."""
+    with runtime.starting():
+        source = KafkaSource(load(KafkaSettings), flow="plain")
+        flow = Dataflow("plain")
+        rows = map_batch("enrich", parse("parse", op.input("kafka", flow, source), RawOrder), enrich)
+        out = windows("totals", rows, per_customer, partitions=PARTITIONS, buckets=BUCKETS)
+        op.output("rows", out.rows, StdOutSink())
+        return flow

@@ -1,4 +1,7 @@
-"""A process of an earlier release, with that release's own code: it takes in a part of the topic, then waits for its gate."""
+"""A process of an earlier release, with that release's own code: on tables that were carried over, and frozen meanwhile.
+
+It takes in a part of the topic, then waits for its gate.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,21 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from bytewax.testing import run_main
 
 from tests.faults.cluster import LAUNCH, ROOT
+from tests.faults.storm_databases import file_not_locked
+from tests.migration import dump, going_on
+from tests.migration.dump import Database, content
 from tests.migration.topic import FILE
+from tests.servers.process import until
+from waxwing.errors import TransientError, TryLater
+
+IN_ONE = "in a transaction"
 
 # Its flow: written against that release, and no other.
 FLOW = """
@@ -144,3 +159,90 @@ class Earlier:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first release's files."""
+    if subprocess.run(["git", "cat-file", "-e", "9766af2^{commit}"], cwd=ROOT, check=False, capture_output=True).returncode:
+        pytest.skip("the history lacks the release 9766af2: git fetch --unshallow")
+    return unpack("9766af2", tmp_path_factory.mktemp("earlier"))
+
+
+def test_an_earlier_release_says_that_the_tables_are_newer(old_code: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new.sqlite"
+    going_on.start(url)
+    whole = content(url)
+    old = Earlier(old_code, url, tmp_path)
+    assert old.ended(60) == 78
+    assert "schema version 2, this Waxwing knows version 1" in old.said()
+    assert "Traceback" not in old.said()
+    going_on.start(url)
+    assert {name: rows for name, rows in content(url).items() if name in whole} == whole
+
+
+# On SQLite a frozen transaction locks everybody out for as long as it is frozen: there it has none.
+@pytest.mark.parametrize(
+    ("database", "stop"), [("sqlite", ""), ("postgresql", IN_ONE), ("mariadb", IN_ONE)], indirect=["database"]
+)
+def test_a_frozen_process_of_an_earlier_release_moves_nothing_when_it_is_thawed(
+    database: Database, stop: str, old_code: Path, tmp_path: Path
+) -> None:
+    url = database.empty()
+    facts = dump.Facts("9766af2", database.kind, "on_close", "earlier", "name:earlier")
+    totals = "off" if stop else "on_close"  # with one writer only it is known where it stands
+    settings = {"ORDER_TOTALS": totals, "DATABASE_STATEMENT_TIMEOUT_S": "1"}
+    old = Earlier(old_code, url, tmp_path, stop=stop, settings=settings)
+
+    def equal() -> bool:
+        rows, sums = going_on.differences(facts, url) if totals != "off" else (going_on.compare_orders(facts, url), None)
+        assert rows.equal, rows
+        assert sums is None or sums.equal, sums
+        return True
+
+    try:
+        until(lambda: old.runs() and _written(url) >= 150, timeout_s=60, what="it has written a part")
+        if stop:
+            old.gate.touch()
+        else:
+            until(lambda: _froze_outside(old, url), timeout_s=60, what="it stands still outside of a transaction")
+        until(old.stands_still, timeout_s=60, what="it stands still")
+        before = _written(url)
+        limits = {"owner_stale_s": 0.5, "database_statement_timeout_s": 2.0, "database_lock_timeout_s": 10.0, "retry_max_s": 60.0}
+        until(lambda: _starts(url, **limits), timeout_s=60, what="its owners are stale, and its locks are gone")
+        run_main(going_on.orders(facts, url, order_totals=totals, **limits))
+        assert equal()
+        assert _written(url) > before
+        whole = content(url)
+        old.gate.touch()
+        old.go_on()
+        assert old.ended(60) != 0
+        assert "Traceback" not in old.said(), old.said()
+        assert content(url) == whole
+        assert equal()
+    finally:
+        old.kill()
+
+
+def _starts(url: str, **settings: Any) -> bool:
+    try:
+        going_on.start(url, **settings)
+    except (TryLater, TransientError):  # asked again, as a flow does for RETRY_MAX_S, and a supervisor after it
+        return False
+    return True
+
+
+def _written(url: str) -> int:
+    try:
+        return going_on.taken_in(url)
+    except sa.exc.DBAPIError:  # no such table yet
+        return 0
+
+
+def _froze_outside(old: Earlier, url: str) -> bool:
+    old.process.send_signal(signal.SIGSTOP)
+    until(old.stands_still, timeout_s=20, what="it stands still")
+    if file_not_locked(url):
+        return True
+    old.go_on()
+    return False
