@@ -129,7 +129,7 @@ def test_each_right_that_is_missing_is_named_at_the_start(case: Case) -> None:
         Append(),
         f"INSERT ON {t}",
         "INSERT (flow, step, source, source_id, source_partition, source_offset, row_index, stage, message_key, message_value, "
-        "message_headers, message_timestamp_ms, created_at) ON waxwing_dead_letters",
+        "message_headers, message_timestamp_ms, created_at, replayed_at) ON waxwing_dead_letters",
     )
     both = case.start(upsert, f"SELECT ON {t}")
     assert both.startswith("78: ")

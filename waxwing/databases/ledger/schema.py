@@ -147,10 +147,11 @@ def of_stream(table: sa.Table, step: Step, stream: Stream) -> sa.ColumnElement[b
 
 # What of a position a compare-and-set moves.
 MOVED = (
-    *("offset_next", "token", "token_offset", "records_seen", "records_bad", "bad_run"),
+    *("offset_next", "records_seen", "records_bad", "bad_run"),
     *("rows_seen", "rows_bad", "rows_bad_run"),
 )
-_KEPT = (*MOVED, "offset_start", "offset_end", "limits_from")
+TOKEN = ("token", "token_offset")
+_KEPT = (*MOVED, *TOKEN, "offset_start", "offset_end", "limits_from")
 
 
 def values_of(step: Step, position: Position, generation: int) -> dict[str, Any]:

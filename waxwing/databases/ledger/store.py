@@ -74,7 +74,9 @@ class SqlTransaction(OwnersTransaction):
             progress.c.owner_token == seen.token,
         )
         # The version always changes: some servers count the rows that an update changes, and not those that it finds.
-        values = {name: getattr(to.position, name) for name in schema.MOVED}
+        # A token that stays is not set again: a null among the parameters costs some drivers a question about its type.
+        moves = schema.MOVED if to.position.token == seen.position.token else (*schema.MOVED, *schema.TOKEN)
+        values = {name: getattr(to.position, name) for name in moves}
         values |= {"owner": to.generation, "owner_token": to.token, "version": progress.c.version + 1}
         return self.connection.execute(moved.values(values)).rowcount == 1
 
