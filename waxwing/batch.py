@@ -194,6 +194,7 @@ class Batch(Generic[R]):
             at=[n - first for n in self.at[low:high]],
             rejects=[r._replace(at=r.at - first) for r in self.rejects if first <= r.at < end],
             deletes=[d._replace(at=d.at - first) for d in self.deletes if first <= d.at < end],
+            stands_for=None if self.stands_for is None else [n - first for n in self.stands_for if first <= n < end],
             token=self.token if end >= size else None,
         )
 

@@ -43,13 +43,13 @@ class StreamReader:
         offset_next = run.offset_next
         if offset_next is None:
             offset_next = messages.offsets[-1] + 1 if size else self.position
+        if self.token is not None and offset_next < self.position:
+            return []  # read again from a token: it was passed on before, and its token is not that of the position
         if size and messages.offsets[0] < self.position:
             if self.token is None:
                 raise OffsetGap(
                     f"{self.stream}: the source gave offset {messages.offsets[0]} below the position {self.position}."
                 )
-            if offset_next < self.position:  # read again from a token: it was passed on before
-                return []
             messages = messages.part(self._cut(run, messages, self.position), size)
         offset_next = max(offset_next, self.position)
         if at_end and not size and offset_next == self.position and self._waiting_since_s is not None and token is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.truth import Rows, counters, expected, good_after_all
+from tests.simulation.truth import Rows, counters, expected, good_after_all, wrong_token
 from waxwing.batch import Stream
 from waxwing.change import DeadLetter
 from waxwing.ledger.members import Member
@@ -102,7 +102,7 @@ class Database:
             if holder in self.in_doubt:
                 self.settle(holder)
             else:
-                self._world.say(f"the server ends the idle opened of {holder.process}")
+                self._world.say(f"the server ends the idle transaction of {holder.process}")
                 self.rollback(holder)
         self._locks[key] = opened
         opened.locked.append(key)
@@ -221,6 +221,8 @@ class Database:
         held, buried = self.rows.get((step, partition), {}), self.letters.get((step, partition), {})
         rows, letters = expected(step, log, position.offset_start, log.end if complete else position.offset_next, buried)
         where = f"{step} {log.stream}, read from {position.offset_start}, stands at {position.offset_next}"
+        if wrong := wrong_token(log, position.token, position.token_offset, position.offset_next):
+            self._world.violated(f"{where}: {wrong}")
         torn = self._world.torn.get((step, partition), [])
         lost = [row for row in [*(rows.keys() - held.keys()), *(letters - buried.keys())] if not _within(row[0], torn)]
         if lost:

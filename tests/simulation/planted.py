@@ -11,13 +11,16 @@ from sinks.writer.admission import Admission
 from sinks.writer.commits import Commits
 from sinks.writer.isolation import without_rows
 from sinks.writer.suspects import Search, Steps
+from sources.kit.stream import StreamReader
+from sources.kit.words import Raw, Run
+from tests.simulation import source
 from tests.simulation.database import Database, Key
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.target import ModelSession
 from tests.simulation.truth import STEPS
 from tests.simulation.world import Parts
 from waxwing import positions
-from waxwing.batch import Batch, Stream
+from waxwing.batch import Batch, Messages, Stream
 from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import RowError, TransientError
 from waxwing.ledger import owners, ownership
@@ -26,6 +29,7 @@ from waxwing.ledger.members import Member, Record
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import Stored, Transaction
 from waxwing.positions import StartAt
+from waxwing.positions import _start_at as start_at
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,27 @@ class NoGapCheck(Admission):
         return out
 
 
+class TokenAtFirst(Admission):
+    def _judged(self, position: Position, batch: Batch[Any]) -> Position:
+        after = super()._judged(position, batch)
+        return after if batch.token is None else after._replace(token_offset=batch.offset_first)
+
+
+class TokenNotMoved(Admission):
+    def _judged(self, position: Position, batch: Batch[Any]) -> Position:
+        return super()._judged(position, batch)._replace(token=position.token, token_offset=position.token_offset)
+
+
+class TokenNotStored(ModelTransaction):
+    def compare_and_set(self, seen: Stored, to: Stored) -> bool:
+        return super().compare_and_set(seen, to._replace(position=to.position._replace(token=seen.position.token)))
+
+
+class CutKeepsToken(StreamReader):
+    def _batch(self, offset_next: int, messages: Messages, token: bytes | None, run: Run, *, at_end: bool) -> list[Raw]:
+        return super()._batch(offset_next, messages, token or run.token, run, at_end=at_end)
+
+
 class CountersNotMoved(Admission):
     def change(self, batches: list[Batch[Any]]) -> Change:
         change = super().change(batches)
@@ -208,12 +233,17 @@ class BlamesOneByOne(Search):
         return False
 
 
-def splits_ignored(found: Sequence[tuple[str, Position]]) -> StartAt:
-    return StartAt(min(position.offset_next for _, position in found))
+def splits_ignored(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes | None] | None) -> StartAt:
+    return start_at(found, log_token)._replace(splits=())
 
 
-def starts_high(found: Sequence[tuple[str, Position]]) -> StartAt:
-    return StartAt(max(position.offset_next for _, position in found))
+def starts_high(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes | None] | None) -> StartAt:
+    return start_at(found, log_token)._replace(offset=max(position.offset_next for _, position in found))
+
+
+def numbered_from_next(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes | None] | None) -> StartAt:
+    start = start_at(found, log_token)
+    return start._replace(token_offset=None if start.token is None else start.offset)
 
 
 def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], columns: Sequence[str]) -> list[Batch[Any]]:
@@ -254,6 +284,16 @@ PLANTED = {
     ),
     "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),
+    "token-at-first": Planted("the token gets the number of the batch's first record", Parts(admission=TokenAtFirst)),
+    "token-not-moved": Planted("the token stays where it is", Parts(admission=TokenNotMoved)),
+    "token-not-stored": Planted("the number of a token is stored without it", Parts(transaction=TokenNotStored)),
+    "cut-keeps-token": Planted(
+        "what is cut off in front of a split point has the token of the whole",
+        Parts(replaced=((source, "StreamReader", CutKeepsToken),)),
+    ),
+    "numbered-from-next": Planted(
+        "what is read from a token is numbered from the position", Parts(replaced=((positions, "_start_at", numbered_from_next),))
+    ),
     "blames-all": Planted("all rows of a message with a bad row are taken for bad", Parts(commits=BlamesAllRows)),
     "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(commits=LosesFailedGroup)),
     "blames-at-once": Planted(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sinks.partition import TargetPartition, TargetSink
 from tests.simulation.database import Lost, Violation
-from tests.simulation.source import LaneReader, Straddles, batch_of
+from tests.simulation.source import LaneReader, Starts, Straddles, batch_of, place_told
 from tests.simulation.stepped import SteppedWriter
 from tests.simulation.target import ModelTarget
 from tests.simulation.truth import FLOW, STEPS
@@ -227,7 +227,7 @@ class Process:
     def _open(self) -> None:
         world = self.world
         feeds = list(self._targets.values())
-        streams = {log.stream: log.first for log in world.logs.values()}
+        starts = Starts(world.logs, latest=world.from_latest)
         self._open_tries += 1
         try:
             self.point("open")
@@ -236,7 +236,7 @@ class Process:
                 self._open_tries -= 1
                 self.open_due_s = self.world.clock_s + POLL_S
                 return
-            opened = open_feeds(feeds, streams, world.policy, None)
+            opened = open_feeds(feeds, starts.first, starts.resolve, None, token_of=starts.token_of)
         except (TransientError, Lost) as error:
             if self._open_tries >= OPEN_TRIES_MAX:
                 raise TransientError(str(error)) from error
@@ -248,13 +248,13 @@ class Process:
             self._partitions[step] = (sink.part_fn, [TargetPartition(writer) for writer in writers])
         self._names = [name for name in sink._names if self._has(name)]
         self.readers = [
-            LaneReader(world.logs[stream.partition], lane_name(stream.partition % self._lanes), start)
+            LaneReader(world.logs[stream.partition], lane_name(stream.partition % self._lanes), start, world.chance)
             for stream, start in opened.items()
             if stream.partition % self._lanes in self._mine
         ]
-        told = ", ".join(f"{stream} from {start.offset} split at {start.splits}" for stream, start in opened.items())
+        told = ", ".join(f"{stream} from {place_told(start)} split at {start.splits}" for stream, start in opened.items())
         world.say(f"{self} with lanes {sorted(self._mine)} of {self._lanes} reads {told}")
-        self.opened, self.partitions_known = True, len(streams)
+        self.opened, self.partitions_known = True, len(opened)
 
     def _has(self, name: str) -> bool:
         return self.world.one_writer or name in {lane_name(lane) for lane in self._mine}
@@ -264,14 +264,15 @@ class Process:
         if not readers:
             return
         reader = self.world.chance.choice(readers)
-        for first, end in reader.read(self.world.chance.randint(1, 6)):
+        for read in reader.read(self.world.chance.randint(1, 6)):
+            named = "" if read.token is None else f", {read.token!r}"
             for step in STEPS:
-                self.point(f"hand {reader.log.stream} {first} to {end} to {step}", may_lose=False)
-                self._hand_over(step, batch_of(step, reader.log, reader.lane, first, end, self._targets[step].began))
+                self.point(f"hand {read.stream} {read.offset_first} to {read.offset_next}{named} to {step}", may_lose=False)
+                self._hand_over(step, batch_of(step, read, reader.records(read), self._targets[step].began))
 
     def _hand_over(self, step: str, batch: Batch[Any]) -> None:
         batches = [batch]
-        if self.strikes("miswire"):
+        if batch.offset_next > batch.offset_first and self.strikes("miswire"):
             self.miswired = True
             batches = self._miswired(step, batch)
             fed = ", ".join(f"{each.offset_first} to {each.offset_next} {list(each.records)}" for each in batches)

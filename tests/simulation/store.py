@@ -325,6 +325,10 @@ class ModelStore(OwnersStore):
 
 
 def _told(opened: Opened) -> str:
-    moves = [f"{key[1]} to {row.position.offset_next} by {row.generation}" for key, row in opened.after.items()]
+    moved = [(stream, row.generation, row.position) for (_, stream), row in opened.after.items()]
+    moves = [
+        f"{stream} to {p.offset_next} by {generation}{'' if p.token is None else f', {p.token!r}'}"
+        for stream, generation, p in moved
+    ]
     letters = [(letter.stream.partition, (letter.offset, letter.row)) for letter in opened.letters]
     return f"{', '.join(moves)}; rows {opened.rows}; dead letters {letters}"

@@ -57,5 +57,7 @@ def test_schedules_hold_what_they_are_for() -> None:
         "lanes: 3",
         "split at (",
         "another partition",
+        ", 2 above the token b'",
+        ".1'; rows",
     ):
         assert trouble in traces, trouble

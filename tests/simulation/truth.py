@@ -36,13 +36,26 @@ class Record:
 
 @dataclass
 class Log:
-    """One partition. Offsets have holes; `end` is how far it is filled by now, `first` where the log begins."""
+    """One partition. Offsets have holes; `end` is how far it is filled by now, `first` where the log begins.
+
+    `tokens`: the places that have one, where transactions end; none at all, where offsets say it all. A place may have more than
+    one, of transactions that no record is of.
+    """
 
     stream: Stream
     records: list[Record]
     first: int
     end: int
     end_max: int
+    tokens: frozenset[int] = frozenset()
+
+    def token(self, place: int, times: int = 0) -> bytes | None:
+        """What the source calls a place, if it has a name for it."""
+        return b"%d.%d" % (place, times) if place in self.tokens else None
+
+    def place(self, token: bytes) -> int:
+        """The place that the source calls so."""
+        return int(token.partition(b".")[0])
 
     def between(self, offset_first: int, offset_next: int) -> list[Record]:
         """The records with offset_first <= offset < offset_next."""
@@ -67,6 +80,21 @@ def draw_log(chance: random.Random, partition: int) -> Log:
     _draw_needs(chance, records)
     end_max = offset + chance.choice((0, 0, 2))
     return Log(Stream(FLOW, TOPIC, TOPIC_ID, partition), records, first, chance.randint(first, end_max), end_max)
+
+
+def draw_tokens(chance: random.Random, log: Log) -> None:
+    """Transactions of the log, and so its tokens: always at both ends."""
+    log.tokens = frozenset({log.first, log.end_max, *(place for place in range(log.first, log.end_max) if chance.random() < 0.3)})
+
+
+def wrong_token(log: Log, token: bytes | None, token_offset: int | None, offset_next: int) -> str:
+    """What is wrong with the token of a position; empty: nothing."""
+    if token is None or token_offset is None:
+        return "" if token is None and token_offset is None else f"token {token!r} has the number {token_offset}"
+    if (place := log.place(token)) not in log.tokens:
+        return f"nobody calls a place {token!r}"
+    right = place == token_offset <= offset_next
+    return "" if right else f"{token!r} has the number {token_offset}, behind it is {offset_next}"
 
 
 def _draw_needs(chance: random.Random, records: list[Record]) -> None:

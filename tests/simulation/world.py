@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,7 @@ from tests.simulation.database import Database, Violation
 from tests.simulation.process import Process
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.target import ModelSession
-from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log
-from waxwing.batch import Stream
+from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log, draw_tokens
 from waxwing.ledger.ledger import Ledger
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.ownership import Ownership
@@ -28,6 +27,8 @@ from waxwing.settings import SinkSettings
 FAULTS = {"crash": 6, "freeze": 12, "yield": 60, "lose": 25, "lost_in_commit": 60, "hang": 40, "swallow": 10, "miswire": 10}
 CALM_TURNS_MAX = 5_000
 LANES_MAX, PARTITIONS_MAX = 3, 4
+# Of the schedules whose logs have tokens.
+TOKENS_SHARE = 0.4
 NESTED_MAX = 3
 
 
@@ -78,6 +79,9 @@ class World:
         # Batches that came in halves on two paths, by step and partition.
         self.torn: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._bad: set[tuple[int, tuple[int, int]]] = set()
+        # Drawn apart: the others' schedules stay as they are.
+        self._tokens = random.Random(f"tokens {seed}")
+        self._has_tokens = self._tokens.random() < TOKENS_SHARE
         for _ in range(chance.randint(1, 3)):
             self._add_log()
         self.faults = {fault: weight / 1_000 * chance.choice((0, 0.5, 1, 1, 3)) for fault, weight in FAULTS.items()}
@@ -85,7 +89,7 @@ class World:
         self.blames = chance.choice(("all", "first", "none"))
         self.row_by_row = chance.random() < 0.5
         self.rows_max = chance.choice((1_000, 1_000, 4))
-        self._from_latest = chance.random() < 0.2
+        self.from_latest = chance.random() < 0.2
         self._settings: dict[str, Any] = {
             "flush_rows_max": chance.choice((1, 3, 1_000)),
             "flush_interval_s": chance.choice((0.0, 0.05, 0.5)),
@@ -106,10 +110,6 @@ class World:
     def settings(self, lanes: int) -> SinkSettings:
         """The settings of a process."""
         return SinkSettings(**self._settings, lanes=lanes)
-
-    def policy(self) -> Mapping[Stream, int]:
-        """START: the logs' starts, or their ends of this moment."""
-        return {log.stream: log.end if self._from_latest else log.first for log in self.logs.values()}
 
     def is_bad(self, partition: int, row: tuple[int, int]) -> bool:
         """Does the database refuse this row?"""
@@ -165,9 +165,17 @@ class World:
         for step in STEPS:
             for number in self.logs:
                 self.database.check(step, number, complete=True)
+        self._check_starts()
+
+    def _check_starts(self) -> None:
+        """All steps began in one place, and have the token of their end."""
         for log in self.logs.values():
-            starts = {self.database.progress[self.database.key(step, log.stream)].position.offset_start for step in STEPS}
-            if len(starts) != 1 or not (self._from_latest or starts == {log.first}):
+            held = [self.database.progress[self.database.key(step, log.stream)].position for step in STEPS]
+            for position in held if log.tokens else ():
+                if position.token_offset != log.end and position.offset_start < log.end:
+                    self.violated(f"{log.stream}: all of {log.end} is taken in, the token is {position.token!r}")
+            starts = {position.offset_start for position in held}
+            if len(starts) != 1 or not (self.from_latest or starts == {log.first}):
                 self.violated(f"{log.stream}: steps began at {sorted(starts)}, the log at {log.first}")
 
     def _complete(self) -> bool:
@@ -265,6 +273,8 @@ class World:
     def _add_log(self) -> None:
         number = len(self.logs)
         self.logs[number] = log = draw_log(self.chance, number)
+        if self._has_tokens:
+            draw_tokens(self._tokens, log)
         self._bad |= {(number, (record.offset, row)) for record in log.records for row in record.bad_rows}
 
 

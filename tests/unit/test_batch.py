@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -108,6 +109,14 @@ def test_rejects_come_in_message_order_whatever_step_made_them() -> None:
     batch = raw(STREAM, "lane-000", 0, 3, Columns([0, 1, 2], [None] * 3, [b""] * 3, [-1] * 3, [()] * 3))
     late, early = Reject(2, "parse", "late"), Reject(0, "enrich", "early")
     assert batch.with_records([], [], [late, early]).rejects == [early, late]
+
+
+def test_what_is_left_behind_the_end_of_a_whole_batch_stands_for_no_messages() -> None:
+    read = raw(STREAM, "lane-000", 0, 3, Columns([0, 1, 2], [None] * 3, [b""] * 3, [-1] * 3, [()] * 3))
+    whole = replace(read, whole=True, stands_for=[0, 2], token=b"later").with_records(["sum"], [0])
+    left = whole.after(3)
+    assert (left.offset_first, left.offset_next, left.token) == (3, 3, b"later")
+    assert (list(left.records), len(left.messages), list(left.arrived)) == ([], 0, [])
 
 
 def test_the_sink_partition_bears_the_lanes_name() -> None:

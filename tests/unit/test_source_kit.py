@@ -110,6 +110,7 @@ def test_a_token_stands_with_the_batch_that_ends_there_and_a_run_of_nothing_move
         return [(one.offset_first, one.offset_next, one.token) for one in batches]
 
     assert taken(5, b"5") == [], "below the position: it was passed on before"
+    assert taken(6, token=b"six", to=6) == [], "nor is the token of a place below it that of the position"
     assert taken(6, b"6", token=b"seven") == [(7, 7, b"seven")], "no record of it is new, but its place is later"
     assert taken(7, b"7", b"8", b"9") == [(7, 8, None), (8, 10, None)]
     assert taken(10, b"10", token=b"eleven") == [(10, 11, b"eleven")]
