@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from waxwing.errors import OffsetGap
@@ -219,6 +220,21 @@ class Batch(Generic[R]):
             )
         first = bisect_left(self.messages.offsets, offset)
         return replace(self.part(first, len(self.messages)), offset_first=offset) if first else replace(self, offset_first=offset)
+
+
+def row_numbers(batch: Batch[Any], records: Sequence[int]) -> list[int]:
+    """Each record's number among the rows that its message made, those rejected before included."""
+    taken: dict[int, set[int]] = {}
+    for reject in batch.rejects:
+        taken.setdefault(reject.at, set()).add(reject.row)
+    out = []
+    for record in records:
+        at, before = batch.at[record], 0
+        while before < record and batch.at[record - before - 1] == at:
+            before += 1
+        gone = taken.get(at)
+        out.append(before if gone is None else next(islice((row for row in count() if row not in gone), before, None)))
+    return out
 
 
 def raw(stream: Stream, lane: str, offset_first: int, offset_next: int, messages: Messages) -> Batch[bytes | None]:

@@ -103,6 +103,7 @@ class Target(ABC):
         self.reasons_told: set[str] = set()  # kinds of dead letters that the log has named in this process
         self._flow_targets: dict[str, Target] = {}
         self._claims: dict[str, object] = {}  # by the source's name
+        self.table_given: object = None  # the flow's sa.Table that one record's row goes into, if there is just one
         # The sources that the flow reads into this target, known before the first of them begins.
         self.expected: set[Expected] = set()
         self.ownership = Ownership()
@@ -286,6 +287,16 @@ class Target(ABC):
         Raises:
             ConfigError: with all that does not fit.
         """
+
+    def misfits(self, records: Sequence[Any]) -> Mapping[int, str]:  # noqa: ARG002 - as above
+        """Reasons of records that the target's columns can't hold, by their numbers; those that the sink would give.
+
+        Asked by the operator `check`, of any thread, before records come to the sink: it asks no server.
+
+        Raises:
+            ConfigError: its rows are not made of one record each.
+        """
+        return {}
 
     def check_keys(self, kind: Any) -> None:  # noqa: B027 - as above
         """Refuse a way of reading tombstones' keys (None: nobody said) by which not one could be a key here.

@@ -20,7 +20,7 @@ from waxwing.change import Change
 from waxwing.errors import ConfigError, RowError
 from waxwing.moments import moment
 from waxwing.tables.columns import checks
-from waxwing.tables.dialect import Dialect
+from waxwing.tables.dialect import MEMORY as DIALECT
 from waxwing.tables.keys import identity
 from waxwing.tables.merging import fields_of, merge_records
 from waxwing.tables.modes import Append, Keyed, Merge, Mode, Upsert, keys_of
@@ -28,41 +28,6 @@ from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
 from waxwing.tables.rows import NO_DELETES, NO_ROW, Rows, greater_moment
 
-# Memory keeps whatever Python has, as exactly as the most exact of the databases.
-DIALECT = Dialect(
-    name="memory",
-    drivername="memory",
-    backends=("memory",),
-    port_default=None,
-    writers_max=None,
-    transaction_s=0.1,
-    identifier_bytes_max=1_000,
-    identifier_refused="",
-    parameters_max=1_000_000,
-    lock_wait_sql="",
-    text_prefix="",
-    locking_read="",
-    rename_column_sql="",
-    now_ms_sql="",
-    text_nul=True,
-    text_utf16=False,
-    decimal_digits_max=1_000,
-    timezone_kept=True,
-    time_timezone_kept=True,
-    float_nan=True,
-    float_infinity=True,
-    lengths_kept=True,
-    case_sensitive=True,
-    collation_exact="",
-    upsert_sets_all=False,
-    integer_key_automatic=True,
-    json_number_kept=None,
-    savepoints=False,
-    name_blanks_kept=True,
-    char_blanks_kept=True,
-    times_are_text=False,
-    untyped_columns=True,
-)
 _exact = Context(prec=2_000)
 Row = dict[str, Any]
 
@@ -83,6 +48,10 @@ class Kept(ABC):
 
     def check_keys(self, kind: Any) -> None:  # noqa: B027 - likewise
         """Refuse a way of reading keys by which not one could be a key of the table."""
+
+    def misfits(self, records: Sequence[Any]) -> dict[int, str]:  # noqa: ARG002 - likewise
+        """By their numbers the reasons of the records that could not be rows."""
+        return {}
 
     @property
     @abstractmethod
@@ -114,6 +83,10 @@ class InTable(Kept):
     @override
     def check_keys(self, kind: Any) -> None:
         check_keys(kind, self._plan, DIALECT)
+
+    @override
+    def misfits(self, records: Sequence[Any]) -> dict[int, str]:
+        return self._records.misfits(records)
 
     @property
     @override
@@ -185,12 +158,13 @@ class ByName(Kept):
         return list(self._keyed.values()) if isinstance(self._mode, Keyed) else self._list
 
     @override
+    def misfits(self, records: Sequence[Any]) -> dict[int, str]:
+        return {number: reason for number, record in enumerate(records) if (reason := self._why_not(record))}
+
+    @override
     def write(self, change: Change, *, dry_run: bool) -> None:
-        bad: dict[int, str] = {}
         records = list(chain.from_iterable(batch.records for batch in change.batches))
-        for number, record in enumerate(records):
-            if reason := self._why_not(record):
-                bad[number] = reason
+        bad = self.misfits(records)
         deletes = list(chain.from_iterable(batch.deletes for batch in change.batches))
         if not (isinstance(self._mode, Upsert) and self._mode.delete_on_tombstone):
             bad |= dict.fromkeys(range(len(records), len(records) + len(deletes)), NO_DELETES)

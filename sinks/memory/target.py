@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +76,7 @@ class MemoryTarget(LedgerTarget):
     ) -> None:
         super().__init__(settings)
         mode = mode or Append()
+        self.table_given = table
         self._kept: Kept = ByName(mode) if table is None else InTable(table, mode, columns)
         self._memory = MemoryLedger()
 
@@ -102,6 +103,10 @@ class MemoryTarget(LedgerTarget):
     @override
     def check_records(self, kind: Any) -> None:
         self._kept.check_records(kind)
+
+    @override
+    def misfits(self, records: Sequence[Any]) -> Mapping[int, str]:
+        return self._kept.misfits(records)
 
     @override
     def check_keys(self, kind: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.sql.schema import SchemaConst
@@ -18,6 +18,7 @@ from waxwing.errors import ConfigError, RightsError
 from waxwing.tables.modes import Mode
 from waxwing.tables.plan import Plan
 from waxwing.tables.planning import plan
+from waxwing.tables.rows import Rows
 
 
 class Looked(NamedTuple):
@@ -45,6 +46,7 @@ class SqlTable:
         self.wanted = plan(table, mode, columns=columns, dialect=place.database.dialect)
         self.looked: Looked | None = None
         self.looking = threading.RLock()  # sessions of several lanes may find it altered at once
+        self._judged: tuple[Plan, Rows] | None = None
 
     @property
     def name(self) -> str:
@@ -55,6 +57,14 @@ class SqlTable:
     def columns(self) -> Sequence[str]:
         """Names of what rows bring."""
         return [column.name for column in self.wanted.columns]
+
+    def misfits(self, records: Sequence[Any]) -> Mapping[int, str]:
+        """What can't be a row of it, as it was last found; before that, as it is declared."""
+        looked, judged = self.looked, self._judged
+        found = looked.plan if looked is not None else judged[0] if judged is not None else self.wanted
+        if judged is None or judged[0] is not found:
+            self._judged = judged = found, Rows(found, self.columns, self.place.database.dialect)
+        return judged[1].misfits(records)
 
     def prepare(self, connection: sa.Connection, more: Sequence[Need] = (), *, written_before: bool) -> None:
         """Make it, or check it as it stands; under the schema lock. `more` are rights that are needed beside those on its rows.

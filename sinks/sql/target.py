@@ -78,6 +78,7 @@ class SqlTarget(LedgerTarget):
             if mode is None:
                 raise ConfigError("SqlTarget: the mode is missing.", hint="Give it Append(), Upsert(keys=...) or Merge(...).")
             self._renamed_from = table.fullname if settings.database_table else ""
+            self.table_given = table
             self._tables[""] = SqlTable(self.place, renamed(table, settings.database_table), mode, columns)
             return
         if mode is not None or columns is not None or settings.database_table:
@@ -128,6 +129,15 @@ class SqlTarget(LedgerTarget):
     def check_records(self, kind: Any) -> None:
         if not self.several:
             check_records(kind, self._one.wanted.columns, self._dialect, self._one.table.fullname)
+
+    @override
+    def misfits(self, records: Sequence[Any]) -> Mapping[int, str]:
+        if self.several or self.folds_windows:
+            raise ConfigError(
+                f"Records can't be judged for {self.name}: {'it has several tables' if self.several else 'it folds windows'}.",
+                hint="Give check the target (or the sa.Table) of one table whose rows the records are.",
+            )
+        return self._one.misfits(records)
 
     @override
     def check_keys(self, kind: Any) -> None:

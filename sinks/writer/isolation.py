@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from waxwing.batch import Batch, Reject
+from waxwing.batch import Batch, Reject, row_numbers
 from waxwing.change import DeadLetter
 
 
@@ -42,7 +42,7 @@ def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str]
     else:
         rejects += [
             Reject(batch.at[n], "sink", reason, row)
-            for (n, reason), row in zip(records.items(), _row_numbers(batch, list(records)), strict=True)
+            for (n, reason), row in zip(records.items(), row_numbers(batch, list(records)), strict=True)
         ]
     rejects += [Reject(batch.deletes[n].at, "sink", reason) for n, reason in deletes.items()]
     return batch.with_records(
@@ -51,18 +51,6 @@ def _without(batch: Batch[Any], records: dict[int, str], deletes: dict[int, str]
         rejects,
         [d for n, d in enumerate(batch.deletes) if n not in deletes],
     )
-
-
-def _row_numbers(batch: Batch[Any], records: Sequence[int]) -> list[int]:
-    """Each record's number among the rows that its message made, those rejected before included."""
-    out = []
-    for record in records:
-        at = batch.at[record]
-        taken = {reject.row for reject in batch.rejects if reject.at == at}
-        before = sum(1 for n in range(record) if batch.at[n] == at) if _several(batch, record) else 0
-        free = (row for row in range(len(taken) + before + 1) if row not in taken)
-        out.append(next(row for number, row in enumerate(free) if number == before))
-    return out
 
 
 def _of_whole(batch: Batch[Any], records: dict[int, str], columns: Sequence[str]) -> list[Reject]:
@@ -105,10 +93,6 @@ def first_of_kind(told: set[str], letters: Iterable[DeadLetter]) -> list[DeadLet
             told.add(kind)
             out.append(letter)
     return out
-
-
-def _several(batch: Batch[Any], record: int) -> bool:
-    return record > 0 and batch.at[record - 1] == batch.at[record]
 
 
 def halves(batches: list[Batch[Any]]) -> tuple[list[Batch[Any]], list[Batch[Any]]]:

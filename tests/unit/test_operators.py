@@ -16,7 +16,9 @@ from bytewax.dataflow import Stream as Flowing
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
+from sinks import MemoryTarget
 from sinks.writer.isolation import halves, without_rows
 from waxwing import operators as wop
 from waxwing.batch import Batch, Columns, Delete, Reject, Stream
@@ -105,6 +107,35 @@ def test_map_batch_knows_where_each_record_comes_from() -> None:
     result = one(lambda up: wop.map_batch("enrich", up, make), batch([0, 1, 4, 6], [2, 3, 3, 5], first=10))
     assert result.records == [(0, "id", 14, b"k2", 14), (2, "id", 16, b"k3", 16), (3, "id", 20, b"k5", 20)]
     assert list(result.at) == [2, 3, 5]
+
+
+def test_functions_may_ask_the_message_of_their_record() -> None:
+    def told(record: int, message: wop.Message) -> tuple[Any, ...]:
+        where = message.source, message.partition, message.offset, message.key, message.timestamp_ms, message.headers
+        return half(record), *where
+
+    item = batch([0, 1, 4, 6], [2, 3, 3, 5], first=10, partition=7)
+    result = one(lambda up: wop.map("enrich", up, told, with_message=True), item)
+    rows = [(0, "topic", 7, 14, b"k2", 14, ()), (2, "topic", 7, 16, b"k3", 16, ()), (3, "topic", 7, 20, b"k5", 20, ())]
+    assert (result.records, list(result.at)) == (rows, [2, 3, 5])
+    assert [(r.at, r.stage, r.reason) for r in result.rejects[1:]] == [(3, "enrich", "1 is odd")]
+    kept = one(lambda up: wop.filter("some", up, lambda _, message: message.offset > 14, with_message=True), item)
+    assert (kept.records, list(kept.at)) == ([1, 4, 6], [3, 3, 5])
+    twice = one(lambda up: wop.flat_map("twice", up, lambda n, message: [(n, message.key)] * 2, with_message=True), item)
+    assert (twice.records[:3], list(twice.at)) == ([(0, b"k2"), (0, b"k2"), (1, b"k3")], [2, 2, 3, 3, 3, 3, 5, 5])
+
+
+def test_rows_of_one_message_that_several_steps_refuse_have_numbers_of_their_own() -> None:
+    def refuse(number: int) -> Callable[[int], int]:
+        def fn(record: int) -> int:
+            if record == number:
+                raise ValueError(f"{number}")
+            return record
+
+        return fn
+
+    result = one(lambda up: wop.map("b", wop.map("a", up, refuse(1)), refuse(2)), batch([0, 1, 2], [2, 2, 2]))
+    assert [(r.at, r.row, r.reason) for r in result.rejects[1:]] == [(2, 1, "1"), (2, 2, "2")]
 
 
 @given(st.lists(st.integers(0, 9), max_size=12))
@@ -213,6 +244,14 @@ class _Any(msgspec.Struct):
     """A record of any kind."""
 
 
+class NoSix(MemoryTarget):
+    """Takes no 6."""
+
+    @override
+    def misfits(self, records: Sequence[Any]) -> dict[int, str]:
+        return {number: "six" for number, record in enumerate(records) if record == 6}
+
+
 # What a step may change of a batch, and everything else stays: fields to come, too.
 CHANGED = {"records", "at", "rejects", "deletes"}
 CUT = CHANGED | {"offset_first", "offset_next", "messages", "token"}
@@ -223,6 +262,7 @@ STEPS: dict[str, tuple[set[str], Callable[[Flowing[Any]], Flowing[Any]]]] = {
     "filter": (CHANGED, lambda up: wop.filter("step", up, lambda number: number > 3)),
     "flat_map": (CHANGED, lambda up: wop.flat_map("step", up, lambda number: [number] * 2)),
     "without_rejects": ({"rejects"}, lambda up: wop.without_rejects("step", up)),
+    "check": (CHANGED, lambda up: wop.check("step", up, NoSix())),
     "key_by": (CHANGED | {"messages"}, lambda up: op.map("bare", key_by("step", up, str, 2), lambda item: item[1])),
 }
 

@@ -26,7 +26,8 @@ PUBLIC = {
     ],
     "waxwing.configuration": ["load"],
     "waxwing.operators": [
-        "Origin", "bucket_of", "filter", "flat_map", "key_by", "map", "map_batch", "parse", "unbatch", "without_rejects",
+        "Message", "Origin", "bucket_of", "check", "filter", "flat_map", "key_by", "map", "map_batch", "parse", "unbatch",
+        "without_rejects",
     ],
     "waxwing.operators.windows": [
         "MESSAGE_TIME", "NEVER", "UNSEEN", "Aggregate", "Bucket", "Count", "Emission", "First", "Fold", "Held", "Hopping", "Lane",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import bytewax.operators as op
 from bytewax.dataflow import Stream as Flowing
 
-from waxwing.batch import Batch, Headers, Reject, Stream
+from waxwing.batch import Batch, Headers, Reject, Stream, row_numbers
 from waxwing.errors import ConfigError, WaxwingError
 from waxwing.operators.declared import declare, declare_key, key_type, record_type, returned
 from waxwing.operators.parse import without
@@ -19,6 +19,45 @@ from waxwing.operators.reasons import RAISED, reason_of, stopped
 
 R = TypeVar("R")
 S = TypeVar("S")
+
+
+class Message:
+    """The message that a record was made of. Each field is read when it is asked for."""
+
+    __slots__ = ("_at", "_batch")
+
+    def __init__(self, batch: Batch[Any], at: int) -> None:
+        self._batch, self._at = batch, at
+
+    @property
+    def source(self) -> str:
+        """The name of what it was read from: a topic."""
+        return self._batch.stream.source
+
+    @property
+    def partition(self) -> int:
+        """The number of the partition, 0 where there is one."""
+        return self._batch.stream.partition
+
+    @property
+    def offset(self) -> int:
+        """Its number in the partition."""
+        return self._batch.messages.offsets[self._at]
+
+    @property
+    def key(self) -> bytes | None:
+        """Its key as it came."""
+        return self._batch.messages.keys[self._at]
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Its timestamp, epoch milliseconds, -1 where it has none."""
+        return self._batch.messages.timestamps_ms[self._at]
+
+    @property
+    def headers(self) -> Headers:
+        """Its headers in their order, pairs of a name and bytes: a name may come twice."""
+        return self._batch.messages.headers[self._at]
 
 
 class Origin(NamedTuple):
@@ -47,17 +86,29 @@ class Origin(NamedTuple):
         return self.batch.messages.headers[at]
 
 
-def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Batch[S]]:
+@overload
+def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], S]) -> Flowing[Batch[S]]: ...
+@overload
+def map(
+    step_id: str, up: Flowing[Batch[R]], fn: Callable[[R, Message], S], *, with_message: Literal[True]
+) -> Flowing[Batch[S]]: ...
+def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[..., S], *, with_message: bool = False) -> Flowing[Batch[S]]:
     """Turn each record into another. What `fn` raises rejects that one record.
 
     The reason is the exception, such as `KeyError: 'rate' (payments.py:72 in row)`. A ValueError of your own says it in your
     words alone: `raise ValueError("amount is not positive")`.
 
+    Args:
+        step_id: the step's name.
+        up: batches of records.
+        fn: from a record to another; `with_message` it gets the record's Message as well: its key, offset, timestamp, headers.
+        with_message: see `fn`.
+
     Parallelism: where the batch is.
-    Delivery: as the source and the target (tests/unit/test_operators.py); `fn` must be a function of the record alone, for it
-        is read again after a crash.
+    Delivery: as the source and the target (tests/unit/test_operators.py); `fn` must be a function of the record (and its message)
+        alone, for it is read again after a crash.
     """
-    made = op.map(step_id, up, lambda batch: _applied(step_id, batch, fn, batch.records))
+    made = op.map(step_id, up, lambda batch: _applied(step_id, batch, fn, batch.records, *_messages(batch, with_message)))
     return declare_key(declare(made, returned(fn)), key_type(up))
 
 
@@ -88,30 +139,45 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
     return declare_key(op.map(step_id, up, mapped), key_type(up))
 
 
-def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Flowing[Batch[R]]:
-    """Keep the records for which `keep` is true. What it raises rejects that one record.
+@overload
+def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[[R], bool]) -> Flowing[Batch[R]]: ...
+@overload
+def filter(
+    step_id: str, up: Flowing[Batch[R]], keep: Callable[[R, Message], bool], *, with_message: Literal[True]
+) -> Flowing[Batch[R]]: ...
+def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[..., bool], *, with_message: bool = False) -> Flowing[Batch[R]]:
+    """Keep the records for which `keep` is true. What it raises rejects that one record. `with_message` as for `map`.
 
     Parallelism: where the batch is.
     Delivery: as `map` (tests/unit/test_operators.py); the position passes over what is left out.
     """
 
     def filtered(batch: Batch[R]) -> Batch[R]:
-        judged = _applied(step_id, batch, _judge(keep), batch.records)
+        judged = _applied(step_id, batch, _judge(keep), batch.records, *_messages(batch, with_message))
         pairs = [(record, at) for (record, good), at in zip(judged.records, judged.at, strict=True) if good]
         return judged.with_records([record for record, _ in pairs], [at for _, at in pairs])
 
     return declare_key(declare(op.map(step_id, up, filtered), record_type(up)), key_type(up))
 
 
-def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]) -> Flowing[Batch[S]]:
+@overload
+def flat_map(step_id: str, up: Flowing[Batch[R]], fn: Callable[[R], Iterable[S]]) -> Flowing[Batch[S]]: ...
+@overload
+def flat_map(
+    step_id: str, up: Flowing[Batch[R]], fn: Callable[[R, Message], Iterable[S]], *, with_message: Literal[True]
+) -> Flowing[Batch[S]]: ...
+def flat_map(
+    step_id: str, up: Flowing[Batch[R]], fn: Callable[..., Iterable[S]], *, with_message: bool = False
+) -> Flowing[Batch[S]]:
     """Turn each record into any number of records; all of them stay in one transaction. What `fn` raises rejects the record.
+    `with_message` as for `map`.
 
     Parallelism: where the batch is.
     Delivery: as `map` (tests/unit/test_operators.py).
     """
 
     def flat(batch: Batch[R]) -> Batch[S]:
-        lists = _applied(step_id, batch, _listed(fn), batch.records)
+        lists = _applied(step_id, batch, _listed(fn), batch.records, *_messages(batch, with_message))
         at = [at for at, made in zip(lists.at, lists.records, strict=True) for _ in made]
         return lists.with_records(list(chain.from_iterable(lists.records)), at)
 
@@ -137,12 +203,16 @@ def unbatch(step_id: str, up: Flowing[Batch[R]]) -> Flowing[R]:
     return op.flat_map(step_id, up, lambda batch: batch.records)
 
 
-def _listed(fn: Callable[[R], Iterable[S]]) -> Callable[[R], list[S]]:
-    return lambda record: list(fn(record))
+def _listed(fn: Callable[..., Iterable[S]]) -> Callable[..., list[S]]:
+    return lambda *arguments: list(fn(*arguments))
 
 
-def _judge(keep: Callable[[R], bool]) -> Callable[[R], tuple[R, bool]]:
-    return lambda record: (record, keep(record))
+def _judge(keep: Callable[..., bool]) -> Callable[..., tuple[Any, bool]]:
+    return lambda record, *message: (record, keep(record, *message))
+
+
+def _messages(batch: Batch[Any], wanted: bool) -> tuple[Sequence[Message], ...]:
+    return ([Message(batch, at) for at in batch.at],) if wanted else ()
 
 
 def _applied(step_id: str, batch: Batch[Any], fn: Callable[..., S], *arguments: Sequence[Any]) -> Batch[S]:
@@ -166,13 +236,11 @@ def _applied(step_id: str, batch: Batch[Any], fn: Callable[..., S], *arguments: 
                 bad[n] = stopped(fn, *[each[n] for each in arguments])
     if not bad:
         return batch.with_records(out, batch.at)
-    rejects = [Reject(batch.at[n], step_id, reason, _row(batch.at, n)) for n, reason in bad.items()]
-    return batch.with_records(out, without(batch.at, bad), [*batch.rejects, *rejects])
+    return without_bad(step_id, batch, bad, out)
 
 
-def _row(at: Sequence[int], n: int) -> int:
-    """The record's number among those that its message made."""
-    row = 0
-    while row < n and at[n - row - 1] == at[n]:
-        row += 1
-    return row
+def without_bad(step_id: str, batch: Batch[Any], bad: Mapping[int, str], records: Sequence[S]) -> Batch[S]:
+    """The batch with what was made of the records that are not bad; these, by their numbers, are rejects of the step."""
+    rows = row_numbers(batch, list(bad))
+    rejects = [Reject(batch.at[n], step_id, reason, row) for (n, reason), row in zip(bad.items(), rows, strict=True)]
+    return batch.with_records(records, without(batch.at, bad), [*batch.rejects, *rejects])

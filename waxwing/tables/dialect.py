@@ -43,3 +43,40 @@ class Dialect:
     char_blanks_kept: bool  # does CHAR keep blanks at the end of a value that fills it
     times_are_text: bool  # are dates and times stored as text, so that a column of text is one of them
     untyped_columns: bool  # may a column have no type at all, and keep what it is given
+
+
+# Memory keeps whatever Python has, as exactly as the most exact of the databases.
+MEMORY = Dialect(
+    name="memory",
+    drivername="memory",
+    backends=("memory",),
+    port_default=None,
+    writers_max=None,
+    transaction_s=0.1,
+    identifier_bytes_max=1_000,
+    identifier_refused="",
+    parameters_max=1_000_000,
+    lock_wait_sql="",
+    text_prefix="",
+    locking_read="",
+    rename_column_sql="",
+    now_ms_sql="",
+    text_nul=True,
+    text_utf16=False,
+    decimal_digits_max=1_000,
+    timezone_kept=True,
+    time_timezone_kept=True,
+    float_nan=True,
+    float_infinity=True,
+    lengths_kept=True,
+    case_sensitive=True,
+    collation_exact="",
+    upsert_sets_all=False,
+    integer_key_automatic=True,
+    json_number_kept=None,
+    savepoints=False,
+    name_blanks_kept=True,
+    char_blanks_kept=True,
+    times_are_text=False,
+    untyped_columns=True,
+)

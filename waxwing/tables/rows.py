@@ -80,12 +80,8 @@ class Rows:
             RowError: with the number and the reason of each row that the columns can't hold.
         """
         bad: dict[int, str] = {}
-        rows = self._rows(change, bad)
-        columns = list(zip(*rows, strict=True))
-        if rows:
-            for name, check, values in zip(self._names, self._checks, columns, strict=True):
-                for number, reason in check(values).items():
-                    bad.setdefault(number, f"column {name}: {reason}")
+        rows = self._rows((batch.records for batch in change.batches), bad)
+        columns = self._checked(rows, bad)
         deletes = self._deletes_of(change, len(rows), bad)
         if bad:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
@@ -103,12 +99,18 @@ class Rows:
             return Written(self._by_key(last), [], [])
         return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
 
+    def misfits(self, records: Sequence[Any]) -> dict[int, str]:
+        """By their numbers the reasons of the records that the columns can't hold: those that `of` gives."""
+        bad: dict[int, str] = {}
+        self._checked(self._rows((records,), bad), bad)
+        return bad
+
     def order(self, change: Change) -> Order:
         """In which order the rows and deletes have to be written."""
         if not isinstance(self._plan.mode, Upsert) or self._newer is not None or self._identity is None:
             return Order()
         bad: dict[int, str] = {}
-        rows = self._rows(change, bad)
+        rows = self._rows((batch.records for batch in change.batches), bad)
         deletes = map(self._deletes.identity, self._deletes_of(change, len(rows), bad)) if self._deletes else ()
         keys = [*map(self._identity, rows), *deletes]
         # Which keys the table takes for one, only it can tell: none of those that might be is passed.
@@ -117,10 +119,18 @@ class Rows:
 
     # -- records to tuples ---------------------------------------------------------------------
 
-    def _rows(self, change: Change, bad: dict[int, str]) -> list[Row]:
+    def _checked(self, rows: list[Row], bad: dict[int, str]) -> list[tuple[Any, ...]]:
+        """The rows, by column; of those that can't be held the reasons are added."""
+        columns = list(zip(*rows, strict=True))
+        if rows:
+            for name, check, values in zip(self._names, self._checks, columns, strict=True):
+                for number, reason in check(values).items():
+                    bad.setdefault(number, f"column {name}: {reason}")
+        return columns
+
+    def _rows(self, runs: Iterable[Sequence[Any]], bad: dict[int, str]) -> list[Row]:
         rows: list[Row] = []
-        for batch in change.batches:
-            records = batch.records
+        for records in runs:
             kinds = set(map(type, records))
             for kind in kinds - self._readers.keys():
                 self._readers[kind] = self._reader(kind)

@@ -11,11 +11,10 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from waxwing.batch import Batch, Stream
+from waxwing.batch import Batch, Stream, row_numbers
 from waxwing.change import DeadLetter
 from waxwing.errors import OffsetGap
 from waxwing.ledger.windows import NEVER
-from waxwing.operators.records import _row
 from waxwing.operators.windows.definition import SECOND_US, Windows
 from waxwing.operators.windows.misfits import Takes
 from waxwing.operators.windows.parts import EXACT, Entries, FoldError
@@ -288,7 +287,8 @@ class Lane:
 
     def _add_rejects(self, batch: Batch[Any], read: Read, piece: Piece) -> None:
         found = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
-        found += [(batch.at[n], _row(batch.at, n), self._stage, reason) for n, reason in read.bad.items()]
+        rows = row_numbers(batch, list(read.bad))
+        found += [(batch.at[n], row, self._stage, reason) for (n, reason), row in zip(read.bad.items(), rows, strict=True)]
         found += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
         taken: set[tuple[int, int]] = set()
         arrived = batch.arrived if found else ()

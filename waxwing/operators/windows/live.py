@@ -7,10 +7,9 @@ from decimal import localcontext
 from types import MappingProxyType
 from typing import Any
 
-from waxwing.batch import Batch, Reject
+from waxwing.batch import Batch, Reject, row_numbers
 from waxwing.errors import ConfigError
 from waxwing.ledger.windows import NEVER
-from waxwing.operators.records import _row
 from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
 from waxwing.operators.windows.definition import Session, Windows
 from waxwing.operators.windows.lane import Lane
@@ -92,7 +91,8 @@ class Live:
                     continue
                 ends = [group.end_us] * size
                 rows.extend(make_rows(self.windows, [group.end_us - length] * size, ends, group.keys, group.states, [0] * size))
-        bad = [Reject(batch.at[n], self._stage, reason, _row(batch.at, n)) for n, reason in read.bad.items()]
+        numbers = row_numbers(batch, list(read.bad))
+        bad = [Reject(batch.at[n], self._stage, reason, row) for (n, reason), row in zip(read.bad.items(), numbers, strict=True)]
         gone = [
             Reject(delete.at, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes
         ]
