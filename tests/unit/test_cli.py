@@ -323,7 +323,7 @@ def database(tmp_path: Path) -> str:
 def test_status_shows_positions_and_dead_letters_by_reason(database: str) -> None:
     done = waxwing("status", "orders", values={"DATABASE_URL": database})
     assert done.stdout.splitlines() == [
-        "step\ttopic\tpartition\tnext offset\tbehind by",
+        "step\tsource\tpartition\tnext offset\tbehind by",
         "orders\tmemory\t0\t2\t",
         "orders\tmemory\t1\t2001\t",
         "step\tstage\tnumber\treason",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,10 +18,13 @@ from sinks.memory.target import MemorySession
 from sinks.writer.admission import RATIO_BLOCK_RECORDS, Admission
 from sinks.writer.isolation import dead_letters, without_rows
 from sinks.writer.writer import Writer
+from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Reject, Stream
-from waxwing.change import Change, Position, Start
+from waxwing.change import Change, Position, Size, Start
 from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TableError, TransientError
+from waxwing.ledger.store import Transaction
 from waxwing.settings import SinkSettings
+from waxwing.target import Session
 
 STREAM = Stream("flow", "topic", "id", 0)
 
@@ -82,7 +86,7 @@ class FaultySession(MemorySession):
 QUICK = SinkSettings(flush_interval_s=0.0, retry_max_s=5.0)
 
 
-def run(target: Faulty, batches: list[Batch[Any]]) -> None:
+def run(target: MemoryTarget, batches: list[Batch[Any]]) -> None:
     writer = Writer(target, "lane-000")
     try:
         for each in batches:
@@ -406,3 +410,96 @@ def test_the_first_dead_letter_of_each_kind_is_told(capsys: pytest.CaptureFixtur
     assert "topic[0] at offset 0, refused by sink: column at: with a time zone, and the column has none." in said
     assert "payments.py:72" in said
     assert "secret" not in said
+
+
+class Spooled(MemoryTarget):
+    """A target whose changes are staged: records stand in a spool of its own until they are committed."""
+
+    def __init__(self, settings: SinkSettings, rows_max: int) -> None:
+        super().__init__(Append(), settings)
+        self.spool: list[Any] = []
+        self.committed: list[tuple[int, int]] = []  # rows of the spool at each commit, and offset_next behind it
+        self.largest = 0  # records that one call brought
+        self._rows_max = rows_max
+        self.bind("flow", "step")
+        self.begin([Start(STREAM, 0, None)])
+
+    @property
+    def size(self) -> Size:
+        return Size(self._rows_max, age_s=3_600.0, commit_s=None, staged=True)
+
+    def connect(self, part: str, token: str) -> MemorySession:
+        return SpooledSession(self, self.open_store(), token)
+
+
+class SpooledSession(MemorySession):
+    def stage(self, batches: Sequence[Batch[Any]]) -> None:
+        target = self._target
+        assert isinstance(target, Spooled)
+        records = [record for one in batches for record in one.records]
+        if bad := {n: "odd" for n, (offset, _) in enumerate(records) if offset % 10 == 5}:
+            raise RowError("odd", bad=bad)
+        target.largest = max(target.largest, len(records))
+        target.spool += records
+
+    def write_rows(self, transaction: Transaction, prepared: Change) -> None:
+        target = self._target
+        assert isinstance(target, Spooled)
+        assert not prepared.batches, "they were staged"
+        target.committed.append((len(target.spool), prepared.after[STREAM].offset_next))
+        rows, target.spool = target.spool, []
+        target.write_rows(replace(prepared, batches=[batch(0, 0).with_records(rows, [0] * len(rows))]))
+
+
+def test_a_change_of_any_size_is_staged_in_parts_and_committed_once_it_is_large_enough() -> None:
+    target = Spooled(QUICK, rows_max=25)
+    writer = Writer(target, "lane-000")
+    for first in range(0, 70, 10):
+        writer.put(batch(first, first + 10))
+    until(lambda: len(target.committed) == 2, timeout_s=60, what="two changes are large enough")
+    writer.flush()  # and the rest, whatever its size
+    writer.close()
+    good = [offset for offset in range(70) if offset % 10 != 5]
+    assert target.rows == [(offset, 0) for offset in good]
+    assert [letter.offset for letter in target.dead_letters] == list(range(5, 70, 10))
+    assert [rows for rows, _ in target.committed[:2]] == [27, 27]
+    assert [offset_next for _, offset_next in target.committed] == [30, 60, 70]
+    assert target.positions()[0].offset_next == 70
+    assert target.largest <= 27
+
+
+def test_what_was_staged_and_not_committed_comes_again() -> None:
+    target = Spooled(QUICK, rows_max=1_000)
+    writer = Writer(target, "lane-000")
+    writer.put(batch(0, 4))
+    until(lambda: len(target.spool) == 4, timeout_s=60, what="it is staged")
+    writer.close()  # as at an end that nobody asked for
+    assert target.positions()[0].offset_next == 0
+    target.spool.clear()  # it goes with the process
+    run(target, [batch(0, 4)])
+    assert target.rows == [(offset, 0) for offset in range(4)]
+
+
+def test_refusals_without_a_name_stop_a_target_that_can_not_try() -> None:
+    class Mute(MemoryTarget):
+        def connect(self, part: str, token: str) -> Session:  # type: ignore[override]  # it can't try
+            return MuteSession(super().connect(part, token))
+
+    class MuteSession(Session):
+        def __init__(self, inner: MemorySession) -> None:
+            self._inner = inner
+
+        def take_over(self, stream: Stream) -> Position:
+            return self._inner.take_over(stream)
+
+        def commit(self, change: Change) -> None:
+            raise RowError("something is wrong with some row")
+
+        def close(self) -> None:
+            self._inner.close()
+
+    target = Mute(Append(), QUICK)
+    target.bind("flow", "step")
+    target.begin([Start(STREAM, 0, None)])
+    with pytest.raises(TableError, match="it does not say which: something is wrong"):
+        run(target, [batch(0, 3)])

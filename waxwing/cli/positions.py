@@ -152,7 +152,7 @@ def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mappin
         end = ends.get((stream.source, stream.partition))
         lag = "" if end is None else _grouped(end - position.offset_next)
         rows.append((step, stream.source, str(stream.partition), _grouped(position.offset_next), lag))
-    _print(f"flow {flow}: the next offset of each partition", ("step", "topic", "partition", "next offset", "behind by"), rows)
+    _print(f"flow {flow}: the next offset of each partition", ("step", "source", "partition", "next offset", "behind by"), rows)
     if letters:
         total, records = place.dead_letters()
         shown = [(step, stage, _grouped(number), reason) for step, stage, reason, number in letters[:REASONS_SHOWN]]
