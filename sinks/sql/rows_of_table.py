@@ -87,7 +87,7 @@ class TableRows:
 
     @contextlib.contextmanager
     def _looking(self) -> Iterator[sa.Connection]:
-        if not self._store.is_open or not self._store.is_closed(self._store.connection()):
+        if self._store.is_whole:
             with self._store.transaction() as transaction:
                 yield transaction.connection
         else:  # with a new one, or the next attempt would end here again

@@ -298,7 +298,7 @@ class SqlStore(OwnersStore):
 
     def connection(self) -> sa.Connection:
         """The connection, outside of a transaction."""
-        if self._connection is not None and self.is_closed(self._connection):
+        if not self.is_whole:
             self.close()
             raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
         if self._connection is None:
@@ -307,10 +307,11 @@ class SqlStore(OwnersStore):
                 _wait_briefly(self._connection, self.database)
         return self._connection
 
-    @staticmethod
-    def is_closed(connection: sa.Connection) -> bool:
-        """Did the rollback of an earlier attempt find the transaction ended by the server (a trigger may), and close it?"""
-        return getattr(connection.connection, "dbapi_connection", None) is None
+    @property
+    def is_whole(self) -> bool:
+        """Or did the rollback of an earlier attempt find the transaction ended by the server (a trigger may), and close the
+        connection?"""
+        return self._connection is None or getattr(self._connection.connection, "dbapi_connection", None) is not None
 
     def _blockers(self) -> str:
         with contextlib.suppress(Exception), self._engine.connect() as other:
