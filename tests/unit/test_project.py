@@ -150,6 +150,23 @@ def test_no_product_is_named_outside_its_folder() -> None:
     assert found == NAMES_PRODUCTS.keys()
 
 
+def test_bytewax_is_imported_where_the_decision_says_and_its_tests_exist() -> None:
+    said = (ROOT / "docs/adr/0024-what-we-rely-on-of-bytewax.md").read_text()
+    listed, relied_on = said.split("By its words alone", 1)
+    importing = {
+        str(file.relative_to(ROOT))
+        for file in sources_of("waxwing", "sources", "sinks", "dataflows")
+        if re.search(r"^\s*(from|import) bytewax\b", file.read_text(), re.MULTILINE)
+    }
+    assert importing == set(re.findall(r"`([a-z_/]+\.py)`", listed))
+    tests = re.findall(r"(tests/\S+\.py)::(\w+)", relied_on)
+    assert len(tests) > 15
+    for file, name in tests:
+        assert f"def {name}(" in (ROOT / file).read_text(), name
+    missing = re.findall(r"^def (test_\w+)", (ROOT / "tests/unit/test_bytewax.py").read_text(), re.MULTILINE)
+    assert set(missing) <= {name for _, name in tests}
+
+
 @pytest.mark.parametrize("folder", ["sinks", "sources", "waxwing/ledger", "waxwing/tables", "waxwing/databases"])
 def test_a_folder_holds_what_fits_a_screen(folder: str) -> None:
     sizes = Counter(file.parent for file in sources_of(folder))
