@@ -13,6 +13,7 @@ from bytewax.testing import run_main
 from pydantic import SecretStr
 from typing_extensions import TypedDict
 
+import waxwing
 from sinks import Append, MemoryTarget, MemoryWindows, SqlLiveWindows, SqlTarget, Upsert, sink, window_sink
 from sinks.sql.table import Looked
 from sources import read
@@ -30,6 +31,15 @@ class Payment(TypedDict):
     account: str | None
     amount: Decimal
     at: int
+
+
+class Numbered(TypedDict):
+    id: int
+    n: int
+
+
+class Bare(TypedDict):
+    n: int
 
 
 def payments() -> sa.Table:
@@ -125,6 +135,26 @@ def test_a_table_that_no_target_of_the_flow_writes_judges_by_what_it_declares() 
     assert totals == [("Anna", 2, Decimal(5))]
     assert [row["id"] for row in elsewhere.rows] == ["a", "f"]
     assert [(offset, stage) for offset, stage, _ in letters] == [(1, "fits"), (2, "fits"), (3, "fits"), (4, "fits")]
+
+
+def test_a_number_of_the_table_s_own_is_judged_where_records_bring_it() -> None:
+    def run(*steps: Any) -> list[Any]:
+        table = sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.SmallInteger))
+        target, flow = MemoryTarget(), Dataflow("flow")
+        rows = ww.parse("parse", read("in", flow, MemorySource([{"id": 1, "n": 1}, {"id": 2**40, "n": 1}])), Numbered)
+        for number, step in enumerate(steps):
+            rows = ww.map(f"map{number}", rows, step)
+        sink("t", ww.check("fits", rows, table), target)
+        waxwing.run(flow)
+        return target.rows
+
+    def bare(record: Numbered) -> Bare:
+        return {"n": record["n"]}
+
+    assert run() == [{"id": 1, "n": 1}]
+    assert run(bare) == [{"n": 1}, {"n": 1}]
+    with pytest.raises(ConfigError, match="nobody knows whether records bring id"):
+        run(lambda record: record)
 
 
 def test_what_can_t_judge_and_records_that_never_fit_are_told_at_the_start(tmp_path: Path) -> None:

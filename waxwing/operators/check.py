@@ -11,7 +11,7 @@ from bytewax.dataflow import Stream as Flowing
 
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
-from waxwing.operators.declared import declare, declare_key, key_type, record_type
+from waxwing.operators.declared import declare, declare_key, field_types, key_type, record_type
 from waxwing.operators.parse import without
 from waxwing.operators.records import without_bad
 from waxwing.tables.dialect import MEMORY
@@ -78,7 +78,7 @@ class _OfTable:
     batch."""
 
     def __init__(self, table: sa.Table, up: Flowing[Any]) -> None:
-        self._table, self._flow = table, up.flow()
+        self._table, self._flow, self._kind = table, up.flow(), record_type(up)
         self._judge: Judge | None = None
 
     def __call__(self, records: Sequence[Any]) -> Mapping[int, str]:
@@ -90,4 +90,14 @@ class _OfTable:
 
     def _declared(self) -> Judge:
         planned = plan(self._table, Append(), dialect=MEMORY)
+        numbered = self._table.autoincrement_column
+        if numbered is not None:
+            if (fields := field_types(self._kind)) is None:
+                raise ConfigError(
+                    f"check: nobody knows whether records bring {numbered.name}, a number that {self._table.fullname} may give.",
+                    hint="Give check the target that writes the table, or declare the records' type (parse does).",
+                )
+            names = {column.name for column in planned.columns} | ({numbered.name} & fields.keys())
+            brought = [column.name for column in self._table.c if column.name in names]
+            planned = plan(self._table, Append(), dialect=MEMORY, columns=brought)
         return Rows(planned, [column.name for column in planned.columns], MEMORY).misfits
