@@ -246,7 +246,9 @@ def _start_at(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes
     places = [(p.token_offset, p.token) for _, p in found if p.token is not None and p.token_offset is not None]
     if log_token is not None and log_token[1] is not None:
         places.append((log_token[0], log_token[1]))
-    token_offset, token = max((place for place in places if place[0] <= offsets[0]), default=(None, None))
+    # Of one number the first: what is stored, which may be later than the log's start. Tokens themselves have no order.
+    below = [place for place in places if place[0] <= offsets[0]]
+    token_offset, token = max(below, key=lambda place: place[0], default=(None, None))
     return StartAt(offsets[0], tuple(offsets[1:]), max(ends) if ends else None, steps, token, token_offset)
 
 

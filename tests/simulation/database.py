@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.truth import Rows, counters, expected, good_after_all, wrong_token
+from tests.simulation.truth import Rows, counters, expected, good_after_all
 from waxwing.batch import Stream
 from waxwing.change import DeadLetter
 from waxwing.ledger.members import Member
@@ -181,6 +181,9 @@ class Database:
             self._displaced.add((key, before.token))
         if (key, after.token) in self._displaced:
             self._world.violated(f"{where}: {opened.process} wrote after it was fenced")
+        log = self._world.logs[key[1].partition]
+        if wrong := log.move(opened.step, opened.process.number, before.position, after.position):
+            self._world.violated(f"{where}: {wrong}")
         if after.position.offset_next < before.position.offset_next:
             self._world.violated(f"{where}: the position moved back")
         if after.position.offset_next == before.position.offset_next:
@@ -219,9 +222,10 @@ class Database:
         log = self._world.logs[partition]
         position = self.progress[self.key(step, log.stream)].position
         held, buried = self.rows.get((step, partition), {}), self.letters.get((step, partition), {})
-        rows, letters = expected(step, log, position.offset_start, log.end if complete else position.offset_next, buried)
+        end = max(log.end, position.offset_next) if complete else position.offset_next
+        rows, letters = expected(step, log, position.offset_start, end, buried)
         where = f"{step} {log.stream}, read from {position.offset_start}, stands at {position.offset_next}"
-        if wrong := wrong_token(log, position.token, position.token_offset, position.offset_next):
+        if wrong := log.wrong_token(position):
             self._world.violated(f"{where}: {wrong}")
         torn = self._world.torn.get((step, partition), [])
         lost = [row for row in [*(rows.keys() - held.keys()), *(letters - buried.keys())] if not _within(row[0], torn)]

@@ -202,6 +202,12 @@ class CutKeepsToken(StreamReader):
         return super()._batch(offset_next, messages, token or run.token, run, at_end=at_end)
 
 
+class WholeIsCut(StreamReader):
+    def take(self, run: Run, *, at_end: bool = False) -> list[Raw]:
+        batches = super().take(run, at_end=at_end)
+        return [part for one in batches for part in ((one.part(0, 1), one.part(1, 9)) if len(one.messages) > 1 else (one,))]
+
+
 class CountersNotMoved(Admission):
     def change(self, batches: list[Batch[Any]]) -> Change:
         change = super().change(batches)
@@ -294,6 +300,10 @@ PLANTED = {
     "numbered-from-next": Planted(
         "what is read from a token is numbered from the position", Parts(replaced=((positions, "_start_at", numbered_from_next),))
     ),
+    "whole-is-cut": Planted(
+        "what can't be read again the same way is cut", Parts(replaced=((source, "StreamReader", WholeIsCut),)), 5
+    ),
+    "two-steps-polled": Planted("what can't be read again the same way feeds two steps", Parts(steps_polled=2), 5),
     "blames-all": Planted("all rows of a message with a bad row are taken for bad", Parts(commits=BlamesAllRows)),
     "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(commits=LosesFailedGroup)),
     "blames-at-once": Planted(

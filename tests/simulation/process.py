@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from sinks.partition import TargetPartition, TargetSink
 from tests.simulation.database import Lost, Violation
+from tests.simulation.polled import Poll, PolledLog
 from tests.simulation.source import LaneReader, Starts, Straddles, batch_of, place_told
 from tests.simulation.stepped import SteppedWriter
 from tests.simulation.target import ModelTarget
-from tests.simulation.truth import FLOW, STEPS
+from tests.simulation.truth import FLOW, Log
 from waxwing.batch import Batch, lane_name
 from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
 from waxwing.ledger.members import Member
 from waxwing.ledger.ownership import POLL_S
-from waxwing.positions import open_feeds, prepare_feeds
+from waxwing.positions import StartAt, open_feeds, prepare_feeds
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -72,7 +73,7 @@ class Process:
         self._names: list[str] = []
         self._partitions: dict[str, tuple[Callable[[str], int], list[TargetPartition]]] = {}
         settings = world.settings(lanes)
-        self._targets = {step: ModelTarget(self, settings) for step in STEPS}
+        self._targets = {step: ModelTarget(self, settings) for step in world.steps}
         together: dict[str, Any] = {}
         for step, target in self._targets.items():
             target.bind(FLOW, step, together)
@@ -248,13 +249,20 @@ class Process:
             self._partitions[step] = (sink.part_fn, [TargetPartition(writer) for writer in writers])
         self._names = [name for name in sink._names if self._has(name)]
         self.readers = [
-            LaneReader(world.logs[stream.partition], lane_name(stream.partition % self._lanes), start, world.chance)
+            self._reader(world.logs[stream.partition], lane_name(stream.partition % self._lanes), start)
             for stream, start in opened.items()
             if stream.partition % self._lanes in self._mine
         ]
         told = ", ".join(f"{stream} from {place_told(start)} split at {start.splits}" for stream, start in opened.items())
         world.say(f"{self} with lanes {sorted(self._mine)} of {self._lanes} reads {told}")
         self.opened, self.partitions_known = True, len(opened)
+
+    def _reader(self, log: Log, lane: str, start: StartAt) -> LaneReader:
+        if isinstance(log, PolledLog):
+            if log.was_read(start):
+                self.world.say(f"{self} reads {log.stream} anew, and otherwise")
+            return Poll(log, lane, start, self.world.chance, self.number)
+        return LaneReader(log, lane, start, self.world.chance)
 
     def _has(self, name: str) -> bool:
         return self.world.one_writer or name in {lane_name(lane) for lane in self._mine}
@@ -266,7 +274,7 @@ class Process:
         reader = self.world.chance.choice(readers)
         for read in reader.read(self.world.chance.randint(1, 6)):
             named = "" if read.token is None else f", {read.token!r}"
-            for step in STEPS:
+            for step in self._targets:
                 self.point(f"hand {read.stream} {read.offset_first} to {read.offset_next}{named} to {step}", may_lose=False)
                 self._hand_over(step, batch_of(step, read, reader.records(read), self._targets[step].began))
 

@@ -68,11 +68,12 @@ class LaneReader:
         shift: how far the numbers that records get lie above their places in the log: not at all, if all is right.
     """
 
+    replayable = True
+
     def __init__(self, log: Log, lane: str, start: StartAt, chance: random.Random) -> None:
         self.log, self._chance = log, chance
-        self._stream = StreamReader(
-            lane, OpenPart(log.stream, start.offset, start.splits, token=start.token, token_offset=start.token_offset)
-        )
+        part = OpenPart(log.stream, start.offset, start.splits, token=start.token, token_offset=start.token_offset)
+        self._stream = StreamReader(lane, part, replayable=self.replayable)
         self._place, self.shift = start.offset, 0
         if start.token is not None and start.token_offset is not None:
             self._place = log.place(start.token)

@@ -7,6 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from waxwing.batch import Stream
+from waxwing.change import Position
 
 FLOW, TOPIC, TOPIC_ID = "flow", "topic", "id"
 # The last one sends one sum a batch, which can't be cut; the others send rows.
@@ -57,8 +58,26 @@ class Log:
         """The place that the source calls so."""
         return int(token.partition(b".")[0])
 
-    def between(self, offset_first: int, offset_next: int) -> list[Record]:
-        """The records with offset_first <= offset < offset_next."""
+    def wrong_token(self, position: Position) -> str:
+        """What is wrong with the token of a position; empty: nothing."""
+        token, number = position.token, position.token_offset
+        if token is None or number is None:
+            return "" if token is None and number is None else f"token {token!r} has the number {number}"
+        if (place := self.place(token)) not in self.tokens:
+            return f"nobody calls a place {token!r}"
+        right = place == number <= position.offset_next
+        return "" if right else f"{token!r} has the number {number}, behind it is {position.offset_next}"
+
+    def ends(self, position: Position) -> bool:
+        """Has all been taken in?"""
+        return position.offset_next >= self.end
+
+    def move(self, step: str, process: int, before: Position, after: Position) -> str:
+        """What is wrong with a move by a process, as far as the log knows; empty: nothing."""
+        return ""
+
+    def between(self, offset_first: int, offset_next: int, step: str = "") -> list[Record]:
+        """The records with offset_first <= offset < offset_next (of a step, where each has its own)."""
         return [record for record in self.records if offset_first <= record.offset < offset_next]
 
     @property
@@ -85,16 +104,6 @@ def draw_log(chance: random.Random, partition: int) -> Log:
 def draw_tokens(chance: random.Random, log: Log) -> None:
     """Transactions of the log, and so its tokens: always at both ends."""
     log.tokens = frozenset({log.first, log.end_max, *(place for place in range(log.first, log.end_max) if chance.random() < 0.3)})
-
-
-def wrong_token(log: Log, token: bytes | None, token_offset: int | None, offset_next: int) -> str:
-    """What is wrong with the token of a position; empty: nothing."""
-    if token is None or token_offset is None:
-        return "" if token is None and token_offset is None else f"token {token!r} has the number {token_offset}"
-    if (place := log.place(token)) not in log.tokens:
-        return f"nobody calls a place {token!r}"
-    right = place == token_offset <= offset_next
-    return "" if right else f"{token!r} has the number {token_offset}, behind it is {offset_next}"
 
 
 def _draw_needs(chance: random.Random, records: list[Record]) -> None:
@@ -125,7 +134,7 @@ def expected(step: str, log: Log, offset_first: int, offset_next: int, buried: C
     """The rows and dead letters that a step holds of these offsets: (offset, number of the row among the record's)."""
     rows: Rows = {}
     letters: set[Row] = set()
-    for record in log.between(offset_first, offset_next):
+    for record in log.between(offset_first, offset_next, step):
         bad = bad_rows(step, record, buried)
         letters |= {(record.offset, number) for number in bad}
         if not record.rejected:
@@ -136,7 +145,7 @@ def expected(step: str, log: Log, offset_first: int, offset_next: int, buried: C
 def counters(step: str, log: Log, offset_first: int, offset_next: int, buried: Container[Row]) -> tuple[int, int, int]:
     """records_seen, records_bad and bad_run of the position behind these offsets, counted one record at a time."""
     seen = bad = run = 0
-    for record in log.between(offset_first, offset_next):
+    for record in log.between(offset_first, offset_next, step):
         if not record.rejected and not record.rows:
             continue  # it makes no row, and so does not reach the sink
         is_bad = bool(bad_rows(step, record, buried))

@@ -14,6 +14,7 @@ import sinks.writer.commits
 from sinks.writer.admission import Admission
 from sinks.writer.commits import Commits
 from tests.simulation.database import Database, Violation
+from tests.simulation.polled import polled
 from tests.simulation.process import Process
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.target import ModelSession
@@ -29,6 +30,8 @@ CALM_TURNS_MAX = 5_000
 LANES_MAX, PARTITIONS_MAX = 3, 4
 # Of the schedules whose logs have tokens.
 TOKENS_SHARE = 0.4
+# Of those whose source can't be read again the same way.
+POLLED_SHARE = 0.15
 NESTED_MAX = 3
 
 
@@ -45,6 +48,7 @@ class Parts:
     ledger: type[Ledger] = Ledger
     owners: type[LedgerOwners] = LedgerOwners
     ownership: type[Ownership] = Ownership
+    steps_polled: int = 1
     replaced: tuple[tuple[Any, str, Any], ...] = ()
 
 
@@ -81,7 +85,10 @@ class World:
         self._bad: set[tuple[int, tuple[int, int]]] = set()
         # Drawn apart: the others' schedules stay as they are.
         self._tokens = random.Random(f"tokens {seed}")
-        self._has_tokens = self._tokens.random() < TOKENS_SHARE
+        roll = self._tokens.random()
+        self._has_tokens, self.polled = roll < TOKENS_SHARE, 1 - roll < POLLED_SHARE
+        # What can't be read again the same way feeds one step.
+        self.steps = STEPS[: parts.steps_polled] if self.polled else STEPS
         for _ in range(chance.randint(1, 3)):
             self._add_log()
         self.faults = {fault: weight / 1_000 * chance.choice((0, 0.5, 1, 1, 3)) for fault, weight in FAULTS.items()}
@@ -162,7 +169,7 @@ class World:
         for _ in range(60):
             self._turn()
             self._stop_when_violated()
-        for step in STEPS:
+        for step in self.steps:
             for number in self.logs:
                 self.database.check(step, number, complete=True)
         self._check_starts()
@@ -170,9 +177,9 @@ class World:
     def _check_starts(self) -> None:
         """All steps began in one place, and have the token of their end."""
         for log in self.logs.values():
-            held = [self.database.progress[self.database.key(step, log.stream)].position for step in STEPS]
+            held = [self.database.progress[self.database.key(step, log.stream)].position for step in self.steps]
             for position in held if log.tokens else ():
-                if position.token_offset != log.end and position.offset_start < log.end:
+                if not log.ends(position) or (position.token_offset != position.offset_next and position.offset_start < log.end):
                     self.violated(f"{log.stream}: all of {log.end} is taken in, the token is {position.token!r}")
             starts = {position.offset_start for position in held}
             if len(starts) != 1 or not (self.from_latest or starts == {log.first}):
@@ -180,8 +187,8 @@ class World:
 
     def _complete(self) -> bool:
         rows = self.database.progress
-        ends = [(self.database.key(step, log.stream), log.end) for log in self.logs.values() for step in STEPS]
-        return all(key in rows and rows[key].position.offset_next >= end for key, end in ends)
+        of_logs = [(self.database.key(step, log.stream), log) for log in self.logs.values() for step in self.steps]
+        return all(key in rows and log.ends(rows[key].position) for key, log in of_logs)
 
     def _stop_when_violated(self) -> None:
         if self.violation:
@@ -272,7 +279,8 @@ class World:
 
     def _add_log(self) -> None:
         number = len(self.logs)
-        self.logs[number] = log = draw_log(self.chance, number)
+        log = draw_log(self.chance, number)
+        self.logs[number] = log = polled(log) if self.polled else log
         if self._has_tokens:
             draw_tokens(self._tokens, log)
         self._bad |= {(number, (record.offset, row)) for record in log.records for row in record.bad_rows}

@@ -70,6 +70,12 @@ def test_a_partition_that_an_unfinished_run_did_not_know_has_nothing_to_read() -
     assert ends(Holding("a", at(ONE, 60, 100))) == [{ONE: 100, TWO: 0}]
 
 
+def test_of_two_tokens_with_one_number_the_stored_one_is_read_from_whatever_the_log_s_start_is_called() -> None:
+    held = Position(ONE, 3, 3, token=b"13", token_offset=3)  # nothing came about between the places 3 and 13
+    opened = open_feeds([Holding("a", held)], {ONE: 3}, lambda: {ONE: 3}, None, token_of=lambda *_: b"3")
+    assert (opened[ONE].token, opened[ONE].token_offset) == (b"13", 3)
+
+
 def said(capsys: pytest.CaptureFixture[str], starts: dict[Stream, StartAt], start: str, *, anew: bool = False) -> list[str]:
     say_starts("flow", starts, start, anew=anew)
     return [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
