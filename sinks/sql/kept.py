@@ -11,7 +11,7 @@ from waxwing.batch import Stream
 from waxwing.databases.ledger.migration import table_key
 from waxwing.databases.ledger.schema import of_step, progress, tables, windows
 from waxwing.errors import ConfigError
-from waxwing.ledger.store import Step
+from waxwing.ledger.store import Race, Step
 from waxwing.ledger.windows import load_streams
 from waxwing.tables.dialect import Dialect
 
@@ -47,10 +47,17 @@ def _written(connection: sa.Connection, step: Step) -> set[str]:
 
 
 def remember(connection: sa.Connection, step: Step, names: Iterable[str]) -> None:
-    """Keep that the step writes these tables, too."""
+    """Keep that the step writes these tables, too.
+
+    Raises:
+        Race: another process has just kept it.
+    """
     for name in sorted(set(names) - _written(connection, step)):
         values = {"flow": step.flow, "step": step.name, "table_key": table_key(name), "table_name": name}
-        connection.execute(tables.insert().values(**values))
+        try:
+            connection.execute(tables.insert().values(**values))
+        except sa.exc.IntegrityError as error:
+            raise Race(str(error.orig)) from error
 
 
 def remember_only(connection: sa.Connection, step: Step, name: str, others: Mapping[str, str]) -> None:
