@@ -258,7 +258,7 @@ def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], columns: S
 
 
 PLANTED = {
-    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(owners=HeartbeatsNotSeen)),
+    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(owners=HeartbeatsNotSeen), 39),
     "nobody-asked": Planted(
         "targets are taken whoever beats", Parts(replaced=((ownership, "alive", nobody_alive), (owners, "alive", nobody_alive)))
     ),
@@ -280,25 +280,28 @@ PLANTED = {
         "a COMMIT whose outcome is unknown is taken for failed: written again blindly", Parts(ledger=UnknownIsFailed)
     ),
     "doubt-forgotten": Planted(
-        "a further failure makes the unknown COMMIT before it be forgotten", Parts(session=DoubtForgotten), 24
+        "a further failure makes the unknown COMMIT before it be forgotten", Parts(session=DoubtForgotten), 8
     ),
     "dry-run-commits": Planted("the search for bad rows commits what it tries", Parts(session=DryRunCommits)),
     "step-not-in-key": Planted("positions are keyed without the step", Parts(database=StepNotInKey)),
     "no-replay-cut": Planted("what was taken in before is not cut off", Parts(admission=NoReplayCut)),
     "cut-on-any-batch": Planted(
-        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch), 17
+        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch), 29
     ),
-    "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
+    "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck), 17),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),
-    "token-at-first": Planted("the token gets the number of the batch's first record", Parts(admission=TokenAtFirst)),
-    "token-not-moved": Planted("the token stays where it is", Parts(admission=TokenNotMoved)),
-    "token-not-stored": Planted("the number of a token is stored without it", Parts(transaction=TokenNotStored)),
+    "token-at-first": Planted("the token gets the number of the batch's first record", Parts(admission=TokenAtFirst), 1),
+    "token-not-moved": Planted("the token stays where it is", Parts(admission=TokenNotMoved), 1),
+    "token-not-stored": Planted("the number of a token is stored without it", Parts(transaction=TokenNotStored), 1),
     "cut-keeps-token": Planted(
         "what is cut off in front of a split point has the token of the whole",
         Parts(replaced=((source, "StreamReader", CutKeepsToken),)),
+        6,
     ),
     "numbered-from-next": Planted(
-        "what is read from a token is numbered from the position", Parts(replaced=((positions, "_start_at", numbered_from_next),))
+        "what is read from a token is numbered from the position",
+        Parts(replaced=((positions, "_start_at", numbered_from_next),)),
+        2,
     ),
     "whole-is-cut": Planted(
         "what can't be read again the same way is cut", Parts(replaced=((source, "StreamReader", WholeIsCut),)), 5
@@ -309,9 +312,10 @@ PLANTED = {
     "blames-at-once": Planted(
         "a row that was refused is not tried beside rows that come later",
         Parts(replaced=((sinks.writer.commits, "Search", BlamesAtOnce),)),
+        8,
     ),
     "blames-one-by-one": Planted(
-        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.commits, "Search", BlamesOneByOne),))
+        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.commits, "Search", BlamesOneByOne),)), 3
     ),
     "nothing-buried": Planted(
         "bad rows are left out and not buried", Parts(replaced=((sinks.writer.commits, "without_rows", nothing_buried),))
