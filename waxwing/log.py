@@ -76,9 +76,14 @@ def _say(level: int, event: str, message: str, fields: dict[str, Any]) -> None:
     name = str(sys._getframe(2).f_globals.get("__name__", ""))  # who speaks: a record bears the name of its module
     logger = logging.getLogger(name if name.partition(".")[0] == NAME else f"{NAME}.{name}")
     if logger.isEnabledFor(level):
-        clean = {key: scrub(value) if isinstance(value, str) else value for key, value in fields.items()}
+        clean = {key: _clean(value) if isinstance(value, str) else value for key, value in fields.items()}
         # No arguments: a message may hold a percent sign.
-        logger.log(level, scrub(message), extra={"event": event, "fields": clean}, stacklevel=3)
+        logger.log(level, _clean(message), extra={"event": event, "fields": clean}, stacklevel=3)
+
+
+def _clean(text: str) -> str:
+    """Without secrets, and such that any handler can encode it: a message's value may hold a lone surrogate."""
+    return scrub(text).encode("utf-8", "backslashreplace").decode()
 
 
 def install() -> None:

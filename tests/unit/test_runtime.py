@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from waxwing import runtime
+from waxwing import log, runtime
 from waxwing.running.panics import peer_is_gone
 from waxwing.running.state import current
 
@@ -60,3 +60,10 @@ def test_all_who_may_know_better_are_asked_though_each_takes_itself_out() -> Non
         runtime.before_failing(one.better)
     assert str(current().better(KeyError("first"))) == "better"
     assert asked == both
+
+
+def test_what_is_said_can_be_encoded_whatever_a_record_holds(caplog: pytest.LogCaptureFixture) -> None:
+    log.warning("odd", "a lone surrogate: \ud800", key="\udfff")
+    record = caplog.records[-1]
+    assert record.getMessage() == "a lone surrogate: \\ud800"
+    assert vars(record)["fields"] == {"key": "\\udfff"}
