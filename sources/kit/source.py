@@ -164,8 +164,6 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
     def _shared_by_lanes(self, flow: str) -> tuple[Watch, Durable]:
         """What all lanes of this process share; a second run of the same source begins anew."""
         if self._shared is None or self._shared[0].closed:
-            if self._shared is not None:
-                self._shared[0].join()
             self._refuse_to_feed()
             for feed in self._feeds:
                 for name in self.names:

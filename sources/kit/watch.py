@@ -64,10 +64,6 @@ class Watch:
         """Begin; lanes may come before or after."""
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait until the thread has ended, once all lanes have."""
-        self._thread.join(JOIN_MAX_S)
-
     @property
     def idle_after_s(self) -> list[float]:
         """After how long at its log's end a stream is marked as idle, rising; empty: nobody asks."""
@@ -82,12 +78,15 @@ class Watch:
         self._wake.set()
 
     def leave(self, lane: int) -> None:
-        """A lane ends; with the last one so does the thread."""
+        """A lane ends; with the last one so does the thread, which is waited for where the process goes on."""
         with self._lock:
             self._joined.pop(lane, None)
-            if not self._joined:
-                self.closing.set()
-                self._wake.set()
+            if self._joined:
+                return
+            self.closing.set()
+            self._wake.set()
+        if not runtime.is_run():
+            self._thread.join(JOIN_MAX_S)
 
     @property
     def closed(self) -> bool:
@@ -137,6 +136,8 @@ class Watch:
                 let_go(self.feeds)
         self.closing.wait()
         self._source.close()
+        for feed in self.feeds:  # writers let go of them, but a run may end before any of those has begun
+            feed.ownership.release_unused()
 
     @property
     def _called(self) -> str:

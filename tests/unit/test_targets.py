@@ -220,3 +220,22 @@ def test_a_limit_on_bad_rows_names_step_database_and_the_command(tmp_path: Path)
 def test_deletes_and_versions_contradict_each_other_whatever_the_target() -> None:
     with pytest.raises(ConfigError, match="takes no newer_by"):
         Upsert(keys=("id",), newer_by="version", delete_on_tombstone=True)
+
+
+def test_a_run_that_finds_nothing_to_do_lets_go_of_its_targets(tmp_path: Path) -> None:
+    """Bytewax makes a sink's partition for its first item: where none comes, no writer is there to let go."""
+    totals = sa.Table(
+        "totals", sa.MetaData(), sa.Column("window_start", sa.BigInteger, primary_key=True), sa.Column("n", sa.Integer)
+    )
+    for _ in range(3):
+        flow = Dataflow("idle")
+        source = MemorySource({0: [{"id": 7}]}, lanes=1, ends=False)
+        window_sink(
+            "totals",
+            ww.parse("parse", op.input("in", flow, source), Numbered),
+            SqlWindows(settings(tmp_path), totals, DEFINITION),
+        )
+        run_main(flow)
+        owners = written(tmp_path, sa.select(schema.owners.c.heartbeat_ms))
+        assert owners
+        assert all(heartbeat_ms <= 0 for (heartbeat_ms,) in owners)

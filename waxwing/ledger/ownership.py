@@ -218,6 +218,11 @@ class Ownership:
         """A writer ends; with the last one we let go of all."""
         with self._lock:
             self._users -= 1
+            self.release_unused()
+
+    def release_unused(self) -> None:
+        """Let go of all where no writer has it."""
+        with self._lock:
             if not self._users:
                 self.release()
 
