@@ -39,7 +39,7 @@ class Position(NamedTuple):
 
     @property
     def place(self) -> tuple[int, bytes | None]:
-        """What a commit moves, and a compare-and-set compares."""
+        """By this a commit of unknown outcome is known again. A compare-and-set compares the offset, and the owner."""
         return self.offset_next, self.token
 
 

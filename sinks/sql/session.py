@@ -15,7 +15,8 @@ from sinks.sql.routing import routed
 from sinks.sql.rows_of_table import TableRows
 from waxwing.batch import Batch
 from waxwing.change import Change, Order
-from waxwing.databases.ledger.store import SqlStore, SqlTransaction
+from waxwing.databases.ledger.store import SqlStore
+from waxwing.databases.ledger.transaction import SqlTransaction
 from waxwing.errors import RowError, TableError
 from waxwing.ledger.store import Transaction
 from waxwing.tables.rows import Written

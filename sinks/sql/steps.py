@@ -14,7 +14,7 @@ from waxwing.change import Position
 from waxwing.databases.ledger import schema
 from waxwing.databases.ledger.making import demand_carried_over, make
 from waxwing.databases.ledger.schema import OF_STEPS, dead_letters, of_step, owners, progress, tables
-from waxwing.databases.ledger.store import LETTERS_AT_ONCE, SqlTransaction
+from waxwing.databases.ledger.transaction import LETTERS_AT_ONCE, SqlTransaction
 from waxwing.errors import ConfigError
 from waxwing.ledger.store import Step
 from waxwing.ledger.windows import BUCKETS_SOURCE, Known

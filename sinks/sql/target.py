@@ -22,7 +22,8 @@ from waxwing.databases import rights
 from waxwing.databases.base import Need
 from waxwing.databases.ledger import letters, schema
 from waxwing.databases.ledger.making import make
-from waxwing.databases.ledger.store import SqlStore, SqlTransaction
+from waxwing.databases.ledger.store import SqlStore
+from waxwing.databases.ledger.transaction import SqlTransaction
 from waxwing.errors import ConfigError, RightsError, RowError, TransientError
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import Transaction
