@@ -124,7 +124,7 @@ NAMES_PRODUCTS = {
     "waxwing/settings/__init__.py": "settings that bear their names",
     "waxwing/settings/groups.py": "settings that bear their names",
     "waxwing/settings/checking.py": "settings that bear their names",
-    "waxwing/cli/positions.py": "settings that bear their names",
+    "waxwing/cli/places.py": "settings that bear their names",
     "waxwing/cli/drivers.py": "a command about the drivers of one",
     "waxwing/instead.py": "a URL that leads nowhere",
     "waxwing/recovery.py": "Bytewax keeps its own store so",

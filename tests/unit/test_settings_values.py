@@ -16,7 +16,7 @@ import waxwing
 from sinks import Append, MemoryTarget, SqlTarget
 from sources.kafka import KafkaSource
 from waxwing import Settings, prefixed
-from waxwing.cli import positions, reference
+from waxwing.cli import places, reference
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config
 from waxwing.secrets import HIDDEN, scrub
@@ -285,10 +285,10 @@ def test_commands_find_the_databases_of_values(given: Given) -> None:
           A_KAFKA_BROKERS="k:1", A_SOURCE_TOPIC="t")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(given.folder)
-        found = [(str(place.place), name) for place, name in positions._databases("of_values")]
-        assert positions._settings("of_values").a.source_topic == "t"  # type: ignore[attr-defined]  # made of the flow's class
+        found = [(str(place.place), name) for place, name in places.databases("of_values")]
+        assert places.positions_settings("of_values").a.source_topic == "t"  # type: ignore[attr-defined]  # made of the flow's class
     assert found == [("sqlite at shop.sqlite", "DATABASE_URL_FILE"), ("sqlite at b.sqlite", "B_DATABASE_URL")]
-    unknown = [(str(place.place), name) for place, name in positions._databases("nobody_knows")]
+    unknown = [(str(place.place), name) for place, name in places.databases("nobody_knows")]
     assert unknown == found
 
 

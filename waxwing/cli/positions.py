@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import pydantic
 import typer
 from bytewax.dataflow import Dataflow
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
 from sinks import SqlWindows
 from sinks.sql.steps import Kept, SqlSteps, refuse_own
 from waxwing import log
-from waxwing.cli.flows import demand, module, settings_of
-from waxwing.databases import address, database_for
+from waxwing.cli.flows import module
+from waxwing.cli.places import PositionsSettings, databases, places_of, places_of_step, positions_settings
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config, make_client, reason_of
-from waxwing.settings import DatabaseSettings, KafkaSettings, Settings, SqlSettings
-from waxwing.settings.checking import load
-from waxwing.settings.group import Prefixed, values_in
-from waxwing.settings.names import FILE
-from waxwing.settings.reading import names_given
+from waxwing.settings import KafkaSettings
 
 KAFKA_TIMEOUT_S = 10.0
 REASONS_SHOWN = 30
-# How a flow's second database is told where its settings can't be asked.
-_MORE_DATABASES = re.compile(rf"([A-Z][A-Z0-9_]*_)(DATABASE_URL(?:{FILE})?|MYSQL_HOST|SQLSERVER_HOST)")
-
-
-class PositionsSettings(Settings, KafkaSettings, SqlSettings):
-    """Where the positions are, and the topics that they belong to."""
 
 
 def resume(flow: str, records: int) -> None:
     """Let the next records of every step and partition pass without limits on bad rows."""
-    for place, steps in _places(flow):
+    for place, steps in places_of(flow):
         for step in _with_positions(steps):
             partitions = place.accept_bad_rows(step, records)
             log.info(
@@ -54,8 +40,8 @@ def resume(flow: str, records: int) -> None:
 
 def rename(flow: str, old: str, new: str) -> None:
     """Give all that is kept of a step to another name."""
-    found = _places_of(flow, old)
-    for place, steps in _places(flow) if old != new else ():
+    found = places_of_step(flow, old)
+    for place, steps in places_of(flow) if old != new else ():
         refuse_own(str(place.place), flow, {new}.intersection(_with_positions(steps)))
     for place, kept in found:
         meets = place.to_give_way(old, flow=flow, name=new)
@@ -67,7 +53,7 @@ def rename(flow: str, old: str, new: str) -> None:
 
 def drop(flow: str, step: str, *, yes: bool, dead_letters: bool) -> None:
     """Forget the positions of a step, and its dead letters where that is asked for."""
-    places = _places_of(flow, step)
+    places = places_of_step(flow, step)
     for place, kept in places:
         kept_on = (
             ""
@@ -91,10 +77,10 @@ def drop(flow: str, step: str, *, yes: bool, dead_letters: bool) -> None:
 
 def rename_flow(old: str, new: str) -> None:
     """Give all that is kept of a flow to another name."""
-    settings = _settings(old)
-    places = _places(old)
+    settings = positions_settings(old)
+    places = places_of(old)
     if old != new:  # before anything is done in any of them
-        for place, _ in _databases(old):
+        for place, _ in databases(old):
             refuse_own(str(place.place), new, _with_positions(SqlSteps(place.settings, new).kept()))
     for place, steps in places:
         every = ", ".join(f"{step} ({_amount(kept)})" for step, kept in steps.items())
@@ -115,7 +101,7 @@ def rename_flow(old: str, new: str) -> None:
 
 def rebucket(flow: str) -> None:
     """Divide the state of a flow's windows anew."""
-    _settings(flow)
+    positions_settings(flow)
     built = getattr(module(flow), "flow", lambda: None)()
     if not isinstance(built, Dataflow):
         raise ConfigError(
@@ -133,8 +119,8 @@ def rebucket(flow: str) -> None:
 
 def status(flow: str) -> None:
     """Print positions, lag and dead letters of each of the flow's databases."""
-    settings = _settings(flow)
-    places = _places(flow)
+    settings = positions_settings(flow)
+    places = places_of(flow)
     for place, steps in places:
         if len(places) > 1:
             sys.stdout.write(f"{place.place}\n")
@@ -162,102 +148,6 @@ def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mappin
             sys.stdout.write(f"{title}.\n")
         if len(letters) > REASONS_SHOWN:
             sys.stdout.write(f"... and {len(letters) - REASONS_SHOWN:,} further reasons, in the table waxwing_dead_letters.\n")
-
-
-# -- where a flow keeps its positions --------------------------------------------------------------
-
-
-def _settings(flow: str) -> PositionsSettings:
-    """Kafka and the databases: those of the plain names, and those of the flow's own values."""
-    fields: dict[str, Any] = _values(flow)
-    kind: type[PositionsSettings] = pydantic.create_model("FlowPlaces", __base__=PositionsSettings, **fields)
-    return load(kind, partial=True)
-
-
-def _values(flow: str) -> dict[str, Any]:
-    """Fields for what the flow has beside the plain names: its own class says, or the names that are given."""
-    try:
-        demand(flow)
-        kind = settings_of(flow)
-    except ConfigError:
-        found = [_MORE_DATABASES.fullmatch(name) for name in names_given()]
-        prefixes = [one[1] for one in found if one]
-        return {prefix.lower().rstrip("_"): (SqlSettings, Prefixed(prefix)) for prefix in prefixes}
-    ours = PositionsSettings.model_fields
-    urls = [name for name, info in kind.model_fields.items() if info.annotation in (str, SecretStr) and name not in ours]
-    return {
-        **dict.fromkeys(urls, (SecretStr, SecretStr(""))),
-        **{
-            field: (base, Prefixed(prefix))
-            for field, (group, prefix) in values_in(kind).items()
-            for base, of in ((SqlSettings, DatabaseSettings), (KafkaSettings, KafkaSettings))
-            if prefix and issubclass(group, of)
-        },
-    }
-
-
-def _databases(flow: str) -> list[tuple[SqlSteps, str]]:
-    """The databases that the settings name, each with the setting that does.
-
-    Raises:
-        ConfigError: none is named.
-    """
-    settings = _settings(flow)
-    given: list[tuple[SqlSettings, str]] = []
-    for field, one in settings:
-        if isinstance(one, SqlSettings):
-            given.append((one, one.name_of("database_url")))
-        elif field == "database_url":
-            given.append((settings, settings.name_of(field)))
-        elif isinstance(one, SecretStr) and field not in PositionsSettings.model_fields:
-            given.append((settings.model_copy(update={"database_url": one}), field.upper()))
-    places: dict[str, tuple[SqlSteps, str]] = {}
-    for one, name in sorted(given, key=lambda pair: pair[0] is not settings):  # the plain one first
-        url = one.database_url.get_secret_value()
-        if _is_database(url) and url not in places:
-            places[url] = SqlSteps(one, flow), name
-    if not places:
-        raise ConfigError("DATABASE_URL is not given.", hint="Set it to the database that holds the flow's rows.")
-    return list(places.values())
-
-
-def _places(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
-    """Each database that remembers the flow, with what it keeps of its steps.
-
-    Raises:
-        ConfigError: none does.
-    """
-    named = _databases(flow)
-    found = [(place, steps) for place, _ in named if (steps := place.kept())]
-    if not found:
-        named_so = _settings(flow).flow_name
-        other = f" Its FLOW_NAME is {named_so}: ask for that." if named_so not in ("", flow) else ""
-        where, asked = (
-            ", ".join(texts) for texts in zip(*((str(place.place), setting) for place, setting in named), strict=True)
-        )
-        raise ConfigError(f"There are no positions of a flow {flow!r} in {where}.", hint=f"Is {asked} the flow's?{other}")
-    return found
-
-
-def _is_database(text: str) -> bool:
-    try:
-        database_for(address.parsed(text))
-    except ConfigError:
-        return False
-    return True
-
-
-def _places_of(flow: str, step: str) -> list[tuple[SqlSteps, Kept]]:
-    """The databases that remember a step.
-
-    Raises:
-        ConfigError: none does.
-    """
-    places = _places(flow)
-    if not (found := [(place, steps[step]) for place, steps in places if step in steps]):
-        names = sorted({name for _, steps in places for name in steps})
-        raise ConfigError(f"Step {step!r} of flow {flow!r} has no positions.", hint=f"Steps that have: {', '.join(names)}.")
-    return found
 
 
 def _with_positions(steps: Mapping[str, Kept]) -> list[str]:
