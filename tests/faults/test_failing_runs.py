@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cluster import ROOT, Cluster
-from tests.servers.process import free_ports
+from tests.servers.process import free_ports, until
 
 MODES = {"one process": (1, ()), "two workers": (1, ("-w", "2")), "two processes": (2, ())}
 
@@ -72,6 +73,16 @@ def test_a_signal_stops_the_run_cleanly(tmp_path: Path, mode: str, number: signa
         cluster.signal(number)
         assert cluster.wait(180) == [0] * processes, cluster.output()
         assert "Traceback" not in cluster.output()
+
+
+def test_one_that_was_asked_to_stop_and_loses_its_mesh_has_stopped(tmp_path: Path) -> None:
+    """A stop asks all of them; which is gone first is chance."""
+    with Cluster("tests.fixtures.failing", {}, tmp_path, processes=2) as cluster:
+        until(lambda: cluster.output().count('"event": "reads"') == 4, timeout_s=60, what="all lanes read")
+        os.kill(cluster.pids[0], signal.SIGTERM)
+        until(lambda: '"event": "stopping"' in cluster.output(), timeout_s=60, what="it stops")
+        cluster.kill_one(1)
+        assert cluster.wait(180)[0] == 0, cluster.output()
 
 
 def test_a_process_that_waits_for_its_mesh_stops_on_a_signal(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ class NoSix(MemoryTarget):
 
 # What a step may change of a batch, and everything else stays: fields to come, too.
 CHANGED = {"records", "at", "rejects", "deletes"}
-CUT = CHANGED | {"offset_first", "offset_next", "messages", "token"}
+CUT = CHANGED | {"offset_first", "offset_next", "messages", "token", "stands_for"}
 STEPS: dict[str, tuple[set[str], Callable[[Flowing[Any]], Flowing[Any]]]] = {
     "parse": (CHANGED, lambda up: wop.parse("step", wop.map("bytes", up, lambda _: b"{}"), _Any)),
     "map": (CHANGED, lambda up: wop.map("step", up, half)),
@@ -314,6 +314,7 @@ def test_parts_of_a_batch_keep_every_field_but_those_that_are_cut() -> None:
     for source, made, changed in copies.values():
         same(source, made, changed)
     assert (whole.part(1, 3).token, whole.part(1, 9).token, whole.after(3).token) == (None, b"own", b"own")
+    assert [replace(item, whole=False, stands_for=(0, 2)).part(*cut).stands_for for cut in ((0, 1), (1, 3))] == [[0], [1]]
     for half_of in halves([whole]):
         for made in half_of:
             same(whole, made, CUT)

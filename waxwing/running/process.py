@@ -151,6 +151,9 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         log.failure(error)
         _exit(exit_code(error))
     if in_cluster() and peer_is_gone(error):
+        if current().stop.is_set():  # that one was asked as well, and was done sooner
+            log.info("stopped", "Another process of this flow had stopped sooner. The next start goes on from what is stored.")
+            _exit(EXIT_OK)
         log.error(
             "peer_stopped",
             "This flow stopped because another of its processes did; that one's message says why. If none of them has one, "
