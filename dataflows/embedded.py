@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dataflows.orders_generator import PRODUCER_CONFIG, Sender, orders
-from waxwing import log, metrics, runtime
+from waxwing import log, runtime
 from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, TransientError
+from waxwing.metrics import counters
 from waxwing.settings import KafkaSettings
 
 ORDERS = 50_000
@@ -96,7 +97,7 @@ def _fill(topic: str) -> str:
 
 def _report(url: sa.URL, table: sa.Table, more: Sequence[sa.Table], seconds: float) -> None:
     """What the run did, read from the database file itself."""
-    if not metrics.tally.transactions:  # only drawn, or stopped before it began
+    if not counters.tally.transactions:  # only drawn, or stopped before it began
         return
     letters = schema.dead_letters.c
     engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -110,7 +111,7 @@ def _report(url: sa.URL, table: sa.Table, more: Sequence[sa.Table], seconds: flo
         reasons = connection.execute(
             sa.select(letters.reason, number).group_by(letters.reason).order_by(number.desc(), letters.reason)
         ).all()
-    read = metrics.tally.records
+    read = counters.tally.records
     summary = f"{read:,} orders read, {rows:,} rows in {table.name}, {sum(row.number for row in reasons):,} dead letters"
     summary += f", in {seconds:.1f} s ({read / seconds:,.0f} orders/s)"
     if not log.terminal:

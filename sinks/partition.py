@@ -10,11 +10,11 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
 from sinks.writer.writer import Writer
-from waxwing import progress
 from waxwing.batch import Batch, lane_name, part_fn
-from waxwing.graph import feed_from
-from waxwing.instead import instead
+from waxwing.metrics import progress
 from waxwing.operators.declared import key_type, record_type
+from waxwing.steps.graph import feed_from
+from waxwing.steps.instead import instead
 from waxwing.target import Target
 
 

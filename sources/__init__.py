@@ -11,8 +11,8 @@ from bytewax.inputs import Source
 
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
-from waxwing.graph import Feeder
-from waxwing.instead import instead
+from waxwing.steps.graph import Feeder
+from waxwing.steps.instead import instead
 
 R = TypeVar("R")
 

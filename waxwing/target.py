@@ -207,7 +207,7 @@ class Target(ABC):
     moments_us: Mapping[Stream, int] = MappingProxyType({})
 
     def held_back(self) -> tuple[bool, frozenset[Stream]]:
-        """Whether its step holds nothing back from now on, and the streams of which it still does (see `waxwing.holding`)."""
+        """Does its step hold nothing back from now on; and the streams of which it still does (see waxwing.steps.holding)."""
         return True, frozenset()
 
     @property

@@ -18,7 +18,6 @@ from sinks.misfits import check_keys, check_records
 from waxwing.batch import Delete
 from waxwing.change import Change
 from waxwing.errors import ConfigError, RowError
-from waxwing.moments import moment
 from waxwing.tables.columns import checks
 from waxwing.tables.dialect import MEMORY as DIALECT
 from waxwing.tables.keys import identity
@@ -27,6 +26,7 @@ from waxwing.tables.modes import Append, Keyed, Merge, Mode, Upsert, keys_of
 from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
 from waxwing.tables.rows import NO_DELETES, NO_ROW, Rows, greater_moment
+from waxwing.tables.values.moments import moment
 
 _exact = Context(prec=2_000)
 Row = dict[str, Any]

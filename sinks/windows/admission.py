@@ -11,10 +11,11 @@ import msgspec
 from sinks.windows.target import WindowTarget
 from sinks.writer.admission import RATIO_BLOCK_RECORDS
 from sinks.writer.isolation import dead_letters, said
-from waxwing import log, metrics
+from waxwing import log
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import BadRowsLimit
+from waxwing.metrics import counters
 from waxwing.operators.windows import NEVER, Bucket, Emission, Mark, Piece
 from waxwing.operators.windows.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
@@ -235,7 +236,7 @@ class WindowAdmission:
                     )
                     out.append(DeadLetter(self._stream, self._position.offset_next, row, "late", reason, None, record, (), -1))
                     row += 1
-        metrics.late(self._target.step, len(emission.late) + entries)
+        counters.late(self._target.step, len(emission.late) + entries)
         if emission.left_out:
             place = max(held.place for held in emission.held.values() if held.watermark > NEVER)
             say_left_out(self._target, emission.left_out, place)
@@ -244,7 +245,7 @@ class WindowAdmission:
 
 def say_left_out(target: Target, rows: int, place: int) -> None:
     """Rows of windows that are not whole are left out: counted, and told."""
-    metrics.left_out(target.step, rows)
+    counters.left_out(target.step, rows)
     log.warning(
         "windows_left_out",
         f"{target.name}: {rows:,} rows of windows that began before {_iso(place)} are left out: records before that place of the "

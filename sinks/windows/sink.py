@@ -16,10 +16,10 @@ from sinks.windows.target import WindowTarget
 from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Stream
 from waxwing.errors import ConfigError
-from waxwing.instead import instead
 from waxwing.operators.declared import record_type
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
+from waxwing.steps.instead import instead
 from waxwing.target import Target
 
 

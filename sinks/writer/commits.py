@@ -12,10 +12,11 @@ from sinks.writer.admission import Admits
 from sinks.writer.isolation import first_of_kind, halves, said, without_rows
 from sinks.writer.suspects import Parts, Search, Steps
 from sinks.writer.transaction_size import TransactionSize
-from waxwing import log, metrics, runtime
+from waxwing import log, runtime
 from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.errors import RowError, TableAltered, TableError, TransientError
+from waxwing.metrics import counters
 from waxwing.target import Session, Target, TryingSession
 
 # A retry waits between half and all of min(RETRY_FIRST_S * 2**n, RETRY_WAIT_MAX_S).
@@ -108,7 +109,7 @@ class Commits:
         self._tell(change, took_s)
 
     def _tell(self, change: Change, took_s: float) -> None:
-        metrics.transaction(self._target.step, self._part, change, took_s)
+        counters.transaction(self._target.step, self._part, change, took_s)
         for letter in first_of_kind(self._target.reasons_told, change.dead_letters):
             log.warning(
                 "dead_letter",
@@ -257,7 +258,7 @@ class Commits:
                 if change is not None:
                     change.in_doubt |= error.committing
                     self._not_again(error, change, contended)
-                metrics.retry(self._target.step, self._part)
+                counters.retry(self._target.step, self._part)
                 wait_s = min(RETRY_FIRST_S * 2 ** min(attempt - 1, 20), RETRY_WAIT_MAX_S) * random.uniform(0.5, 1.0)
                 if error.contended:
                     wait_s = min(wait_s, CONTENDED_WAIT_MAX_S)

@@ -13,7 +13,7 @@ from sources.kafka.broker import Broker, Topic
 from sources.kafka.group_offsets import GroupOffsets
 from sources.kafka.lane import KafkaLane
 from sources.kit import Alert, Begin, LaneReader, LaneSource, Log, Options
-from sources.kit.feeds import Durable
+from sources.kit.starting.feeds import Durable
 from waxwing import runtime
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from bytewax.inputs import StatefulSourcePartition
 from typing_extensions import override
 
-from sources.kit.feeds import Durable
-from sources.kit.opening import Lost
+from sources.kit.starting.feeds import Durable
+from sources.kit.starting.opening import Lost
 from sources.kit.state import Kept, LaneState, StreamState
 from sources.kit.stream import StreamReader
 from sources.kit.watch import Watch
 from sources.kit.words import Fetched, Raw
 from waxwing import runtime
 from waxwing.batch import Stream, lane_name
-from waxwing.holding import reminders
+from waxwing.steps.holding import reminders
 
 if TYPE_CHECKING:
     from sources.kit.source import LaneSource

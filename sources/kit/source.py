@@ -12,8 +12,8 @@ from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
 
 from sources.kit.by_stream import OneByOne
-from sources.kit.feeds import Durable, Feeds
 from sources.kit.lane import Lane
+from sources.kit.starting.feeds import Durable, Feeds
 from sources.kit.state import Kept, LaneState
 from sources.kit.watch import Watch
 from sources.kit.words import Alert, Begin, LaneReader, Log, Options, Place, Raw, Run

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from sources.kit.opening import Lost, recreated_error
 from sources.kit.patience import ask
-from sources.kit.starts import Starts
+from sources.kit.starting.opening import Lost, recreated_error
+from sources.kit.starting.positions import StartAt, let_go, own_feeds, prepare_feeds, say_starts
+from sources.kit.starting.starts import Starts
 from sources.kit.state import LaneState
 from sources.kit.words import NotThere, OpenPart
 from waxwing import log, runtime
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, TransientError
-from waxwing.positions import StartAt, let_go, own_feeds, prepare_feeds, say_starts
 from waxwing.target import Target
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from sinks import SqlTarget, Upsert
 from sinks.writer.writer import Writer
 from tests.servers import SQLServer
 from tests.servers.relay import Relay
-from waxwing import metrics
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Start
+from waxwing.metrics import counters
 from waxwing.settings import SqlSettings
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
@@ -104,7 +104,7 @@ def two_flows(url: sa.URL, seconds: float) -> tuple[int, int]:
     errors: list[BaseException] = []
     flows = [f"flow{number}" for number in (1, 2)]
     targets = [target(url, flow=flow) for flow in flows]
-    retries, end_s = metrics.tally.retries, time.monotonic() + seconds
+    retries, end_s = counters.tally.retries, time.monotonic() + seconds
 
     def run(to: SqlTarget, written: dict[str, int]) -> None:
         writer, number = Writer(to, "lane-000"), 0
@@ -134,4 +134,4 @@ def two_flows(url: sa.URL, seconds: float) -> tuple[int, int]:
         records = connection.scalar(sa.text("SELECT sum(offset_next) FROM waxwing_progress"))
     assert {row.id for row in rows} == last[0].keys() | last[1].keys()
     assert [row for row in rows if last[flows.index(row.customer)].get(row.id) != row.quantity] == []
-    return int(records), metrics.tally.retries - retries
+    return int(records), counters.tally.retries - retries

@@ -26,12 +26,12 @@ from sinks.sql.steps import SqlSteps
 from sinks.windows import admission as window_admission
 from sources.memory import MemorySource
 from tests.conformance.place import ON_THREE, Place
-from waxwing import metrics
 from waxwing.batch import Stream
 from waxwing.change import Change, Start
 from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, Fenced, TransientError
 from waxwing.ledger.windows import BUCKETS_SOURCE
+from waxwing.metrics import counters
 from waxwing.operators import parse
 from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
 from waxwing.settings import SqlSettings, SqlWindowSettings
@@ -374,14 +374,14 @@ def test_records_that_the_log_lost_are_passed_over(place: Place) -> None:
     (stream,) = {position.stream for position in target.positions()}
     target.jump(stream, 14, 21)
     assert {position.offset_next for position in target.positions()} == {21}
-    before, left_out = case.totals(), metrics.tally.left_out
+    before, left_out = case.totals(), counters.tally.left_out
     case.run(data)
     kept = recomputed({0: data[0][:14] + data[0][21:]})[0]
     # What was lost may have belonged to any window that began before the place behind it.
     begins = data[0][21]["time"] + LATENESS_S
     whole = {at: row for at, row in kept.items() if at in before or at[1] > begins}
     assert case.totals() == whole
-    assert metrics.tally.left_out - left_out == len(kept) - len(whole) > 0
+    assert counters.tally.left_out - left_out == len(kept) - len(whole) > 0
 
 
 def orderly(seed: int, partitions: int = 3) -> Data:
@@ -410,14 +410,14 @@ def test_windows_that_began_before_the_place_where_reading_begins_are_left_out(p
     # Live rows can't wait for more than the first batch, here of two and three records.
     behind = {0: data[0][17:19], 2: data[2][9:12]} if live else {p: data[p][at:] for p, at in starts.items() if at}
     begins = max(min(record["time"] for record in records) for records in behind.values()) + LATENESS_S
-    left_out = metrics.tally.left_out
+    left_out = counters.tally.left_out
     for until in (12, 25, 40):
         case.run({p: records[: max(until, starts[p] + 2)] for p, records in data.items()}, ends=until == 40, size=4)
     totals = recomputed(data, live=live)[0]
     whole = {at: row[:3] for at, row in totals.items() if at[1] > begins}
     assert len(whole) > 10
     assert {at: row[:3] for at, row in case.totals().items() if row[0] >= 0} == whole
-    assert metrics.tally.left_out > left_out
+    assert counters.tally.left_out > left_out
     assert case.letters() == []
 
 

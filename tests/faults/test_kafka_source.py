@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from sinks import MemoryTarget, sink
 from sources.kafka import KafkaSource, group_offsets
-from sources.kit.feeds import Durable, Feeds
+from sources.kit.starting.feeds import Durable, Feeds
 from tests.faults.reading import FLOW, STEP, Start, a_target, committed, contiguous, numbered, produce
 from tests.servers import Kafka
 from tests.servers.process import until

@@ -11,6 +11,9 @@ from sinks.writer.admission import Admission
 from sinks.writer.commits import Commits
 from sinks.writer.isolation import without_rows
 from sinks.writer.suspects import Search, Steps
+from sources.kit.starting import positions
+from sources.kit.starting.positions import StartAt
+from sources.kit.starting.positions import _start_at as start_at
 from sources.kit.stream import StreamReader
 from sources.kit.words import Raw, Run
 from tests.simulation import source
@@ -19,7 +22,6 @@ from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.target import ModelSession
 from tests.simulation.truth import STEPS
 from tests.simulation.world import Parts
-from waxwing import positions
 from waxwing.batch import Batch, Messages, Stream
 from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import RowError, TransientError
@@ -28,8 +30,6 @@ from waxwing.ledger.ledger import Ledger, Owner
 from waxwing.ledger.members import Member, Record
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import Stored, Transaction
-from waxwing.positions import StartAt
-from waxwing.positions import _start_at as start_at
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from typing_extensions import override
 
+from sources.kit.starting.positions import StartAt
 from sources.kit.words import Raw, Run
 from tests.simulation.source import LaneReader, messages
 from tests.simulation.truth import Log, Record
 from waxwing.change import Position
-from waxwing.positions import StartAt
 
 
 class Piece(NamedTuple):

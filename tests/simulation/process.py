@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sinks.partition import TargetPartition, TargetSink
+from sources.kit.starting.positions import StartAt, open_feeds, prepare_feeds
 from tests.simulation.database import Lost, Violation
 from tests.simulation.polled import Poll, PolledLog
 from tests.simulation.source import LaneReader, Starts, Straddles, batch_of, place_told
@@ -20,7 +21,6 @@ from waxwing.batch import Batch, lane_name
 from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
 from waxwing.ledger.members import Member
 from waxwing.ledger.ownership import POLL_S
-from waxwing.positions import StartAt, open_feeds, prepare_feeds
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -9,12 +9,12 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from sources.kit.starting.positions import StartAt
 from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart, Raw, Run
 from tests.simulation.truth import Log, Record
 from waxwing.batch import Batch, Columns, Reject, Stream
 from waxwing.errors import StopError
-from waxwing.positions import StartAt
 
 
 class Straddles(StopError):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from waxwing.cli.display import Display
-from waxwing.shared_counts import VARIABLE, SharedCounts
+from waxwing.metrics.shared import VARIABLE, SharedCounts
 
 
 def counted(**counts: object) -> SharedCounts:
@@ -35,13 +35,13 @@ def test_records_are_added_up_by_step_because_each_step_takes_in_all_of_them() -
 # As a process of a flow does, which is killed right behind a transaction.
 KILLED = """
 import os, signal
-from waxwing import metrics
+from waxwing.metrics import counters
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change
 stream = Stream("f", "t", "i", 0)
 for n in range(3):
     batch = Batch(stream, "lane-000", n, n + 1, Columns([n], [None], [b""], [-1], [()]), [1, 2], [0, 0])
-    metrics.transaction("out", "lane-000", Change([batch], {}, {}), 0.1)
+    counters.transaction("out", "lane-000", Change([batch], {}, {}), 0.1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -25,7 +25,8 @@ from sources.kafka.broker import Broker
 from sources.kafka.lane import lane_config
 from sources.kafka.messages import Fetched
 from sources.kit import Log, Run, stream
-from sources.kit.opening import Lost, missing, part, recreated, start_time_ms
+from sources.kit.starting.opening import Lost, missing, part, recreated, start_time_ms
+from sources.kit.starting.positions import StartAt
 from sources.kit.state import LaneState, StreamState
 from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart
@@ -33,7 +34,6 @@ from waxwing.batch import Stream
 from waxwing.change import Position
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import REFUSED, client_config, make_client, refusal
-from waxwing.positions import StartAt
 from waxwing.settings import KafkaSettings
 
 STREAM = Stream("flow", "orders", "id", 0)

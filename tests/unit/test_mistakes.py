@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 import waxwing
-from waxwing import mistakes
 from waxwing.cli.app import app
 from waxwing.cli.flows import demand, import_string, module
 from waxwing.cli.positions import rebucket
 from waxwing.errors import ConfigError
-from waxwing.mistakes import in_flow
+from waxwing.running import mistakes
+from waxwing.running.mistakes import in_flow
 
 
 @pytest.fixture

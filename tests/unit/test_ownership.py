@@ -13,13 +13,13 @@ from typing_extensions import override
 from sinks import Append, MemoryTarget
 from sinks.memory.target import MemorySession
 from sinks.writer.writer import Writer
+from sources.kit.starting.positions import own_feeds, prepare_feeds
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import Fenced, TransientError
 from waxwing.ledger.members import Member, Record
 from waxwing.ledger.ownership import Owners, Ownership
-from waxwing.positions import own_feeds, prepare_feeds
 from waxwing.settings import SinkSettings
 from waxwing.target import Target
 

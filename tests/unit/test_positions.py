@@ -9,9 +9,9 @@ import pytest
 from typing_extensions import override
 
 from sinks import MemoryTarget
+from sources.kit.starting.positions import StartAt, StepAt, open_feeds, say_starts
 from waxwing.batch import Stream
 from waxwing.change import Position, Start
-from waxwing.positions import StartAt, StepAt, open_feeds, say_starts
 
 ONE, TWO = (Stream("flow", "t", "id", number) for number in range(2))
 

@@ -18,6 +18,7 @@ from typing_extensions import override
 from sinks import MemoryTarget, MemoryWindows, sink, window_sink
 from sources import read
 from sources.kit import Log, Options, Place, Run, Source, numbered
+from sources.kit.starting.positions import open_feeds
 from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart
 from sources.memory import MemorySource
@@ -25,7 +26,6 @@ from waxwing import operators as ww
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, OffsetGap, TargetError, TransientError, WaxwingError
 from waxwing.operators.windows import Count, Tumbling, Windows
-from waxwing.positions import open_feeds
 
 
 class Reading(TypedDict):

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from waxwing import log
-from waxwing.shared_counts import SharedCounts, dead_letters_of_steps
+from waxwing.metrics.shared import SharedCounts, dead_letters_of_steps
 
 REFRESH_PER_S = 4
 RATE_WINDOW_S = 5.0

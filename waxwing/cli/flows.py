@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from waxwing import mistakes
 from waxwing.errors import ConfigError, WaxwingError
+from waxwing.running import mistakes
 from waxwing.settings import Group
 
 

@@ -24,7 +24,7 @@ from waxwing.cli.display import Display
 from waxwing.cli.flows import import_string
 from waxwing.errors import EXIT_BUG, EXIT_CONFIG, EXIT_DATA, EXIT_FENCED, EXIT_OK, EXIT_TRY_AGAIN
 from waxwing.ledger.members import RUN_VARIABLE
-from waxwing.shared_counts import VARIABLE, SharedCounts
+from waxwing.metrics.shared import VARIABLE, SharedCounts
 
 # The first restart waits about a second, later ones twice as long as the one before, up to this.
 BACKOFF_FIRST_S = 1.0

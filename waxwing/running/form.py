@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 from bytewax.dataflow import Dataflow
 
 from waxwing.errors import ConfigError
-from waxwing.instead import standing
 from waxwing.running.process import starting
 from waxwing.settings import Group
 from waxwing.settings.checking import load
+from waxwing.steps.instead import standing
 
 S = TypeVar("S", bound=Group)
 # Modules whose process is a run (or looks at one) once a flow is built there.

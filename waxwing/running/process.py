@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NoReturn
 
-from waxwing import log, mistakes
+from waxwing import log
 from waxwing.errors import EXIT_BUG, EXIT_OK, EXIT_TRY_AGAIN, WaxwingError
+from waxwing.running import mistakes
 from waxwing.running.panics import PanicFilter, peer_is_gone
 from waxwing.running.state import current, in_cluster
 

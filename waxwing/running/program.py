@@ -13,8 +13,8 @@ from typing import Any
 from bytewax._bytewax import run_main
 from bytewax.dataflow import Dataflow
 
-from waxwing import mistakes
 from waxwing.errors import ConfigError, WaxwingError
+from waxwing.running import mistakes
 from waxwing.running.form import Flow
 from waxwing.running.state import Run, in_program
 from waxwing.settings import Group

@@ -13,11 +13,11 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from waxwing.batch import Delete
 from waxwing.errors import ConfigError
-from waxwing.moments import moment
 from waxwing.tables.columns import kind_of, rule
 from waxwing.tables.dialect import Dialect
 from waxwing.tables.modes import keys_of
 from waxwing.tables.plan import Plan
+from waxwing.tables.values.moments import moment
 
 Key = tuple[Any, ...]
 

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from waxwing.errors import ConfigError
-from waxwing.moments import moment
 from waxwing.tables.columns import kind_of
 from waxwing.tables.modes import Merge, Mode
+from waxwing.tables.values.moments import moment
 from waxwing.tables.values.rules import DECIMAL_DIGITS_MAX
 
 Row = tuple[Any, ...]

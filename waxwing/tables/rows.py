@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from waxwing.change import Change, Order
 from waxwing.errors import ConfigError, RowError
-from waxwing.moments import moment
 from waxwing.tables.columns import checks
 from waxwing.tables.dialect import Dialect
 from waxwing.tables.keys import Deletes, folded, identity, is_zoned
 from waxwing.tables.merging import fields_of, merger
 from waxwing.tables.modes import Append, Merge, Upsert
 from waxwing.tables.plan import Block, Plan
+from waxwing.tables.values.moments import moment
 
 Row = tuple[Any, ...]
 _MISSING = object()

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from sources.kit.opening import Lost, missing, part, recreated, recreated_error, start_time_ms
+from sources.kit.starting.opening import Lost, missing, part, recreated, recreated_error, start_time_ms
+from sources.kit.starting.positions import Answers, StartAt, StepAt, open_feeds
 from sources.kit.state import LaneState
 from sources.kit.words import Begin, Log, NotThere, OpenPart
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss
-from waxwing.positions import Answers, StartAt, StepAt, open_feeds
 from waxwing.target import Target
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from sources.kit.starting.positions import StartAt
 from sources.kit.state import StreamState
 from sources.kit.words import Log, OpenPart
 from waxwing.batch import Stream
 from waxwing.change import Position
 from waxwing.errors import DataLoss
-from waxwing.positions import StartAt
 
 CONTINUE_HINT = "To go on without them, start with ON_DATA_LOSS=continue; what is lost stays lost."
 

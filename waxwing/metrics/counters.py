@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter, Gauge, Histogram
 
 from waxwing.change import Change
-from waxwing.shared_counts import SharedCounts
+from waxwing.metrics.shared import SharedCounts
 
 RECORDS = Counter("waxwing_records", "Records taken in, durable.", ["step"])
 ROWS = Counter("waxwing_rows", "Rows written (before upserts fold the same key), durable.", ["step"])

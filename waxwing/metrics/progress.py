@@ -7,8 +7,9 @@ import threading
 import time
 from typing import Any
 
-from waxwing import log, metrics, runtime
-from waxwing.shared_counts import dead_letters_of_steps
+from waxwing import log, runtime
+from waxwing.metrics import counters
+from waxwing.metrics.shared import dead_letters_of_steps
 
 TERMINAL_INTERVAL_S = 0.5
 
@@ -38,7 +39,7 @@ class _Reporter:
 
     def run(self) -> None:
         while not self._ended.wait(self._interval_s):
-            records = metrics.tally.records
+            records = counters.tally.records
             if records != self._records:
                 self._show(records)
 
@@ -46,7 +47,7 @@ class _Reporter:
         now_s = time.monotonic()
         rate = (records - self._records) / (now_s - self._last_s)
         self._records, self._last_s = records, now_s
-        tally = metrics.tally
+        tally = counters.tally
         text = f"{records:,} records, {tally.rows:,} rows, {tally.dead_letters:,} dead letters, {rate:,.0f} records/s"
         if self._terminal:
             sys.stderr.write(f"\r\x1b[2K{text}")
@@ -56,7 +57,7 @@ class _Reporter:
 
     @staticmethod
     def _counts() -> dict[str, Any]:
-        tally = metrics.tally
+        tally = counters.tally
         return {
             "records": tally.records,
             "records_of": dict(tally.records_of),
@@ -72,7 +73,7 @@ class _Reporter:
     def summary(self) -> None:
         self._ended.set()
         seconds = time.monotonic() - self._started_s
-        tally = metrics.tally
+        tally = counters.tally
         if self._terminal and self._records:
             sys.stderr.write("\r\x1b[2K")
         of_steps = dead_letters_of_steps(tally.dead_letters_of)

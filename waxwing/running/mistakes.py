@@ -16,7 +16,7 @@ from typing import Any
 from waxwing import log
 from waxwing.errors import ConfigError, TransientError, TryLater, WaxwingError, is_disk_full
 
-_OURS = Path(__file__).parents[1]
+_OURS = Path(__file__).parents[2]
 _INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 _NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (_OURS / "waxwing", _OURS / "sinks", _OURS / "sources", *_INSTALLED))
 _NETWORKING = "failed to initialize networking: "

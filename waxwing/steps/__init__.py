@@ -1,0 +1,1 @@
+"""What is known of the steps of a flow."""
