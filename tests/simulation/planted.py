@@ -18,8 +18,8 @@ from sources.kit.stream import StreamReader
 from sources.kit.words import Raw, Run
 from tests.simulation import source
 from tests.simulation.database import Database, Key
+from tests.simulation.steps.rows import RowsSession
 from tests.simulation.store import ModelStore, ModelTransaction
-from tests.simulation.target import ModelSession
 from tests.simulation.truth import STEPS
 from tests.simulation.world import Parts
 from waxwing.batch import Batch, Messages, Stream
@@ -62,7 +62,7 @@ class CommitInClose(ModelStore):
             self.database.commit(self.left.opened)
 
 
-class PositionFirst(ModelSession):
+class PositionFirst(RowsSession):
     def write_rows(self, transaction: Transaction, prepared: Change) -> None:
         assert isinstance(transaction, ModelTransaction)
         self.database.commit(transaction.opened)
@@ -117,7 +117,7 @@ class OwnedAgain(Ledger):
         return super().move(transaction, change, owner)
 
 
-class UnknownIsDone(ModelSession):
+class UnknownIsDone(RowsSession):
     def commit(self, change: Change) -> None:
         try:
             super().commit(change)
@@ -138,7 +138,7 @@ class UnknownIsFailed(Ledger):
         return False
 
 
-class DoubtForgotten(ModelSession):
+class DoubtForgotten(RowsSession):
     def commit(self, change: Change) -> None:
         try:
             super().commit(change)
@@ -146,7 +146,7 @@ class DoubtForgotten(ModelSession):
             change.in_doubt = False
 
 
-class DryRunCommits(ModelSession):
+class DryRunCommits(RowsSession):
     def attempt(self, change: Change) -> None:
         super().commit(change)
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sinks.partition import TargetPartition, TargetSink
 from sources.kit.starting.positions import StartAt, open_feeds, prepare_feeds
-from tests.simulation.database import Lost, Violation
+from tests.simulation.database import Crash, Lost, Violation
 from tests.simulation.polled import Poll, PolledLog
-from tests.simulation.source import LaneReader, Starts, Straddles, batch_of, place_told
+from tests.simulation.source import LaneReader, Starts, Straddles, place_told
 from tests.simulation.stepped import SteppedWriter
-from tests.simulation.target import ModelTarget
+from tests.simulation.steps import fed_of
 from tests.simulation.truth import FLOW, Log
-from waxwing.batch import Batch, lane_name
-from waxwing.errors import Fenced, OffsetGap, TransientError, WaxwingError
+from waxwing.batch import lane_name
+from waxwing.errors import Fenced, OffsetGap, TransientError
 from waxwing.ledger.members import Member
 from waxwing.ledger.ownership import POLL_S
 
@@ -28,10 +26,6 @@ if TYPE_CHECKING:
 OPEN_TRIES_MAX = 5
 # Of the faults that happen once a process has opened its source.
 OPENING_FAULTS = 0.4
-
-
-class Crash(BaseException):
-    """The process is gone. It passes through whatever handlers the code has; none of them reaches the database any more."""
 
 
 class ModelHeart:
@@ -69,20 +63,17 @@ class Process:
         self._open_tries = 0
         self.open_due_s = 0.0
         self.readers: list[LaneReader] = []
-        self.writers: list[SteppedWriter] = []
-        self._names: list[str] = []
-        self._partitions: dict[str, tuple[Callable[[str], int], list[TargetPartition]]] = {}
-        settings = world.settings(lanes)
-        self._targets = {step: ModelTarget(self, settings) for step in world.steps}
+        self.lanes = lanes
+        self.steps = {step: fed_of(self, step) for step in world.steps}
         together: dict[str, Any] = {}
-        for step, target in self._targets.items():
-            target.bind(FLOW, step, together)
+        for step, fed in self.steps.items():
+            fed.target.bind(FLOW, step, together)
         member = Member(run, min(mine, default=0), f"p{number}")
         self._hearts: dict[str, ModelHeart] = {}
         self.ownership = world.parts.ownership(member, partial(ModelHeart, self))
-        for step, target in self._targets.items():
-            target.ownership = self.ownership
-            owners = target.owners()
+        for step, fed in self.steps.items():
+            fed.target.ownership = fed.model.ownership = self.ownership
+            owners = fed.model.owners()
             assert owners is not None
             self.ownership.add(FLOW, step, owners)
 
@@ -133,6 +124,11 @@ class Process:
             self.world.database.abandon(self)
 
     # -- its own doing ---------------------------------------------------------------------------
+
+    @property
+    def writers(self) -> list[SteppedWriter]:
+        """Of all steps."""
+        return [writer for fed in self.steps.values() for writer in fed.writers]
 
     @property
     def ready(self) -> list[Callable[[], None]]:
@@ -194,10 +190,8 @@ class Process:
     def close(self) -> None:
         """What Bytewax does at an end that nobody asked for."""
         self.working = True
-        for _, partitions in self._partitions.values():
-            for partition in partitions:
-                with contextlib.suppress(Crash, WaxwingError):
-                    partition.close()
+        for fed in self.steps.values():
+            fed.close()
 
     def stop(self) -> None:
         """Asked to stop: the source ends, the sink is flushed and closed."""
@@ -209,9 +203,8 @@ class Process:
                 self.kill("at its end")
 
     def _flush(self) -> None:
-        for _, partitions in self._partitions.values():
-            for partition in partitions:
-                partition.snapshot()
+        for fed in self.steps.values():
+            fed.flush()
 
     def _work(self) -> None:
         self.working = True
@@ -227,7 +220,7 @@ class Process:
 
     def _open(self) -> None:
         world = self.world
-        feeds = list(self._targets.values())
+        feeds = [fed.target for fed in self.steps.values()]
         starts = Starts(world.logs, latest=world.from_latest)
         self._open_tries += 1
         try:
@@ -242,12 +235,8 @@ class Process:
             if self._open_tries >= OPEN_TRIES_MAX:
                 raise TransientError(str(error)) from error
             return
-        for step, target in self._targets.items():
-            sink = TargetSink(target)
-            writers = [SteppedWriter(self, target, name) for name in sink._names if self._has(name)]
-            self.writers += writers
-            self._partitions[step] = (sink.part_fn, [TargetPartition(writer) for writer in writers])
-        self._names = [name for name in sink._names if self._has(name)]
+        for fed in self.steps.values():
+            fed.open()
         self.readers = [
             self._reader(world.logs[stream.partition], lane_name(stream.partition % self._lanes), start)
             for stream, start in opened.items()
@@ -264,7 +253,8 @@ class Process:
             return Poll(log, lane, start, self.world.chance, self.number)
         return LaneReader(log, lane, start, self.world.chance)
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Is the sink partition of this lane here?"""
         return self.world.one_writer or name in {lane_name(lane) for lane in self._mine}
 
     def _read(self) -> None:
@@ -274,43 +264,11 @@ class Process:
         reader = self.world.chance.choice(readers)
         for read in reader.read(self.world.chance.randint(1, 6)):
             named = "" if read.token is None else f", {read.token!r}"
-            for step in self._targets:
+            for step, fed in self.steps.items():
                 self.point(f"hand {read.stream} {read.offset_first} to {read.offset_next}{named} to {step}", may_lose=False)
-                self._hand_over(step, batch_of(step, read, reader.records(read), self._targets[step].began))
-
-    def _hand_over(self, step: str, batch: Batch[Any]) -> None:
-        batches = [batch]
-        if batch.offset_next > batch.offset_first and self.strikes("miswire"):
-            self.miswired = True
-            batches = self._miswired(step, batch)
-            fed = ", ".join(f"{each.offset_first} to {each.offset_next} {list(each.records)}" for each in batches)
-            self.world.say(f"{self}: {step} is fed {batch.stream} wrongly: {fed or 'nothing'}")
-        route, partitions = self._partitions[step]
-        number = route(batch.lane)
-        if not self.world.one_writer:
-            number = self._names.index(TargetSink(self._targets[step])._names[number])
-        for each in batches:
-            partitions[number].write_batch([each])
-
-    def _miswired(self, step: str, batch: Batch[Any]) -> list[Batch[Any]]:
-        """A batch is lost on the way, comes twice, or its halves come on two paths (branch, map, map, merge).
-
-        Of two paths the sink can't know before the second batch: it loses that one half, and must stop then.
-        """
-        how = self.world.chance.randrange(3)
-        if how == 0:
-            return []
-        if how == 1:
-            return [batch, batch]
-        self.torn[step, batch.stream.partition] = batch.offset_next
-        self.world.torn.setdefault((step, batch.stream.partition), []).append((batch.offset_first, batch.offset_next))
-        halves = [[n for n, at in enumerate(batch.at) if at % 2 == odd] for odd in (0, 1)]
-        return [
-            replace(
-                batch,
-                records=[batch.records[n] for n in half],
-                at=[batch.at[n] for n in half],
-                rejects=[reject for reject in batch.rejects if reject.at % 2 == odd],
-            )
-            for odd, half in enumerate(halves)
-        ]
+                batch = fed.batch(read, reader.records(read))
+                if batch.offset_next > batch.offset_first and self.strikes("miswire"):
+                    self.miswired = True
+                    fed.put_wrongly(batch)
+                else:
+                    fed.put(batch)

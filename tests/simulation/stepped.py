@@ -12,8 +12,9 @@ from sinks.writer.commits import Commits
 from sinks.writer.writer import Writer
 
 if TYPE_CHECKING:
+    from sinks.writer.admission import Admits
     from tests.simulation.process import Process
-    from tests.simulation.target import ModelTarget
+    from waxwing.target import Target
 
 # One reading hands over so many records to a writer at most.
 HANDED_OVER_MAX = 12
@@ -60,11 +61,11 @@ class Joined(threading.Thread):
 class SteppedWriter(Writer):
     """The shipped writer, its thread's steps taken one by one."""
 
-    def __init__(self, process: Process, target: ModelTarget, part: str) -> None:
+    def __init__(self, process: Process, target: Target, part: str, admission: Admits | None = None) -> None:
         self.process = process
         self.busy = self.ended = False
         self.due_s = 0.0
-        super().__init__(target, part, process.world.now_s, process.world.parts.admission(target.settings))
+        super().__init__(target, part, process.world.now_s, admission or process.world.parts.admission(target.settings))
 
     @override
     def _make_commits(self) -> Commits:

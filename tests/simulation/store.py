@@ -116,7 +116,7 @@ class ModelTransaction(OwnersTransaction):
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         self.statement("dead letters")
         for letter in letters:
-            if (letter.offset, letter.row) in self.database.letters.get((self.step, letter.stream.partition), {}):
+            if (letter.offset, letter.row) in self.database.letters.get((self.step, letter.stream), {}):
                 self.world.violated(f"{self.step} {letter.stream}: a dead letter comes twice, at {letter.offset}, {letter.row}")
             self.opened.letters.append(letter)
 
@@ -331,4 +331,4 @@ def _told(opened: Opened) -> str:
         for stream, generation, p in moved
     ]
     letters = [(letter.stream.partition, (letter.offset, letter.row)) for letter in opened.letters]
-    return f"{', '.join(moves)}; rows {opened.rows}; dead letters {letters}"
+    return f"{', '.join(moves)}; rows {opened.written}; dead letters {letters}"

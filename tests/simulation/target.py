@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
 from sinks.ledger import LedgerSession, LedgerTarget
 from tests.simulation.database import Lost
-from tests.simulation.store import ModelStore, ModelTransaction
-from tests.simulation.truth import Row
+from tests.simulation.store import ModelStore
 from waxwing.batch import Stream
 from waxwing.change import Change, Position, Start
-from waxwing.errors import RowError, TransientError
+from waxwing.errors import TransientError
 from waxwing.ledger.ledger import Ledger
 from waxwing.ledger.owners import LedgerOwners
-from waxwing.ledger.store import Transaction
 from waxwing.settings import SinkSettings
 
 if TYPE_CHECKING:
@@ -90,43 +88,3 @@ class ModelSession(LedgerSession):
     @override
     def prepared(self, change: Change) -> Change:
         return change
-
-    @override
-    def write_rows(self, transaction: Transaction, prepared: Change) -> None:
-        opened = cast("ModelTransaction", transaction)
-        parts = [prepared.batches] if prepared.parts is None else prepared.parts
-        if sum(len(batch.records) for part in parts for batch in part) > self.world.rows_max:
-            raise TransientError("the transaction takes too long", too_large=True)
-        for part in parts:
-            try:
-                self._insert(opened, [(batch.stream.partition, record) for batch in part for record in batch.records])
-            except RowError:
-                opened.statement("rollback to savepoint")
-                if not opened.opened.whole:
-                    raise Lost("no such savepoint: the transaction was ended inside") from None
-                raise
-
-    def _insert(self, transaction: ModelTransaction, records: list[tuple[int, Any]]) -> None:
-        bad: dict[int, str] = {}
-        lacking = False
-        for number, (partition, record) in enumerate(records):
-            if number % 3 == 0:
-                transaction.statement("insert")
-            if self._step != "sums" and self.world.is_bad(partition, record[0]):
-                bad[number] = "bad row"
-                if self.world.blames == "first":
-                    break
-            transaction.opened.rows += [(partition, row) for row in record]
-            lacking |= self.world.row_by_row and self._lacks(transaction, partition, record[0])
-        if bad:
-            raise RowError("bad row", bad=None if self.world.blames == "none" else bad)
-        if lacking or any(self._lacks(transaction, partition, record[0]) for partition, record in records):
-            raise RowError("a row lacks another")
-
-    def _lacks(self, transaction: ModelTransaction, partition: int, row: Row) -> bool:
-        """Is the row that it needs neither here nor there?"""
-        needed = self.world.logs[partition].needs.get(row)
-        if needed is None or self._step == "sums":
-            return False
-        there = self.database.rows.get((self._step, partition), {})
-        return needed not in there and (partition, needed) not in transaction.opened.rows

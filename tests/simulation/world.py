@@ -16,8 +16,9 @@ from sinks.writer.commits import Commits
 from tests.simulation.database import Database, Violation
 from tests.simulation.polled import polled
 from tests.simulation.process import Process
+from tests.simulation.steps import judge_of
+from tests.simulation.steps.rows import RowsSession
 from tests.simulation.store import ModelStore, ModelTransaction
-from tests.simulation.target import ModelSession
 from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log, draw_tokens
 from waxwing.ledger.ledger import Ledger
 from waxwing.ledger.owners import LedgerOwners
@@ -41,7 +42,7 @@ class Parts:
 
     commits: type[Commits] = Commits
     admission: type[Admission] = Admission
-    session: type[ModelSession] = ModelSession
+    session: type[RowsSession] = RowsSession
     database: type[Database] = Database
     store: type[ModelStore] = ModelStore
     transaction: type[ModelTransaction] = ModelTransaction
@@ -106,6 +107,7 @@ class World:
             "bad_ratio_max": 1.0,
         }
         self.database = parts.database(self)
+        self.database.judges = {step: judge_of(self, step) for step in self.steps}
         self.processes: list[Process] = []
         self.started = 0
 
@@ -170,8 +172,7 @@ class World:
             self._turn()
             self._stop_when_violated()
         for step in self.steps:
-            for number in self.logs:
-                self.database.check(step, number, complete=True)
+            self.database.judges[step].check_end()
         self._check_starts()
 
     def _check_starts(self) -> None:
@@ -186,9 +187,7 @@ class World:
                 self.violated(f"{log.stream}: steps began at {sorted(starts)}, the log at {log.first}")
 
     def _complete(self) -> bool:
-        rows = self.database.progress
-        of_logs = [(self.database.key(step, log.stream), log) for log in self.logs.values() for step in self.steps]
-        return all(key in rows and log.ends(rows[key].position) for key, log in of_logs)
+        return all(self.database.judges[step].is_complete() for step in self.steps)
 
     def _stop_when_violated(self) -> None:
         if self.violation:
@@ -304,7 +303,7 @@ def _shipped(world: World) -> Iterator[None]:
     replaced = [
         (sinks.writer.commits, "random", world.chance),
         (sinks.writer.commits, "log", quiet),
-        (sinks.writer.commits, "metrics", quiet),
+        (sinks.writer.commits, "counters", quiet),
         (sinks.writer.admission, "RATIO_BLOCK_RECORDS", BLOCK_RECORDS),
         *world.parts.replaced,
     ]
