@@ -12,7 +12,7 @@
 #   storm  .venv/bin/python -m tests.faults.storm --help
 #
 # PYTHON=... chooses another Python, 3.11 or 3.12; arguments of a program go into ARGS:
-#   make run ARGS='-w 2'     make test ARGS='tests/unit -k batch'     make test JOBS=0 (one test after the other)
+#   make run ARGS='-w 2'     make test ARGS='tests/waxwing -k batch'     make test JOBS=0 (one test after the other)
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell $(name) --version 2>/dev/null),$(name))))
 ARGS ?=

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
 from tests.faults.recompute import plain_engine
-from tests.faults.storm_databases import DATABASES as SERVERS
+from tests.faults.storm.databases import DATABASES as SERVERS
 from tests.servers import SQLServer
 from waxwing.tables.plan import Plan
 

@@ -23,7 +23,7 @@ def sink(step_id: str, up: Flowing[Batch[Any]], target: Target) -> None:
 
     Parallelism: one writer thread per lane, in the lane's own process; a target with one writer
         (SQLite) has one for all lanes.
-    Delivery: exactly once, where batches come straight from a source of ours (tests/faults/test_window_storm.py).
+    Delivery: exactly once, where batches come straight from a source of ours (tests/faults/storm/test_window_storm.py).
 
     Raises:
         ConfigError: the target serves another step already, or not one record of the declared type could be written.

@@ -55,7 +55,7 @@ class MemorySource(Source):
         ConfigError: an item is none of these.
 
     Parallelism: one lane per worker at most, as the Kafka source.
-    Delivery: exactly once into the targets behind it (tests/flows/test_memory.py); a second run goes on where the first ended.
+    Delivery: exactly once into the targets behind it (tests/dataflows/test_memory.py); a second run goes on where one ended.
     """
 
     def __init__(

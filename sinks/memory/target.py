@@ -61,7 +61,7 @@ class MemoryTarget(LedgerTarget):
         dead_letters: the rejects.
 
     Parallelism: one writer per lane, one lock for all.
-    Delivery: exactly once, over any number of runs in this process (tests/unit/test_writer.py).
+    Delivery: exactly once, over any number of runs in this process (tests/sinks/test_writer.py).
     """
 
     owned = False  # memory dies with its owner

@@ -23,7 +23,7 @@ class MemoryWindows(WindowTarget):
         rows: dicts by column name, in the order in which windows closed; corrections are rows with a higher revision.
 
     Parallelism: one writer per bucket, one lock for all.
-    Delivery: exactly once, over any number of runs in this process (tests/unit/test_windows.py).
+    Delivery: exactly once, over any number of runs in this process (tests/waxwing/operators/windows/test_windows.py).
     """
 
     def __init__(self, windows: Windows, settings: WindowSettings | None = None, *, buckets: int = 2) -> None:

@@ -52,7 +52,7 @@ class SqlTarget(LedgerTarget):
             (server defaults, computed, identity).
 
     Parallelism: one connection and one writer per lane; SQLite: one for all.
-    Delivery: exactly once: positions move in the rows' own transaction, by compare-and-set (tests/faults/test_window_storm.py).
+    Delivery: exactly once: positions move in the rows' transaction, by compare-and-set (tests/faults/storm/test_window_storm.py).
 
     Raises:
         ConfigError: no such database, a column type it can't keep exactly, a table that does not fit.

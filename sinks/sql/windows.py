@@ -32,7 +32,7 @@ class SqlWindows(WindowTarget):
 
     Parallelism: one connection and one writer per bucket; SQLite: one bucket.
     Delivery: exactly once: a bucket's rows, late records, positions and open state are one transaction, by compare-and-set
-        (tests/faults/test_window_storm.py).
+        (tests/faults/storm/test_window_storm.py).
 
     Raises:
         ConfigError: a table that does not fit the windows.

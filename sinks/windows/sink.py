@@ -27,7 +27,7 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
     """Fold batches into the target's windows: written when they have closed (SqlWindows), or with every batch (SqlLiveWindows).
 
     Parallelism: lanes fold where their batches are; Bytewax spreads the buckets over all workers.
-    Delivery: exactly once, where batches come straight from a source of ours (tests/faults/test_window_storm.py). What a
+    Delivery: exactly once, where batches come straight from a source of ours (tests/faults/storm/test_window_storm.py). What a
         window holds is a function of the topic alone, idle partitions aside (see Windows).
 
     Raises:

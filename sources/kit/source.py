@@ -42,7 +42,7 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
         flow_by: who named the flow.
 
     Parallelism: `lanes` readers over all workers and processes; each stream has one (see lane_of).
-    Delivery: exactly once into the targets behind it (tests/unit/test_source_kit.py), if it keeps to what `describe` and
+    Delivery: exactly once into the targets behind it (tests/sources/test_source_kit.py), if it keeps to what `describe` and
         `replayable` say. Into a plain Bytewax sink at least once, with Bytewax's recovery.
 
     Raises:

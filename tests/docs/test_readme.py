@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.storm import produce, taken_in
+from tests.faults.watch import produce, taken_in
 from tests.servers import Kafka, PostgreSQL
 from tests.servers.process import until
 

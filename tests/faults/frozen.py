@@ -24,9 +24,9 @@ import sqlalchemy as sa
 
 from tests.faults.cluster import Cluster
 from tests.faults.recompute import Difference, compare, expected, plain_engine
-from tests.faults.storm import produce, taken_in
-from tests.faults.storm_databases import DATABASES, file_not_locked
-from tests.faults.window_totals import WindowDifference, accepted, compare_totals
+from tests.faults.storm.databases import DATABASES, file_not_locked
+from tests.faults.storm.window_totals import WindowDifference, accepted, compare_totals
+from tests.faults.watch import produce, taken_in
 from tests.servers import Kafka
 from tests.servers.process import until
 

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from tests.faults.cluster import ROOT, Cluster
 from tests.faults.frozen import frozen
 from tests.faults.recompute import compare, expected, plain_engine
-from tests.faults.storm import await_progress, produce, taken_in
-from tests.faults.storm_databases import rows_locked
+from tests.faults.storm.databases import rows_locked
+from tests.faults.watch import await_progress, produce, taken_in
 from tests.servers import Kafka, MariaDB, PostgreSQL, SQLServer
 from tests.servers.process import free_ports, until
 

@@ -16,7 +16,7 @@ from dataflows import orders as orders_flow
 from sinks import SqlTarget, Upsert
 from sources.memory import MemorySource, Message
 from tests.faults.recompute import Difference, Expected, compare, plain_engine, row_of
-from tests.faults.window_totals import SCHEMA, WindowDifference, compare_totals
+from tests.faults.storm.window_totals import SCHEMA, WindowDifference, compare_totals
 from tests.migration import dump, topic, visits
 from tests.migration.dump import Facts
 

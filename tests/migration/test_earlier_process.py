@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from bytewax.testing import run_main
 
 from tests.faults.cluster import LAUNCH
-from tests.faults.storm_databases import file_not_locked
+from tests.faults.storm.databases import file_not_locked
 from tests.migration import dump, going_on
 from tests.migration.dump import Database, content
 from tests.migration.topic import DATA, FILE

@@ -20,7 +20,7 @@ from bytewax.testing import TestingSink, run_main
 from dataflows.orders import RawOrder, enrich, per_customer
 from sources.kafka_start import LaneState
 from sources.memory import MemorySource
-from tests.faults.window_totals import judged, totals
+from tests.faults.storm.window_totals import judged, totals
 from tests.migration.definitions import DEFINITIONS
 from tests.migration.dump import RELEASES
 from tests.migration.going_on import DATA as MESSAGES

@@ -47,7 +47,7 @@ def check(step_id: str, up: Flowing[Batch[R]], table: Judging | sa.Table) -> Flo
             declares.
 
     Parallelism: where the batch is.
-    Delivery: as `map` (tests/unit/test_check.py).
+    Delivery: as `map` (tests/waxwing/operators/test_check.py).
 
     Raises:
         ConfigError: the target has several tables, or folds windows; or not one record of the declared type could be written.

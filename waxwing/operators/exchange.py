@@ -34,7 +34,7 @@ def key_by(step_id: str, up: Flowing[Batch[R]], key_fn: Callable[[R], Key], buck
     same offsets, so they are for steps that fold them; a sink takes whole batches.
 
     Parallelism: Bytewax spreads the buckets over all workers.
-    Delivery: first in, first out for each partition and bucket (tests/unit/test_operators.py).
+    Delivery: first in, first out for each partition and bucket (tests/waxwing/operators/test_operators.py).
 
     Raises:
         ConfigError: a number of buckets that is out of bounds.

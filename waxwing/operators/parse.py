@@ -62,7 +62,7 @@ def parse(
     own thresholds of the garbage collector); 0.1 % bad values add 0.1.
 
     Parallelism: where the batch is.
-    Delivery: as the source and the target (tests/unit/test_parse.py).
+    Delivery: as the source and the target (tests/waxwing/operators/test_parse.py).
 
     Raises:
         ConfigError: a kind, or a kind of keys, that can't be decoded.

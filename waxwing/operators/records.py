@@ -105,8 +105,8 @@ def map(step_id: str, up: Flowing[Batch[R]], fn: Callable[..., S], *, with_messa
         with_message: see `fn`.
 
     Parallelism: where the batch is.
-    Delivery: as the source and the target (tests/unit/test_operators.py); `fn` must be a function of the record (and its message)
-        alone, for it is read again after a crash.
+    Delivery: as the source and the target (tests/waxwing/operators/test_operators.py); `fn` must be a
+        function of the record (and its message) alone, for it is read again after a crash.
     """
     made = op.map(step_id, up, lambda batch: _applied(step_id, batch, fn, batch.records, *_messages(batch, with_message)))
     return declare_key(declare(made, returned(fn)), key_type(up))
@@ -117,7 +117,7 @@ def map_batch(step_id: str, up: Flowing[Batch[R]], make: Callable[[Origin], Call
     returns the function, which gets the record and its message's number (see Origin).
 
     Parallelism: where the batch is.
-    Delivery: as `map` (tests/unit/test_operators.py).
+    Delivery: as `map` (tests/waxwing/operators/test_operators.py).
 
     Raises:
         ConfigError: `make` itself raised, and no record is to blame.
@@ -149,7 +149,7 @@ def filter(step_id: str, up: Flowing[Batch[R]], keep: Callable[..., bool], *, wi
     """Keep the records for which `keep` is true. What it raises rejects that one record. `with_message` as for `map`.
 
     Parallelism: where the batch is.
-    Delivery: as `map` (tests/unit/test_operators.py); the position passes over what is left out.
+    Delivery: as `map` (tests/waxwing/operators/test_operators.py); the position passes over what is left out.
     """
 
     def filtered(batch: Batch[R]) -> Batch[R]:
@@ -173,7 +173,7 @@ def flat_map(
     `with_message` as for `map`.
 
     Parallelism: where the batch is.
-    Delivery: as `map` (tests/unit/test_operators.py).
+    Delivery: as `map` (tests/waxwing/operators/test_operators.py).
     """
 
     def flat(batch: Batch[R]) -> Batch[S]:
@@ -188,7 +188,7 @@ def without_rejects(step_id: str, up: Flowing[Batch[R]]) -> Flowing[Batch[R]]:
     """The batches without what was rejected so far: for further sinks of a flow, where the first one keeps the dead letters.
 
     Parallelism: where the batch is.
-    Delivery: as `map` (tests/unit/test_operators.py).
+    Delivery: as `map` (tests/waxwing/operators/test_operators.py).
     """
     bare = op.map(step_id, up, lambda batch: replace(batch, rejects=()) if batch.rejects else batch)
     return declare_key(declare(bare, record_type(up)), key_type(up))

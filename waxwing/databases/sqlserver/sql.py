@@ -1,4 +1,4 @@
-"""The T-SQL of the bulk path, made once per table: readable, and recorded in tests/unit/sqlserver.sql."""
+"""The T-SQL of the bulk path, made once per table: readable, and recorded in tests/waxwing/databases/sqlserver.sql."""
 
 from __future__ import annotations
 

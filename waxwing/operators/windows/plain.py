@@ -59,8 +59,8 @@ def windows(
 
     Parallelism: Bytewax spreads the partitions, then the buckets, over all workers. The number of buckets is part of the state.
     Delivery: at least once with Bytewax's recovery (`-r`): what follows the last finished epoch is emitted again after a
-        crash, with the same rows, if `waxwing.recovery.prepare` ran before the start (tests/unit/test_windows_plain.py).
-        Without `-r` state is lost at a stop.
+        crash, with the same rows, if `waxwing.recovery.prepare` ran before the start
+        (tests/waxwing/operators/windows/test_windows_plain.py). Without `-r` state is lost at a stop.
 
     Raises:
         ConfigError: a number of buckets or partitions that is out of bounds, or a state of another definition.
