@@ -19,8 +19,8 @@ from waxwing.change import Position, Start
 from waxwing.ledger.store import Transaction
 from waxwing.ledger.windows import NEVER, UNKNOWN, Defined, Known, Streams
 from waxwing.operators.windows import Windows, first_held
+from waxwing.operators.windows.definition.misfits import check_types
 from waxwing.operators.windows.live import Live
-from waxwing.operators.windows.misfits import check_types
 from waxwing.settings import SqlSettings
 
 # A stream that begins in the middle of its log and brings nothing for so long has no say in where windows begin.

@@ -18,7 +18,8 @@ from waxwing.databases.ledger.transaction import LETTERS_AT_ONCE, SqlTransaction
 from waxwing.errors import ConfigError
 from waxwing.ledger.store import Step
 from waxwing.ledger.windows import BUCKETS_SOURCE, Known
-from waxwing.operators.windows import Bucket, state
+from waxwing.operators.windows import Bucket
+from waxwing.operators.windows.bucket import state
 from waxwing.settings import SqlSettings
 
 T = TypeVar("T")

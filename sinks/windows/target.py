@@ -16,8 +16,8 @@ from waxwing.ledger.ownership import Owners
 from waxwing.ledger.store import Stored, Transaction
 from waxwing.ledger.windows import BUCKETS_SOURCE, Defined, Known, Streams, bucket_stream
 from waxwing.operators.windows import Bucket, Held, Opening, Rows, Windows, first_opening, openings
-from waxwing.operators.windows.misfits import check_types
-from waxwing.operators.windows.rebucket import rebucket as rebucket_states
+from waxwing.operators.windows.bucket.rebucket import rebucket as rebucket_states
+from waxwing.operators.windows.definition.misfits import check_types
 from waxwing.settings import WindowSettings
 from waxwing.target import UNFED_HINT, Session, Target
 

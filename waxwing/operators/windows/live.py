@@ -10,11 +10,11 @@ from typing import Any
 from waxwing.batch import Batch, Reject, row_numbers
 from waxwing.errors import ConfigError
 from waxwing.ledger.windows import NEVER
-from waxwing.operators.windows.aggregates import Count, Max, Mean, Min, Sum
+from waxwing.operators.windows.aggregates.functions import Count, Max, Mean, Min, Sum
+from waxwing.operators.windows.aggregates.parts import EXACT
 from waxwing.operators.windows.definition import Session, Windows
-from waxwing.operators.windows.lane import Lane
-from waxwing.operators.windows.misfits import Takes
-from waxwing.operators.windows.parts import EXACT
+from waxwing.operators.windows.definition.misfits import Takes
+from waxwing.operators.windows.lane.lane import Lane
 from waxwing.operators.windows.pieces import Opening
 from waxwing.operators.windows.rows import Rows, make_rows
 from waxwing.tables.modes import Merge

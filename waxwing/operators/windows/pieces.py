@@ -12,7 +12,7 @@ from zlib import crc32
 from waxwing.batch import Stream
 from waxwing.change import DeadLetter
 from waxwing.ledger.windows import NEVER, UNSEEN
-from waxwing.operators.windows.parts import EXACT
+from waxwing.operators.windows.aggregates.parts import EXACT
 
 
 class Group(NamedTuple):

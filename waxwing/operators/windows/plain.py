@@ -17,9 +17,9 @@ from waxwing.batch import Batch, Stream
 from waxwing.change import DeadLetter
 from waxwing.errors import ConfigError
 from waxwing.operators.exchange import BUCKETS_MAX, bucket_name
-from waxwing.operators.windows.bucket import Bucket, Emission
+from waxwing.operators.windows.bucket.bucket import Bucket, Emission
 from waxwing.operators.windows.definition import END, START, Windows
-from waxwing.operators.windows.lane import Lane
+from waxwing.operators.windows.lane.lane import Lane
 from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece, first_opening
 from waxwing.operators.windows.rows import LateEntries, instant
 

@@ -49,11 +49,11 @@ from waxwing.operators.windows import (
     Windows,
     openings,
 )
+from waxwing.operators.windows.aggregates.parts import EXACT, _expansion
+from waxwing.operators.windows.bucket.packing import compress, decode, decompress, encode, pack_column, unpack_column
+from waxwing.operators.windows.lane.reading import _times
 from waxwing.operators.windows.live import Live
-from waxwing.operators.windows.packing import compress, decode, decompress, encode, pack_column, unpack_column
-from waxwing.operators.windows.parts import EXACT, _expansion
 from waxwing.operators.windows.pieces import buckets_of
-from waxwing.operators.windows.reading import _times
 
 STREAM = Stream("flow", "topic", "id", 0)
 SECOND = 1_000_000

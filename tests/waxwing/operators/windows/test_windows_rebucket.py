@@ -11,7 +11,7 @@ from waxwing.batch import Columns, Stream, raw
 from waxwing.errors import ConfigError
 from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows import Bucket, Count, Hopping, Lane, Opening, Session, Sum, Tumbling, Windows
-from waxwing.operators.windows.rebucket import rebucket
+from waxwing.operators.windows.bucket.rebucket import rebucket
 
 STREAM = Stream("f", "t", "id", 0)
 KINDS: list[Any] = [Tumbling(length_s=60), Hopping(length_s=60, every_s=20), Session(gap_s=5)]

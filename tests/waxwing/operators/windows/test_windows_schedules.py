@@ -183,8 +183,8 @@ class Forgetful(Bucket):
 
 def mix_grace(bucket: Bucket) -> None:
     """Entries within the grace go to those on time."""
-    fold_group = bucket._fold_group
-    bucket._fold_group = lambda stream, group: fold_group(stream, group._replace(grace=False))  # type: ignore[method-assign]  # planted
+    fold = bucket._windows.fold
+    bucket._windows.fold = lambda group, *at: fold(group._replace(grace=False), *at)  # type: ignore[method-assign]  # planted
 
 
 class World:
@@ -216,12 +216,12 @@ class World:
             bucket = kind.load(self.definition, state, self.streams.values())
             bucket.__class__ = kind
             if self.bug == "watermark not kept":
-                bucket._held = {stream: held._replace(watermark=NEVER) for stream, held in bucket._held.items()}
+                bucket._progress.held = {stream: held._replace(watermark=NEVER) for stream, held in bucket.held.items()}
             if self.bug == "closed_to not kept":
-                lowest = min((held.watermark for held in bucket._held.values()), default=NEVER)
-                bucket._closed_to = bucket._dropped_to = lowest
+                lowest = min((held.watermark for held in bucket.held.values()), default=NEVER)
+                bucket._closed_to = bucket._windows.dropped_to = lowest
             if self.bug == "open windows not kept":
-                bucket._windows.clear()
+                bucket._windows.held.clear()
             if self.bug == "grace not apart":
                 mix_grace(bucket)
             self.buckets.append(bucket)

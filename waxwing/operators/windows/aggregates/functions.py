@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import extremes, parts
-from waxwing.operators.windows.parts import Part
+from waxwing.operators.windows.aggregates import extremes, parts
+from waxwing.operators.windows.aggregates.parts import Part
 
 Check = Literal["number", "plain", "any"]
 PLACES_MAX = 60

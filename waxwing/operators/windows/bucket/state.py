@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError
 from waxwing.ledger.windows import NEVER
-from waxwing.operators.windows import packing
+from waxwing.operators.windows.bucket import packing
+from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Held
-from waxwing.operators.windows.rows import Table, Window
 
 VERSION, VERSIONS_READ = 3, (2, 3)
 # The version, the head's checksum, the head's size; behind the head the body's checksum, and the body.

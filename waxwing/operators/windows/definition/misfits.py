@@ -9,9 +9,10 @@ from typing import Any
 
 from waxwing.errors import ConfigError
 from waxwing.operators.declared import field_types
-from waxwing.operators.windows.definition import MessageTime, Windows
-from waxwing.operators.windows.extremes import PLAIN
-from waxwing.operators.windows.values import KEYS
+from waxwing.operators.windows.aggregates.extremes import PLAIN
+from waxwing.operators.windows.aggregates.values import KEYS
+from waxwing.operators.windows.definition.kinds import MessageTime
+from waxwing.operators.windows.definition.windows import Windows
 
 NUMBERS = frozenset({int, float, Decimal})
 TIMES = NUMBERS | {datetime}

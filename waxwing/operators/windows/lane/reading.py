@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.operators.reasons import RAISED, reason_of
-from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
-from waxwing.operators.windows.misfits import Takes
-from waxwing.operators.windows.parts import EXACT, Column
-from waxwing.operators.windows.values import (
+from waxwing.operators.windows.aggregates.parts import EXACT, Column
+from waxwing.operators.windows.aggregates.values import (
     are_numbers,
     are_plain,
     are_small,
@@ -29,6 +27,8 @@ from waxwing.operators.windows.values import (
     number_problem,
     plain_problem,
 )
+from waxwing.operators.windows.definition import MESSAGE_TIME, SECOND_US, Windows
+from waxwing.operators.windows.definition.misfits import Takes
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Years 2 to 9997: the ends of windows, and any time zone, are datetimes too.

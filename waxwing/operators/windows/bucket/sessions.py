@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from waxwing.operators.windows import packing
+from waxwing.operators.windows.bucket import packing
 from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Sessions
+from waxwing.operators.windows.rows import Rows, make_rows
 
 # A session: the time of its first record, its end (the last record's and the gap), and its place in the columns of states.
 Open = tuple[int, int, int]
@@ -33,8 +34,17 @@ class OpenSessions:
     def __len__(self) -> int:
         return self._places - len(self._free)
 
-    def merge(self, sessions: Sessions) -> None:
-        """Join entries with what lies closer to them than the gap."""
+    def fold(self, sessions: Sessions, closed_to: int) -> Sessions | None:
+        """Join entries with what lies closer to them than the gap; what is too late, if anything is."""
+        late = {n for n, first in enumerate(sessions.firsts) if first < closed_to}
+        if not late:
+            self._merge(sessions)
+            return None
+        # Only behind a decision of the clock; a session that begins below could touch one that is written.
+        self._merge(_part(sessions, [n for n in range(len(sessions.keys)) if n not in late]))
+        return _part(sessions, sorted(late))
+
+    def _merge(self, sessions: Sessions) -> None:
         gap = self._definition.gap_us or 0
         at: list[int] = []
         moved: dict[int, int] = {}
@@ -82,8 +92,23 @@ class OpenSessions:
         self._pushed += 1  # so that keys are never compared
         heappush(self._ends, (end, self._pushed, key))
 
-    def close(self, closed_to: int) -> tuple[list[Any], list[int], list[int], list[list[Any]]]:
-        """Take out the sessions that ended: keys, starts, ends, and a column per part."""
+    def close(self, closed_to: int, place: int, rows: Rows) -> int:
+        """Add the rows of sessions that ended; how many are left out, which may not be whole."""
+        keys, ended, columns = self._take_out(closed_to)
+        if not keys:
+            return 0
+        # One that began within the gap behind the place may be the rest of another.
+        whole_from = place + (self._definition.gap_us or 0)
+        whole = [n for n, one in enumerate(ended) if one[0] >= whole_from]
+        if left_out := len(ended) - len(whole):
+            keys, ended = [keys[n] for n in whole], [ended[n] for n in whole]
+            columns = [[column[n] for n in whole] for column in columns]
+        starts, ends = [one[0] for one in ended], [one[1] for one in ended]
+        rows.extend(make_rows(self._definition, starts, ends, keys, columns, [0] * len(keys)))
+        return left_out
+
+    def _take_out(self, closed_to: int) -> tuple[list[Any], list[Open], list[list[Any]]]:
+        """The sessions that ended, with their keys, and a column per part."""
         keys: list[Any] = []
         ended: list[Open] = []
         while self._ends and self._ends[0][0] <= closed_to:
@@ -106,7 +131,7 @@ class OpenSessions:
             for _, _, place in ended:
                 column[place] = part.nothing
         self._free += [place for _, _, place in ended]
-        return keys, [one[0] for one in ended], [one[1] for one in ended], columns
+        return keys, ended, columns
 
     # -- packing ------------------------------------------------------------------------------------
 
@@ -126,6 +151,13 @@ class OpenSessions:
         self._ends = [(end, n, key) for n, (key, end) in enumerate(self._first.items(), 1)]
         self._pushed = self._places = len(keys)
         heapify(self._ends)
+
+
+def _part(sessions: Sessions, numbers: list[int]) -> Sessions:
+    keys, firsts, lasts, *states = (
+        [column[n] for n in numbers] for column in (sessions.keys, sessions.firsts, sessions.lasts, *sessions.states)
+    )
+    return Sessions(keys, firsts, lasts, states)
 
 
 def _resolved(place: int, moved: dict[int, int]) -> int:

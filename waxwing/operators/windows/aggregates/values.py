@@ -10,8 +10,8 @@ from decimal import Clamped, Context, Decimal, DecimalException, Inexact, Invali
 from typing import Any
 from uuid import UUID
 
-from waxwing.operators.windows.extremes import PLAIN
-from waxwing.operators.windows.parts import FITS, FLOAT_MAX, INT_MAX
+from waxwing.operators.windows.aggregates.extremes import PLAIN
+from waxwing.operators.windows.aggregates.parts import FITS, FLOAT_MAX, INT_MAX
 
 KEYS = frozenset({str, int, bytes, bool, Decimal, date, datetime, UUID})
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import packing, state
+from waxwing.operators.windows.bucket import packing, state
+from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import buckets_of
-from waxwing.operators.windows.rows import Table, Window
 
 
 def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list[bytes]:

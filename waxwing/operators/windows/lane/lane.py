@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from decimal import localcontext
 from itertools import accumulate, count
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,18 +14,12 @@ from waxwing.batch import Batch, Stream, row_numbers
 from waxwing.change import DeadLetter
 from waxwing.errors import OffsetGap
 from waxwing.ledger.windows import NEVER
+from waxwing.operators.windows.aggregates.parts import EXACT, FoldError
 from waxwing.operators.windows.definition import SECOND_US, Windows
-from waxwing.operators.windows.misfits import Takes
-from waxwing.operators.windows.parts import EXACT, Entries, FoldError
-from waxwing.operators.windows.pieces import Group, Late, Mark, Opening, Piece, Sessions, buckets_of
-from waxwing.operators.windows.reading import Read, Reader, without
-
-# A group of records that are in the same windows: the slot alone when all of these are still open to it, else with how many
-# of the slot's windows (by rising end) are gone for good, and how many are no longer on time.
-Slot = int | tuple[int, int, int]
-
-# From this share of different keys in a batch on, it is faster to let the buckets do all the folding.
-SINGLE_FROM = 0.75
+from waxwing.operators.windows.definition.misfits import Takes
+from waxwing.operators.windows.lane.folding import Slot, fold_sessions, fold_windows
+from waxwing.operators.windows.lane.reading import Read, Reader, without
+from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece, buckets_of
 
 # Dead letters of a message's late records have rows from here on: others of it may be rejected, in the same transaction or not.
 LATE_ROWS_FROM = 1_000_000
@@ -147,8 +140,10 @@ class Lane:
         if read.times:
             judged = (self._judged if self._definition.gap_us is None else self._judged_sessions)(read, watermark)
             if judged.read.times:
-                fold = self._fold_windows if self._definition.gap_us is None else self._fold_sessions
-                fold(batch, judged, pieces)
+                if self._definition.gap_us is None:
+                    fold_windows(self._definition, batch, judged.read, judged.slots, pieces)
+                else:
+                    fold_sessions(self._definition, batch, judged.read, pieces)
             self._add_late(batch, read, judged.late, pieces)
         return pieces, watermark
 
@@ -203,76 +198,6 @@ class Lane:
         late = [_LateFor(n, [t + gap], before - lateness) for n, (before, t) in enumerate(verdicts) if t < before - lateness]
         return _Judged(without(read, {one.number for one in late}) if late else read, 0, late)
 
-    # -- folding ------------------------------------------------------------------------------------
-
-    def _fold_windows(self, batch: Batch[Any], judged: _Judged, pieces: list[Piece]) -> None:
-        read, slots = judged.read, judged.slots
-        ids: defaultdict[Any, int] = defaultdict(count().__next__)
-        runs: dict[Any, list[int]] = defaultdict(list)
-        numbers: Sequence[int] = range(len(read.keys))
-        keys: Sequence[Any] = read.keys
-        if len(set(keys)) < SINGLE_FROM * len(keys):
-            if isinstance(slots, int):
-                numbers = list(map(ids.__getitem__, keys))
-                keys = list(ids)
-            else:
-                numbers = list(map(ids.__getitem__, zip(slots, keys, strict=True)))
-                keys, slots = [key for _, key in ids], [slot for slot, _ in ids]
-        buckets = buckets_of(keys, len(self._definition.by), self._buckets)
-        if isinstance(slots, int):
-            for n, bucket in enumerate(buckets):
-                runs[bucket].append(n)
-            runs = {(slots, bucket): run for bucket, run in runs.items()}
-        else:
-            for n, place in enumerate(zip(slots, buckets, strict=True)):
-                runs[place].append(n)
-        states = self._states(batch, read, numbers, len(keys))
-        for (slot, bucket), run in runs.items():
-            take = _taker(run)
-            taken, columns = take(keys), [take(column) for column in states]
-            whole, gone, behind = slot if isinstance(slot, tuple) else (slot, 0, 0)
-            for n, end in enumerate(self._definition.ends(whole)):
-                if n >= gone:
-                    pieces[bucket].groups.append(Group(end, n < behind, taken, columns))
-
-    def _fold_sessions(self, batch: Batch[Any], judged: _Judged, pieces: list[Piece]) -> None:
-        """What lies close together becomes one entry; the buckets join entries."""
-        read, gap = judged.read, self._definition.gap_us or 0
-        times, numbers = read.times, [0] * len(read.times)
-        keys: list[Any] = []
-        firsts: list[int] = []
-        lasts: list[int] = []
-        newest: dict[Any, int] = {}
-        for n in sorted(range(len(times)), key=times.__getitem__):
-            t, key = times[n], read.keys[n]
-            number = newest.get(key)
-            if number is None or t - lasts[number] >= gap:
-                number = newest[key] = len(keys)
-                keys.append(key)
-                firsts.append(t)
-                lasts.append(t)
-            else:
-                lasts[number] = t
-            numbers[n] = number
-        states = self._states(batch, read, numbers, len(keys))
-        runs: dict[int, list[int]] = defaultdict(list)
-        for n, bucket in enumerate(buckets_of(keys, len(self._definition.by), self._buckets)):
-            runs[bucket].append(n)
-        for bucket, run in runs.items():
-            take = _taker(run)
-            sessions = Sessions(take(keys), take(firsts), take(lasts), [take(column) for column in states])
-            pieces[bucket].sessions = sessions
-
-    def _states(self, batch: Batch[Any], read: Read, numbers: Sequence[int], size: int) -> list[list[Any]]:
-        offsets, at = batch.messages.offsets, read.at
-        if not (isinstance(at, range) and at == range(len(offsets))):
-            offsets = [offsets[n] for n in at]
-        entries = Entries(numbers, size, read.columns, read.records, read.times, offsets, self._stream.partition)
-        try:
-            return [part.fold(entries) for part in self._definition.parts]
-        except FoldError as error:
-            raise FoldError({read.numbers[n]: reason for n, reason in error.bad.items()}) from error
-
     # -- the side ways ------------------------------------------------------------------------------
 
     def _add_late(self, batch: Batch[Any], read: Read, late: list[_LateFor], pieces: list[Piece]) -> None:
@@ -313,8 +238,3 @@ class Lane:
             one.headers[0],
             one.timestamps_ms[0],
         )
-
-
-def _taker(numbers: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    # itemgetter is the fastest way, but for one number it returns no tuple.
-    return itemgetter(*numbers) if len(numbers) > 1 else lambda values: (values[numbers[0]],)

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from waxwing.operators.windows.parts import Entries, Part
+from waxwing.operators.windows.aggregates.parts import Entries, Part
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A bucket: from pieces to closed rows, and the bytes of what is open."""

@@ -1,0 +1,46 @@
+"""Kinds of windows, where a record's time stands, and what the columns of a row are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+SECOND_US = 1_000_000
+START, END, REVISION = "window_start", "window_end", "revision"
+
+
+class MessageTime(Enum):
+    """Instead of a field's name: the timestamp of the Kafka message."""
+
+    MESSAGE_TIME = "the message's timestamp"
+
+
+MESSAGE_TIME: Final = MessageTime.MESSAGE_TIME
+
+
+@dataclass(frozen=True)
+class Tumbling:
+    """Windows side by side, [n x length, (n + 1) x length) since 1970."""
+
+    length_s: float
+
+
+@dataclass(frozen=True)
+class Hopping:
+    """Windows of a length that begin every so often, so that they overlap."""
+
+    length_s: float
+    every_s: float
+
+
+@dataclass(frozen=True)
+class Session:
+    """Windows of a key's records, each less than `gap_s` after the one before; they end `gap_s` after the last."""
+
+    gap_s: float
+
+
+def microseconds(seconds: float) -> int:
+    """A span as everything counts it."""
+    return round(seconds * SECOND_US)

@@ -1,0 +1,1 @@
+"""A lane: from batches of a partition to pieces, one for every bucket."""
