@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from sinks.ledger import LedgerTarget, begin_anew
+from sinks.windows.in_front import InFront
 from waxwing.batch import Batch, Stream
-from waxwing.change import Position, Size, Start, sources_of
+from waxwing.change import Position, Start, sources_of
 from waxwing.errors import ConfigError, TransientError
-from waxwing.ledger.ownership import Owners
 from waxwing.ledger.store import Stored, Transaction
 from waxwing.ledger.windows import BUCKETS_SOURCE, Defined, Known, Streams, bucket_stream
+from waxwing.operators.exchange import BUCKETS_MAX
 from waxwing.operators.windows import Bucket, Held, Opening, Rows, Windows, first_opening, openings
 from waxwing.operators.windows.bucket.rebucket import rebucket as rebucket_states
 from waxwing.operators.windows.definition.misfits import check_types
 from waxwing.settings import WindowSettings
-from waxwing.target import UNFED_HINT, Session, Target
-
-BUCKETS_MAX = 1_000
+from waxwing.target import UNFED_HINT
 
 
-class WindowTarget(Target):
+class WindowTarget(InFront):
     """Windows in front of any target that keeps state; its sink partitions are buckets, each of which folds its part of the keys.
 
     Args:
@@ -44,8 +43,8 @@ class WindowTarget(Target):
         rows_of: Callable[[Rows], list[Any]],
     ) -> None:
         check_buckets(buckets)
-        super().__init__(settings)
-        self.target, self.windows, self.window_settings = target, windows, settings
+        super().__init__(settings, target)
+        self.windows, self.window_settings = windows, settings
         self.window_buckets = 1 if target.parts_max == 1 else buckets
         self.rows_of = rows_of
         target.keeps_state = True
@@ -62,81 +61,14 @@ class WindowTarget(Target):
     def folds_windows(self) -> bool:
         return True
 
-    @override
-    def alive(self, steps: Collection[str]) -> str:
-        return self.target.alive(steps)
-
     def check_types(self, kind: Any) -> None:
         """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
         check_types(self.windows, kind, {})
-
-    # -- what the target below says --------------------------------------------------------------
-
-    @override
-    def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
-        self.target.bind(flow, step)
-        super().bind(flow, step, flow_targets)
-        self.target.stands_behind(self)
-
-    @override
-    def owners(self) -> Owners | None:
-        return self.target.owners()
-
-    @property
-    @override
-    def name(self) -> str:
-        return self.target.name
-
-    @property
-    @override
-    def store(self) -> Hashable:
-        return self.target.store
-
-    @property
-    @override
-    def parts_max(self) -> int | None:
-        return self.target.parts_max
-
-    @property
-    @override
-    def columns(self) -> Sequence[str]:
-        return self.target.columns
-
-    @property
-    @override
-    def resends(self) -> bool:
-        return self.target.resends
-
-    @property
-    @override
-    def size(self) -> Size:
-        return self.target.size
-
-    @property
-    @override
-    def resume_command(self) -> str:
-        return self.target.resume_command
-
-    @override
-    def prepare(self) -> None:
-        self.target.prepare()
-
-    @override
-    def steps(self) -> Mapping[str, int]:
-        return self.target.steps()
-
-    @override
-    def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
-        return self.target.taken_elsewhere(streams)
 
     @property
     @override
     def again(self) -> str:
         return "its windows are written over, those whose records the source no longer holds by partial totals, or a second time"
-
-    @override
-    def connect(self, part: str, token: str) -> Session:
-        return self.target.connect(part, token)
 
     # -- at the start ----------------------------------------------------------------------------
 
