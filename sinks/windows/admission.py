@@ -32,9 +32,11 @@ class WindowAdmission:
     Args:
         target: where it is kept.
         number: the bucket's.
-        settings: how often it is written.
+        settings: what becomes of late records.
         now_s: the clock.
     """
+
+    folds = True
 
     def __init__(self, target: WindowTarget, number: int, settings: WindowSettings, now_s: Callable[[], float]) -> None:
         self._target, self._number, self._settings, self._now_s = target, number, settings, now_s
@@ -102,7 +104,7 @@ class WindowAdmission:
                 idle_marks += bucket.closed_to == closed_to
         folded = len(items) - idle_marks
         if folded and not self._pending:
-            self.due_s = self._now_s() + self._settings.window_snapshot_interval_s
+            self.due_s = self._now_s() + self._target.size.age_s
         self._pending += folded
         if not self._pending or not (flushing or self._now_s() >= self.due_s or bucket.rows_waiting >= ROWS_MAX):
             return [], idle_marks

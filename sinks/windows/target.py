@@ -11,7 +11,7 @@ from typing_extensions import override
 from sinks.ledger import LedgerTarget, begin_anew
 from sinks.windows.in_front import InFront
 from waxwing.batch import Batch, Stream
-from waxwing.change import Position, Start, sources_of
+from waxwing.change import Position, Size, Start, sources_of
 from waxwing.errors import ConfigError, TransientError
 from waxwing.ledger.store import Stored, Transaction
 from waxwing.ledger.windows import BUCKETS_SOURCE, Defined, Known, Streams, bucket_stream
@@ -64,6 +64,14 @@ class WindowTarget(InFront):
     def check_types(self, kind: Any) -> None:
         """Raises ConfigError for a type of records that the windows can't be of, or whose rows the table takes none of."""
         check_types(self.windows, kind, {})
+
+    @property
+    @override
+    def size(self) -> Size:
+        """Its changes get as old as those of the target below, and no less than WINDOW_SNAPSHOT_INTERVAL_S: each brings the open
+        state, whether it has rows or not."""
+        below = self.target.size
+        return below._replace(age_s=max(below.age_s, self.window_settings.window_snapshot_interval_s))
 
     @property
     @override

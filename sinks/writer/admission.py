@@ -29,6 +29,10 @@ class Admits(Protocol):
     def due_s(self) -> float:
         """When something that was admitted before has to be written, whether more comes or not."""
 
+    @property
+    def folds(self) -> bool:
+        """Does it fold what it is given, so that nothing has to be gathered for it? Then it says itself what is due."""
+
     def weight(self, item: Any) -> int:
         """Records, counted by what they hold in memory."""
 
@@ -71,6 +75,7 @@ class Admission:
         self.positions[position.stream] = position
 
     due_s = math.inf
+    folds = False
     weight = staticmethod(weight)
 
     def take(self, items: list[Batch[Any]], *, flushing: bool) -> tuple[list[Batch[Any]], int]:  # noqa: ARG002 - windows ask

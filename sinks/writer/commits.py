@@ -142,7 +142,8 @@ class Commits:
             staged.before.setdefault(stream, before)
         staged.after.update(change.after)
         staged.dead_letters += change.dead_letters
-        staged.messages = (staged.messages or 0) + sum(len(batch.messages) for batch in batches)
+        messages = sum(len(batch.messages) for batch in batches) if change.messages is None else change.messages
+        staged.messages = (staged.messages or 0) + messages
         staged.rows = self.staged_rows + _rows(batches)
         self._admission.moved(change)
 

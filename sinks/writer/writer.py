@@ -128,7 +128,7 @@ class Writer:
         return None
 
     def _write_all(self) -> Steps[None]:
-        while (group := (yield from self._gather())) is not None:
+        while (group := (yield from self._gather(at_once=self._admission.folds))) is not None:
             batches, durable = yield from self._admitted(group)
             if batches:
                 yield from self._commits.commit(batches)
@@ -138,10 +138,11 @@ class Writer:
         """Records go to the target as they come; what was staged is committed once it is large or old enough, or at a flush."""
         size, durable, since_s = self._target.size, 0, math.inf
         while (group := (yield from self._gather(due_s=since_s + size.age_s, at_once=True))) is not None:
+            if group:
+                since_s = min(since_s, self._now_s())
             batches, more = yield from self._admitted(group)
             if batches:
                 yield from self._commits.stage(batches)
-                since_s = min(since_s, self._now_s())
             durable += more
             is_old = self._now_s() >= since_s + size.age_s
             if is_old or self._commits.staged_rows >= size.rows_max or (self._flushing and not self._queue):

@@ -194,7 +194,8 @@ class WindowSettings(SinkSettings):
         default=1.0,
         ge=0.0,
         le=600.0,
-        description="How often a bucket writes its closed rows and its open state. More seldom is cheaper, and rows come later.",
+        description="How often a bucket writes its closed rows and its open state, at most (and no more often than its target "
+        "commits). More seldom is cheaper, and rows come later.",
     )
     late_records: Literal["dead_letters", "count"] = Field(
         default="dead_letters",
