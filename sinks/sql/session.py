@@ -6,13 +6,14 @@ import contextlib
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from typing_extensions import override
 
-from sinks.ledger import LedgerSession
+from sinks.ledger import LedgerSession, LedgerTarget
 from sinks.sql.routing import routed
 from sinks.sql.rows_of_table import TableRows
+from sinks.sql.tables import SqlTables
 from waxwing.batch import Batch
 from waxwing.change import Change, Order
 from waxwing.databases.ledger.store import SqlStore
@@ -21,9 +22,6 @@ from waxwing.errors import RowError, TableError
 from waxwing.ledger.store import Transaction
 from waxwing.tables.rows import Written
 
-if TYPE_CHECKING:
-    from sinks.sql.target import SqlTarget
-
 # What one transaction writes: by table, and one after the other.
 Writes = list[tuple[TableRows, Written]]
 
@@ -31,9 +29,9 @@ Writes = list[tuple[TableRows, Written]]
 class SqlSession(LedgerSession):
     """One connection, used by one thread."""
 
-    def __init__(self, target: SqlTarget, store: SqlStore, token: str) -> None:
+    def __init__(self, target: LedgerTarget, tables: SqlTables, store: SqlStore, token: str) -> None:
         super().__init__(target, store, token)
-        self._target, self._sql = target, store
+        self._of_step, self._sql = tables, store
         self._database = store.database
         self._trial: Trial | None = None
         self._tables: dict[str, TableRows] = {}
@@ -41,7 +39,7 @@ class SqlSession(LedgerSession):
 
     def _table(self, name: str) -> TableRows:
         if (rows := self._tables.get(name)) is None:
-            rows = self._tables[name] = TableRows(self._target.looked_at(name), self._sql)
+            rows = self._tables[name] = TableRows(self._of_step.looked_at(name), self._sql)
         return rows
 
     # -- before a transaction ------------------------------------------------------------------------
@@ -51,7 +49,7 @@ class SqlSession(LedgerSession):
         return [one for part in _parts(change) for one in self._writes(part)]
 
     def _writes(self, change: Change) -> Writes:
-        if not self._target.several:
+        if not self._of_step.several:
             rows = self._table("")
             return [(rows, rows.rows.of(change))]
         out: Writes = []
@@ -67,14 +65,14 @@ class SqlSession(LedgerSession):
         return out
 
     def _routed(self, change: Change) -> Any:
-        parts = routed(change, self._target.table_names)
+        parts = routed(change, self._of_step.names)
         for name in parts:
             self._table(name)  # one that joins is made before the transaction
-        return [(name, parts[name]) for name in self._target.table_names if name in parts]
+        return [(name, parts[name]) for name in self._of_step.names if name in parts]
 
     @override
     def order(self, change: Change) -> Order:
-        if not self._target.several:
+        if not self._of_step.several:
             return self._table("").rows.order(change)
         keys: dict[int, Any] = {}
         replaces = True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
@@ -15,16 +13,13 @@ from sinks.misfits import check_keys, check_records, check_window_rows
 from sinks.sql import kept
 from sinks.sql.place import SqlPlace
 from sinks.sql.session import SqlSession
-from sinks.sql.table import SqlTable, renamed
+from sinks.sql.tables import SqlTables, Tables
 from waxwing.batch import Stream
 from waxwing.change import Size, Start, sources_of
-from waxwing.databases import rights
-from waxwing.databases.base import Need
 from waxwing.databases.ledger import letters, schema
-from waxwing.databases.ledger.making import make
 from waxwing.databases.ledger.store import SqlStore
 from waxwing.databases.ledger.transaction import SqlTransaction
-from waxwing.errors import ConfigError, RightsError, RowError, TransientError
+from waxwing.errors import ConfigError, RowError, TransientError
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import Transaction
 from waxwing.operators.windows import Windows
@@ -34,9 +29,6 @@ from waxwing.tables.modes import Append, Merge, Mode
 from waxwing.target import Target
 
 T = TypeVar("T")
-
-# A table and its mode, by the name that records give.
-Tables = Mapping[str, tuple[sa.Table, Mode]] | Callable[[str], tuple[sa.Table, Mode]]
 
 
 class SqlTarget(LedgerTarget):
@@ -69,26 +61,9 @@ class SqlTarget(LedgerTarget):
         super().__init__(settings)
         self.place = SqlPlace(settings)
         self.statement_timeout_s = settings.database_statement_timeout_s
-        self.several = not isinstance(table, sa.Table)
-        self._more = table if callable(table) else None
-        self._tables: dict[str, SqlTable] = {}
-        self._joining = threading.RLock()
-        self._renamed_from = ""
-        self._prepared = False
+        self.tables = SqlTables(self, self.place, settings, table, mode, columns)
         if isinstance(table, sa.Table):
-            if mode is None:
-                raise ConfigError("SqlTarget: the mode is missing.", hint="Give it Append(), Upsert(keys=...) or Merge(...).")
-            self._renamed_from = table.fullname if settings.database_table else ""
             self.table_given = table
-            self._tables[""] = SqlTable(self.place, renamed(table, settings.database_table), mode, columns)
-            return
-        if mode is not None or columns is not None or settings.database_table:
-            raise ConfigError(
-                "SqlTarget: mode, columns and DATABASE_TABLE are for one table, and there are several.",
-                hint='Give each table its own: {"name": (table, Append()), ...}.',
-            )
-        for name, (one, its_mode) in table.items() if isinstance(table, Mapping) else ():
-            self._tables[name] = SqlTable(self.place, one, its_mode)
 
     @property
     @override
@@ -104,18 +79,7 @@ class SqlTarget(LedgerTarget):
     @property
     @override
     def name(self) -> str:
-        if len(self._tables) == 1:
-            return next(iter(self._tables.values())).name
-        return f"{len(self._tables)} tables in {self.place}" if self._tables else f"tables in {self.place}"
-
-    @property
-    def table_names(self) -> Sequence[str]:
-        """What records call the tables, in the order in which they are written."""
-        return list(self._tables)
-
-    @property
-    def _one(self) -> SqlTable:
-        return self._tables[""]
+        return str(self.tables)
 
     @property
     def _dialect(self) -> Dialect:
@@ -124,30 +88,31 @@ class SqlTarget(LedgerTarget):
     @property
     @override
     def columns(self) -> Sequence[str]:
-        return [] if self.several else self._one.columns
+        return [] if self.tables.several else self.tables.one.columns
 
     @override
     def check_records(self, kind: Any) -> None:
-        if not self.several:
-            check_records(kind, self._one.wanted.columns, self._dialect, self._one.table.fullname)
+        if not self.tables.several:
+            check_records(kind, self.tables.one.wanted.columns, self._dialect, self.tables.one.table.fullname)
 
     @override
     def misfits(self, records: Sequence[Any]) -> Mapping[int, str]:
-        if self.several or self.folds_windows:
+        if self.tables.several or self.folds_windows:
+            why = "it has several tables" if self.tables.several else "it folds windows"
             raise ConfigError(
-                f"Records can't be judged for {self.name}: {'it has several tables' if self.several else 'it folds windows'}.",
+                f"Records can't be judged for {self.name}: {why}.",
                 hint="Give check the target (or the sa.Table) of one table whose rows the records are.",
             )
-        return self._one.misfits(records)
+        return self.tables.one.misfits(records)
 
     @override
     def check_keys(self, kind: Any) -> None:
-        if not self.several:
-            check_keys(kind, self._one.wanted, self._dialect)
+        if not self.tables.several:
+            check_keys(kind, self.tables.one.wanted, self._dialect)
 
     def check_window_rows(self, windows: Windows, kind: Any, fixed: Mapping[str, Any]) -> None:
         """Raises ConfigError for windows over such records of which the table takes not one row."""
-        check_window_rows(windows, kind, self._one.wanted.columns, fixed, self._dialect, self._one.table.fullname)
+        check_window_rows(windows, kind, self.tables.one.wanted.columns, fixed, self._dialect, self.tables.one.table.fullname)
 
     @property
     @override
@@ -176,9 +141,10 @@ class SqlTarget(LedgerTarget):
     def bind(self, flow: str, step: str, flow_targets: dict[str, Target] | None = None) -> None:
         check_names(flow, step, self._dialect)
         for other in (flow_targets or {}).values():
-            if self._renamed_from and isinstance(other, SqlTarget) and other._renamed_from not in ("", self._renamed_from):
+            before = other.tables.renamed_from if isinstance(other, SqlTarget) else ""
+            if before and self.tables.renamed_from not in ("", before):
                 raise ConfigError(
-                    f"DATABASE_TABLE names one table, and the flow writes two: {other._renamed_from} and {self._renamed_from}.",
+                    f"DATABASE_TABLE names one table, and the flow writes two: {before} and {self.tables.renamed_from}.",
                     hint="Unset it, and give the tables their names in the flow.",
                 )
         super().bind(flow, step, flow_targets)
@@ -193,76 +159,15 @@ class SqlTarget(LedgerTarget):
 
     @override
     def prepared(self) -> None:
-        with self._joining:
-            if not self._prepared:
-                self.prepare()
+        self.tables.prepared()
 
     @override
     def prepare(self) -> None:
-        def prepare(connection: sa.Connection) -> None:
-            self.place.database.lock_schema(connection)
-            make(connection, self.place.database, self.settings.owner_stale_s)
-            written_before = bool(self._written_before(connection))
-            for number, table in enumerate(self._tables.values()):
-                table.prepare(connection, self._needs() if number == 0 else (), written_before=written_before)
-
-        self._preparing(prepare, list(self._tables.values()))
-        self._prepared = True
-
-    def _preparing(self, prepare: Callable[[sa.Connection], None], tables: Sequence[SqlTable]) -> None:
-        try:
-            self.place.in_transaction(self.name, prepare)
-        except RightsError as error:
-            # On the way, somebody's table may not be read: look at all of them before anything is said.
-            for table in tables:
-                look = partial(table.all_lacking, more=self._needs())
-                if (lacking := self.place.in_transaction(self.name, look)) is not None:
-                    raise lacking from error
-            raise
-
-    def _written_before(self, connection: sa.Connection) -> int:
-        of_step = schema.of_step(schema.progress, self.own_step)
-        return int(connection.scalar(sa.select(sa.func.count()).select_from(schema.progress).where(of_step)) or 0)
-
-    def _needs(self) -> Sequence[Need]:
-        """The rights on Waxwing's own tables that a run needs."""
-        of_state = rights.of_own(rights.OWN_OF_WINDOWS) if self.keeps_state else ()
-        return [*rights.of_own(rights.OWN), *of_state]
-
-    def looked_at(self, name: str) -> SqlTable:
-        """A table that was looked at: at the start, or now, after it was altered, or since it joins.
-
-        Raises:
-            ConfigError: there is no table of this name.
-        """
-        with self._joining:
-            if (table := self._tables.get(name)) is None:
-                table = self._joined(name)
-            with table.looking:
-                if table.looked is None:
-                    self.prepare()
-            return table
-
-    def _joined(self, name: str) -> SqlTable:
-        if self._more is None:
-            raise ConfigError(
-                f"Step {self.step}: a record goes into table {name!r}, and there are {', '.join(self._tables)}.",
-                hint="Give SqlTarget all tables by name, or a function that makes one of a name.",
-            )
-        table = SqlTable(self.place, *self._more(name))
-
-        def join(connection: sa.Connection) -> None:
-            self.place.database.lock_schema(connection)
-            table.prepare(connection, self._needs(), written_before=False)
-            kept.remember(connection, self.own_step, [kept.table_name(connection, table.table, self._dialect)])
-
-        self._preparing(join, [table])
-        self._tables[name] = table
-        return table
+        self.tables.prepare()
 
     @override
     def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
-        tables = [table.table for table in self._tables.values()]
+        tables = [table.table for table in self.tables.all]
         return self.place.in_transaction(
             self.name, lambda connection: kept.taken_elsewhere(connection, self.own_step, tables, self._dialect, streams)
         )
@@ -270,7 +175,7 @@ class SqlTarget(LedgerTarget):
     @property
     @override
     def again(self) -> str:
-        modes = [table.mode for table in self._tables.values()]
+        modes = [table.mode for table in self.tables.all]
         if any(isinstance(mode, Append) for mode in modes):
             return "every row would stand there twice"
         if any(isinstance(mode, Merge) for mode in modes):
@@ -295,8 +200,8 @@ class SqlTarget(LedgerTarget):
         super().beginning(transaction, starts)
         connection = cast("SqlTransaction", transaction).connection
         self._check_sources(connection, starts)
-        names = [kept.table_name(connection, table.table, self._dialect) for table in self._tables.values()]
-        if self.several:
+        names = self.tables.kept_names(connection)
+        if self.tables.several:
             kept.remember(connection, self.own_step, names)
         else:
             kept.remember_only(connection, self.own_step, names[0], self._others(connection))
@@ -304,9 +209,9 @@ class SqlTarget(LedgerTarget):
     def _others(self, connection: sa.Connection) -> Mapping[str, str]:
         """The one table that each other step here writes."""
         return {
-            step: kept.table_name(connection, target._one.table, self._dialect)
+            step: target.tables.kept_names(connection)[0]
             for step, target in self._flow_targets.items()
-            if step != self.step and isinstance(target, SqlTarget) and not target.several and target.store == self.store
+            if step != self.step and isinstance(target, SqlTarget) and not target.tables.several and target.store == self.store
         }
 
     def _check_sources(self, connection: sa.Connection, starts: Sequence[Start]) -> None:
@@ -324,7 +229,7 @@ class SqlTarget(LedgerTarget):
     @override
     def connect(self, part: str, token: str) -> SqlSession:
         self.prepared()
-        return SqlSession(self, self.open_store(), token)
+        return SqlSession(self, self.tables, self.open_store(), token)
 
 
 def check_names(flow: str, step: str, dialect: Dialect) -> None:

@@ -81,7 +81,7 @@ class _WindowRows(SqlTarget):
     @override
     def prepare(self) -> None:
         super().prepare()
-        ask = partial(folding, table=self._one.table, names=self._keys, dialect=self._dialect)
+        ask = partial(folding, table=self.tables.one.table, names=self._keys, dialect=self._dialect)
         if folded := self.place.in_transaction(self.name, ask):
             raise ConfigError(
                 f"{self.name} takes keys for equal that differ ({', '.join(folded)}), so that one window would replace another.",

@@ -135,7 +135,7 @@ def running(case: Case) -> Iterator[Callable[..., None]]:
 
 
 def nature(case: Case) -> Nature:
-    looked = case.target.looked_at("").looked
+    looked = case.target.tables.looked_at("").looked
     assert looked is not None
     return looked.plan.nature
 

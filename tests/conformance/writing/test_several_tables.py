@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from sinks import Append, Into, SqlTarget, Upsert
-from sinks.sql.target import Tables
+from sinks.sql.tables import Tables
 from sinks.writer.writer import Writer
 from tests.conformance.place import ON_THREE, Place
 from waxwing.batch import Batch, Columns, Delete, Stream

@@ -118,7 +118,7 @@ def test_columns_are_judged_as_they_were_last_found(tmp_path: Path) -> None:
     target = SqlTarget(sqlite(tmp_path), payments(), Upsert(keys=("id",)))
     rows = [("a", "Anna", Decimal(1), 0), ("b", "Annabel", Decimal(1), 0)]
     assert target.misfits(rows) == {1: "column account: 7 characters, at most 5"}
-    (table,) = target._tables.values()
+    table = target.tables.one
     narrow = payments()
     narrow.c.account.type = sa.String(3)
     found = plan(narrow, Upsert(keys=("id",)), dialect=SQLITE)
