@@ -14,7 +14,7 @@ from sinks.ledger import LedgerSession, LedgerTarget
 from sinks.memory.rows import ByName, InTable, Kept
 from waxwing.change import Change, DeadLetter
 from waxwing.ledger.store import Transaction
-from waxwing.ledger.whole import Tables, Whole, WholeStore
+from waxwing.ledger.whole import Contents, Whole, WholeStore
 from waxwing.settings import SinkSettings
 from waxwing.tables.modes import Append, Mode
 
@@ -26,7 +26,7 @@ class MemoryLedger(Whole):
     """An object of this process."""
 
     def __init__(self) -> None:
-        self.tables, self._lock = Tables(), threading.RLock()
+        self.tables, self._lock = Contents(), threading.RLock()
 
     @override
     @contextmanager
@@ -35,11 +35,11 @@ class MemoryLedger(Whole):
             yield
 
     @override
-    def load(self) -> Tables:
+    def load(self) -> Contents:
         return self.tables.copy()
 
     @override
-    def save(self, tables: Tables) -> None:
+    def save(self, tables: Contents) -> None:
         self.tables = tables
 
 

@@ -31,7 +31,7 @@ class OwnerRow(NamedTuple):
 
 
 @dataclass
-class Tables:
+class Contents:
     """What is kept, of any number of steps."""
 
     positions: dict[Key, Stored] = field(default_factory=dict)
@@ -40,9 +40,9 @@ class Tables:
     letters: list[tuple[Step, DeadLetter]] = field(default_factory=list)
     owners: dict[tuple[Step, int], OwnerRow] = field(default_factory=dict)
 
-    def copy(self) -> Tables:
+    def copy(self) -> Contents:
         """Another object, of the same things."""
-        return Tables(dict(self.positions), dict(self.states), dict(self.windows), list(self.letters), dict(self.owners))
+        return Contents(dict(self.positions), dict(self.states), dict(self.windows), list(self.letters), dict(self.owners))
 
 
 class Whole(ABC):
@@ -53,18 +53,18 @@ class Whole(ABC):
         """Keep everybody else from loading and saving, in this process and in others."""
 
     @abstractmethod
-    def load(self) -> Tables:
+    def load(self) -> Contents:
         """The object as it was saved last; a new one where nothing was saved."""
 
     @abstractmethod
-    def save(self, tables: Tables) -> None:
+    def save(self, tables: Contents) -> None:
         """Replace it, durably, all at once."""
 
 
 class WholeTransaction(OwnersTransaction):
     """A copy of the object, while nobody else has it."""
 
-    def __init__(self, whole: Whole, step: Step, tables: Tables) -> None:
+    def __init__(self, whole: Whole, step: Step, tables: Contents) -> None:
         self._whole, self._step, self._tables = whole, step, tables
 
     @override

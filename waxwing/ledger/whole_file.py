@@ -17,7 +17,7 @@ from waxwing.change import DeadLetter, Position
 from waxwing.errors import ConfigError, DataError
 from waxwing.ledger.members import Member
 from waxwing.ledger.store import Step, Stored
-from waxwing.ledger.whole import OwnerRow, Tables, Whole
+from waxwing.ledger.whole import Contents, OwnerRow, Whole
 from waxwing.ledger.windows import Defined, dump_streams, load_streams
 
 FORMAT = 1
@@ -46,11 +46,11 @@ class WholeFile(Whole):
             yield
 
     @override
-    def load(self) -> Tables:
+    def load(self) -> Contents:
         try:
             packed = self._file.read_bytes()
         except FileNotFoundError:
-            return Tables()
+            return Contents()
         try:
             number, *rows = msgspec.msgpack.decode(packed)
         except (msgspec.DecodeError, ValueError, TypeError) as error:
@@ -60,7 +60,7 @@ class WholeFile(Whole):
         return _loaded(*rows)
 
     @override
-    def save(self, tables: Tables) -> None:
+    def save(self, tables: Contents) -> None:
         beside = self._file.with_name(f"{self._file.name}.new")
         with beside.open("wb") as out:
             out.write(msgspec.msgpack.encode([FORMAT, *_dumped(tables)]))
@@ -79,7 +79,7 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def _dumped(tables: Tables) -> list[Any]:
+def _dumped(tables: Contents) -> list[Any]:
     """Plain lists, by position: fields that come later stand behind, and what an earlier release wrote has fewer."""
     return [
         [[*step, *row.position, row.generation, row.token] for (step, _), row in tables.positions.items()],
@@ -90,8 +90,8 @@ def _dumped(tables: Tables) -> list[Any]:
     ]
 
 
-def _loaded(positions: Any, states: Any, windows: Any, letters: Any, owners: Any) -> Tables:
-    tables = Tables()
+def _loaded(positions: Any, states: Any, windows: Any, letters: Any, owners: Any) -> Contents:
+    tables = Contents()
     for flow, step, stream, *fields, generation, token in positions:
         at = Stream(*stream)
         tables.positions[Step(flow, step), at] = Stored(Position(at, *fields), generation, token)

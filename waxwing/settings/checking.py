@@ -35,16 +35,16 @@ def load(kind: type[G], *, partial: bool = False) -> G:
     """
     problems: list[str] = []
     given = read(kind, problems, partial=partial)
-    parts = [Part(kind, "", kind, "", given)]
-    parts += [Part(kind, value, group, prefix, given) for value, (group, prefix) in values_in(kind).items()]
-    for part in parts:
-        problems += _from_parts(part)
-    settings = _validated(kind, parts, problems)
-    for part in parts:
-        problems += _databases(part)
-        problems += _contradictions(part)
-    problems += _all_or_none(parts, partial=partial)
-    problems += _read_twice(parts)
+    groups = [GroupAt(kind, "", kind, "", given)]
+    groups += [GroupAt(kind, value, group, prefix, given) for value, (group, prefix) in values_in(kind).items()]
+    for at in groups:
+        problems += _from_parts(at)
+    settings = _validated(kind, groups, problems)
+    for at in groups:
+        problems += _databases(at)
+        problems += _contradictions(at)
+    problems += _all_or_none(groups, partial=partial)
+    problems += _read_twice(groups)
     problems = list(dict.fromkeys(problems))  # several values may have it from one name
     if problems or settings is None:
         several = f"{len(problems)} settings are wrong:\n- " if len(problems) > 1 else "A setting is wrong: "
@@ -54,7 +54,7 @@ def load(kind: type[G], *, partial: bool = False) -> G:
     return settings
 
 
-class Part:
+class GroupAt:
     """One value of a flow's settings, or the fields of its class itself, with what was given for it.
 
     Attributes:
@@ -104,9 +104,9 @@ _PARTS = {
 }
 
 
-def _from_parts(part: Part) -> Iterator[str]:
+def _from_parts(at: GroupAt) -> Iterator[str]:
     """Make `database_url` and `database_table` of a database given by parts; yields what is wrong."""
-    given = part.given
+    given = at.given
     for prefix, (scheme, database, options) in _PARTS.items():
         parts = {field.removeprefix(f"{prefix}_"): one for field, one in given.items() if field.startswith(f"{prefix}_")}
         if not parts:
@@ -115,14 +115,14 @@ def _from_parts(part: Part) -> Iterator[str]:
         if "database_url" in given:
             yield f"{given['database_url']} and {some} are both given: give the URL or the parts."
             continue
-        if lacking := [part.name(f"{prefix}_{name}") for name in ("host", "user", database) if name not in parts]:
+        if lacking := [at.name(f"{prefix}_{name}") for name in ("host", "user", database) if name not in parts]:
             yield f"{some} is given and {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not."
         text = {name: one.text for name, one in parts.items()}
         port = int(text["port"]) if text.get("port", "").isdecimal() else None  # what is no number is told by its field
         url = sa.URL.create(scheme, text.get("user"), text.get("password"), text.get("host"), port, text.get(database))
         url = url.update_query_dict({option: text[name] for name, option in options.items() if text.get(name)})
         given["database_url"] = Given(url.render_as_string(hide_password=False), some.name, some.place)
-        part.together["database_url"] = f"the settings {part.prefix}{prefix.upper()}_..."
+        at.together["database_url"] = f"the settings {at.prefix}{prefix.upper()}_..."
         if table := parts.get("table"):
             if "database_table" in given:
                 yield f"{given['database_table']} and {table} are both given: give one."
@@ -134,18 +134,18 @@ def _from_parts(part: Part) -> Iterator[str]:
 _SUCH_AS: dict[type, str] = {dict: ' Such as {"name": "value"}.', list: ' Such as ["one", "two"].'}
 
 
-def _validated(kind: type[G], parts: list[Part], problems: list[str]) -> G | None:
+def _validated(kind: type[G], groups: list[GroupAt], problems: list[str]) -> G | None:
     """The settings; what does not fit is added to the problems, and then there are none."""
-    own, *values = parts
-    made = {part.value: _made(part.group, part, {}, problems) for part in values}
-    standing = {value: one or part.group.model_construct() for part, (value, one) in zip(values, made.items(), strict=True)}
+    own, *values = groups
+    made = {at.value: _made(at.group, at, {}, problems) for at in values}
+    standing = {value: one or at.group.model_construct() for at, (value, one) in zip(values, made.items(), strict=True)}
     whole = _made(kind, own, standing, problems)
     return None if None in made.values() else whole
 
 
-def _made(kind: type[G], part: Part, values: Mapping[str, Group], problems: list[str]) -> G | None:
+def _made(kind: type[G], at: GroupAt, values: Mapping[str, Group], problems: list[str]) -> G | None:
     texts: dict[str, Any] = {}
-    for field, one in part.given.items():
+    for field, one in at.given.items():
         texts[field] = one.text
         if shape := json_shape(kind.model_fields[field]):
             try:
@@ -156,35 +156,35 @@ def _made(kind: type[G], part: Part, values: Mapping[str, Group], problems: list
     try:
         made = kind.model_validate({**texts, **values}, by_name=True)
     except pydantic.ValidationError as error:
-        problems += [_told(part, problem) for problem in error.errors(include_url=False, include_input=False)]
+        problems += [_told(at, problem) for problem in error.errors(include_url=False, include_input=False)]
         return None
-    return made.given(part.prefix, {field: one.name for field, one in part.given.items()} | part.together)
+    return made.given(at.prefix, {field: one.name for field, one in at.given.items()} | at.together)
 
 
-def _told(part: Part, problem: Any) -> str:  # pydantic's ErrorDetails
+def _told(at: GroupAt, problem: Any) -> str:  # pydantic's ErrorDetails
     what = re.sub(r"^(Value error, |Input )", "", problem["msg"]).replace("should be", "must be")
-    field = _field_of(part, str(problem["loc"][0])) if problem["loc"] else ""
-    setting = part.settings.get(field)
+    field = _field_of(at, str(problem["loc"][0])) if problem["loc"] else ""
+    setting = at.settings.get(field)
     if setting is None:  # of several settings together
         return secrets.scrub(f"{what}.")
-    if field not in part.given:
+    if field not in at.given:
         told = (setting.info.description or "it has no default").rstrip(".")
         return f"{setting.names[0]} is not set: {told}."
-    one = part.given[field]
+    one = at.given[field]
     safe = shown(field, setting.info, one.text)
     told = f" (it is {safe!r})" if safe == one.text else ""
     return secrets.scrub(f"{one}: {what}{told}.")
 
 
-def _field_of(part: Part, place: str) -> str:
+def _field_of(at: GroupAt, place: str) -> str:
     """The field of an error's place, which pydantic gives by the name or by an alias."""
-    own = {f"{part.prefix}{place.upper()}"}
-    return next((field for field, one in part.settings.items() if place == field or own & {*one.names}), place)
+    own = {f"{at.prefix}{place.upper()}"}
+    return next((field for field, one in at.settings.items() if place == field or own & {*one.names}), place)
 
 
-def _databases(part: Part) -> Iterator[str]:
+def _databases(at: GroupAt) -> Iterator[str]:
     """What is wrong with the addresses of databases, without their passwords."""
-    for field, one in part.given.items():
+    for field, one in at.given.items():
         if field.endswith("database_url") and one.text:
             try:
                 check_url(one.text, str(one))
@@ -201,67 +201,65 @@ _NEEDS = (("kafka_ssl_key_password", "kafka_ssl_key_file"), ("database_table", "
 _WHERE = ("kafka_bootstrap_servers", "database_url")
 
 
-def _contradictions(part: Part) -> Iterator[str]:
+def _contradictions(at: GroupAt) -> Iterator[str]:
     """Pairs of settings that can't both be meant as they stand."""
-    given, fields = part.given, part.settings
+    given, fields = at.given, at.settings
     for first, second, both in _BOTH:
         if {first, second} <= fields.keys() and (first in given) != (second in given):
             there, missing = (first, second) if first in given else (second, first)
-            yield f"{given[there]} is given and {part.name(missing)} is not. {both}"
+            yield f"{given[there]} is given and {at.name(missing)} is not. {both}"
     for field, needed in _NEEDS:
         if field in given and needed in fields and needed not in given:
-            yield f"{given[field]} is given and {part.name(needed)} is not: it has no effect without."
+            yield f"{given[field]} is given and {at.name(needed)} is not: it has no effect without."
     if "kafka_security_protocol" in fields:
-        yield from _security(part)
+        yield from _security(at)
 
 
-def _security(part: Part) -> Iterator[str]:
-    stated = part.given.get("kafka_security_protocol")
+def _security(at: GroupAt) -> Iterator[str]:
+    stated = at.given.get("kafka_security_protocol")
     protocol = stated.text if stated else "PLAINTEXT"
-    name = stated.name if stated else part.name("kafka_security_protocol")
+    name = stated.name if stated else at.name("kafka_security_protocol")
     is_so = f"{name} is {protocol}" + ("" if stated else " (the default)")
-    for field, one in part.given.items():
+    for field, one in at.given.items():
         if field.startswith("kafka_sasl_") and "SASL" not in protocol:
             yield f"{one} is given, but {is_so}: set SASL_SSL or SASL_PLAINTEXT."
         if field.startswith("kafka_ssl_") and "SSL" not in protocol:
             yield f"{one} is given, but {is_so}: set SSL or SASL_SSL."
 
 
-def _all_or_none(parts: Collection[Part], *, partial: bool) -> Iterator[str]:
+def _all_or_none(groups: Collection[GroupAt], *, partial: bool) -> Iterator[str]:
     """Some addresses are given and others are not."""
-    wanted = [(part, field) for part in parts for field in _WHERE if field in part.settings]
-    there = [part.given[field] for part, field in wanted if field in part.given]
+    wanted = [(at, field) for at in groups for field in _WHERE if field in at.settings]
+    there = [at.given[field] for at, field in wanted if field in at.given]
     # A command may need Kafka without a database, or the database alone.
     if not there or partial:
         return
-    for part, field in wanted:
-        if field not in part.given:
+    for at, field in wanted:
+        if field not in at.given:
             all_ = "both, or neither" if len(wanted) == 2 else "all of a flow's addresses, or none,"
-            yield f"{there[0]} is given and {part.name(field)} is not. Give {all_} for the embedded demonstration."
+            yield f"{there[0]} is given and {at.name(field)} is not. Give {all_} for the embedded demonstration."
 
 
-def _read_twice(parts: Collection[Part]) -> Iterator[str]:
+def _read_twice(groups: Collection[GroupAt]) -> Iterator[str]:
     """Two values that read one address: records would come twice, or two steps fill one table."""
-    names: dict[str, Part] = {}
-    places: dict[object, tuple[Part, str]] = {}
-    for part in parts:
-        addresses = sorted(
-            (field for field in part.settings if part.group.is_address(field)), key=lambda field: field not in _WHAT
-        )
+    names: dict[str, GroupAt] = {}
+    places: dict[object, tuple[GroupAt, str]] = {}
+    for at in groups:
+        addresses = sorted((field for field in at.settings if at.group.is_address(field)), key=lambda field: field not in _WHAT)
         for field in addresses:
-            other = names.setdefault(part.name(field), part)
-            if other is not part:
+            other = names.setdefault(at.name(field), at)
+            if other is not at:
                 yield (
-                    f"{part.name(field)} is read by two values, {other.whose} and {part.whose}: take one for both, or give one "
-                    f"a prefix: {part.value}: {part.group.__name__} = prefixed({part.value.upper()!r})."
+                    f"{at.name(field)} is read by two values, {other.whose} and {at.whose}: take one for both, or give one "
+                    f"a prefix: {at.value}: {at.group.__name__} = prefixed({at.value.upper()!r})."
                 )
                 return  # all its addresses are
-        for place, field in _places(part):
-            other, others = places.setdefault(place, (part, field))
-            if other is not part:
+        for place, field in _places(at):
+            other, others = places.setdefault(place, (at, field))
+            if other is not at:
                 yield (
-                    f"{other.told(others)} and {part.told(field)} are the same {_WHAT[field]}, for {other.whose} and "
-                    f"{part.whose}: {_INSTEAD[field]}."
+                    f"{other.told(others)} and {at.told(field)} are the same {_WHAT[field]}, for {other.whose} and "
+                    f"{at.whose}: {_INSTEAD[field]}."
                 )
 
 
@@ -277,16 +275,16 @@ _INSTEAD = {
 }
 
 
-def _places(part: Part) -> Iterator[tuple[object, str]]:
+def _places(at: GroupAt) -> Iterator[tuple[object, str]]:
     """Where a value reads or writes, as far as its settings say, each with the field that tells it."""
-    if issubclass(part.group, KafkaSettings) and "kafka_bootstrap_servers" in part.given:
-        servers = frozenset(server.strip() for server in part.text("kafka_bootstrap_servers").split(","))
-        field = "source_topic_pattern" if part.text("source_topic_pattern") else "source_topic"
-        for topics in part.text(field).split(",") if field == "source_topic" else [part.text(field)]:
+    if issubclass(at.group, KafkaSettings) and "kafka_bootstrap_servers" in at.given:
+        servers = frozenset(server.strip() for server in at.text("kafka_bootstrap_servers").split(","))
+        field = "source_topic_pattern" if at.text("source_topic_pattern") else "source_topic"
+        for topics in at.text(field).split(",") if field == "source_topic" else [at.text(field)]:
             if topics:
                 yield (servers, field, topics.strip()), field
-    if issubclass(part.group, DatabaseSettings) and part.text("database_url"):
-        yield (_resolved(part.text("database_url")), part.text("database_table")), "database_url"
+    if issubclass(at.group, DatabaseSettings) and at.text("database_url"):
+        yield (_resolved(at.text("database_url")), at.text("database_table")), "database_url"
 
 
 def _resolved(text: str) -> object:
