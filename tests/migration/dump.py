@@ -133,6 +133,11 @@ class Database:
     def empty(self) -> str:
         return empty_database(self.kind, self._request, self._folder)
 
+    def whole(self, release: str, totals: Totals) -> tuple[Facts, str]:
+        """With the data."""
+        url = self.empty()
+        return load(file(release, self.kind, totals), url), url
+
     def old(self, release: str = "12ee004", rows_max: int = ROWS, *, own_alone: bool = True) -> str:
         url = self.empty()
         load(file(release, self.kind, "on_close"), url, own_alone=own_alone, rows_max=rows_max)

@@ -34,14 +34,6 @@ def source(facts: Facts, **more: Any) -> MemorySource:
     return MemorySource(DATA, topic=facts.topic, source_id=facts.topic_id, batch_records=50, **more)
 
 
-def start(url: str, **settings: Any) -> None:
-    """What a flow's start does with the tables."""
-    more: dict[str, Any] = {"retry_max_s": 0.0, "database_lock_timeout_s": 5.0, **settings}
-    target = SqlTarget(orders_flow.OrdersSettings(database_url=SecretStr(url), **more), orders_flow.orders, Upsert(keys=("id",)))
-    target.bind("orders", "orders")
-    target.prepare()
-
-
 def orders(facts: Facts, url: str, **more: Any) -> Dataflow:
     """The orders flow over the whole topic."""
     given = {**QUICKLY, "order_totals": facts.totals, "window_buckets": dump.buckets_of(facts.database), **more}

@@ -22,6 +22,7 @@ from tests.faults.cluster import LAUNCH
 from tests.faults.storm.databases import file_not_locked
 from tests.migration import dump, going_on
 from tests.migration.dump import Database, content
+from tests.migration.starts import start
 from tests.migration.topic import DATA, FILE
 from tests.servers.process import until
 from waxwing.errors import TransientError, TryLater
@@ -167,13 +168,13 @@ def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_earlier_release_says_that_the_tables_are_newer(old_code: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new.sqlite"
-    going_on.start(url)
+    start(url)
     whole = content(url)
     old = Earlier(old_code, url, tmp_path)
     assert old.ended(60) == 78
     assert "schema version 2, this Waxwing knows version 1" in old.said()
     assert "Traceback" not in old.said()
-    going_on.start(url)
+    start(url)
     assert {name: rows for name, rows in content(url).items() if name in whole} == whole
 
 
@@ -222,7 +223,7 @@ def test_a_frozen_process_of_an_earlier_release_moves_nothing_when_it_is_thawed(
 
 def _starts(url: str, **settings: Any) -> bool:
     try:
-        going_on.start(url, **settings)
+        start(url, **settings)
     except (TryLater, TransientError):  # asked again, as a flow does for RETRY_MAX_S, and a supervisor after it
         return False
     return True

@@ -10,20 +10,12 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.testing import run_main
 
 from tests.migration import dump
-from tests.migration.going_on import differences, go_on, orders, other, taken_in, visited
+from tests.migration.going_on import differences, go_on, orders, taken_in, visited
 from tests.servers import SQLServer
 from tests.servers.sqlserver import kept_connections
 from waxwing.errors import DataError
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
-
-
-@pytest.fixture(scope="module")
-def anew(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
-    """What the flow of sessions and overlapping windows makes of the topic, where nothing was taken in before."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('anew')}/visits.sqlite"
-    run_main(other(dump.facts_of(dump.file("9766af2", "sqlite", "on_close")), url))
-    return visited(url)
 
 
 @pytest.mark.parametrize("database", DATABASES)

@@ -36,7 +36,7 @@ def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
         # Whoever made them was ended before it wrote the version, so they are empty; some may have an earlier release's columns.
         schema.schema_version.create(connection, checkfirst=True)
         for statement in Migration(connection, database.dialect).statements():
-            run(connection, statement)
+            connection.execute(statement)
         versions = {schema.SCHEMA_VERSION}
     _make_missing(connection)
     if not versions:
@@ -88,7 +88,7 @@ def _migrate(connection: sa.Connection, database: Database, stale_s: float) -> N
     done = 0
     try:
         for statement in migration.statements():
-            run(connection, statement)
+            connection.execute(statement)
             done += 1
     except sa.exc.DBAPIError as error:
         failure = database.classify(error)
@@ -106,11 +106,6 @@ def _migrate(connection: sa.Connection, database: Database, stale_s: float) -> N
             ) from error
         raise
     log.info("tables_carried_over", f"{where} are carried over.")
-
-
-def run(connection: sa.Connection, statement: sa.Executable) -> None:
-    """One statement of a migration. (A test ends the process before each.)"""
-    connection.execute(statement)
 
 
 def _texts(connection: sa.Connection, database: Database) -> Iterator[str]:
