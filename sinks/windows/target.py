@@ -129,11 +129,7 @@ class WindowTarget(InFront):
         """Remember where lanes begin; the position of each stream in each bucket."""
         known = {s: first_opening(one.offset_start) for s, one in streams.items()}
         self._openings = known | openings(held)
-        return [
-            Position(s, bucket[s].offset_next if s in bucket else one.offset_start, one.offset_start, one.offset_end)
-            for bucket in held
-            for s, one in streams.items()
-        ]
+        return [_position(stream, one, bucket.get(stream)) for bucket in held for stream, one in streams.items()]
 
     def _now_read(self, streams: Streams, starts: Sequence[Start]) -> Streams:
         """The streams, those marked that are read: of these sources those given, of another one what was said when it began."""
@@ -265,6 +261,15 @@ def _held(transaction: Transaction) -> list[dict[Stream, Held]]:
     return [Bucket.positions(head) for head in transaction.heads(BUCKETS_SOURCE)]
 
 
+def _position(stream: Stream, known: Known, held: Held | None) -> Position:
+    """Of a bucket in a stream; below the first token that came with a batch it can be read from the start alone."""
+    offset_next = known.offset_start if held is None else held.offset_next
+    position = Position(stream, offset_next, known.offset_start, known.offset_end)
+    if held is not None and held.token is not None:
+        return position._replace(token=held.token, token_offset=held.token_offset)
+    return position._replace(token=known.token, token_offset=None if known.token is None else known.offset_start)
+
+
 def check_buckets(buckets: int) -> None:
     """Raises ConfigError for a number that can't be."""
     if not 1 <= buckets <= BUCKETS_MAX:
@@ -276,6 +281,8 @@ def with_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts:
     out = dict(streams)
     for start in starts:
         known = out.get(start.stream, Known(start.offset_start, start.offset_end))
+        if known.token is None and known.offset_start == start.offset_start:  # an earlier release kept none
+            known = known._replace(token=start.token)
         lowest = min([one[start.stream].offset_next for one in held if start.stream in one], default=known.offset_start)
         unfinished = known.offset_end is not None and lowest < known.offset_end
         keeps = unfinished and start.offset_end is not None

@@ -24,6 +24,7 @@ from sources.kit.words import OpenPart
 from sources.memory import MemorySource
 from waxwing import operators as ww
 from waxwing.batch import Stream
+from waxwing.change import Position, Start
 from waxwing.errors import ConfigError, DataLoss, OffsetGap, TargetError, TransientError, WaxwingError
 from waxwing.operators.windows import Count, Tumbling, Windows
 
@@ -196,10 +197,34 @@ def test_of_a_log_that_is_not_kept_a_step_added_later_begins_at_the_lowest_place
     assert added.positions()[0].offset_start == 11
 
 
+class Moment(TypedDict):
+    at: int
+
+
+def test_windows_that_an_earlier_release_kept_without_a_token_have_that_of_their_start() -> None:
+    minutes = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
+    windows = MemoryWindows(minutes)
+    places = []
+    for tokens, end in ((None, 3), ({4}, 5), ({4}, 9)):
+        flow = Dataflow("flow")
+        source = Told([{"at": n} for n in range(end)], tokens=tokens, ends=end == 9)
+        window_sink("totals", ww.parse("parse", read("in", flow, source), Moment), windows)
+        run_main(flow)
+        places += source.places
+    assert places == [(0, None), (0, b"0"), (4, b"4")]
+    assert [row["n"] for row in windows.rows] == [9]
+
+
+class NoTokens(MemoryTarget):
+    @override
+    def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
+        return [one._replace(token=None, token_offset=None) for one in super().begin(starts)]
+
+
 def test_a_log_that_is_not_kept_is_not_read_into_what_keeps_no_tokens() -> None:
-    flow, minutes = Dataflow("flow"), Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
-    window_sink("totals", op.map("same", read("in", flow, Forgetful([])), lambda batch: batch), MemoryWindows(minutes))
-    error = refused(ConfigError, lambda: run_main(flow), "memory keeps no tokens, and the log of memory is not kept")
+    error = refused(
+        ConfigError, lambda: run(Forgetful([]), NoTokens()), "memory keeps no tokens, and the log of memory is not kept"
+    )
     assert error.exit_code == 78
 
 

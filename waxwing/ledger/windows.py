@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from typing import NamedTuple
 
 from waxwing.batch import Stream
@@ -18,7 +19,7 @@ BUCKETS_SOURCE = "waxwing:windows"
 
 class Known(NamedTuple):
     """A stream that windows take in: where it began, where a bounded run ends, whether it is still read, and the offset below
-    which no limit on bad records is judged.
+    which no limit on bad records is judged. `token`: what the source calls the place where it began.
 
     `place` (of Held) is kept here for live windows, and whether a record of the stream was `seen`; buckets know it themselves.
     """
@@ -29,6 +30,7 @@ class Known(NamedTuple):
     limits_from: int = 0
     place: int = NEVER
     seen: int = SEEN
+    token: bytes | None = None
 
 
 Streams = dict[Stream, Known]
@@ -49,9 +51,17 @@ def bucket_stream(flow: str, number: int) -> Stream:
 
 def dump_streams(streams: Streams) -> str:
     """As a text to be kept."""
-    return json.dumps([[*stream[1:], *known] for stream, known in streams.items()])
+    rows = [
+        [*stream[1:], *known[:-1], *([] if known.token is None else [b64encode(known.token).decode()])]
+        for stream, known in streams.items()
+    ]
+    return json.dumps(rows)
 
 
 def load_streams(flow: str, text: str) -> Streams:
     """Of a text that was kept; an earlier release may have kept fewer fields."""
-    return {Stream(flow, *row[:3]): Known(*row[3:]) for row in json.loads(text)}
+    out = {}
+    for row in json.loads(text):
+        *fields, token = [*row[3:], None] if len(row) < 3 + len(Known._fields) else row[3:]
+        out[Stream(flow, *row[:3])] = Known(*fields)._replace(token=None if token is None else b64decode(token))
+    return out

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 from typing_extensions import override
 
-from sinks import Append, SqlTarget, sink
+from sinks import Append, SqlTarget, SqlWindows, sink, window_sink
 from sources import read
 from sources.kit import Log, Place, Run
 from sources.memory import MemorySource
 from tests.conformance.place import ON_THREE
 from tests.conformance.place import Place as Database
 from tests.conformance.writing.test_starts import Record, at, names, play, settings
+from tests.servers.process import until
 from waxwing import operators as ww
+from waxwing.batch import Stream
+from waxwing.change import Change
+from waxwing.errors import TargetError
+from waxwing.operators.windows import Count, Tumbling, Windows
+from waxwing.target import Session
 
 BINARY = b"\x00\xff'\\"
 
@@ -84,3 +93,80 @@ def test_a_database_keeps_the_place_that_a_source_is_read_from(place: Database) 
     assert run(1, numbers[:5], again=False) == (0, b"0")
     assert run(1, [99] * 5 + numbers[5:], again=False) == (5, b"5")
     assert written(1) == [numbers]
+
+
+PER_TEN = Windows(by=("id",), time="at", kind=Tumbling(10), aggregates={"n": Count()}, lateness_s=0)
+
+
+class Dying(SqlWindows):
+    """Its second bucket never gets a commit through: the process dies once the first one stands at `end`."""
+
+    end = -1
+
+    def connect(self, part: str, token: str) -> Session:
+        session = super().connect(part, token)
+        if self.end >= 0 and part == "bucket-001":
+
+            def commit(change: Change) -> None:
+                until(lambda: self.end in {one.offset_next for one in self.positions()}, timeout_s=60, what="the first one's end")
+                raise TargetError("killed")
+
+            session.commit = commit  # type: ignore[method-assign]  # in place of the real one
+        return session
+
+
+@ON_THREE
+@pytest.mark.parametrize("kept", [True, False])
+def test_each_bucket_of_windows_keeps_the_place_that_it_can_be_read_from(place: Database, kept: bool) -> None:
+    to = place.table(
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("window_start", sa.DateTime, primary_key=True),
+        sa.Column("n", sa.BigInteger),
+    )
+    flow, _, topic = names()
+    stream = Stream(flow, topic, f"name:{topic}", 0)
+    data = [{"id": n % 7, "at": n} for n in range(40)]
+
+    def target(buckets: int) -> Any:
+        made = Dying(settings(place).model_copy(update={"window_buckets": buckets}), to, PER_TEN)
+        made.bind(flow, "totals")
+        return at(place, made)
+
+    one_writer = target(2).parts_max == 1
+
+    def run(end: int, tokens: Collection[int] | None, *, buckets: int = 2, dies: bool = False) -> object:
+        source = Told(data[:end], topic=topic, batch_records=3, tokens=tokens, ends=end == len(data))
+        source.forgets = not kept
+        graph, windows = Dataflow(flow), target(buckets)
+        windows.end = end if dies and not one_writer else -1
+        window_sink("totals", ww.parse("parse", read("in", graph, source), Record), windows)
+        if windows.end >= 0:
+            with pytest.raises(TargetError, match="killed"):
+                play(graph)
+        else:
+            play(graph)
+        (found,) = source.places
+        return found
+
+    def held(buckets: int = 2) -> Counter[tuple[int, int | None, bytes | None]]:
+        places = target(buckets).positions()
+        assert {one.stream for one in places} == {stream}
+        return Counter((one.offset_next, one.token_offset, one.token and one.token.removeprefix(BINARY)) for one in places)
+
+    each = 1 if one_writer else 2
+    assert run(2, {4}) == (0, b"0")
+    assert held() == {(2, 0, b"0"): each}, "a place that the source names comes later"
+    assert run(6, {4}) == (0, b"0")
+    assert held() == {(6, 4, b"4"): each}
+    assert run(18, {4, 8, 16}, dies=True) == (4, b"4")
+    if not one_writer:
+        assert held() == {(18, 16, b"16"): 1, (6, 4, b"4"): 1}
+        assert run(20, {4, 8, 16}) == (4, b"4"), "from the lowest bucket's, with its name"
+    else:
+        assert run(20, {4, 8, 16}) == (16, b"16")
+    assert held() == {(20, 16, b"16"): each}
+    assert target(3).rebucket() == (1 if one_writer else 2)
+    assert held(3) == {(20, 16, b"16"): 1 if one_writer else 3}
+    assert run(40, {4, 8, 16, 32}, buckets=3) == (16, b"16")
+    count: Counter[tuple[int, int]] = Counter((n % 7, n // 10 * 10) for n in range(40))
+    assert {(id_, start.second): n for id_, start, n in place.read(to)} == count

@@ -55,7 +55,7 @@ class Piece:
 
     `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch, `place` that of Held as
     the lane has it. `messages` counts the batch's, `arrived` those that no filter left out; `rejects` (earlier steps' too) travel
-    to the first bucket, with the numbers of their messages among the arrived.
+    to the first bucket, with the numbers of their messages among the arrived. `token` is that of the batch: of offset_next.
     """
 
     stream: Stream
@@ -71,6 +71,7 @@ class Piece:
     late: list[Late] = field(default_factory=list)
     rejects: list[DeadLetter] = field(default_factory=list)
     rejects_at: list[int] = field(default_factory=list)
+    token: bytes | None = None
 
 
 class Mark(NamedTuple):
@@ -92,12 +93,15 @@ class Held(NamedTuple):
     `place` is where a stream that began in the middle of its log, or passed over lost records, begins in event time: no record
     that was not read belongs to a window from there on. NEVER: it was read whole. It is an upper bound, which falls with what is
     read: a record is at most the lateness older than any before it. UNSEEN: nothing was read yet, and nobody knows.
+    `token` is what the source calls `token_offset`, the last place at or below offset_next that it gave a name (None: none).
     """
 
     offset_start: int
     offset_next: int
     watermark: int
     place: int = NEVER
+    token: bytes | None = None
+    token_offset: int | None = None
 
 
 class Opening(NamedTuple):

@@ -902,6 +902,32 @@ def test_a_state_of_the_release_before_goes_on() -> None:
     assert Bucket.load(definition, again.pack()).bad_runs == {}
 
 
+def test_a_bucket_keeps_the_last_token_at_or_below_where_it_stands() -> None:
+    definition = define()
+    bucket, lane = Bucket(definition, {STREAM: 0}), Lane(definition, STREAM, 1, Opening(0, 0, NEVER))
+    pieces = [
+        *lane.fold(batch([(1, "a", 1), (2, "a", 1)], token=b"two")),
+        *lane.fold(batch([(3, "a", 1)], 2)),
+        *lane.fold(batch([], 3, token=b"three")),  # a quiet source
+        *lane.fold(batch([], 3, token=b"three, later")),
+    ]
+    seen = []
+    for piece in pieces:
+        bucket.fold(piece)
+        held = bucket.held[STREAM]
+        seen.append((held.offset_next, held.token, held.token_offset))
+    assert seen == [(2, b"two", 2), (3, b"two", 2), (3, b"three", 3), (3, b"three, later", 3)]
+    assert not bucket.fold(pieces[0]), "its place is below"
+    assert bucket.held[STREAM].token == b"three, later"
+    state = bucket.pack()
+    assert (state[0], Bucket.load(definition, state).held) == (4, bucket.held), "the release before says that it can't read it"
+    bucket.jump(STREAM, 9, 0, stood_at=3)
+    assert bucket.held[STREAM][-2:] == (b"three, later", 3)
+    bucket.jump(STREAM, 2, 0, stood_at=9)
+    assert bucket.held[STREAM][-2:] == (None, None)
+    assert bucket.pack()[0] == 3, "which the release before reads"
+
+
 @pytest.mark.parametrize("size", [5, 2_000])
 def test_a_damaged_state_is_refused_whatever_its_size(size: int) -> None:
     rng, definition = random.Random(size), define(aggregates={"sum": Sum("value"), "first": First("value")})

@@ -47,13 +47,14 @@ class Progress:
         self._gone, self.awaited = self.held.keys() - set(live), self.awaited.intersection(live) | new
 
     def is_next(self, piece: Piece) -> bool:
-        """Does it go on where the stream stands? False when it was taken in before.
+        """Does it go on where the stream stands? False when it was taken in before: it may still bring the place a token.
 
         Raises:
             OffsetGap: neither.
         """
         held = self._known(piece.stream, piece.offset_start, piece.offset_first)
         if piece.offset_next <= held.offset_next:
+            self._keep_token(piece)
             return False
         if piece.offset_first != held.offset_next:
             raise OffsetGap(
@@ -70,7 +71,13 @@ class Progress:
         """It was folded."""
         held = self.held[piece.stream]
         watermark, place = max(held.watermark, piece.watermark_next), min(held.place, piece.place)
-        self.held[piece.stream] = Held(held.offset_start, piece.offset_next, watermark, place)
+        self.held[piece.stream] = held._replace(offset_next=piece.offset_next, watermark=watermark, place=place)
+        self._keep_token(piece)
+
+    def _keep_token(self, piece: Piece) -> None:
+        held = self.held[piece.stream]
+        if piece.token is not None and piece.offset_next == held.offset_next:
+            self.held[piece.stream] = held._replace(token=piece.token, token_offset=piece.offset_next)
 
     def mark(self, mark: Mark) -> None:
         """The stream is not waited for until its next piece.
@@ -112,7 +119,10 @@ class Progress:
         if stood_at is None or held.offset_next == stood_at:
             # Back onto a log that was cut, nothing is passed over.
             place = moment_us if offset > held.offset_next else min(held.place, moment_us)
-            self.held[stream] = held._replace(offset_next=offset, place=place)
+            held = held._replace(offset_next=offset, place=place)
+            if held.token_offset is not None and held.token_offset > offset:
+                held = held._replace(token=None, token_offset=None)
+            self.held[stream] = held
             self.awaited.discard(stream)
 
     def closes_to(self) -> int:

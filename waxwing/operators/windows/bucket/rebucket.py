@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from waxwing.batch import Stream
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.bucket import packing, state
 from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
-from waxwing.operators.windows.pieces import buckets_of
+from waxwing.operators.windows.pieces import Held, buckets_of
 
 
 def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list[bytes]:
@@ -21,13 +22,16 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
     """
     old = [state.unpack(definition, one) for one in packed]
     headers = [header for header, _, _ in old]
-    if any(header.held != headers[0].held for header in headers):
+    if any(_places(header) != _places(headers[0]) for header in headers):
         raise ConfigError(
             "The buckets of windows stand at different positions.",
             hint="Start the flow once more and stop it cleanly (SIGTERM, exit 0), then try again.",
         )
     # A decision of the clock may have reached one bucket and not another: what one has written is never opened again.
-    header = headers[0]._replace(closed_to=max(one.closed_to for one in headers))
+    header = headers[0]._replace(
+        closed_to=max(one.closed_to for one in headers),
+        held={stream: _lowest([one.held[stream] for one in headers]) for stream in headers[0].held},
+    )
     windows: list[dict[int, list[tuple[Window, list[int], list[int]]]]] = [{} for _ in range(buckets)]
     for _, held, _ in old:
         for end, window in held.items():
@@ -39,6 +43,15 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
         state.pack(header, {end: _joined(definition, parts) for end, parts in kept.items()}, of_bucket)
         for kept, of_bucket in zip(windows, sessions, strict=True)
     ]
+
+
+def _places(header: state.Header) -> dict[Stream, tuple[int, ...]]:
+    return {stream: one[:4] for stream, one in header.held.items()}
+
+
+def _lowest(held: Sequence[Held]) -> Held:
+    """Of the same place under several names that which can be read from first: from there all buckets can go on."""
+    return min(held, key=lambda one: -1 if one.token_offset is None else one.token_offset)
 
 
 def _routed(definition: Windows, keys: Sequence[Any], buckets: int) -> defaultdict[int, list[int]]:

@@ -17,7 +17,9 @@ from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Held
 
-VERSION, VERSIONS_READ = 3, (2, 3)
+# The last one is written where a stream has a token, so that others can go back to the release that did not know tokens.
+WITHOUT_TOKENS, WITH_TOKENS = 3, 4
+VERSIONS_READ = (2, WITHOUT_TOKENS, WITH_TOKENS)
 # The version, the head's checksum, the head's size; behind the head the body's checksum, and the body.
 _CRC_BYTES = 4
 _HEAD_FROM = 9
@@ -60,11 +62,13 @@ def renamed(state: bytes, flow: str) -> bytes:
 
 
 def _joined(header: Header, body: bytes) -> bytes:
-    held = [[*stream, *one] for stream, one in header.held.items()]
+    with_tokens = any(one.token is not None for one in header.held.values())
+    held = [[*stream, *(one if with_tokens else one[:4])] for stream, one in header.held.items()]
     runs = [[*stream, run] for stream, run in (header.bad_runs or {}).items() if run]
     head = packing.encode([header.text, header.closed_to, held, header.awaited, runs, header.dropped_to])
-    head_crc = _head_crc(head, VERSION)
-    front = bytes([VERSION]) + head_crc.to_bytes(_CRC_BYTES) + len(head).to_bytes(4)
+    version = WITH_TOKENS if with_tokens else WITHOUT_TOKENS
+    head_crc = _head_crc(head, version)
+    front = bytes([version]) + head_crc.to_bytes(_CRC_BYTES) + len(head).to_bytes(4)
     return front + head + zlib.crc32(body, head_crc).to_bytes(_CRC_BYTES) + body
 
 
@@ -103,7 +107,7 @@ def _read(state: bytes) -> tuple[Header, int, bytes]:
         raise DataError("The state of a bucket of windows is missing.", hint=RESTORE)
     if state[0] not in VERSIONS_READ:
         raise DataError(
-            f"The state of a bucket of windows has version {state[0]}, this Waxwing reads {VERSION}.",
+            f"The state of a bucket of windows has version {state[0]}, this Waxwing reads {WITH_TOKENS}.",
             hint=f"Use the Waxwing that wrote it. If that is this one, the state is damaged. {RESTORE}",
         )
     behind = _HEAD_FROM + int.from_bytes(state[1 + _CRC_BYTES : _HEAD_FROM])

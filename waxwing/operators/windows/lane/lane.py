@@ -136,7 +136,10 @@ class Lane:
         watermark = max(self._watermark, max(read.times) - self._definition.lateness_us) if read.times else self._watermark
         offsets, counts = (batch.offset_first, batch.offset_next), (len(batch.messages), len(batch.arrived))
         place = self._place_behind(read.times)
-        pieces = [Piece(batch.stream, self._offset_start, *offsets, watermark, *counts, place) for _ in range(self._buckets)]
+        pieces = [
+            Piece(batch.stream, self._offset_start, *offsets, watermark, *counts, place, token=batch.token)
+            for _ in range(self._buckets)
+        ]
         if read.times:
             judged = (self._judged if self._definition.gap_us is None else self._judged_sessions)(read, watermark)
             if judged.read.times:
