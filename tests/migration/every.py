@@ -47,7 +47,8 @@ def main() -> None:
                         kills += 1
                         if kind == KEPT_ALONE:
                             _ends_well(facts, url)
-                print(f"{kind}, {release}, {totals}: {kills} kills; {_ends_well(facts, url)}", flush=True)
+                print(f"{kind}, {release}, {totals}: {kills} kills", end="; ", flush=True)
+                print(_ends_well(facts, url), flush=True)
 
 
 def _ends_well(facts: dump.Facts, url: str) -> str:

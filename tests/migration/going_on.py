@@ -27,6 +27,11 @@ DATA = {
 }
 # Nothing waits for a clock: neither rows nor windows.
 QUICKLY: Mapping[str, Any] = {"flush_interval_s": 0.0, "lanes": 1, "window_snapshot_interval_s": 0.0, "retry_max_s": 5.0}
+PATIENTLY: Mapping[str, Any] = {"retry_max_s": 120.0, "database_statement_timeout_s": 120.0}  # of SQL Server's test server
+
+
+def _limits(facts: Facts) -> Mapping[str, Any]:
+    return {**QUICKLY, **(PATIENTLY if facts.database == "sqlserver" else {}), "window_buckets": dump.buckets_of(facts.database)}
 
 
 def source(facts: Facts, **more: Any) -> MemorySource:
@@ -36,7 +41,7 @@ def source(facts: Facts, **more: Any) -> MemorySource:
 
 def orders(facts: Facts, url: str, **more: Any) -> Dataflow:
     """The orders flow over the whole topic."""
-    given = {**QUICKLY, "order_totals": facts.totals, "window_buckets": dump.buckets_of(facts.database), **more}
+    given = {**_limits(facts), "order_totals": facts.totals, **more}
     settings = orders_flow.OrdersSettings(database_url=SecretStr(url), **given)
     target = SqlTarget(settings, orders_flow.orders, Upsert(keys=("id",)))
     return orders_flow.build(source(facts), target, orders_flow.totals_of(settings))
@@ -44,7 +49,7 @@ def orders(facts: Facts, url: str, **more: Any) -> Dataflow:
 
 def other(facts: Facts, url: str) -> Dataflow:
     """The flow of sessions and overlapping windows over the whole topic."""
-    settings = visits.Settings(database_url=SecretStr(url), window_buckets=dump.buckets_of(facts.database), **QUICKLY)
+    settings = visits.Settings(database_url=SecretStr(url), **_limits(facts))
     return visits.build(settings, lambda targets: source(facts))
 
 

@@ -57,7 +57,7 @@ def test_an_sql_server_of_the_first_release_is_gone_on_with_exactly(sqlserver: S
     url = sqlserver.new_database()
     facts = dump.load(dump.file("9766af2", "sqlserver", "live"), url)
     with kept_connections():
-        run_main(orders(facts, url, retry_max_s=120.0, database_statement_timeout_s=120.0))
+        go_on(facts, url)
     rows, sums = differences(facts, url)
     assert rows.equal, rows
     assert sums.equal, sums
