@@ -10,13 +10,15 @@ from pydantic import SecretStr
 
 from dataflows import orders as orders_flow
 from sinks.sql.steps import SqlSteps
+from tests.faults.recompute import plain_engine
 from tests.migration import dump
 from tests.migration.dump import RELEASES, Content, Database, content, run
 from tests.migration.rows import check_rows, places
 from tests.migration.starts import start
-from waxwing.errors import ConfigError, TryLater
+from waxwing.errors import ConfigError, TransientError, TryLater
 
 SERVERS = ("postgresql", "mariadb")
+OF_SESSION = {"postgresql": "pg_backend_pid()", "mariadb": "connection_id()"}
 
 
 def on(*kinds: str) -> pytest.MarkDecorator:
@@ -72,6 +74,24 @@ def test_a_command_looks_at_nothing_that_is_not_carried_over_and_carries_nothing
     assert content(url) == before
     start(url)
     assert sorted(steps.kept()) == ["customer_totals", "orders", "totals"]
+
+
+@on(*SERVERS)
+def test_who_keeps_the_tables_from_being_altered_is_named(database: Database) -> None:
+    url = database.old(rows_max=2)
+    engine = plain_engine(url)
+    with engine.connect() as reader:  # as a process that was frozen behind its first look
+        reader.exec_driver_sql("SELECT * FROM waxwing_progress" + " FOR UPDATE" * (database.kind == "postgresql")).all()
+        number = reader.exec_driver_sql(
+            "SELECT " + {"postgresql": "pg_backend_pid()"}.get(database.kind, "connection_id()")
+        ).scalar()
+        with pytest.raises(TransientError, match="others keep them from being carried over") as error:
+            start(url, database_lock_timeout_s=1.0)
+        assert error.value.exit_code == 75
+        assert f" {number} (" in error.value.hint
+    engine.dispose()
+    start(url)
+    assert content(url)["waxwing_schema"] == [(2,)]
 
 
 @on("sqlite", *SERVERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from waxwing.databases import address
 from waxwing.databases.base import Database
 from waxwing.databases.ledger import schema
 from waxwing.databases.ledger.migration import Migration
-from waxwing.errors import ConfigError, RightsError, TryLater
+from waxwing.errors import ConfigError, RightsError, TransientError, TryLater
 
 
 def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
@@ -22,6 +23,7 @@ def make(connection: sa.Connection, database: Database, stale_s: float) -> None:
     Raises:
         ConfigError: the tables were made by a newer Waxwing; or they have to be carried over, and rights lack: what to run.
         TryLater: they have to be carried over, and a process of an earlier release is alive.
+        TransientError: they have to be carried over, and others hold locks, or have read them in a transaction.
     """
     versions = _versions(connection)
     if versions and max(versions) > schema.SCHEMA_VERSION:
@@ -104,8 +106,23 @@ def _migrate(connection: sa.Connection, database: Database, stale_s: float) -> N
                 hint="Let somebody who may (who owns them) run, in this order, while nothing runs on them: "
                 + " ".join(f"{text};" for text in _texts(connection, database)),
             ) from error
+        if failure.locked:
+            raise TransientError(
+                f"{where} are of an earlier release, and others keep them from being carried over ({failure.reason}).",
+                hint=_who(connection, database),
+                locked=True,
+                contended=failure.contended,
+            ) from error
         raise
     log.info("tables_carried_over", f"{where} are carried over.")
+
+
+def _who(connection: sa.Connection, database: Database) -> str:
+    """Who may keep a table from being altered."""
+    found = ""
+    with contextlib.suppress(Exception), connection.engine.connect() as other:
+        found = database.blockers(other)
+    return f"End {found or 'whatever has read them in a transaction that is open yet'}; the next start goes on from there."
 
 
 def _texts(connection: sa.Connection, database: Database) -> Iterator[str]:

@@ -79,6 +79,13 @@ _BLOCKERS = sa.text("""
     WHERE t.trx_mysql_thread_id <> connection_id() AND (t.trx_rows_locked > 0 OR t.trx_tables_locked > 0)
     ORDER BY 1""")
 
+# Where nobody holds rows, it is a table that can't be altered, and that needs no more than to have been read.
+_READERS = sa.text("""
+    SELECT concat('connection ', p.id, ' (', p.user, ' from ', p.host, ', ', p.command, '), in a transaction since ',
+                  t.trx_started)
+    FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
+    WHERE p.id <> connection_id() AND p.db = database()
+    ORDER BY 1""")
 
 # Sessions of our own kind (same user and database) that have waited for their client inside a transaction for too long.
 _OVERDUE = sa.text("""
@@ -195,6 +202,10 @@ class MySQL(Database):
         )
         if got != 1:
             raise pymysql.err.OperationalError(1205, "another process makes or checks the tables")
+
+    @override
+    def blockers(self, connection: sa.Connection) -> str:
+        return super().blockers(connection) or "; ".join(connection.scalars(_READERS))
 
     @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
