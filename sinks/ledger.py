@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from waxwing.batch import Stream
 from waxwing.change import Change, Position, Start, sources_of
-from waxwing.errors import ConfigError, TransientError
+from waxwing.errors import ConfigError, RowError, TransientError
 from waxwing.ledger.ledger import Ledger, Owner
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import OwnersStore, OwnersTransaction, Race, Step, Store, Transaction
 from waxwing.settings import SinkSettings
+from waxwing.tables.rows import NO_DELETES
 from waxwing.target import Target, TryingSession
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class LedgerTarget(Target):
             name, stale_ms = f"{self.step}: {self.name}", self.settings.owner_stale_s * 1000
             store = self.open_store(briefly=True)
             assert isinstance(store, OwnersStore)
-            made = self.owners_kind(name, stale_ms, store, self.prepared, self.end_sessions)
+            made = self.owners_kind(name, stale_ms, store, self.prepare_once, self.end_sessions)
             self._owners = self.own_step, made
         return self._owners[1]
 
@@ -71,7 +72,7 @@ class LedgerTarget(Target):
         """Keeps the owners' records."""
         return LedgerOwners
 
-    def prepared(self) -> None:
+    def prepare_once(self) -> None:
         """Make or check the tables, if that has not been done: where no source was given this target."""
 
     def end_sessions(self) -> None:
@@ -174,7 +175,12 @@ class LedgerSession(TryingSession):
         target: whose session it is.
         store: a connection of its own.
         token: of this owner.
+
+    Attributes:
+        takes_deletes: whether it writes the deletes of a change, or says of which it can't; by default they are dead letters.
     """
+
+    takes_deletes = False
 
     def __init__(self, target: LedgerTarget, store: Store, token: str) -> None:
         self._target_of = target
@@ -202,13 +208,21 @@ class LedgerSession(TryingSession):
 
     @override
     def commit(self, change: Change) -> None:
-        self._transact(change, self.prepared(change), dry_run=False)
+        self._transact(change, dry_run=False)
+        try:
+            self.committed(change)
+        except TransientError as error:
+            error.committing = True  # it is done, and will be found so
+            raise
 
     @override
     def attempt(self, change: Change) -> None:
-        self._transact(change, self.prepared(change), dry_run=True)
+        self._transact(change, dry_run=True)
 
-    def _transact(self, change: Change, prepared: Any, *, dry_run: bool) -> None:
+    def _transact(self, change: Change, *, dry_run: bool) -> None:
+        if not self.takes_deletes:
+            _refuse_deletes(change)
+        prepared = self.prepared(change)
         try:
             self._once(change, prepared, dry_run=dry_run)
         except Race:
@@ -259,6 +273,32 @@ class LedgerSession(TryingSession):
     def check_rows(self, transaction: Transaction, prepared: Any) -> None:
         """Let what waits for COMMIT speak now."""
 
+    def committed(self, change: Change) -> None:
+        """The change is durable: show what was written beside. (Where the process dies before, `take_over` does it.)
+
+        The change may have been written by an earlier session of this process, whose COMMIT had no answer.
+        """
+
+    def note(self, transaction: Transaction, stream: Stream, text: bytes) -> None:
+        """Remember something of a stream, in the transaction that moves its position, until it is replaced."""
+        transaction.keep(_of_target(stream), text)
+
+    def noted(self, transaction: Transaction, stream: Stream) -> bytes:
+        """What was remembered; empty: nothing."""
+        return transaction.state(_of_target(stream))
+
     @override
     def close(self) -> None:
         self._store.close()
+
+
+def _of_target(stream: Stream) -> Stream:
+    """The place of a target's own notes: what is kept with the stream itself belongs to the step's windows."""
+    return stream._replace(source_id=f"target:{stream.source_id}")
+
+
+def _refuse_deletes(change: Change) -> None:
+    deletes = sum(len(batch.deletes) for batch in change.batches)
+    if deletes:
+        records = sum(len(batch.records) for batch in change.batches)
+        raise RowError(NO_DELETES, bad=dict.fromkeys(range(records, records + deletes), NO_DELETES))

@@ -26,7 +26,7 @@ class MemoryLedger(Whole):
     """An object of this process."""
 
     def __init__(self) -> None:
-        self.tables, self._lock = Contents(), threading.RLock()
+        self.contents, self._lock = Contents(), threading.RLock()
 
     @override
     @contextmanager
@@ -36,11 +36,11 @@ class MemoryLedger(Whole):
 
     @override
     def load(self) -> Contents:
-        return self.tables.copy()
+        return self.contents.copy()
 
     @override
-    def save(self, tables: Contents) -> None:
-        self.tables = tables
+    def save(self, contents: Contents) -> None:
+        self.contents = contents
 
 
 class MemoryTarget(LedgerTarget):
@@ -98,7 +98,7 @@ class MemoryTarget(LedgerTarget):
     @property
     def dead_letters(self) -> list[DeadLetter]:
         """Those of all steps that it has served."""
-        return [letter for _, letter in self._memory.tables.letters]
+        return [letter for _, letter in self._memory.contents.letters.all()]
 
     @override
     def check_records(self, kind: Any) -> None:
@@ -131,6 +131,8 @@ class MemoryTarget(LedgerTarget):
 
 class MemorySession(LedgerSession):
     """A session of the memory target."""
+
+    takes_deletes = True
 
     def __init__(self, target: MemoryTarget, store: WholeStore, token: str) -> None:
         super().__init__(target, store, token)

@@ -29,6 +29,8 @@ Writes = list[tuple[TableRows, Written]]
 class SqlSession(LedgerSession):
     """One connection, used by one thread."""
 
+    takes_deletes = True
+
     def __init__(self, target: LedgerTarget, tables: SqlTables, store: SqlStore, token: str) -> None:
         super().__init__(target, store, token)
         self._of_step, self._sql = tables, store

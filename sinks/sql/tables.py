@@ -95,7 +95,7 @@ class SqlTables:
 
     # -- made, or looked at --------------------------------------------------------------------------
 
-    def prepared(self) -> None:
+    def prepare_once(self) -> None:
         """Make or check them, if that has not been done."""
         with self._joining:
             if not self._prepared:

@@ -158,8 +158,8 @@ class SqlTarget(LedgerTarget):
         self.place.end_overdue(self.settings.owner_stale_s)
 
     @override
-    def prepared(self) -> None:
-        self.tables.prepared()
+    def prepare_once(self) -> None:
+        self.tables.prepare_once()
 
     @override
     def prepare(self) -> None:
@@ -228,7 +228,7 @@ class SqlTarget(LedgerTarget):
 
     @override
     def connect(self, part: str, token: str) -> SqlSession:
-        self.prepared()
+        self.prepare_once()
         return SqlSession(self, self.tables, self.open_store(), token)
 
 

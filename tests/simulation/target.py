@@ -81,6 +81,8 @@ class ModelTarget(LedgerTarget):
 class ModelSession(LedgerSession):
     """One partition's connection."""
 
+    takes_deletes = True
+
     def __init__(self, target: ModelTarget, token: str) -> None:
         super().__init__(target, target.open_store(), token)
         self.process, self.world, self.database, self._step = target.process, target.world, target.database, target.step

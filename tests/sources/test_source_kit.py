@@ -186,9 +186,9 @@ def test_of_a_log_that_is_not_kept_a_step_added_later_begins_at_the_lowest_place
     assert first.rows == items(20)[5:]
     (position,) = first.positions()
     assert (position.offset_next, position.token_offset, position.token) == (15, 15, b"20")
-    held = first._memory.tables.positions  # cut behind 16
+    held = first._memory.contents.positions  # cut behind 16
     place = {"token": b"16", "token_offset": 11}
-    first._memory.tables.positions = {key: row._replace(position=row.position._replace(**place)) for key, row in held.items()}  # type: ignore[arg-type]  # of two fields
+    first._memory.contents.positions = {key: row._replace(position=row.position._replace(**place)) for key, row in held.items()}  # type: ignore[arg-type]  # of two fields
     source = Forgetful([])
     source.now = 10
     run(source, first, added)

@@ -19,6 +19,7 @@ from waxwing.ledger.windows import Defined
 
 # What is kept of a stream in a step.
 Key = tuple[Step, Stream]
+Letter = tuple[Step, DeadLetter]
 
 
 class OwnerRow(NamedTuple):
@@ -30,6 +31,44 @@ class OwnerRow(NamedTuple):
     heartbeat_ms: int
 
 
+class Letters:
+    """The dead letters of all steps, which are read when they are asked for.
+
+    Attributes:
+        added: since they were saved.
+        whole: whether all have to be saved anew, since some are gone.
+    """
+
+    def __init__(self, load: Callable[[], list[Letter]] = list) -> None:
+        self._load = load
+        self._saved: list[Letter] | None = None
+        self.added: list[Letter] = []
+        self.whole = False
+
+    def all(self) -> list[Letter]:
+        """Each with its step, in the order in which they came."""
+        if self._saved is None:
+            self._saved = self._load()
+        return [*self._saved, *self.added]
+
+    def add(self, step: Step, letters: Sequence[DeadLetter]) -> None:
+        """Behind the others."""
+        self.added += [(step, letter) for letter in letters]
+
+    def remove(self, step: Step, goes: Callable[[DeadLetter], bool]) -> None:
+        """Those of a step that go."""
+        before = self.all()
+        kept = [(of, letter) for of, letter in before if of != step or not goes(letter)]
+        if len(kept) < len(before):
+            self._saved, self.added, self.whole = [], kept, True
+
+    def copy(self) -> Letters:
+        """Another object, of the same letters."""
+        copied = Letters()
+        copied.added = self.all()
+        return copied
+
+
 @dataclass
 class Contents:
     """What is kept, of any number of steps."""
@@ -37,12 +76,12 @@ class Contents:
     positions: dict[Key, Stored] = field(default_factory=dict)
     states: dict[Key, bytes] = field(default_factory=dict)
     windows: dict[Step, Defined] = field(default_factory=dict)
-    letters: list[tuple[Step, DeadLetter]] = field(default_factory=list)
+    letters: Letters = field(default_factory=Letters)
     owners: dict[tuple[Step, int], OwnerRow] = field(default_factory=dict)
 
     def copy(self) -> Contents:
         """Another object, of the same things."""
-        return Contents(dict(self.positions), dict(self.states), dict(self.windows), list(self.letters), dict(self.owners))
+        return Contents(dict(self.positions), dict(self.states), dict(self.windows), self.letters.copy(), dict(self.owners))
 
 
 class Whole(ABC):
@@ -57,22 +96,22 @@ class Whole(ABC):
         """The object as it was saved last; a new one where nothing was saved."""
 
     @abstractmethod
-    def save(self, tables: Contents) -> None:
+    def save(self, contents: Contents) -> None:
         """Replace it, durably, all at once."""
 
 
 class WholeTransaction(OwnersTransaction):
     """A copy of the object, while nobody else has it."""
 
-    def __init__(self, whole: Whole, step: Step, tables: Contents) -> None:
-        self._whole, self._step, self._tables = whole, step, tables
+    def __init__(self, whole: Whole, step: Step, contents: Contents) -> None:
+        self._whole, self._step, self._contents = whole, step, contents
 
     @override
     def of(self, step: Step) -> WholeTransaction:
-        return WholeTransaction(self._whole, step, self._tables)
+        return WholeTransaction(self._whole, step, self._contents)
 
     def _of_step(self) -> Iterator[tuple[Stream, Stored]]:
-        return ((stream, row) for (step, stream), row in self._tables.positions.items() if step == self._step)
+        return ((stream, row) for (step, stream), row in self._contents.positions.items() if step == self._step)
 
     # -- positions -----------------------------------------------------------------------------------
 
@@ -82,19 +121,19 @@ class WholeTransaction(OwnersTransaction):
 
     @override
     def steps(self) -> Mapping[str, int]:
-        names = [step.name for step, _ in self._tables.positions if step.flow == self._step.flow]
+        names = [step.name for step, _ in self._contents.positions if step.flow == self._step.flow]
         return {name: names.count(name) for name in names}
 
     @override
     def locked(self, stream: Stream) -> Stored | None:
-        return self._tables.positions.get((self._step, stream))
+        return self._contents.positions.get((self._step, stream))
 
     @override
     def add(self, positions: Sequence[Position], generation: int = 0) -> None:
         for position in positions:
             if self.locked(position.stream) is not None:
                 raise Race(f"{position.stream} has a position already")
-            self._tables.positions[self._step, position.stream] = Stored(position, generation)
+            self._contents.positions[self._step, position.stream] = Stored(position, generation)
 
     @override
     def compare_and_set(self, seen: Stored, to: Stored) -> bool:
@@ -102,63 +141,62 @@ class WholeTransaction(OwnersTransaction):
         if held is None or (held.position.offset_next, *held[1:]) != (seen.position.offset_next, *seen[1:]):
             return False
         kept: dict[str, Any] = {"offset_end": held.position.offset_end, "limits_from": held.position.limits_from, "state": None}
-        self._tables.positions[self._step, seen.position.stream] = to._replace(position=to.position._replace(**kept))
+        self._contents.positions[self._step, seen.position.stream] = to._replace(position=to.position._replace(**kept))
         return True
 
     @override
     def amend(self, stream: Stream, **values: Any) -> None:
-        held = self._tables.positions[self._step, stream]
-        self._tables.positions[self._step, stream] = held._replace(position=held.position._replace(**values))
+        held = self._contents.positions[self._step, stream]
+        self._contents.positions[self._step, stream] = held._replace(position=held.position._replace(**values))
 
     @override
     def remove(self, seen: Stored) -> None:
         key = self._step, seen.position.stream
-        del self._tables.positions[key]
-        self._tables.states.pop(key, None)
+        del self._contents.positions[key]
+        self._contents.states.pop(key, None)
 
     # -- dead letters and state ----------------------------------------------------------------------
 
     @override
     def bury(self, letters: Sequence[DeadLetter]) -> None:
-        self._tables.letters += [(self._step, letter) for letter in letters]
+        self._contents.letters.add(self._step, letters)
 
     @override
     def unbury(self, letters: Sequence[DeadLetter]) -> None:
         gone = {letter.place for letter in letters}
-        self._unbury(lambda letter: letter.place in gone)
+        self._contents.letters.remove(self._step, lambda letter: letter.place in gone)
 
     @override
     def unbury_from(self, stream: Stream, offset: int) -> None:
-        self._unbury(lambda letter: letter.stream == stream and letter.offset >= offset)
-
-    def _unbury(self, goes: Callable[[DeadLetter], bool]) -> None:
-        self._tables.letters = [(step, one) for step, one in self._tables.letters if step != self._step or not goes(one)]
+        self._contents.letters.remove(self._step, lambda letter: letter.stream == stream and letter.offset >= offset)
 
     @override
     def letter_offset_max(self, source_id: str) -> int | None:
-        mine = [one for step, one in self._tables.letters if step == self._step and one.stream.source_id == source_id]
-        return max((letter.offset for letter in mine), default=None)
+        found = self._contents.letters.all()
+        return max((one.offset for step, one in found if step == self._step and one.stream.source_id == source_id), default=None)
 
     @override
     def state(self, stream: Stream) -> bytes:
-        return self._tables.states.get((self._step, stream), b"")
+        return self._contents.states.get((self._step, stream), b"")
 
     @override
     def keep(self, stream: Stream, state: bytes) -> None:
-        self._tables.states[self._step, stream] = state
+        self._contents.states[self._step, stream] = state
 
     @override
     def heads(self, source_id: str) -> list[bytes]:
-        kept = [(at, one) for (step, at), one in self._tables.states.items() if step == self._step and at.source_id == source_id]
+        kept = [
+            (at, one) for (step, at), one in self._contents.states.items() if step == self._step and at.source_id == source_id
+        ]
         return [state for _, state in sorted(kept)]
 
     @override
     def defined(self, *, lock: bool = False) -> Defined | None:
-        return self._tables.windows.get(self._step)
+        return self._contents.windows.get(self._step)
 
     @override
     def define(self, defined: Defined) -> None:
-        self._tables.windows[self._step] = defined
+        self._contents.windows[self._step] = defined
 
     # -- owners --------------------------------------------------------------------------------------
 
@@ -167,7 +205,7 @@ class WholeTransaction(OwnersTransaction):
         now_ms = _now_ms()
         return [
             Record(generation, one.token, one.member, one.place, one.heartbeat_ms, now_ms - one.heartbeat_ms)
-            for (step, generation), one in self._tables.owners.items()
+            for (step, generation), one in self._contents.owners.items()
             if step == self._step
         ]
 
@@ -177,12 +215,12 @@ class WholeTransaction(OwnersTransaction):
 
     @override
     def add_owner(self, generation: int, token: str, member: Member) -> None:
-        if (self._step, generation) in self._tables.owners:
+        if (self._step, generation) in self._contents.owners:
             raise Race(f"owner {generation} is there already")
-        self._tables.owners[self._step, generation] = OwnerRow(token, member, member.place, _now_ms())
+        self._contents.owners[self._step, generation] = OwnerRow(token, member, member.place, _now_ms())
 
     def _owner(self, token: str, heartbeat_ms: int | None = None) -> tuple[Step, int] | None:
-        for key, one in self._tables.owners.items():
+        for key, one in self._contents.owners.items():
             if key[0] == self._step and one.token == token and heartbeat_ms in (None, one.heartbeat_ms):
                 return key
         return None
@@ -190,17 +228,17 @@ class WholeTransaction(OwnersTransaction):
     @override
     def forget_owner(self, token: str, heartbeat_ms: int | None = None) -> bool:
         key = self._owner(token, heartbeat_ms)
-        return key is not None and self._tables.owners.pop(key, None) is not None
+        return key is not None and self._contents.owners.pop(key, None) is not None
 
     @override
     def forget_owners(self, older_than_ms: int) -> None:
         kept = _now_ms() - older_than_ms
-        owners = self._tables.owners
+        owners = self._contents.owners
         for key in [key for key, one in owners.items() if key[0] == self._step and abs(one.heartbeat_ms) < kept]:
             del owners[key]
 
     def _set(self, key: tuple[Step, int] | None, heartbeat_ms: int) -> bool:
-        owners = self._tables.owners
+        owners = self._contents.owners
         if key is None or owners[key].heartbeat_ms <= 0:
             return False
         owners[key] = owners[key]._replace(heartbeat_ms=heartbeat_ms)
@@ -222,7 +260,7 @@ class WholeTransaction(OwnersTransaction):
     def vacate(self, keep: Collection[str], generation: int) -> None:
         for stream, row in list(self._of_step()):
             if row.token not in keep:
-                self._tables.positions[self._step, stream] = row._replace(generation=generation, token="")
+                self._contents.positions[self._step, stream] = row._replace(generation=generation, token="")
 
     # -- the transaction itself ----------------------------------------------------------------------
 
@@ -236,7 +274,7 @@ class WholeTransaction(OwnersTransaction):
 
     @override
     def commit(self) -> None:
-        self._whole.save(self._tables)
+        self._whole.save(self._contents)
 
 
 class WholeStore(OwnersStore):
