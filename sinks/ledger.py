@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import override
 
@@ -20,6 +20,9 @@ from waxwing.target import Target, TryingSession
 
 T = TypeVar("T")
 
+Form = Literal["rows", "live", "closed"]
+_WRITES: Mapping[Form, str] = {"rows": "rows", "live": "windows as records came", "closed": "windows when they had closed"}
+
 # Several processes may store first positions, or make tables, at once; all but one are refused, and look again.
 RACES_MAX = 8
 
@@ -29,11 +32,11 @@ class LedgerTarget(Target):
 
     Attributes:
         owned: whether the store keeps owners' records: others may write there, too.
-        keeps_state: whether something is kept with the positions (windows are, by whoever stands in front of this target).
+        form: what the step writes; closed windows are, by whoever stands in front of this target.
     """
 
     owned = True
-    keeps_state = False
+    form: Form = "rows"
 
     def __init__(self, settings: SinkSettings) -> None:
         super().__init__(settings)
@@ -44,6 +47,11 @@ class LedgerTarget(Target):
     @abstractmethod
     def open_store(self, *, briefly: bool = False) -> Store:
         """A connection of its own, made when it is first asked. `briefly`: one that waits for locks as shortly as can be."""
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether something is kept with the positions: open windows are."""
+        return self.form == "closed"
 
     @property
     def own_step(self) -> Step:
@@ -114,9 +122,15 @@ class LedgerTarget(Target):
 
     def beginning(self, transaction: Transaction, starts: Sequence[Start]) -> None:  # noqa: ARG002 - subclasses look
         """These streams are about to begin, or to go on: refuse what can't be."""
-        defined = None if self.keeps_state else transaction.defined()
-        if defined is not None and defined.buckets:
-            raise begin_anew(f"So far step {self.step} wrote windows into {self.name} when they had closed.", self.own_step)
+        began = self.form != "rows" and bool(transaction.positions())  # first: another process may store both at once
+        defined, was = transaction.defined(), self.form
+        if defined is not None:
+            was = "closed" if defined.buckets else "live"
+        elif began:
+            was = "rows"
+        if was != self.form:
+            said = f"So far step {self.step} wrote {_WRITES[was]} into {self.name}, and now it is to write {_WRITES[self.form]}."
+            raise begin_anew(said, self.own_step)
 
     def begun(self, transaction: Transaction, starts: Sequence[Start]) -> None:
         """These streams are new, in the same transaction."""

@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import override
 
-from sinks.ledger import begin_anew
+from sinks.ledger import Form
 from sinks.sql.target import SqlTarget
 from sinks.windows.admission import say_left_out
+from sinks.windows.definition import check_definition
 from sinks.windows.live_places import LivePlaces, with_starts
 from sinks.windows.table import WindowTable
 from waxwing.batch import Batch, Stream
@@ -45,6 +46,8 @@ class SqlLiveWindows(SqlTarget):
         ConfigError: windows that can't be merged row by row, a table that does not fit them.
     """
 
+    form: Form = "live"
+
     def __init__(
         self,
         settings: SqlSettings,
@@ -70,10 +73,8 @@ class SqlLiveWindows(SqlTarget):
     def beginning(self, transaction: Transaction, starts: Sequence[Start]) -> None:
         super().beginning(transaction, starts)
         windows, kept = self._live.windows, transaction.defined(lock=True)
-        if kept is not None and not windows.means_the_same(kept.text):
-            raise begin_anew(
-                f"The windows in {self.name} are of another definition: {kept.text}; now it is {windows.text}.", self.own_step
-            )
+        if kept is not None:
+            check_definition(windows, kept, self)
         if kept is None or kept.text != windows.text:
             transaction.define(Defined(0, windows.text, {} if kept is None else kept.streams))
 

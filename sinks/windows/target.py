@@ -8,7 +8,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from sinks.ledger import LedgerTarget, begin_anew
+from sinks.ledger import LedgerTarget
+from sinks.windows.definition import check_definition
 from sinks.windows.in_front import InFront
 from waxwing.batch import Batch, Stream
 from waxwing.change import Position, Size, Start, sources_of
@@ -47,7 +48,7 @@ class WindowTarget(InFront):
         self.windows, self.window_settings = windows, settings
         self.window_buckets = 1 if target.parts_max == 1 else buckets
         self.rows_of = rows_of
-        target.keeps_state = True
+        target.form = "closed"
         self._begun_here: set[str] = set()  # by the source's name
         self._openings: Mapping[Stream, Opening] | None = None
 
@@ -95,8 +96,6 @@ class WindowTarget(InFront):
         def begin(transaction: Transaction) -> list[Position]:
             self.target.beginning(transaction, starts)
             defined = transaction.defined(lock=True)
-            if not defined.buckets if defined else transaction.positions():
-                raise self._anew(f"So far step {self.step} wrote {self.name} as records came, not when windows had closed.")
             if defined is None:
                 return self._begin_first(transaction, starts)
             self._check(defined)
@@ -152,18 +151,12 @@ class WindowTarget(InFront):
         return is_of_others
 
     def _check(self, defined: Defined) -> None:
-        if not self.windows.means_the_same(defined.text):
-            raise self._anew(
-                f"The windows kept in {self.name} are of another definition: {defined.text}; now it is {self.windows.text}."
-            )
+        check_definition(self.windows, defined, self.target)
         if defined.buckets != self.window_buckets:
             raise ConfigError(
                 f"The windows kept in {self.name} are in {defined.buckets} buckets, not {self.window_buckets}.",
                 hint=f"Set WINDOW_BUCKETS={defined.buckets}, or divide them anew: waxwing rebucket MODULE (of the flow).",
             )
-
-    def _anew(self, message: str) -> ConfigError:
-        return begin_anew(message, self.target.own_step)
 
     @override
     def jump(self, stream: Stream, stood_at: int, offset: int) -> None:

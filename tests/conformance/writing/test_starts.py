@@ -295,6 +295,32 @@ def test_open_windows_go_on_under_the_flow_s_new_name(place: Place, kind: Any) -
     assert late == ([] if kind is SqlLiveWindows else [4])
 
 
+@pytest.mark.parametrize("first", ["rows", "live", "closed"])
+def test_a_step_goes_on_with_what_it_wrote_so_far_and_with_nothing_else(place: Place, first: str) -> None:
+    """Rows, windows as records come, windows once they are closed: positions of one say nothing of the others."""
+    flow, _, topic = names()
+    to = place.table(sa.Column("window_start", sa.BigInteger, primary_key=True, autoincrement=False), sa.Column("n", sa.Integer))
+    data = [{"id": n, "at": second} for n, second in enumerate((1, 70, 3))]
+
+    def write(what: str) -> None:
+        if what != "rows":
+            return fold(place, flow, data, to, SqlLiveWindows if what == "live" else SqlWindows, topic, ends=True)
+        graph, target = Dataflow(flow), at(place, SqlTarget(settings(place), to, Upsert(keys=("window_start",))))
+        source = MemorySource(data, feeds=[target], topic=topic)
+        rows = ww.map("row", ww.parse("parse", op.input("in", graph, source), Record), lambda one: (one.at, 1))
+        sink("totals", rows, target)
+        return play(graph)
+
+    write(first)
+    before = place.read(to)
+    for what in {"rows", "live", "closed"} - {first}:
+        with pytest.raises(ConfigError, match=r"So far step totals wrote (rows|windows)") as caught:
+            write(what)
+        assert f"waxwing step drop {flow} totals" in caught.value.hint
+    write(first)
+    assert place.read(to) == before
+
+
 def test_dropped_steps_leave_their_dead_letters_which_a_new_beginning_replaces(place: Place) -> None:
     flow, _, topic = names()
     to = table(place)

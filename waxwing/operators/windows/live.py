@@ -7,7 +7,7 @@ from decimal import localcontext
 from types import MappingProxyType
 from typing import Any
 
-from waxwing.batch import Batch, Reject, row_numbers
+from waxwing.batch import Batch, Reject
 from waxwing.errors import ConfigError
 from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows.aggregates.functions import Count, Max, Mean, Min, Sum
@@ -16,7 +16,7 @@ from waxwing.operators.windows.definition import Session, Windows
 from waxwing.operators.windows.definition.misfits import Takes
 from waxwing.operators.windows.lane.lane import Lane
 from waxwing.operators.windows.pieces import Opening
-from waxwing.operators.windows.rows import Rows, make_rows
+from waxwing.operators.windows.rows import Rows, no_rows, rows_of_window
 from waxwing.tables.modes import Merge
 
 
@@ -82,21 +82,14 @@ class Live:
         lane = Lane(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage, takes=self.takes)
         [piece], read = lane.pieces(batch)
         length, left_out = self.windows.length_us, 0
-        rows = make_rows(self.windows, [], [], [], [[] for _ in self.windows.parts], [])
+        rows = no_rows(self.windows)
         with localcontext(EXACT):
             for group in piece.groups:
-                size = len(group.keys)
                 if group.end_us - length < place:
-                    left_out += size
-                    continue
-                ends = [group.end_us] * size
-                rows.extend(make_rows(self.windows, [group.end_us - length] * size, ends, group.keys, group.states, [0] * size))
-        numbers = row_numbers(batch, list(read.bad))
-        bad = [Reject(batch.at[n], self._stage, reason, row) for (n, reason), row in zip(read.bad.items(), numbers, strict=True)]
-        gone = [
-            Reject(delete.at, self._stage, "a tombstone (null value), and windows take no deletes") for delete in batch.deletes
-        ]
-        return rows, [*batch.rejects, *bad, *gone], left_out
+                    left_out += len(group.keys)
+                else:
+                    rows.extend(rows_of_window(self.windows, group.end_us, group.keys, group.states))
+        return rows, lane.rejects(batch, read), left_out
 
     def whole(self, batch: Batch[Any], rows: list[Any], rejects: list[Reject]) -> Batch[Any]:
         """The batch, with these rows in place of its records."""

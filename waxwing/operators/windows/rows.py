@@ -47,6 +47,20 @@ def instant(time_us: int) -> datetime:
     return EPOCH + timedelta(microseconds=time_us)
 
 
+def no_rows(definition: Windows) -> Rows:
+    """To be extended."""
+    return make_rows(definition, [], [], [], [[] for _ in definition.parts], [])
+
+
+def rows_of_window(
+    definition: Windows, end: int, keys: Sequence[Any], states: Sequence[Sequence[Any]], revisions: Sequence[int] | None = None
+) -> Rows:
+    """Rows of one window that has a length; by default none is a correction."""
+    size = len(keys)
+    starts, ends = [end - definition.length_us] * size, [end] * size
+    return make_rows(definition, starts, ends, keys, states, [0] * size if revisions is None else revisions)
+
+
 def make_rows(
     definition: Windows,
     starts: Sequence[int],

@@ -21,8 +21,8 @@ from waxwing.operators.windows.bucket.progress import Progress
 from waxwing.operators.windows.bucket.sessions import OpenSessions
 from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.definition.text import grace_of
-from waxwing.operators.windows.pieces import Group, Held, Late, Mark, Piece, Sessions, first_held
-from waxwing.operators.windows.rows import LateEntries, Rows, make_rows
+from waxwing.operators.windows.pieces import Held, Late, Mark, Piece, first_held
+from waxwing.operators.windows.rows import LateEntries, Rows, no_rows, rows_of_window
 
 
 class Emission(NamedTuple):
@@ -77,7 +77,7 @@ class Bucket:
         self._clear()
 
     def _clear(self) -> None:
-        self._rows = make_rows(self._definition, [], [], [], [[] for _ in self._definition.parts], [])
+        self._rows = no_rows(self._definition)
         self._late: list[Late] = []
         self._late_entries: list[LateEntries] = []
         self._rejects: list[DeadLetter] = []
@@ -128,13 +128,12 @@ class Bucket:
                 place = self._progress.place
                 for group in piece.groups:
                     if self._windows.is_given_up(group.end_us, self._closed_to):
-                        start, end = group.end_us - self._definition.length_us, group.end_us
-                        self._add_late(piece.stream, [start] * len(group.keys), [end] * len(group.keys), group)
+                        rows = rows_of_window(self._definition, group.end_us, group.keys, group.states)
+                        self._late_entries.append(LateEntries(piece.stream, rows))
                     else:
                         self._left_out += self._windows.fold(group, self._closed_to, place)
             if piece.sessions is not None and (late := self._sessions.fold(piece.sessions, self._closed_to)) is not None:
-                gap = self._definition.gap_us or 0
-                self._add_late(piece.stream, list(late.firsts), [last + gap for last in late.lasts], late)
+                self._late_entries.append(LateEntries(piece.stream, late))
             self._progress.take(piece)
             self._close()
         return True
@@ -171,10 +170,6 @@ class Bucket:
 
     def _name_of(self, part: Part) -> str:
         return next(name for name, aggregate in self._definition.aggregates.items() if part in aggregate.parts)
-
-    def _add_late(self, stream: Stream, starts: list[int], ends: list[int], entries: Group | Sessions) -> None:
-        rows = make_rows(self._definition, starts, ends, entries.keys, entries.states, [0] * len(ends))
-        self._late_entries.append(LateEntries(stream, rows))
 
     def _close(self) -> None:
         closed_to = self._progress.closes_to()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
 from waxwing.operators.windows.pieces import Group
-from waxwing.operators.windows.rows import Rows, make_rows
+from waxwing.operators.windows.rows import Rows, rows_of_window
 
 
 class OpenWindows:
@@ -62,8 +61,7 @@ class OpenWindows:
                 del self.held[end]
                 continue
             if window.size is None:
-                size = len(window.on_time.ids)
-                self._add(rows, end, list(window.on_time.ids), window.on_time.columns, [0] * size)
+                rows.extend(rows_of_window(self._definition, end, list(window.on_time.ids), window.on_time.columns))
                 window.close()
             if end <= final_to:
                 self._correct(rows, end, window)
@@ -81,8 +79,4 @@ class OpenWindows:
         if numbers:
             keys = list(window.on_time.ids)
             columns = [[column[n] for n in numbers] for column in window.on_time.columns]
-            self._add(rows, end, [keys[n] for n in numbers], columns, revisions)
-
-    def _add(self, rows: Rows, end: int, keys: list[Any], columns: list[list[Any]], revisions: list[int]) -> None:
-        start = end - self._definition.length_us
-        rows.extend(make_rows(self._definition, [start] * len(keys), [end] * len(keys), keys, columns, revisions))
+            rows.extend(rows_of_window(self._definition, end, [keys[n] for n in numbers], columns, revisions))

@@ -34,15 +34,17 @@ class OpenSessions:
     def __len__(self) -> int:
         return self._places - len(self._free)
 
-    def fold(self, sessions: Sessions, closed_to: int) -> Sessions | None:
-        """Join entries with what lies closer to them than the gap; what is too late, if anything is."""
+    def fold(self, sessions: Sessions, closed_to: int) -> Rows | None:
+        """Join entries with what lies closer to them than the gap; rows of what is too late, if anything is."""
         late = {n for n, first in enumerate(sessions.firsts) if first < closed_to}
         if not late:
             self._merge(sessions)
             return None
         # Only behind a decision of the clock; a session that begins below could touch one that is written.
         self._merge(_part(sessions, [n for n in range(len(sessions.keys)) if n not in late]))
-        return _part(sessions, sorted(late))
+        gone, gap = _part(sessions, sorted(late)), self._definition.gap_us or 0
+        ends = [last + gap for last in gone.lasts]
+        return make_rows(self._definition, gone.firsts, ends, gone.keys, gone.states, [0] * len(ends))
 
     def _merge(self, sessions: Sessions) -> None:
         gap = self._definition.gap_us or 0

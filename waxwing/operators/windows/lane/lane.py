@@ -10,7 +10,7 @@ from itertools import accumulate, count
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from waxwing.batch import Batch, Stream, row_numbers
+from waxwing.batch import Batch, Reject, Stream, row_numbers
 from waxwing.change import DeadLetter
 from waxwing.errors import OffsetGap
 from waxwing.ledger.windows import NEVER
@@ -213,11 +213,14 @@ class Lane:
             letter = self._letter(batch, at, 0, reason)
             pieces[bucket].late += [Late(end - length, end, t, key, letter._replace(row=next(rows[at]))) for end in ends]
 
-    def _add_rejects(self, batch: Batch[Any], read: Read, piece: Piece) -> None:
-        found = [(r.at, r.row, r.stage, r.reason) for r in batch.rejects]
+    def rejects(self, batch: Batch[Any], read: Read) -> list[Reject]:
+        """Those of earlier steps, what was wrong with records that were read, and deletes."""
         rows = row_numbers(batch, list(read.bad))
-        found += [(batch.at[n], row, self._stage, reason) for (n, reason), row in zip(read.bad.items(), rows, strict=True)]
-        found += [(delete.at, 0, self._stage, NO_DELETES) for delete in batch.deletes]
+        bad = [Reject(batch.at[n], self._stage, reason, row) for (n, reason), row in zip(read.bad.items(), rows, strict=True)]
+        return [*batch.rejects, *bad, *(Reject(delete.at, self._stage, NO_DELETES) for delete in batch.deletes)]
+
+    def _add_rejects(self, batch: Batch[Any], read: Read, piece: Piece) -> None:
+        found = [(one.at, one.row, one.stage, one.reason) for one in self.rejects(batch, read)]
         taken: set[tuple[int, int]] = set()
         arrived = batch.arrived if found else ()
         for at, numbered, stage, reason in sorted(found):
