@@ -24,6 +24,8 @@ from waxwing.target import Expected, Target
 
 # An emission of so many rows does not wait for its time: they would fill the memory.
 ROWS_MAX = 50_000
+# The store is asked so often whether sources that are still to come have begun.
+LOOK_S = 0.1
 
 
 class WindowAdmission:
@@ -53,6 +55,7 @@ class WindowAdmission:
         self._stood: dict[Stream, int] = {}  # where the last emission left each stream
         self._run_too_long = ""  # what is wrong, if one has passed BAD_RUN_MAX since the last emission
         self._unknown: set[Expected] = set()  # sources of the flow that have not begun
+        self._look_s = 0.0  # when to look for them again
         self._state = b""
         self._messages = 0
         self.due_s = math.inf
@@ -91,7 +94,7 @@ class WindowAdmission:
         """Fold the pieces; when it is time, everything folded so far as one batch of rows."""
         bucket = self._bucket
         assert bucket is not None
-        if self._unknown:
+        if self._unknown and (self._now_s() >= self._look_s or any(isinstance(item, Mark) for item in items)):
             self._look()
         idle_marks = 0  # that changed nothing
         for item in items:
@@ -122,8 +125,9 @@ class WindowAdmission:
         return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending + idle_marks
 
     def _look(self) -> None:
-        """Has another source begun, in whichever process? Before its first piece comes, it has."""
+        """Has another source begun, in whichever process? Before its first piece comes, it has. Until then nothing closes."""
         assert self._bucket is not None
+        self._look_s = self._now_s() + LOOK_S
         live = set(self._target.read_streams())
         if (left := self._unknown & self._target.not_begun(live)) != self._unknown:
             self._bucket.reads(live)
@@ -225,7 +229,7 @@ class WindowAdmission:
             start, end = _iso(one.start_us), _iso(one.end_us)
             reason = f"{one.letter.reason}; it belongs to the window from {start} to {end}"
             out.append(one.letter._replace(stage="late", reason=reason))
-        row = LATE_ROWS_FROM
+        row = max(LATE_ROWS_FROM, len(emission.rows))  # behind those of rows that are refused
         entries = 0
         for stream, rows in emission.late_entries:
             for values in rows.tuples():

@@ -276,7 +276,8 @@ def with_starts(streams: Streams, held: Sequence[Mapping[Stream, Held]], starts:
         known = out.get(start.stream, Known(start.offset_start, start.offset_end))
         if known.token is None and known.offset_start == start.offset_start:  # an earlier release kept none
             known = known._replace(token=start.token)
-        lowest = min([one[start.stream].offset_next for one in held if start.stream in one], default=known.offset_start)
+        stands = [one[start.stream].offset_next if start.stream in one else known.offset_start for one in held]
+        lowest = min(stands, default=known.offset_start)
         unfinished = known.offset_end is not None and lowest < known.offset_end
         keeps = unfinished and start.offset_end is not None
         out[start.stream] = known if keeps else known._replace(offset_end=start.offset_end)

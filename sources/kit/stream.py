@@ -54,7 +54,8 @@ class StreamReader:
         offset_next = max(offset_next, self.position)
         if at_end and not size and offset_next == self.position and self._waiting_since_s is not None and token is None:
             return []  # it waits there already
-        self._waiting_since_s, self._idle_said_s = (time.monotonic() if at_end else None), 0.0
+        if size or not at_end or self._waiting_since_s is None:  # a quiet source that says where it stands waits on
+            self._waiting_since_s, self._idle_said_s = (time.monotonic() if at_end else None), 0.0
         if self.end is not None and offset_next > self.end:
             messages = messages.part(0, self._cut(run, messages, self.end))
             offset_next, token = self.end, None

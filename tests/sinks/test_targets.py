@@ -16,14 +16,18 @@ from bytewax.testing import run_main
 from pydantic import SecretStr
 
 from sinks import MemoryTarget, SqlTarget, SqlWindows, Upsert, sink, window_sink
+from sinks.windows.target import with_starts
 from sources.kafka import KafkaSource
 from sources.memory import MemorySource
 from waxwing import log
 from waxwing import operators as ww
+from waxwing.batch import Stream
+from waxwing.change import Start
 from waxwing.configuration import load
 from waxwing.databases.ledger import schema
 from waxwing.errors import BadRowsLimit, ConfigError
-from waxwing.operators.windows import Count, Tumbling, Windows
+from waxwing.ledger.windows import Known
+from waxwing.operators.windows import Count, Held, Tumbling, Windows
 from waxwing.settings import KafkaSettings, SqlSettings, SqlWindowSettings
 
 
@@ -239,3 +243,11 @@ def test_a_run_that_finds_nothing_to_do_lets_go_of_its_targets(tmp_path: Path) -
         owners = written(tmp_path, sa.select(schema.owners.c.heartbeat_ms))
         assert owners
         assert all(heartbeat_ms <= 0 for (heartbeat_ms,) in owners)
+
+
+def test_a_bounded_run_is_unfinished_while_a_bucket_has_not_begun_a_stream() -> None:
+    first, added = Stream("flow", "topic", "id", 0), Stream("flow", "topic", "id", 1)
+    streams = {first: Known(0, 9), added: Known(0, 5)}
+    held = [{first: Held(0, 9, 0), added: Held(0, 5, 0)}, {first: Held(0, 9, 0)}]  # killed before the second one's commit
+    ends = with_starts(streams, held, [Start(first, 0, 12), Start(added, 0, 8)])
+    assert {stream: one.offset_end for stream, one in ends.items()} == {first: 12, added: 5}

@@ -149,6 +149,10 @@ def test_a_stream_that_is_polled_in_vain_is_idle_from_when_it_first_came_to_its_
         assert reader.take(Run(numbered(0, []).messages, 0), at_end=True) == []
         marks += [(now_s, mark.idle_s) for mark in reader.idle([2.0])]
     assert marks == [(102.0, 2.0)]
+    now_s = 104.0
+    assert [one.token for one in reader.take(Run(numbered(0, []).messages, 0, b"later"), at_end=True)] == [b"later"]
+    now_s = 107.0
+    assert [mark.idle_s for mark in reader.idle([2.0])] == [7.0], "it says where it stands, and brings nothing"
     reader.take(numbered(0, [b"0"]))
     assert reader.idle([0.0]) == [], "there may be more"
 

@@ -7,7 +7,7 @@ import pickle
 import random
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -900,6 +900,25 @@ def test_a_state_of_the_release_before_goes_on() -> None:
     assert again.held == {STREAM: Held(0, 1, 0), middle: Held(7, 7, NEVER)}, "where it began in the middle nobody knows any more"
     assert (again.bad_runs, again.open_entries, again.place) == (None, 1, NEVER)
     assert Bucket.load(definition, again.pack()).bad_runs == {}
+
+
+def test_a_partition_is_idle_until_it_brings_a_message_be_it_one_that_is_read_again() -> None:
+    definition, other = define(lateness_s=0), STREAM._replace(partition=1)
+    bucket, lane = Bucket(definition, {STREAM: 0, other: 0}), Lane(definition, STREAM, 1, Opening(0, 0, NEVER))
+    again = lane.fold(batch([(1, "a", 1), (2, "a", 1)]))
+    bucket.fold(*again)
+    bucket.mark(Mark(STREAM, 0, 1, ended=False))  # where a lane stood that reads it again
+    bucket.fold(*again)
+    fed(bucket, definition, other, [(70, "b", 1)])
+    assert bucket.closed_to == 2 * SECOND, "it is waited for"
+    bucket.mark(lane.mark(ended=False))
+    assert bucket.closed_to == 70 * SECOND
+    bucket.fold(*lane.fold(replace(batch([], 2), offset_next=5)))  # a marker of a transaction, no record
+    later = Lane(definition, other, 1, Opening(0, 1, 70 * SECOND))
+    records = batch([(130, "b", 1)], 1)
+    bucket.fold(*later.fold(replace(records, stream=other)))
+    assert bucket.closed_to == 130 * SECOND, "it is still idle"
+    assert bucket.held[STREAM].offset_next == 5
 
 
 def test_a_bucket_keeps_the_last_token_at_or_below_where_it_stands() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from waxwing.batch import Columns, Stream, raw
 from waxwing.errors import ConfigError
 from waxwing.ledger.windows import NEVER
-from waxwing.operators.windows import Bucket, Count, Hopping, Lane, Opening, Session, Sum, Tumbling, Windows
+from waxwing.operators.windows import Bucket, Count, Hopping, Lane, Mark, Opening, Session, Sum, Tumbling, Windows
 from waxwing.operators.windows.bucket.rebucket import rebucket
 
-STREAM = Stream("f", "t", "id", 0)
+STREAM, QUIET = Stream("f", "t", "id", 0), Stream("f", "t", "id", 1)
 KINDS: list[Any] = [Tumbling(length_s=60), Hopping(length_s=60, every_s=20), Session(gap_s=5)]
 
 
@@ -74,3 +75,61 @@ def test_buckets_that_stand_at_different_positions_are_not_divided() -> None:
     definition = windows(KINDS[0])
     with pytest.raises(ConfigError, match="different positions"):
         rebucket(definition, [Bucket(definition, {STREAM: 0}).pack(), Bucket(definition, {STREAM: 5}).pack()], 3)
+
+
+def fed(
+    states: list[bytes], definition: Windows, opening: Opening, part: list[tuple[str, int, int]]
+) -> tuple[Lane, list[Bucket]]:
+    """Buckets of these states with the records taken in, and the lane."""
+    lane, size = Lane(definition, STREAM, len(states), opening), len(part)
+    offsets = range(opening.offset, opening.offset + size)
+    messages = Columns(offsets, [None] * size, [b""] * size, [-1] * size, [()] * size)
+    buckets = [Bucket.load(definition, state) for state in states]
+    batch = raw(STREAM, "lane", offsets.start, offsets.stop, messages).with_records(part, range(size))
+    for bucket, piece in zip(buckets, lane.fold(batch), strict=True):
+        bucket.fold(piece)
+    return lane, buckets
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_window_that_the_clock_closed_in_one_bucket_alone_loses_no_row_of_the_others(first: int, buckets: int) -> None:
+    definition, keys = windows(Tumbling(length_s=60)), [f"key {n}" for n in range(8)]
+    start = [Bucket(definition, {STREAM: 0, QUIET: 0}).pack()] * 2
+    # Behind 66 what comes at 20 is within the grace.
+    data = [*((key, 10, 1) for key in keys[1:]), (keys[1], 66, 1), (keys[0], 20, 1), (keys[1], 20, 1)]
+    lane, held = fed(start, definition, Opening(0, 0, NEVER), data)
+    held[first].mark(Mark(QUIET, 0, 0, ended=False))  # and the other one was killed before
+    rows = [row for bucket in held for row in bucket.emission().rows.tuples()]
+    assert 0 < len(rows) < len(keys)
+    states = rebucket(definition, [bucket.pack() for bucket in held], buckets)
+    lane, held = fed(
+        states, definition, Opening(0, lane.offset, lane.watermark), [("key 0", 20, 1), ("key 9", 20, 1), ("", 500, 1)]
+    )
+    for bucket in held:
+        bucket.mark(lane.mark(ended=True))
+        bucket.mark(Mark(QUIET, 0, 0, ended=True))
+        rows += bucket.emission().rows.tuples()
+    of_first = [
+        sorted((revision, n) for _, end, k, n, _, revision in rows if (k, end) == (key, 60_000_000)) for key in (*keys, "key 9")
+    ]
+    assert [at[-1][1] for at in of_first] == [2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert all([revision for revision, _ in at] == list(range(len(at))) for at in of_first)
+
+
+def test_what_one_bucket_has_forgotten_none_opens_again_whatever_grace_the_others_have_known() -> None:
+    short = replace(windows(Tumbling(length_s=60)), grace_s=0)
+    longer = replace(short, grace_s=40)
+    lane, (one, other) = fed(
+        [Bucket(short, {STREAM: 0}).pack()] * 2, short, Opening(0, 0, NEVER), [(f"{n}", 10, 1) for n in range(8)]
+    )
+    other.mark(lane.mark(ended=False, clock_us=75_000_000))
+    written = {row[2]: row[-1] for row in other.emission().rows.tuples()}
+    states = rebucket(longer, [Bucket.load(longer, one.pack()).pack(), other.pack()], 1)
+    lane, (bucket,) = fed(
+        states, longer, Opening(0, lane.offset, lane.watermark), [(next(iter(written)), 20, 1), ("new", 500, 1)]
+    )
+    bucket.mark(lane.mark(ended=True))
+    emission = bucket.emission()
+    assert not [row for row in emission.rows.tuples() if row[2] in written]
+    assert [[row[2] for row in one.rows.tuples()] for one in emission.late_entries] == [[next(iter(written))]]

@@ -53,6 +53,10 @@ class Progress:
             OffsetGap: neither.
         """
         held = self._known(piece.stream, piece.offset_start, piece.offset_first)
+        if piece.messages:  # one that is read again, too: who reads is not idle, and who says no more than where it stands is
+            self._idle.discard(piece.stream)
+            self._ended.discard(piece.stream)
+            self._clocks.pop(piece.stream, None)
         if piece.offset_next <= held.offset_next:
             self._keep_token(piece)
             return False
@@ -62,9 +66,6 @@ class Progress:
                 f"the bucket stands at {held.offset_next:,}.",
                 hint="Batches must end at every position that a bucket holds, and reach it in order.",
             )
-        self._idle.discard(piece.stream)
-        self._ended.discard(piece.stream)
-        self._clocks.pop(piece.stream, None)
         return True
 
     def take(self, piece: Piece) -> None:
@@ -131,9 +132,9 @@ class Progress:
             return NEVER
         read = {stream: one.watermark for stream, one in self.held.items() if stream not in self._gone}
         waited_for = [watermark for stream, watermark in read.items() if stream not in self._idle]
-        if waited_for:
-            return min(waited_for)
-        if len(self._ended) == len(read):
+        if waited_for or not read:
+            return min(waited_for, default=NEVER)
+        if read.keys() <= self._ended:
             return self._end_of_all()
         return max(*read.values(), self._by_clock(read))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from decimal import localcontext
 from typing import Any
 
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError
+from waxwing.operators.windows.aggregates.parts import EXACT
 from waxwing.operators.windows.bucket import packing, state
 from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
+from waxwing.operators.windows.definition.text import grace_of
 from waxwing.operators.windows.pieces import Held, buckets_of
 
 
@@ -27,11 +30,14 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
             "The buckets of windows stand at different positions.",
             hint="Start the flow once more and stop it cleanly (SIGTERM, exit 0), then try again.",
         )
-    # A decision of the clock may have reached one bucket and not another: what one has written is never opened again.
+    # A decision of the clock may have reached one bucket and not another: what one has written is never opened again, and what it
+    # has forgotten neither.
     header = headers[0]._replace(
         closed_to=max(one.closed_to for one in headers),
+        dropped_to=max(max(one.dropped_to, one.closed_to - grace_of(one.text)) for one in headers),
         held={stream: _lowest([one.held[stream] for one in headers]) for stream in headers[0].held},
     )
+    _close_alike([held for _, held, _ in old])
     windows: list[dict[int, list[tuple[Window, list[int], list[int]]]]] = [{} for _ in range(buckets)]
     for _, held, _ in old:
         for end, window in held.items():
@@ -72,6 +78,16 @@ def _joined(definition: Windows, parts: list[tuple[Window, list[int], list[int]]
     out.changed = {number for number, (part, n) in enumerate(order) if n in part.changed}
     out.revisions = {number: part.revisions[n] for number, (part, n) in enumerate(order) if n in part.revisions}
     return out
+
+
+def _close_alike(held: Sequence[dict[int, Window]]) -> None:
+    """A window that has closed in one bucket has closed in all; what the others hold of it is still to be written."""
+    closed = {end for windows in held for end, window in windows.items() if window.size is not None}
+    with localcontext(EXACT):
+        for window in (windows[end] for windows in held for end in closed & windows.keys()):
+            if window.size is None:
+                window.close()
+                window.size, window.changed = 0, set(range(len(window.on_time.ids)))
 
 
 def _grace(parts: list[tuple[Window, list[int], list[int]]]) -> list[tuple[Table, int]]:
