@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sinks.ledger import demand_stopped
 from sinks.sql.place import SqlPlace
 from sinks.sql.target import check_names
+from sinks.windows.held import held_by_buckets
 from waxwing.change import Position
 from waxwing.databases.ledger import schema
 from waxwing.databases.ledger.making import demand_carried_over, make
@@ -18,7 +19,6 @@ from waxwing.databases.ledger.transaction import LETTERS_AT_ONCE, SqlTransaction
 from waxwing.errors import ConfigError
 from waxwing.ledger.store import Step
 from waxwing.ledger.windows import BUCKETS_SOURCE, Known
-from waxwing.operators.windows import Bucket
 from waxwing.operators.windows.bucket import state
 from waxwing.settings import SqlSettings
 
@@ -198,7 +198,7 @@ def _positions(transaction: SqlTransaction) -> list[Position]:
     defined = transaction.defined()
     if len(own) == len(found) or defined is None:
         return own
-    buckets = [Bucket.positions(head) for head in transaction.heads(BUCKETS_SOURCE)]
+    buckets = held_by_buckets(transaction, transaction.step.flow)
 
     def lowest(stream: Any, known: Known) -> int:
         return min(one[stream].offset_next if stream in one else known.offset_start for one in buckets)
@@ -212,7 +212,7 @@ def _accept_in_windows(transaction: SqlTransaction, records: int) -> int:
     if defined is None or not defined.buckets:
         return 0
     # From the first bucket's place on: rejects travel by it.
-    first = Bucket.positions(transaction.heads(BUCKETS_SOURCE)[0])
+    first = held_by_buckets(transaction, transaction.step.flow)[0]
     stands = {s: first[s].offset_next if s in first else one.offset_start for s, one in defined.streams.items()}
     accepted = {s: one._replace(limits_from=stands[s] + records) for s, one in defined.streams.items()}
     transaction.define(defined._replace(streams=accepted))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from sinks.ledger import LedgerTarget
 from sinks.windows.definition import check_definition
+from sinks.windows.held import held_by_buckets
 from sinks.windows.in_front import InFront
 from waxwing.batch import Batch, Stream
 from waxwing.change import Position, Size, Start, sources_of
@@ -85,7 +86,7 @@ class WindowTarget(InFront):
     def positions(self) -> Sequence[Position]:
         def positions(transaction: Transaction) -> list[Position]:
             defined = transaction.defined()
-            return [] if defined is None else self._opened(defined.streams, _held(transaction))
+            return [] if defined is None else self._opened(defined.streams, held_by_buckets(transaction, self.flow))
 
         return self.target.in_transaction(positions)
 
@@ -99,7 +100,7 @@ class WindowTarget(InFront):
             if defined is None:
                 return self._begin_first(transaction, starts)
             self._check(defined)
-            held = _held(transaction)
+            held = held_by_buckets(transaction, self.flow)
             streams = self._now_read(with_starts(defined.streams, held, starts), starts)
             if (now := Defined(defined.buckets, self.windows.text, streams)) != defined:
                 transaction.define(now)
@@ -247,11 +248,6 @@ class WindowTarget(InFront):
             return defined.buckets
 
         return self.target.in_transaction(rebucket)
-
-
-def _held(transaction: Transaction) -> list[dict[Stream, Held]]:
-    """How far each bucket has come: the head of its state says so."""
-    return [Bucket.positions(head) for head in transaction.heads(BUCKETS_SOURCE)]
 
 
 def _position(stream: Stream, known: Known, held: Held | None) -> Position:

@@ -17,7 +17,7 @@ from sources.kit import Log, Place, Run
 from sources.memory import MemorySource
 from tests.conformance.place import ON_THREE
 from tests.conformance.place import Place as Database
-from tests.conformance.writing.test_starts import Record, at, names, play, settings
+from tests.conformance.writing.test_starts import Record, at, names, play, settings, steps_of
 from tests.servers.process import until
 from waxwing import operators as ww
 from waxwing.batch import Stream
@@ -170,3 +170,41 @@ def test_each_bucket_of_windows_keeps_the_place_that_it_can_be_read_from(place: 
     assert run(40, {4, 8, 16, 32}, buckets=3) == (16, b"16")
     count: Counter[tuple[int, int]] = Counter((n % 7, n // 10 * 10) for n in range(40))
     assert {(id_, start.second): n for id_, start, n in place.read(to)} == count
+
+
+class Wordy(MemorySource):
+    """Its tokens are as long as can be."""
+
+    places: list[int]
+
+    @override
+    def _token(self, offset: int) -> bytes | None:
+        return b"%d" % offset + b" " * 4_000
+
+    @override
+    def read(self, place: Place) -> Iterator[Run]:
+        assert place.token is not None
+        self.places.append(int(place.token))
+        yield from super().read(place)
+
+
+@ON_THREE
+def test_more_tokens_than_the_first_part_of_a_state_holds_are_read_whole(place: Database) -> None:
+    to = place.table(
+        sa.Column("window_start", sa.DateTime, primary_key=True),
+        sa.Column("n", sa.BigInteger),
+    )
+    flow, _, topic = names()
+    each = Windows(by=(), time="at", kind=Tumbling(10), aggregates={"n": Count()}, lateness_s=0)
+    partitions = 300
+    for end in (1, 2):
+        source = Wordy({p: [{"id": 1, "at": n} for n in range(end)] for p in range(partitions)}, topic=topic, ends=end == 2)
+        source.places = []
+        graph = Dataflow(flow)
+        target = at(place, SqlWindows(settings(place).model_copy(update={"window_buckets": 1}), to, each))
+        window_sink("totals", ww.parse("parse", read("in", graph, source), Record), target)
+        play(graph)
+        assert source.places == [end - 1] * partitions
+        assert [(one.offset_next, one.token_offset) for one in target.positions()] == [(end, end)] * partitions
+        assert {one.offset_next for one in steps_of(place, flow).positions_of("totals")} == {end}
+    assert [n for _, n in place.read(to)] == [2 * partitions]

@@ -274,6 +274,11 @@ class Bucket:
         self._progress.waits = waits
 
     @staticmethod
+    def has_positions(head: bytes) -> bool:
+        """Is this beginning of a packed bucket long enough for `positions`?"""
+        return state.has_header(head)
+
+    @staticmethod
     def positions(packed: bytes) -> dict[Stream, Held]:
         """How far a packed bucket has come, without loading it: for `openings`."""
         return state.read_header(packed).held

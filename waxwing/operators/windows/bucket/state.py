@@ -72,6 +72,11 @@ def _joined(header: Header, body: bytes) -> bytes:
     return front + head + zlib.crc32(body, head_crc).to_bytes(_CRC_BYTES) + body
 
 
+def has_header(head: bytes) -> bool:
+    """Whether this beginning of a state holds all of the header, as far as it can be told."""
+    return len(head) >= _HEAD_FROM + int.from_bytes(head[1 + _CRC_BYTES : _HEAD_FROM])
+
+
 def read_header(state: bytes) -> Header:
     """The header alone.
 
