@@ -10,8 +10,8 @@ from bytewax.dataflow import Stream as Flowing
 from typing_extensions import override
 
 from sinks.partition import TargetPartition, TargetSink, bind, sink
-from sinks.sql.live_windows import SqlLiveWindows
 from sinks.windows.admission import WindowAdmission
+from sinks.windows.live import LiveTarget
 from sinks.windows.target import WindowTarget
 from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Stream
@@ -23,7 +23,7 @@ from waxwing.steps.instead import instead
 from waxwing.target import Target
 
 
-def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | SqlLiveWindows) -> None:
+def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | LiveTarget) -> None:
     """Fold batches into the target's windows: written when they have closed (SqlWindows), or with every batch (SqlLiveWindows).
 
     Parallelism: lanes fold where their batches are; Bytewax spreads the buckets over all workers.
@@ -35,13 +35,13 @@ def window_sink(step_id: str, up: Flowing[Batch[Any]], target: WindowTarget | Sq
             it, has no such fields or none that windows can be of.
     """
     target = instead(step_id, target)
-    if not isinstance(target, WindowTarget | SqlLiveWindows):
+    if not isinstance(target, WindowTarget | LiveTarget):
         raise ConfigError(
             f"The step {step_id!r} folds windows, and {type(target).__name__} keeps none.",
             hint="Give it SqlWindows, SqlLiveWindows or MemoryWindows; other targets go with sinks.sink.",
         )
     target.check_types(record_type(up))
-    if isinstance(target, SqlLiveWindows):
+    if isinstance(target, LiveTarget):
         sink(step_id, op.flat_map(f"{step_id}_fold", up, target.fold), target)
         return
     vars(up.flow()).setdefault("_waxwing_windows", []).append(target)  # for `waxwing rebucket`
