@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.faults.recompute import plain_engine
 from tests.migration.dump import Database, content, run
 from tests.migration.going_on import differences, go_on, visited
 from tests.migration.starts import COMMIT, Starts
+from tests.servers.process import until
 
 KILLS_MAX = 200
 
@@ -54,6 +56,7 @@ def test_where_each_statement_is_kept_the_next_start_goes_on(database: Database,
         sent = kills % 2 == 1
         if not (step := starts.killed(url, number - sent, sent=sent)):
             break
+        until(lambda: _is_alone(url), timeout_s=60, what="the server has ended what was sent")
         found = content(url)
         number = number + 1 if found in seen else 1  # rows go with who wrote them: it has to come further
         if number == 1:
@@ -66,6 +69,15 @@ def test_where_each_statement_is_kept_the_next_start_goes_on(database: Database,
     assert content(url) == content(whole)
     go_on(facts, url)
     _equal(facts, url, anew)
+
+
+def _is_alone(url: str) -> bool:
+    engine = plain_engine(url)
+    with engine.connect() as connection:
+        query = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+        others = connection.exec_driver_sql(query).scalar()
+    engine.dispose()
+    return others == 0
 
 
 def _equal(facts: Any, url: str, anew: dict[str, Any]) -> None:
