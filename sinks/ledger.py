@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from waxwing.batch import Stream
 from waxwing.change import Change, Position, Start, sources_of
-from waxwing.errors import ConfigError, RowError, TransientError
+from waxwing.errors import ConfigError, RowError, TargetError
 from waxwing.ledger.ledger import Ledger, Owner
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import OwnersStore, OwnersTransaction, Race, Step, Store, Transaction
@@ -99,7 +99,8 @@ class LedgerTarget(Target):
                 race = error
             finally:
                 store.close()
-        raise TransientError(f"{self.name}: {race}") from race
+        # Whoever comes second finds on its next try what the first has made: this is something else, and would last.
+        raise TargetError(f"{self.name}: {race}, {RACES_MAX} times in succession.", step=self.step) from race
 
     # -- what a source asks ------------------------------------------------------------------------
 

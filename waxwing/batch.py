@@ -17,6 +17,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 # A column of every database holds so much; resume tokens and sets of GTIDs have some hundred bytes.
 TOKEN_BYTES_MAX = 4_096
+# Of a source's name, and of its id.
+SOURCE_CHARACTERS_MAX = 255
 
 
 class Stream(NamedTuple):

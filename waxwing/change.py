@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from waxwing.batch import Batch, Headers, Stream
+from waxwing.errors import DataError
 
 
 class Position(NamedTuple):
@@ -56,6 +57,32 @@ class Start(NamedTuple):
         """That of a step that has taken nothing in yet."""
         at = self.offset_start
         return Position(self.stream, at, at, self.offset_end, token=self.token, token_offset=None if self.token is None else at)
+
+
+def refuse_renamed(known: Iterable[Stream], starts: Iterable[Start], name: str, step: str) -> None:
+    """Positions are found by a source's id: under one id there is one name.
+
+    Args:
+        known: the streams that the step has.
+        starts: those that are about to begin, or to go on.
+        name: of the target, for messages.
+        step: the step's.
+
+    Raises:
+        DataError: what is known under one name is about to begin under another.
+    """
+    names = {(stream.source_id, stream.partition): stream for stream in known}
+    for start in starts:
+        new = start.stream
+        old = names.setdefault((new.source_id, new.partition), new)
+        if old.source != new.source:
+            raise DataError(
+                f"{name}: step {step} knows {old} by the id {new.source_id!r}, which {new} has now. Was it renamed?",
+                hint="Give it its name back, then start again: it goes on where it stood. Is it another one? Then its source has "
+                f"to give it another id. Are both wanted anew? Empty the table, and: waxwing step drop {new.flow} {step}.",
+                step=step,
+                source=new.source,
+            )
 
 
 def sources_of(starts: Iterable[Start]) -> set[str]:

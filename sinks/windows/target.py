@@ -13,7 +13,7 @@ from sinks.windows.definition import check_definition
 from sinks.windows.held import held_by_buckets
 from sinks.windows.in_front import InFront
 from waxwing.batch import Batch, Stream
-from waxwing.change import Position, Size, Start, sources_of
+from waxwing.change import Position, Size, Start, refuse_renamed, sources_of
 from waxwing.errors import ConfigError, TransientError
 from waxwing.ledger.store import Stored, Transaction
 from waxwing.ledger.windows import BUCKETS_SOURCE, Defined, Known, Streams, bucket_stream
@@ -100,6 +100,7 @@ class WindowTarget(InFront):
             if defined is None:
                 return self._begin_first(transaction, starts)
             self._check(defined)
+            refuse_renamed(defined.streams, starts, self.name, self.step)
             held = held_by_buckets(transaction, self.flow)
             streams = self._now_read(with_starts(defined.streams, held, starts), starts)
             if (now := Defined(defined.buckets, self.windows.text, streams)) != defined:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+from sources.kit.described import HINT, demand_token
 from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Options, Place, Run
 from waxwing import log
 from waxwing.batch import Stream
-from waxwing.errors import TargetError, TransientError
+from waxwing.errors import ConfigError, TargetError, TransientError
 
 # A reading that has nothing now is asked again so much later.
 REST_S = 0.02
@@ -38,7 +39,7 @@ class _Reading:
         stream, now_s = self.place.stream, time.monotonic()
         try:
             if self._runs is None:
-                self._runs, self._stands = iter(self._read(self.place)), self.place.offset
+                self._runs, self._stands = self._begun(), self.place.offset
             run = next(self._runs)
         except StopIteration:
             self._runs, self.awake_s = None, now_s + self._options.poll_interval_s
@@ -61,6 +62,7 @@ class _Reading:
         if run is None:
             self.awake_s = now_s + REST_S
             return Fetched(stream, Run(EMPTY, self.place.offset), at_end=True)
+        self._demand_types(run)
         offsets = run.messages.offsets
         if offsets and offsets[0] < self._stands:  # it would look like what was read before
             raise TargetError(f"{stream}: the source gave offset {offsets[0]}, and what comes next is {self._stands} or higher.")
@@ -69,6 +71,31 @@ class _Reading:
         if run.token is not None or self.place.token is None:
             self.place = Place(stream, end, run.token)
         return Fetched(stream, run)
+
+    def _begun(self) -> Iterator[Run | None]:
+        runs: object = self._read(self.place)
+        if not isinstance(runs, Iterable):
+            raise ConfigError(f"{self.place.stream}: read() gave {runs!r}.", hint="It yields Runs; none, where there is nothing.")
+        return iter(runs)
+
+    def _demand_types(self, run: object) -> None:
+        """Of each run the first value, so that a record costs nothing."""
+        stream = self.place.stream
+        if not isinstance(run, Run):
+            raise ConfigError(f"{stream}: read() gave {run!r}, which is no Run.", hint=HINT)
+        demand_token(f"{stream}: the token of a Run", run.token)
+        if not (isinstance(run.offset_next, int) or run.offset_next is None):
+            raise ConfigError(f"{stream}: offset_next of a Run is {run.offset_next!r}, and has to be an int.", hint=HINT)
+        if not len(run.messages):
+            return
+        offset, value, key = run.messages.offsets[0], run.messages.values[0], run.messages.keys[0]
+        if not isinstance(offset, int):
+            raise ConfigError(f"{stream}: an offset is {offset!r}, and has to be an int.", hint=HINT)
+        for what, given in (("value", value), ("key", key)):
+            if not (given is None or isinstance(given, bytes)):
+                raise ConfigError(
+                    f"{stream}: the {what} of offset {offset} is {given!r}, and has to be bytes (or None).", hint=HINT
+                )
 
     def _well(self) -> None:
         self._failing_since_s, self._pause_s = None, RETRY_FIRST_S

@@ -12,6 +12,7 @@ from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
 
 from sources.kit.by_stream import OneByOne
+from sources.kit.described import described
 from sources.kit.lane import Lane
 from sources.kit.starting.feeds import Durable, Feeds
 from sources.kit.state import Kept, LaneState
@@ -93,7 +94,7 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
 
     def listed(self) -> Collection[tuple[str, str, int]]:
         """The streams of `describe` by (source, source id, partition): asked often, for those to whom the rest comes dear."""
-        return [(one.source, one.source_id, one.partition) for one in self.describe()]
+        return [(one.source, one.source_id, one.partition) for one in described(self)]
 
     def at_time(self, time_ms: int, logs: Mapping[Stream, Log]) -> Mapping[Stream, Begin]:  # noqa: ARG002 - for those that know
         """Where each log's records of this time (milliseconds since 1970) and later begin.

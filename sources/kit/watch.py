@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from sources.kit.described import listed
 from sources.kit.patience import ask
 from sources.kit.starting.opening import Lost, recreated_error
 from sources.kit.starting.positions import StartAt, let_go, own_feeds, prepare_feeds, say_starts
@@ -162,7 +164,7 @@ class Watch:
     def _listed(self) -> dict[str, set[Stream]]:
         """The streams that there are now, by the source's name."""
         out: dict[str, set[Stream]] = {}
-        for source, source_id, number in self._source_says(self._source.listed):
+        for source, source_id, number in self._source_says(partial(listed, self._source)):
             out.setdefault(source, set()).add(Stream(self._flow, source, source_id, number))
         return out
 

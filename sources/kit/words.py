@@ -79,7 +79,7 @@ class Run:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        if self.token is not None and len(self.token) > TOKEN_BYTES_MAX:
+        if isinstance(self.token, bytes) and len(self.token) > TOKEN_BYTES_MAX:
             raise TargetError(f"A source's token has {len(self.token):,} bytes: at most {TOKEN_BYTES_MAX:,} can be kept.")
 
 

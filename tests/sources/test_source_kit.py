@@ -233,7 +233,7 @@ def test_a_log_that_is_not_kept_is_not_read_into_what_keeps_no_tokens() -> None:
 
 
 def test_a_bounded_run_of_which_some_ends_are_unknown_keeps_those_that_are_known() -> None:
-    known, unknown = Stream("flow", "a", "id", 0), Stream("flow", "b", "id", 0)
+    known, unknown = Stream("flow", "a", "id a", 0), Stream("flow", "b", "id b", 0)
     target = MemoryTarget()
     target.bind("flow", "out", {})
     logs = {known: 0, unknown: 0}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from waxwing.batch import Stream
-from waxwing.change import Change, Position, Start
+from waxwing.change import Change, Position, Start, refuse_renamed
 from waxwing.errors import ConfigError, Fenced, TargetError, TransientError
 from waxwing.ledger.members import Record
 from waxwing.ledger.store import Step, Stored, Transaction
@@ -42,8 +42,10 @@ class Ledger:
 
         Raises:
             Race: another process was first.
+            DataError: one is known under another name.
         """
         held = {row.position.stream: row.position for row in transaction.positions()}
+        refuse_renamed(held, starts, self._name, self.step.name)
         new = [start for start in starts if start.stream not in held]
         transaction.add([start.position for start in new])
         for start in starts:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from sources.kit.described import described
 from sources.kit.starting.opening import Lost, missing, part, recreated, recreated_error, start_time_ms
 from sources.kit.starting.positions import Answers, StartAt, StepAt, open_feeds
 from sources.kit.state import LaneState
@@ -87,7 +88,7 @@ class Starts:
         return StartAt(offset, (), until[stream] if until else None, (), token, None if token is None else offset)
 
     def _look_at(self) -> dict[Stream, Log]:
-        found = self._says(self._source.describe)
+        found = self._says(partial(described, self._source))
         return {Stream(self._flow, one.source, one.source_id, one.partition): one for one in found}
 
     def _policy(self, logs: Mapping[Stream, Log], firsts: Mapping[Stream, int], known: set[str]) -> Mapping[Stream, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from waxwing.batch import TOKEN_BYTES_MAX, Stream
+from waxwing.batch import SOURCE_CHARACTERS_MAX, TOKEN_BYTES_MAX, Stream
 from waxwing.change import Position
 from waxwing.ledger.members import Member, Record
 from waxwing.ledger.store import Step, Stored
@@ -33,7 +33,7 @@ def _of_step() -> Sequence[sa.Column[Any]]:
 
 def _of_stream() -> Sequence[sa.Column[Any]]:
     return (
-        sa.Column("source_id", sa.String(255), primary_key=True),
+        sa.Column("source_id", sa.String(SOURCE_CHARACTERS_MAX), primary_key=True),
         sa.Column("source_partition", sa.Integer, primary_key=True, autoincrement=False),
     )
 
@@ -46,7 +46,7 @@ progress = sa.Table(
     metadata,
     *_of_step(),
     *_of_stream(),
-    sa.Column("source", sa.String(255), nullable=False),
+    sa.Column("source", sa.String(SOURCE_CHARACTERS_MAX), nullable=False),
     sa.Column("offset_start", sa.BigInteger, nullable=False),
     sa.Column("offset_next", sa.BigInteger, nullable=False),
     sa.Column("offset_end", sa.BigInteger),
@@ -95,7 +95,7 @@ dead_letters = sa.Table(
     "waxwing_dead_letters",
     metadata,
     *_of_step(),
-    sa.Column("source", sa.String(255), nullable=False),
+    sa.Column("source", sa.String(SOURCE_CHARACTERS_MAX), nullable=False),
     *_of_stream(),
     sa.Column("source_offset", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("row_index", sa.Integer, primary_key=True, autoincrement=False),
