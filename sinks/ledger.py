@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from waxwing.batch import Stream
 from waxwing.change import Change, Position, Start, sources_of
-from waxwing.errors import ConfigError, RowError, TargetError
+from waxwing.errors import ConfigError, RowError, TargetError, TransientError
 from waxwing.ledger.ledger import Ledger, Owner
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.store import OwnersStore, OwnersTransaction, Race, Step, Store, Transaction

@@ -120,7 +120,8 @@ def test_of_a_pattern_s_streams_those_are_waited_for_that_are_read_now(in_memory
     totals = sa.Table("t", sa.MetaData(), sa.Column("window_start", sa.BigInteger, primary_key=True), sa.Column("n", sa.Integer))
     kept = a_target()
     pattern, name = Expected(r"orders\..*", pattern=True), Expected("payments")
-    de, fr, at_, other = (Stream("flow", source, f"id {source}", 0) for source in ("orders.de", "orders.fr", "orders.at", "payments"))
+    names = ("orders.de", "orders.fr", "orders.at", "payments")
+    de, fr, at_, other = (Stream("flow", source, f"id {source}", 0) for source in names)
     for now, known in (([de, fr], 2), ([fr], 1), ([fr, at_], 2)):  # each a run: of the second one a topic is gone
         target = kept if in_memory else a_target()
         target.bind("flow", "totals", {})
