@@ -19,7 +19,7 @@ from benchmarks.raw import Rows as RowTuples
 from benchmarks.shapes import PARTITIONS, Shape
 from sinks import SqlTarget, Upsert
 from sources.kafka.lane import lane_config
-from sources.kafka.messages import Fetched
+from sources.kafka.messages import KafkaMessages
 from waxwing.batch import Batch, Stream, raw
 from waxwing.change import Change
 from waxwing.databases import database_for
@@ -30,7 +30,7 @@ from waxwing.operators.records import _applied
 from waxwing.settings import KafkaSettings, SqlSettings
 from waxwing.tables.plan import Plan
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 BATCH_RECORDS = 5_000  # BATCH_RECORDS_MAX
 STAGES = ("fetch", "decode", "enrich", "rows and checks", "format", "send", "wait for the database")
@@ -82,7 +82,9 @@ def fetched(bootstrap: str, topic: str, clock: Clock, records: int) -> list[Batc
             for partition, run in runs.items():
                 first = next_offsets[partition]
                 next_offsets[partition] = first + len(run)
-                batches.append(raw(Stream("stages", topic, "id", partition), "lane-000", first, first + len(run), Fetched(run)))
+                batches.append(
+                    raw(Stream("stages", topic, "id", partition), "lane-000", first, first + len(run), KafkaMessages(run))
+                )
                 records -= len(run)
     consumer.close()
     return batches
@@ -106,7 +108,7 @@ def rows_of(
 ) -> Iterator[RowTuples]:
     """The rows of transactions of that size, by the flow's own steps."""
     database, planned = plan_of(shape, url)
-    reader = Rows(planned, [column.name for column in planned.columns], database.dialect)
+    reader = RowMaker(planned, [column.name for column in planned.columns], database.dialect)
     group: list[Batch[Any]] = []
     for number, made in enumerate(records_of(shape, batches, clock), 1):
         group.append(made)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from dataflows.orders import build
 from sinks import MemoryTarget
-from sinks.memory.rows import Kept
+from sinks.memory.rows import KeptRows
 from sources.kafka import KafkaSource
 from waxwing import runtime
 from waxwing.change import Change
@@ -24,7 +24,7 @@ class Settings(KafkaSettings, SinkSettings):
     """No database."""
 
 
-class Number(Kept):
+class Number(KeptRows):
     """Of the rows."""
 
     count = 0

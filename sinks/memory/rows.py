@@ -25,14 +25,14 @@ from waxwing.tables.merging import fields_of, merge_records
 from waxwing.tables.modes import Append, Keyed, Merge, Mode, Upsert, keys_of
 from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import NO_DELETES, NO_ROW, Rows, greater_moment
+from waxwing.tables.rows import NO_DELETES, NO_ROW, RowMaker, greater_moment
 from waxwing.tables.values.moments import moment
 
 _exact = Context(prec=2_000)
 Row = dict[str, Any]
 
 
-class Kept(ABC):
+class KeptRows(ABC):
     """The rows of a memory target. Used under its lock."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Kept(ABC):
         """What was written."""
 
 
-class InTable(Kept):
+class InTable(KeptRows):
     """Rows of a declared table, as an SQL target writes them."""
 
     def __init__(self, table: sa.Table, mode: Mode, columns: Sequence[str] | None) -> None:
@@ -67,7 +67,7 @@ class InTable(Kept):
         self._plan = replace(wanted, nature=Nature(keys_exact=True, rows_alone=True, rows_numbered=False))
         self._mode = mode
         self._names = [column.name for column in self._plan.columns]
-        self._records = Rows(self._plan, self._names, DIALECT)
+        self._records = RowMaker(self._plan, self._names, DIALECT)
         self._checks = dict(zip(self._names, checks(self._plan, DIALECT), strict=True))
         # Where every row is inserted the primary key may not come twice, if rows bring it.
         key = [column for column in self._plan.columns if column.primary_key] if isinstance(mode, Append) else self._plan.keys
@@ -144,7 +144,7 @@ class InTable(Kept):
         return out
 
 
-class ByName(Kept):
+class ByName(KeptRows):
     """Records as they come; where the mode has keys these are found by name."""
 
     def __init__(self, mode: Mode) -> None:

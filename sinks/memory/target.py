@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from sinks.ledger import LedgerSession, LedgerTarget
-from sinks.memory.rows import ByName, InTable, Kept
+from sinks.memory.rows import ByName, InTable, KeptRows
 from waxwing.change import Change, DeadLetter
 from waxwing.ledger.store import Transaction
 from waxwing.ledger.whole import Contents, Whole, WholeStore
@@ -77,7 +77,7 @@ class MemoryTarget(LedgerTarget):
         super().__init__(settings)
         mode = mode or Append()
         self.table_given = table
-        self._kept: Kept = ByName(mode) if table is None else InTable(table, mode, columns)
+        self._kept: KeptRows = ByName(mode) if table is None else InTable(table, mode, columns)
         self._memory = MemoryLedger()
 
     @property

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sinks.sql.table import SqlTable
 from waxwing.databases.ledger.store import SqlStore
 from waxwing.errors import RowError, TableAltered, TableError
-from waxwing.tables.rows import Rows, Written
+from waxwing.tables.rows import RowMaker, Written
 
 
 class TableRows:
@@ -26,7 +26,7 @@ class TableRows:
         self._table, self._store, self._database = table, store, store.database
         looked = table.looked
         self._shape = looked.shape
-        self.rows = Rows(looked.plan, table.columns, self._database.dialect)
+        self.rows = RowMaker(looked.plan, table.columns, self._database.dialect)
         self._bulk = self._database.bulk(looked.plan)
         self._brought = {name.lower() for name in looked.plan.changed}
         self._looks_at_rows: set[str] = set()  # constraints of which this is known

@@ -25,7 +25,7 @@ from waxwing.settings import SqlSettings
 T = TypeVar("T")
 
 
-class Kept(NamedTuple):
+class KeptOfStep(NamedTuple):
     """How much is kept of a step."""
 
     positions: int
@@ -65,7 +65,7 @@ class SqlSteps:
 
         self.place.in_transaction(self._name, make_)
 
-    def kept(self) -> Mapping[str, Kept]:
+    def kept(self) -> Mapping[str, KeptOfStep]:
         """Each step of which something is kept; nothing where no flow has run yet.
 
         Raises:
@@ -181,14 +181,14 @@ def refuse_own(place: str, flow: str, steps: Collection[str]) -> None:
         )
 
 
-def _kept(connection: sa.Connection, flow: str) -> dict[str, Kept]:
+def _kept(connection: sa.Connection, flow: str) -> dict[str, KeptOfStep]:
     """What is kept of each step of a flow; one that was dropped may still have dead letters."""
-    out: dict[str, Kept] = {}
+    out: dict[str, KeptOfStep] = {}
     for number, table in enumerate((progress, dead_letters)):
         count = sa.select(table.c.step, sa.func.count()).where(table.c.flow == flow).group_by(table.c.step)
         for step, rows in connection.execute(count):
-            held = out.get(step, Kept(0, 0))
-            out[step] = Kept(rows, 0) if number == 0 else held._replace(dead_letters=rows)
+            held = out.get(step, KeptOfStep(0, 0))
+            out[step] = KeptOfStep(rows, 0) if number == 0 else held._replace(dead_letters=rows)
     return out
 
 

@@ -18,7 +18,7 @@ from waxwing.errors import ConfigError, RightsError
 from waxwing.tables.modes import Mode
 from waxwing.tables.plan import Plan
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 
 class Looked(NamedTuple):
@@ -46,7 +46,7 @@ class SqlTable:
         self.wanted = plan(table, mode, columns=columns, dialect=place.database.dialect)
         self.looked: Looked | None = None
         self.looking = threading.RLock()  # sessions of several lanes may find it altered at once
-        self._judged: tuple[Plan, Rows] | None = None
+        self._judged: tuple[Plan, RowMaker] | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class SqlTable:
         looked, judged = self.looked, self._judged
         found = looked.plan if looked is not None else judged[0] if judged is not None else self.wanted
         if judged is None or judged[0] is not found:
-            self._judged = judged = found, Rows(found, self.columns, self.place.database.dialect)
+            self._judged = judged = found, RowMaker(found, self.columns, self.place.database.dialect)
         return judged[1].misfits(records)
 
     def prepare(self, connection: sa.Connection, more: Sequence[Need] = (), *, written_before: bool) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from typing_extensions import override
 
-from sources.kafka.messages import Fetched as Columns
+from sources.kafka.messages import KafkaMessages
 from sources.kit import Alert, Fetched, LaneReader, Place, Run
 from waxwing.batch import Stream
 from waxwing.errors import DataError
@@ -71,7 +71,7 @@ class KafkaLane(LaneReader):
             if stream is None or (eof is None and not records):  # it was left, and this was still in the queue; or only trouble
                 continue
             offset_next = eof if not records else max(eof or 0, (records[-1].offset() or 0) + 1)
-            out.append(Fetched(stream, Run(Columns(records), offset_next), at_end=eof is not None))
+            out.append(Fetched(stream, Run(KafkaMessages(records), offset_next), at_end=eof is not None))
         return out
 
     def _by_partition(self, messages: list[Message]) -> dict[Where, list[Message]]:

@@ -13,7 +13,7 @@ from waxwing.batch import Columns, Headers
 _value, _key, _offset, _headers = Message.value, Message.key, Message.offset, Message.headers
 
 
-class Fetched:
+class KafkaMessages:
     """A list of Kafka messages of one partition as columns. Pickles as `Columns`."""
 
     def __init__(self, messages: list[Message], headers_read: dict[int, Headers] | None = None) -> None:
@@ -55,9 +55,9 @@ class Fetched:
                 read[id(message)] = _headers_of(message)
         return [read[id(message)] for message in self._messages]
 
-    def part(self, first: int, end: int) -> Fetched:
+    def part(self, first: int, end: int) -> KafkaMessages:
         """The messages numbered first <= n < end."""
-        return Fetched(self._messages[first:end], self._headers_read)
+        return KafkaMessages(self._messages[first:end], self._headers_read)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Message objects of librdkafka don't pickle whole.

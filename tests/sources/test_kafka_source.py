@@ -23,7 +23,7 @@ from sources import kafka_start
 from sources.kafka import KafkaSource
 from sources.kafka.broker import Broker
 from sources.kafka.lane import lane_config
-from sources.kafka.messages import Fetched
+from sources.kafka.messages import KafkaMessages
 from sources.kit import Log, Run, stream
 from sources.kit.starting.opening import Lost, missing, part, recreated, start_time_ms
 from sources.kit.starting.positions import StartAt
@@ -269,7 +269,7 @@ def test_any_fetches_give_an_unbroken_run_of_batches_that_end_at_every_split_poi
             break
         fetched, rest = rest[:size], rest[size:]
         offset_next = eof if not rest else fetched[-1] + 1
-        batches += reader.take(Run(Fetched([message(offset) for offset in fetched]), offset_next), at_end=not rest)
+        batches += reader.take(Run(KafkaMessages([message(offset) for offset in fetched]), offset_next), at_end=not rest)
         assert pickle.loads(pickle.dumps(batches)) is not None
     last = eof if end is None else end
     assert reader.position == last
@@ -311,10 +311,10 @@ def test_an_idle_partition_says_so_again_for_windows_that_wait_for_the_clock(mon
     monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: now_s))
     reader = StreamReader("lane-000", OpenPart(Stream("flow", "t", "id", 0), 0))
     assert reader.idle([2.0]) == [], "the log's end was not met yet"
-    reader.take(Run(Fetched([]), 0), at_end=True)
+    reader.take(Run(KafkaMessages([]), 0), at_end=True)
     said = []
     for now_s in (1.9, 2.0, 2.1, 6.9, 7.0, 11.0, 12.5, 20.1):
         said += [(now_s, mark.idle_s) for mark in reader.idle([2.0, 20.0])]
     assert said == [(at, at) for at in (2.0, 7.0, 12.5, 20.1)]
-    reader.take(Run(Fetched([]), 0), at_end=True)
+    reader.take(Run(KafkaMessages([]), 0), at_end=True)
     assert reader.idle([2.0]) == []

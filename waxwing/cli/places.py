@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 from pydantic import SecretStr
 
-from sinks.sql.steps import Kept, SqlSteps
+from sinks.sql.steps import KeptOfStep, SqlSteps
 from waxwing.cli.flows import demand, settings_of
 from waxwing.databases import address, database_for
 from waxwing.errors import ConfigError
@@ -81,7 +81,7 @@ def databases(flow: str) -> list[tuple[SqlSteps, str]]:
     return list(places.values())
 
 
-def places_of(flow: str) -> list[tuple[SqlSteps, Mapping[str, Kept]]]:
+def places_of(flow: str) -> list[tuple[SqlSteps, Mapping[str, KeptOfStep]]]:
     """Each database that remembers the flow, with what it keeps of its steps.
 
     Raises:
@@ -107,7 +107,7 @@ def _is_database(text: str) -> bool:
     return True
 
 
-def places_of_step(flow: str, step: str) -> list[tuple[SqlSteps, Kept]]:
+def places_of_step(flow: str, step: str) -> list[tuple[SqlSteps, KeptOfStep]]:
     """The databases that remember a step.
 
     Raises:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sinks import SqlWindows
-from sinks.sql.steps import Kept, SqlSteps, refuse_own
+from sinks.sql.steps import KeptOfStep, SqlSteps, refuse_own
 from waxwing import log
 from waxwing.cli.flows import module
 from waxwing.cli.places import PositionsSettings, databases, places_of, places_of_step, positions_settings
@@ -128,7 +128,7 @@ def status(flow: str) -> None:
         _show(settings, flow, place, steps)
 
 
-def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mapping[str, Kept]) -> None:
+def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mapping[str, KeptOfStep]) -> None:
     positions = [(step, position) for step in _with_positions(steps) for position in place.positions_of(step)]
     letters = [(step, *one) for step in steps for one in place.dead_letter_reasons(step)]
     ends = _ends(settings, sorted({(p.stream.source, p.stream.partition) for _, p in positions}))
@@ -150,11 +150,11 @@ def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mappin
             sys.stdout.write(f"... and {len(letters) - REASONS_SHOWN:,} further reasons, in the table waxwing_dead_letters.\n")
 
 
-def _with_positions(steps: Mapping[str, Kept]) -> list[str]:
+def _with_positions(steps: Mapping[str, KeptOfStep]) -> list[str]:
     return sorted(step for step, kept in steps.items() if kept.positions)
 
 
-def _amount(kept: Kept) -> str:
+def _amount(kept: KeptOfStep) -> str:
     parts = [_number(kept.positions, "position")]
     if kept.dead_letters:
         parts.append(_number(kept.dead_letters, "dead letter"))

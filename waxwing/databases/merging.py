@@ -15,7 +15,7 @@ from waxwing.tables.plan import Plan
 SPARE_DIGITS = 20
 
 
-class Mean(NamedTuple):
+class MeanColumn(NamedTuple):
     """A column that is a sum through a count."""
 
     column: sa.Column[Any]
@@ -33,12 +33,12 @@ class Mean(NamedTuple):
         return getattr(self.column.type, "scale", None) or 0
 
 
-def quotients(plan: Plan) -> tuple[Mean, ...]:
+def quotients(plan: Plan) -> tuple[MeanColumn, ...]:
     """The means of a plan."""
     c = plan.table.c
     if not isinstance(plan.mode, Merge):
         return ()
-    return tuple(Mean(c[name], c[total], c[count]) for name, (total, count) in plan.mode.mean.items())
+    return tuple(MeanColumn(c[name], c[total], c[count]) for name, (total, count) in plan.mode.mean.items())
 
 
 def becomes(mode: Merge, names: Sequence[str], stored: Callable[[str], str], comes: Callable[[str], str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from waxwing.databases.merging import Mean, becomes, quotients
+from waxwing.databases.merging import MeanColumn, becomes, quotients
 from waxwing.tables.columns import kind_of
 from waxwing.tables.modes import Keyed, Merge, Upsert
 from waxwing.tables.plan import Plan
@@ -18,10 +18,10 @@ TARGET = "waxwing_target"
 
 # SQL of a sum as its column keeps it; SQL of a mean, out of its sum and its count.
 Total = Callable[[sa.Column[Any], str], str]
-Quotient = Callable[[Mean, str, str], str]
+Quotient = Callable[[MeanColumn, str, str], str]
 
 
-class Change(NamedTuple):
+class Replacement(NamedTuple):
     """What becomes of a stored row when one of its key comes: SQL that calls the stored one TARGET, the other `excluded`."""
 
     sets: str  # of UPDATE; empty where there is nothing to set
@@ -30,7 +30,7 @@ class Change(NamedTuple):
 
 def change(
     plan: Plan, mode: Keyed, dialect: sa.Dialect, *, by_code_point: str, merged: Mapping[str, str] | None = None
-) -> Change:
+) -> Replacement:
     """What becomes of a stored row.
 
     Args:
@@ -45,7 +45,7 @@ def change(
         merged = {column.name: f"excluded.{quote(column.name)}" for column in plan.columns if column.name not in mode.keys}
     sets = [f"{quote(name)} = {value}" for name, value in merged.items()]
     if not sets:  # a table of key columns alone
-        return Change("", "")
+        return Replacement("", "")
     sets += [f"{quote(column.name)} = {_set_on_update(column, dialect)}" for column in plan.touched]
     where = ""
     if isinstance(mode, Upsert) and mode.newer_by is not None:
@@ -56,10 +56,10 @@ def change(
             f"({TARGET}.{version} < excluded.{version}{collate} "
             f"OR ({TARGET}.{version} IS NULL AND excluded.{version} IS NOT NULL))"
         )
-    return Change(", ".join(sets), where)
+    return Replacement(", ".join(sets), where)
 
 
-def on_conflict(mode: Keyed, dialect: sa.Dialect, change: Change) -> str:
+def on_conflict(mode: Keyed, dialect: sa.Dialect, change: Replacement) -> str:
     """The ON CONFLICT part."""
     keys = ", ".join(map(dialect.identifier_preparer.quote, mode.keys))
     if not change.sets:  # an empty SET is no SQL

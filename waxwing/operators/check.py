@@ -17,7 +17,7 @@ from waxwing.operators.records import without_bad
 from waxwing.tables.dialect import MEMORY
 from waxwing.tables.modes import Append
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 R = TypeVar("R")
 Judge = Callable[[Sequence[Any]], Mapping[int, str]]
@@ -100,4 +100,4 @@ class _OfTable:
             names = {column.name for column in planned.columns} | ({numbered.name} & fields.keys())
             brought = [column.name for column in self._table.c if column.name in names]
             planned = plan(self._table, Append(), dialect=MEMORY, columns=brought)
-        return Rows(planned, [column.name for column in planned.columns], MEMORY).misfits
+        return RowMaker(planned, [column.name for column in planned.columns], MEMORY).misfits

@@ -16,7 +16,7 @@ from bytewax.dataflow import Dataflow
 from waxwing.errors import ConfigError, WaxwingError
 from waxwing.running import mistakes
 from waxwing.running.form import Flow
-from waxwing.running.state import Run, in_program
+from waxwing.running.state import ThisRun, in_program
 from waxwing.settings import Group
 from waxwing.settings.checking import load
 
@@ -72,7 +72,7 @@ def _built(flow: Flow[Any] | Callable[[], Dataflow] | Dataflow, settings: Group 
     return graph
 
 
-def _reason(now: Run, error: BaseException) -> BaseException:
+def _reason(now: ThisRun, error: BaseException) -> BaseException:
     """What happened, of all that Bytewax made of it."""
     found: BaseException | None = error
     cause = error
@@ -90,7 +90,7 @@ def _is_main() -> bool:
 
 
 @contextlib.contextmanager
-def _signals(now: Run) -> Iterator[None]:
+def _signals(now: ThisRun) -> Iterator[None]:
     """SIGTERM and SIGINT ask the run to stop. A thread hears them: Python's own handlers wait while the thread is in Rust."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     read, write = os.pipe()

@@ -17,7 +17,7 @@ from waxwing.errors import ConfigError
 BETTER_MAX_S = 3.0
 
 
-class Run:
+class ThisRun:
     """One run of a flow.
 
     Attributes:
@@ -60,17 +60,17 @@ class Run:
                 log.warning("end_of_run", f"At the end of the run: {error}")
 
 
-_now = Run()
+_now = ThisRun()
 _one = threading.Lock()
 
 
-def current() -> Run:
+def current() -> ThisRun:
     """The run that goes on; in tests and notebooks one that never ends."""
     return _now
 
 
 @contextlib.contextmanager
-def in_program(stop: threading.Event | None) -> Iterator[Run]:
+def in_program(stop: threading.Event | None) -> Iterator[ThisRun]:
     """A run of its own inside a program.
 
     Raises:
@@ -79,7 +79,7 @@ def in_program(stop: threading.Event | None) -> Iterator[Run]:
     global _now
     if not _one.acquire(blocking=False):
         raise ConfigError("This process runs a flow already.", hint="Wait for its end, or give each flow a process of its own.")
-    before, _now = _now, Run(stop)
+    before, _now = _now, ThisRun(stop)
     _now.in_program = True
     try:
         yield _now

@@ -32,7 +32,7 @@ class Written(NamedTuple):
     before: list[int]
 
 
-class Rows:
+class RowMaker:
     """Turns a change's records into rows to write and keys to delete. Everything is decided once, from the table.
 
     Args:

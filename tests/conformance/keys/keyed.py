@@ -9,7 +9,7 @@ from tests.conformance.place import Place
 from waxwing.batch import Batch, Columns, Delete, Stream
 from waxwing.change import Change
 from waxwing.tables.plan import Plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 STREAM = Stream("flow", "topic", "topic-id", 0)
 
@@ -35,7 +35,7 @@ def change(events: Sequence[Any]) -> Change:
 
 def write(place: Place, planned: Plan, *transactions: Sequence[Any], staged: bool = False) -> None:
     """Each in a transaction of its own, over one connection."""
-    rows = Rows(planned, [column.name for column in planned.columns], place.database.dialect)
+    rows = RowMaker(planned, [column.name for column in planned.columns], place.database.dialect)
     bulk = place.bulk(planned, staged=staged)
     with place.engine.connect() as connection:
         try:

@@ -18,7 +18,7 @@ from bytewax.testing import run_main
 from pydantic import SecretStr
 
 from sinks import Append, SqlLiveWindows, SqlTarget, SqlWindows, Upsert, sink, window_sink
-from sinks.sql.steps import Kept, SqlSteps
+from sinks.sql.steps import KeptOfStep, SqlSteps
 from sources.memory import MemorySource
 from tests.conformance.place import Place, make_place
 from waxwing import operators as ww
@@ -124,7 +124,7 @@ def test_a_flow_is_kept_under_the_name_that_its_setting_gives_it(place: Place) -
     sink("out", ww.map("row", records, lambda record: (record.id,)), target)
     play(graph)
     assert target.flow == name
-    assert steps_of(place, name).kept() == {"out": Kept(positions=1, dead_letters=1)}
+    assert steps_of(place, name).kept() == {"out": KeptOfStep(positions=1, dead_letters=1)}
     assert steps_of(place, flow).kept() == {}
 
 
@@ -189,7 +189,7 @@ def test_a_renamed_flow_is_refused_until_it_is_carried_over_or_meant(
     run(place, f"{renamed}-c", [{"id": 9}], to, topic=f"{topic}-c")
     capfd.readouterr()
 
-    kept = Kept(1, 1)
+    kept = KeptOfStep(1, 1)
     assert steps_of(place, flow).kept() == {"out": kept}
     assert steps_of(place, flow).rename(["out"], flow=renamed, steps=["out"]) == 0
     assert steps_of(place, renamed).kept() == {"out": kept}
@@ -330,20 +330,20 @@ def test_dropped_steps_leave_their_dead_letters_which_a_new_beginning_replaces(p
     assert [offset for _, offset, _ in old] == [1, 3, 4]
     here = steps_of(place, flow)
     here.drop("out", dead_letters=False)
-    assert here.kept() == {"out": Kept(0, 3)}
+    assert here.kept() == {"out": KeptOfStep(0, 3)}
     t = schema.dead_letters
     with place.engine.begin() as connection:
         connection.execute(t.update().where(t.c.flow == flow).values(reason="of the first life"))
     # Begun anew, it meets its own letters: those of the same records give way, row by row, and others stay.
     run(place, flow, data[:4], to, topic=topic)
     assert [reason == "of the first life" for *_, reason in letters(place, flow)] == [False, False, True]
-    assert here.kept() == {"out": Kept(1, 3)}
+    assert here.kept() == {"out": KeptOfStep(1, 3)}
     # Another step refused the same records; it takes the name of the one that was dropped.
     run(place, flow, data, to, topic=topic, step="second", begin="anew")
     here.drop("out", dead_letters=False)
     assert here.dead_letters() == (6, 3)
     assert here.rename(["second"], flow=flow, steps=["out"]) == 3
-    assert here.kept() == {"out": Kept(1, 3)}
+    assert here.kept() == {"out": KeptOfStep(1, 3)}
     here.drop("out", dead_letters=True)
     assert here.kept() == {}
 
@@ -382,7 +382,7 @@ def test_nothing_is_renamed_or_dropped_while_the_flow_runs(place: Place) -> None
     ):
         with pytest.raises(ConfigError, match=rf"Flow {flow} runs \(.+ pid "):
             call()
-    assert here.kept() == {"out": Kept(1, 0)}
+    assert here.kept() == {"out": KeptOfStep(1, 0)}
     with pytest.raises(ConfigError, match="must be ASCII"):
         here.rename(["out"], flow="é", steps=["out"])
 
@@ -421,7 +421,7 @@ def test_flows_whose_names_differ_by_a_blank_are_two(place: Place) -> None:
     flow, _, topic = names()
     for number, name in enumerate((flow, f"{flow} ")):
         run(place, name, [{"id": number}], table(place), topic=f"{topic}-{number}")
-        assert steps_of(place, name).kept() == {"out": Kept(1, 0)}
+        assert steps_of(place, name).kept() == {"out": KeptOfStep(1, 0)}
 
 
 def test_sql_server_which_passes_over_blanks_refuses_a_name_that_ends_in_one(sqlserver_place: Place) -> None:
@@ -440,6 +440,6 @@ def test_sql_server_tells_a_renamed_flow_and_carries_it_over(sqlserver_place: Pl
     here = steps_of(sqlserver_place, flow)
     here.drop("out", dead_letters=False)
     run(sqlserver_place, flow, [{"id": 1}, b"?"], to, topic=topic)  # it meets the letter that was kept
-    assert here.kept() == {"out": Kept(1, 1)}
+    assert here.kept() == {"out": KeptOfStep(1, 1)}
     assert here.rename(["out"], flow=renamed, steps=["out"]) == 0
-    assert steps_of(sqlserver_place, renamed).kept() == {"out": Kept(1, 1)}
+    assert steps_of(sqlserver_place, renamed).kept() == {"out": KeptOfStep(1, 1)}

@@ -20,7 +20,7 @@ from waxwing.configuration import load
 from waxwing.databases import database_for
 from waxwing.databases.sqlserver import driver as sqlserver_driver
 from waxwing.databases.sqlserver.bulk import KeyRace
-from waxwing.databases.sqlserver.columns import Stored
+from waxwing.databases.sqlserver.columns import StoredColumn
 from waxwing.databases.sqlserver.database import SQLServer
 from waxwing.databases.sqlserver.dialect import BrokenTransaction
 from waxwing.databases.sqlserver.driver import Driver
@@ -100,13 +100,13 @@ def test_other_errors_have_their_meaning() -> None:
 # -- the T-SQL ---------------------------------------------------------------------------------------
 
 
-def stored(column: sa.Column[Any], kind: str, *rest: int, identity: bool = False) -> Stored:
+def stored(column: sa.Column[Any], kind: str, *rest: int, identity: bool = False) -> StoredColumn:
     length, precision, scale = (*rest, 0, 0, 0)[:3]
     collation = "Latin1_General_CI_AS" if kind in {"varchar", "nvarchar"} else ""
-    return Stored(column, kind, length, precision, scale, collation, 1252, identity=identity)
+    return StoredColumn(column, kind, length, precision, scale, collation, 1252, identity=identity)
 
 
-def every_kind() -> dict[str, tuple[Mode, list[Stored], bool]]:
+def every_kind() -> dict[str, tuple[Mode, list[StoredColumn], bool]]:
     """Names of statements, with what they are made of."""
     updated = sa.Column("updated_at", sa.DateTime, onupdate=sa.func.now())
     table = sa.Table(

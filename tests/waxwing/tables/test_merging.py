@@ -29,7 +29,7 @@ from waxwing.settings import SinkSettings
 from waxwing.tables.merging import merger
 from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 
 def whole(first: int, end: int, records: list[Any] | None = None) -> Batch[Any]:
@@ -86,7 +86,7 @@ def rows_of(mode: Merge, records: list[Any]) -> list[Any]:
     table = table_of(sa.Column("n", sa.Integer), sa.Column("f", sa.Double))
     planned = replace(plan(table, mode, dialect=DIALECT), nature=Nature(keys_exact=True, rows_alone=True, rows_numbered=False))
     change = Change([whole(0, 9, records)], {}, {})
-    return Rows(planned, [column.name for column in planned.columns], DIALECT).of(change).rows
+    return RowMaker(planned, [column.name for column in planned.columns], DIALECT).of(change).rows
 
 
 def test_a_row_that_does_not_fit_is_named_and_a_sum_that_does_not_is_not() -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases.base import Bulk
-from waxwing.databases.merging import SPARE_DIGITS, Mean, becomes, quotients
+from waxwing.databases.merging import SPARE_DIGITS, MeanColumn, becomes, quotients
 from waxwing.databases.mysql.catalog import numbered
 from waxwing.databases.mysql.literals import SA_DIALECT, Literals
 from waxwing.databases.mysql.numbered import Numbered, query
@@ -176,7 +176,7 @@ def _on_duplicate(plan: Plan, mode: Keyed) -> str:
 _DIGITS_MAX, _DECIMALS_MAX = 65, 30
 
 
-def _mean(mean: Mean, total: str = "", number: str = "") -> str:
+def _mean(mean: MeanColumn, total: str = "", number: str = "") -> str:
     quote = SA_DIALECT.identifier_preparer.quote
     total, number = total or quote(mean.total.name), number or quote(mean.number.name)
     if mean.floats:

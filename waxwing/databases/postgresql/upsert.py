@@ -6,8 +6,8 @@ import zlib
 
 import sqlalchemy as sa
 
-from waxwing.databases.merging import SPARE_DIGITS, Mean, quotients
-from waxwing.databases.on_conflict import TARGET, Change, change, collation, merged_values, on_conflict
+from waxwing.databases.merging import SPARE_DIGITS, MeanColumn, quotients
+from waxwing.databases.on_conflict import TARGET, Replacement, change, collation, merged_values, on_conflict
 from waxwing.databases.postgresql.csv import SA_DIALECT
 from waxwing.tables.modes import Keyed, Merge, Upsert
 from waxwing.tables.plan import Plan
@@ -130,7 +130,7 @@ class Staged:
         conflict = on_conflict(self._mode, SA_DIALECT, self._change)
         return [*updates, f"{self._insert} FROM {rows} AS excluded {missing}{order}{conflict}"]
 
-    def _both(self) -> tuple[Change, str]:
+    def _both(self) -> tuple[Replacement, str]:
         plan, mode = self._plan, self._mode
         names = [_quote(column.name) for column in plan.columns]
         values, merged = list(names), None
@@ -146,7 +146,7 @@ class Staged:
         return ", ".join(f"{source}{_quote(key.name)}{collation(key, _BY_CODE_POINT)}" for key in self._plan.keys)
 
 
-def _mean(mean: Mean, total: str, number: str) -> str:
+def _mean(mean: MeanColumn, total: str, number: str) -> str:
     if mean.floats:
         return f"CAST({total} AS double precision) / nullif({number}, 0)"
     # The zeros say how many digits the quotient gets.

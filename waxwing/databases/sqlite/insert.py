@@ -12,8 +12,8 @@ from sqlalchemy.dialects import sqlite
 from typing_extensions import override
 
 from waxwing.databases.base import Bulk
-from waxwing.databases.merging import Mean, quotients
-from waxwing.databases.on_conflict import TARGET, Change, change, merged_values, on_conflict
+from waxwing.databases.merging import MeanColumn, quotients
+from waxwing.databases.on_conflict import TARGET, Replacement, change, merged_values, on_conflict
 from waxwing.databases.refusals import encodes
 from waxwing.errors import ConfigError
 from waxwing.tables.columns import kind_of
@@ -134,7 +134,7 @@ class MergeBulk(ValuesBulk):
             raise sqlite3.DataError("a sum is beyond what its column holds") from error
 
 
-def _update_first(plan: Plan, becomes: Change) -> tuple[str, str]:
+def _update_first(plan: Plan, becomes: Replacement) -> tuple[str, str]:
     """Where the table numbers rows (AUTOINCREMENT) a row that is there must draw no number: SQL that updates it, or nothing where
     there is nothing to set, and the condition of the INSERT of one that is not there."""
     names = SA_DIALECT.identifier_preparer
@@ -183,7 +183,7 @@ def _total(column: sa.Column[Any], total: str) -> str:
     return f"CASE WHEN {beyond} THEN {_REFUSED} ELSE {total} END"
 
 
-def _mean(mean: Mean, total: str, number: str) -> str:
+def _mean(mean: MeanColumn, total: str, number: str) -> str:
     quotient = f"CAST({total} AS REAL) / nullif({number}, 0)"
     return _total(mean.column, quotient)
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 from waxwing.databases.base import Bulk
 from waxwing.databases.refusals import encodes
 from waxwing.databases.sqlserver import driver as sqlserver_driver
-from waxwing.databases.sqlserver.columns import BINARY, NVARCHAR_MAX, Stored, stored_columns
+from waxwing.databases.sqlserver.columns import BINARY, NVARCHAR_MAX, StoredColumn, stored_columns
 from waxwing.databases.sqlserver.errors import numbers
 from waxwing.databases.sqlserver.sql import Statements
 from waxwing.tables.modes import Append, Merge
@@ -72,7 +72,7 @@ class SQLServerBulk(Bulk):
 
     def __init__(self, plan: Plan, abilities: Abilities) -> None:
         self._plan, self._abilities = plan, abilities
-        self._columns: list[Stored] = []
+        self._columns: list[StoredColumn] = []
         self._built: dict[bool, Statements] = {}
         self._through_raw = False  # also set by tests, to go the way of older servers
         self._cursors: dict[What, Any] = {}  # each with its statement prepared

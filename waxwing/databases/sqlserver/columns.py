@@ -42,7 +42,7 @@ _ROUGH = {"datetime", "smalldatetime"}
 NVARCHAR_MAX = 4_000  # characters that an nvarchar holds which is no nvarchar(max)
 
 
-class Stored(NamedTuple):
+class StoredColumn(NamedTuple):
     """One column as the database describes it."""
 
     column: sa.Column[Any]
@@ -186,7 +186,7 @@ _COLUMNS = """
     FROM sys.columns AS c WHERE c.object_id = OBJECT_ID(?)"""
 
 
-def stored_columns(connection: sa.Connection, plan: Plan) -> list[Stored]:
+def stored_columns(connection: sa.Connection, plan: Plan) -> list[StoredColumn]:
     """The plan's columns as they stand in the database, in the order of the plan.
 
     Raises:
@@ -205,5 +205,5 @@ def stored_columns(connection: sa.Connection, plan: Plan) -> list[Stored]:
             )
         _, kind, length, precision, scale, collation, code_page, identity = row
         length = length // 2 if kind in UNICODE and length > 0 else length  # bytes
-        out.append(Stored(column, kind, length, precision, scale, collation, code_page, identity=bool(identity)))
+        out.append(StoredColumn(column, kind, length, precision, scale, collation, code_page, identity=bool(identity)))
     return out

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from waxwing.databases.merging import Mean, becomes, quotients
-from waxwing.databases.sqlserver.columns import BINARY, SA_DIALECT, Stored
+from waxwing.databases.merging import MeanColumn, becomes, quotients
+from waxwing.databases.sqlserver.columns import BINARY, SA_DIALECT, StoredColumn
 from waxwing.databases.sqlserver.dialect import KEY_COLLATION
 from waxwing.tables.columns import kind_of
 from waxwing.tables.modes import Keyed, Merge, Upsert, keys_of
@@ -23,7 +23,7 @@ _LOCKED = "WITH (UPDLOCK, ROWLOCK)"
 class Statements:
     """What is sent for one plan, given the table's columns as they stand in the database."""
 
-    def __init__(self, plan: Plan, columns: Sequence[Stored], *, through_raw: bool) -> None:
+    def __init__(self, plan: Plan, columns: Sequence[StoredColumn], *, through_raw: bool) -> None:
         self.columns = list(columns)
         self._raw = through_raw
         self._plan = plan
@@ -54,7 +54,7 @@ class Statements:
         fields = [f"{name} {kind} '$[{number}]'" for number, (name, kind) in enumerate(wanted)]
         return f"OPENJSON(?) WITH ({', '.join(fields)}) AS j"
 
-    def _value(self, column: Stored) -> str:
+    def _value(self, column: StoredColumn) -> str:
         return f"j.{column.name}" if self._raw and column.kind in BINARY else column.value("j")
 
     @staticmethod
@@ -179,7 +179,7 @@ class Statements:
             f"INSERT INTO #waxwing_stage ({names})\nSELECT {values}\nFROM {source}",
         ]
 
-    def _folded(self, column: Stored, mode: Keyed, same: str, window: str) -> str:
+    def _folded(self, column: StoredColumn, mode: Keyed, same: str, window: str) -> str:
         """A column of one row out of several whose key is the same here. The key is written as in the first of them."""
         if column.folds and column in self.keys:
             return f"FIRST_VALUE(j.{column.name}) OVER ({window}) AS {column.name}"
@@ -204,7 +204,7 @@ class Statements:
         return f"\nWHERE t.{name} < s.{name}{collate} OR (t.{name} IS NULL AND s.{name} IS NOT NULL)"
 
 
-def _mean(mean: Mean, total: str, number: str) -> str:
+def _mean(mean: MeanColumn, total: str, number: str) -> str:
     if mean.floats:
         return f"CAST({total} AS float) / NULLIF({number}, 0)"
     # As wide as an integer can be and no wider: what is left of 38 digits is what the quotient gets behind the point.
@@ -212,7 +212,7 @@ def _mean(mean: Mean, total: str, number: str) -> str:
     return f"{total} / CAST(NULLIF({number}, 0) AS decimal(19, 0))"
 
 
-def _by_code_point(column: Stored) -> str:
+def _by_code_point(column: StoredColumn) -> str:
     """Text versions are ordered as Python orders them."""
     return f" COLLATE {KEY_COLLATION}" if kind_of(column.column) == "text" else ""
 
