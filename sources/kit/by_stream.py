@@ -11,12 +11,13 @@ from sources.kit.described import HINT, demand_token
 from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Options, Place, Run
 from waxwing import log
 from waxwing.batch import Stream
-from waxwing.errors import ConfigError, TargetError, TransientError
+from waxwing.errors import ConfigError, DataLoss, TargetError, TransientError
 
 # A reading that has nothing now is asked again so much later.
 REST_S = 0.02
 RETRY_FIRST_S = 0.2
 RETRY_WAIT_MAX_S = 10.0
+CONTINUE_HINT = "ON_DATA_LOSS=continue reads the stream anew from its log's start: what is lost stays lost, the rest comes again."
 
 
 class _Reading:
@@ -49,6 +50,13 @@ class _Reading:
             self.close()
             self.awake_s = now_s + self._options.poll_interval_s
             return None
+        except DataLoss as error:
+            self.close()
+            if self._options.on_data_loss == "continue":  # sinks have the stream open: the next start moves its position
+                hint = "The next start reads it from its log's start."
+                raise TransientError(f"{error.message} (ON_DATA_LOSS=continue)", hint=hint, **error.context) from error
+            error.hint = f"{error.hint} {CONTINUE_HINT}".lstrip()
+            raise
         except TransientError as error:
             self.close()
             self._failing_since_s = self._failing_since_s or now_s

@@ -6,7 +6,8 @@ import re
 import threading
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
@@ -17,10 +18,10 @@ from sources.kit.lane import Lane
 from sources.kit.starting.feeds import Durable, Feeds
 from sources.kit.state import Kept, LaneState
 from sources.kit.watch import Watch
-from sources.kit.words import Alert, Begin, LaneReader, Log, Options, Place, Raw, Run
+from sources.kit.words import Alert, Begin, LaneReader, Log, NotThere, Options, Place, Raw, Run
 from waxwing import runtime
 from waxwing.batch import Stream, lane_name
-from waxwing.errors import ConfigError
+from waxwing.errors import ConfigError, DataLoss
 from waxwing.target import Expected, Target
 
 
@@ -56,6 +57,7 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
     create_hint: str = "Create it, or correct its name."
     await_hint: str = "Waiting for it; is its name right?"
     lost_aside: str = ""
+    asks_places: ClassVar[bool] = False  # is `lost_at` more than what `describe` tells?
     flow_by: str = ""
 
     def __init__(
@@ -103,6 +105,10 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
             ConfigError: the source knows no times.
         """
         raise ConfigError(f"START: {self.called} knows no times.", hint="Take START=earliest or latest.")
+
+    def lost_at(self, place: Place) -> DataLoss | None:  # noqa: ARG002 - for those that are asked where they read
+        """Why this place can't be read from, where `describe` does not tell that."""
+        return None
 
     def started(self, flow: str, closing: threading.Event, durable: Durable) -> None:
         """A run begins; `closing` is set when it ends, and `durable` says what its server may be told."""
@@ -224,6 +230,8 @@ class Source(LaneSource):
     Delivery: exactly once into the targets behind it (tests/docs/test_own_source.py).
     """
 
+    asks_places = True
+
     @abstractmethod
     def read(self, place: Place) -> Iterator[Run | None]:
         """What a stream holds from a place on, run by run.
@@ -233,8 +241,23 @@ class Source(LaneSource):
 
         Raises:
             TransientError: the server is away: it is read again from there, for `away_max_s`.
-            DataLoss: the place is no longer there.
+            DataLoss: the place is no longer there; said before the first run. With ON_DATA_LOSS=continue the next start reads the
+                stream from its log's start.
         """
+
+    @override
+    def lost_at(self, place: Place) -> DataLoss | None:
+        runs = self.read(place)
+        try:
+            next(iter(runs), None)
+        except DataLoss as loss:
+            return loss
+        except NotThere:  # found, and told, where it is read
+            return None
+        finally:
+            if isinstance(runs, Generator):
+                runs.close()
+        return None
 
     @override
     def lane(self, name: str, alert: Alert) -> LaneReader:

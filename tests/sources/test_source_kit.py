@@ -90,7 +90,9 @@ def test_a_source_is_read_from_the_token_below_the_lowest_position_and_each_reco
         run(source, *targets)
         lowest = min((position.offset_next for position in stood), default=0) if len(stood) == len(targets) else 0
         held = [(at, p.token) for p in stood if (at := p.token_offset) is not None and at <= lowest]
-        assert source.places == [max(held, default=(0, b"0"))]
+        # (Where a target stands higher, that place is looked at before.)
+        assert source.places[-1] == max(held, default=(0, b"0"))
+        assert len(source.places) <= 2
         for target in targets:
             (position,) = target.positions()
             at = max(place for place in {0, *tokens} if place <= end)
@@ -409,3 +411,85 @@ def test_batches_of_a_source_join_without_a_gap_whatever_its_runs_leave_out() ->
     ]
     assert all(a.offset_next == b.offset_first for a, b in pairwise(batches))
     assert (batches[0].offset_first, batches[-1].offset_next) == (0, 21)
+
+
+# -- what the source alone knows to be lost --------------------------------------------------------------
+
+
+class Rewritten(Source):
+    """A log whose end nobody knows: that a place is not there any more is found where it is read."""
+
+    kept = True
+
+    def __init__(self, values: Sequence[bytes], **options: Any) -> None:
+        super().__init__("log", options=Options(**{"lanes": 1, "until": "end", **options}))
+        self.values = values
+
+    @override
+    def describe(self) -> Sequence[Log]:
+        return [Log("log", "id", token=b"0", kept=self.kept)]
+
+    @override
+    def read(self, place: Place) -> Iterator[Run]:
+        at, _, last = (place.token or b"").partition(b":")
+        if last and self.values[int(at) - 1 : int(at)] != [last]:
+            raise DataLoss("The log was written anew.", hint="Look at it.")
+        for n, value in enumerate(self.values[int(at) :]):
+            yield numbered(place.offset + n, [value], token=b"%d:%s" % (int(at) + n + 1, value))
+
+    @override
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_loss_that_a_source_finds_where_it_reads_is_told_or_the_log_is_read_from_its_start() -> None:
+    minutes = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count()}, lateness_s=0)
+    first, second, windows = MemoryTarget(), MemoryTarget(), MemoryWindows(minutes)
+
+    def go(source: Source, *targets: MemoryTarget) -> None:
+        flow = Dataflow("flow")
+        batches = read("in", flow, source)
+        for number, target in enumerate(targets):
+            sink(f"out_{number}", batches, target)
+        window_sink("totals", ww.parse("parse", batches, Reading), windows)
+        run_main(flow)
+
+    old, new = [b'{"at":1}', b'{"at":2}', b'{"at":3}'], [b'{"at":700}', b'{"at":701}']
+    go(Rewritten(old), first)
+    error = refused(DataLoss, lambda: go(Rewritten(new), first), "The log was written anew.")
+    refused(DataLoss, lambda: go(Rewritten(new), first, second), "The log was written anew.")  # though the second begins at 0
+    assert second.rows == []
+    assert "Look at it. ON_DATA_LOSS=continue reads the stream anew from its log's start" in error.hint
+    go(Rewritten(new, on_data_loss="continue"), first, second)
+    assert (first.rows, second.rows) == ([*old, *new], new)
+    places = {(p.offset_next, p.token_offset, p.token) for p in [*first.positions(), *second.positions(), *windows.positions()]}
+    assert places == {(2, 2, b'2:{"at":701}')}
+    go(Rewritten([*new, b'{"at":702}']), first, second)  # from there it goes on as ever
+    assert first.rows == [*old, *new, b'{"at":702}']
+    assert [(row["window_start"] // 1_000_000, row["n"]) for row in windows.rows] == [(0, 3), (660, 2)]
+
+
+def test_a_loss_of_what_is_not_kept_is_never_passed_over() -> None:
+    class Slot(Rewritten):
+        kept = False
+
+    target = MemoryTarget()
+    run(Slot([b"a", b"b"]), target)
+    refused(DataLoss, lambda: run(Slot([b"c"], on_data_loss="continue"), target), "The log was written anew.")
+    assert target.rows == [b"a", b"b"]
+
+
+def test_a_loss_while_it_is_read_ends_the_run_where_the_next_start_goes_on() -> None:
+    class Later(Rewritten):
+        @override
+        def read(self, place: Place) -> Iterator[Run]:
+            yield from super().read(place)
+            self.values = [b"c"]
+            yield from super().read(Place(place.stream, 2, b"2:b"))
+
+    target = MemoryTarget()
+    source = Later([b"a", b"b"], on_data_loss="continue")
+    error = refused(TransientError, lambda: run(source, target), "written anew. (ON_DATA_LOSS=continue)")
+    assert error.exit_code == 75
+    run(Rewritten([b"c"], on_data_loss="continue"), target)
+    assert target.rows == [b"a", b"b", b"c"]

@@ -56,7 +56,10 @@ class Ledger:
     def jump(self, transaction: Transaction, stream: Stream, offset: int) -> None:
         """Move a position over records that are gone. Those that are read again bring their dead letters again."""
         row = self._row(transaction, stream)
-        transaction.compare_and_set(row, row._replace(position=row.position._replace(offset_next=offset)))
+        position = row.position._replace(offset_next=offset)
+        if position.token_offset is not None and position.token_offset >= offset:  # it is the place of what is gone
+            position = position._replace(token=None, token_offset=None)
+        transaction.compare_and_set(row, row._replace(position=position))
         transaction.unbury_from(stream, offset)
 
     # -- whose they are ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from sources.kit.described import described
 from sources.kit.starting.opening import Lost, missing, part, recreated, recreated_error, start_time_ms
 from sources.kit.starting.positions import Answers, StartAt, StepAt, open_feeds
 from sources.kit.state import LaneState
-from sources.kit.words import Begin, Log, NotThere, OpenPart
+from sources.kit.words import Begin, Log, NotThere, OpenPart, Place
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss
@@ -133,8 +133,40 @@ class Starts:
         out = {}
         for stream, start in mine.items():
             one = part(stream, start, self.logs[stream], resume.stream(stream) if resume else None, alone=not self._feeds)
-            out[one] = self._begun(one, start, resume)
+            begun = self._begun(one, start, resume)
+            if (loss := self._lost_at(one)) is not None:
+                one = self._begin_again(stream, loss)
+                begun = begun._replace(steps=tuple(step._replace(offset=one.offset, anew=True) for step in begun.steps))
+            out[one] = begun
         return out
+
+    def _lost_at(self, opened: OpenPart) -> DataLoss | None:
+        """A source may know only where it reads that a place is no longer there. The lowest is read in any case, and is asked
+        for where it could be helped; the highest, where others are lower, by nobody else: what is new there would be cut."""
+        one = self.logs[opened.stream]
+        places = [opened.place] if self._options.on_data_loss == "continue" else []
+        if opened.splits and one.kept and self._source.asks_places:
+            held = [p for feed in self._feeds for p in self._answers(feed, feed.positions) if p.stream == opened.stream]
+            named = [Place(p.stream, p.token_offset, p.token) for p in held if p.token_offset is not None]
+            plain = [Place(p.stream, p.offset_next) for p in held] if opened.token is None else []
+            places += sorted(named or plain, key=lambda place: place.offset)[-1:]
+        asked = (self._says(partial(self._source.lost_at, place)) for place in places if place.offset > one.first)
+        return next((loss for loss in asked if loss is not None), None)
+
+    def _begin_again(self, stream: Stream, loss: DataLoss) -> OpenPart:
+        """Read a stream from its log's start, since its place is no longer there."""
+        if (now := self._look_at().get(stream)) is None:
+            raise NotThere(stream)
+        if not now.kept:  # nobody could say which of its records were taken in
+            raise loss
+        self.logs = {**self.logs, stream: now}
+        self._fail_unless_continue(loss, f"Reading {stream} from its log's start, {now.first}.")
+        for feed in self._feeds:
+            for position in self._answers(feed, feed.positions):
+                if position.stream == stream:
+                    self._answers(feed, partial(feed.jump, stream, position.offset_next, now.first))
+        token_offset = None if now.token is None else now.first
+        return OpenPart(stream, now.first, (), now.end if self._bounded else None, now.token, token_offset)
 
     def _begun(self, opened: OpenPart, start: StartAt, resume: LaneState | None) -> StartAt:
         """Where each step begins, for people: on the log, whatever was lost of it."""

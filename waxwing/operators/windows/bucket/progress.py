@@ -121,7 +121,7 @@ class Progress:
             # Back onto a log that was cut, nothing is passed over.
             place = moment_us if offset > held.offset_next else min(held.place, moment_us)
             held = held._replace(offset_next=offset, place=place)
-            if held.token_offset is not None and held.token_offset > offset:
+            if held.token_offset is not None and held.token_offset >= offset:
                 held = held._replace(token=None, token_offset=None)
             self.held[stream] = held
             self.awaited.discard(stream)
