@@ -787,7 +787,7 @@ def test_a_bucket_whose_place_is_in_the_log_does_not_jump() -> None:
 
 
 def test_windows_in_memory_read_what_this_run_reads_of_each_topic() -> None:
-    old, new, other = STREAM, STREAM._replace(source_id="made anew"), Stream("flow", "other", "id", 0)
+    old, new, other = STREAM, STREAM._replace(source_id="made anew"), Stream("flow", "other", "another id", 0)
     target = MemoryWindows(define())
     target.bind("flow", "totals")
     for stream in (old, other, new):
