@@ -13,8 +13,8 @@ from sinks.sql.steps import SqlSteps
 from tests.faults.recompute import plain_engine
 from tests.migration import dump
 from tests.migration.dump import RELEASES, Content, Database, content, run
+from tests.migration.killed.starts import start
 from tests.migration.rows import check_rows, places
-from tests.migration.starts import start
 from waxwing.errors import ConfigError, TransientError, TryLater
 
 SERVERS = ("postgresql", "mariadb")

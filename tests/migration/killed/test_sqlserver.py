@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.migration.dump import Database, content, run
+from tests.migration.killed.starts import Starts, start
+from tests.migration.killed.test_earlier_process import Earlier, unpack
 from tests.migration.rows import check_rows
-from tests.migration.starts import Starts, start
-from tests.migration.test_earlier_process import Earlier, unpack
 from tests.servers.sqlserver import kept_connections
 from waxwing.errors import TryLater
 

@@ -1,7 +1,7 @@
 """A flow's start, as far as it touches tables; and starts that are killed on the way, by kill -9.
 
-`python -m tests.migration.starts` reads one a line (JSON: the URL, a number, whether "sent") and lets a process of its own make
-it, which ends itself right before the statement of that number, of those that change something; or when that one has been sent,
+`python -m tests.migration.killed.starts` reads one a line (JSON: the URL, a number, whether "sent") and lets a process of its own
+make it, which ends itself right before the statement of that number, of those that change something; or when that one has been sent,
 and nobody waits for its answer. COMMIT is one of them.
 """
 
@@ -42,7 +42,7 @@ class Starts:
 
     def __enter__(self) -> Self:
         # Everything is imported once, by a process that does nothing else and so has one thread: it may fork.
-        command = [sys.executable, "-m", "tests.migration.starts"]
+        command = [sys.executable, "-m", "tests.migration.killed.starts"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         return self
 

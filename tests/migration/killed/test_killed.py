@@ -10,7 +10,7 @@ import pytest
 from tests.faults.recompute import plain_engine
 from tests.migration.dump import Database, content, run
 from tests.migration.going_on import differences, go_on, visited
-from tests.migration.starts import COMMIT, Starts
+from tests.migration.killed.starts import COMMIT, Starts
 from tests.servers.process import until
 
 KILLS_MAX = 200

@@ -22,7 +22,7 @@ from tests.faults.cluster import LAUNCH
 from tests.faults.storm.databases import file_not_locked
 from tests.migration import dump, going_on
 from tests.migration.dump import Database, content
-from tests.migration.starts import start
+from tests.migration.killed.starts import start
 from tests.migration.topic import DATA, FILE
 from tests.servers.process import until
 from waxwing.errors import TransientError, TryLater

@@ -1,4 +1,4 @@
-"""Kill a start at every step of every migration that is kept, by hand: `python -m tests.migration.every --databases sqlite`.
+"""Kill a start at every step of every migration that is kept: `python -m tests.migration.killed.every --databases sqlite`.
 
 Of each dump and each of its statements, the start is killed before it (on MariaDB also while it is run); then the flows go on,
 and what they make is held against a recount.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.migration import dump
 from tests.migration.going_on import differences, go_on
-from tests.migration.starts import Starts
+from tests.migration.killed.starts import Starts
 from tests.servers import MariaDB, PostgreSQL, SQLServer
 from tests.servers.sqlserver import kept_connections
 
@@ -23,7 +23,7 @@ KEPT_ALONE = "mariadb"  # where each statement is one transaction, and has a sta
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.migration.every", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.migration.killed.every", description=__doc__)
     parser.add_argument("--databases", nargs="*", default=["sqlite", *SERVERS])
     parser.add_argument("--releases", nargs="*", default=dump.RELEASES)
     parser.add_argument("--totals", nargs="*", default=dump.OF_FORMS)
