@@ -1,8 +1,8 @@
 """A flow's start, as far as it touches tables; and starts that are killed on the way, by kill -9.
 
 `python -m tests.migration.killed.starts` reads one a line (JSON: the URL, a number, whether "sent") and lets a process of its own
-make it, which ends itself right before the statement of that number, of those that change something; or when that one has been sent,
-and nobody waits for its answer. COMMIT is one of them.
+make it, which ends itself right before the statement of that number, of those that change something; or when that one has been
+sent, and nobody waits for its answer. COMMIT is one of them.
 """
 
 from __future__ import annotations
