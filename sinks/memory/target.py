@@ -13,8 +13,9 @@ from typing_extensions import override
 from sinks.ledger import LedgerSession, LedgerTarget
 from sinks.memory.rows import ByName, InTable, KeptRows
 from waxwing.change import Change, DeadLetter
+from waxwing.ledger.contents import Contents
 from waxwing.ledger.store import Transaction
-from waxwing.ledger.whole import Contents, Whole, WholeStore
+from waxwing.ledger.whole import Whole, WholeStore
 from waxwing.settings import SinkSettings
 from waxwing.tables.modes import Append, Mode
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from sinks.ledger import RACES_MAX
+from sinks.ledger.target import RACES_MAX
 from waxwing.databases import address, database_for
 from waxwing.databases.ledger.errors import translated
 from waxwing.databases.ledger.store import SqlStore

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from sinks.ledger import demand_stopped
+from sinks.ledger.target import demand_stopped
 from sinks.sql.place import SqlPlace
 from sinks.sql.target import check_names
 from sinks.windows.held import held_by_buckets

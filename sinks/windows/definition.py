@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sinks.ledger import LedgerTarget, begin_anew
+from sinks.ledger.target import LedgerTarget, begin_anew
 from waxwing.ledger.windows import Defined
 from waxwing.operators.windows import Windows
 

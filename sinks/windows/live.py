@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from sinks.ledger import Form, LedgerTarget
+from sinks.ledger.target import Form, LedgerTarget
 from sinks.windows.admission import say_left_out
 from sinks.windows.definition import check_definition
 from sinks.windows.live_places import LivePlaces, with_starts

@@ -23,7 +23,7 @@ from sources import read
 from sources.memory import MemorySource, Message
 from tests.docs.test_own_flow import ROOT, files_of
 from waxwing.errors import TransientError
-from waxwing.ledger.whole import Contents
+from waxwing.ledger.contents import Contents
 from waxwing.ledger.whole_file import WholeFile
 from waxwing.operators import parse
 from waxwing.operators.windows import Count, Tumbling, Windows

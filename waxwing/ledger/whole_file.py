@@ -18,9 +18,10 @@ from typing_extensions import override
 from waxwing.batch import Stream
 from waxwing.change import DeadLetter, Position
 from waxwing.errors import ConfigError, DataError, TransientError
+from waxwing.ledger.contents import Contents, Letter, Letters, OwnerRow
 from waxwing.ledger.members import Member
 from waxwing.ledger.store import Step, Stored
-from waxwing.ledger.whole import Contents, Letter, Letters, OwnerRow, Whole
+from waxwing.ledger.whole import Whole
 from waxwing.ledger.windows import Defined, dump_streams, load_streams
 
 FORMAT = 1
