@@ -78,22 +78,32 @@ class Into(NamedTuple):
 
 
 class Messages(Protocol):
-    """The messages of a batch, one list a field; a source may fill each list when first asked.
+    """The messages of a batch, one list a field: entry n of each belongs to message n. A source may fill a list when first asked.
 
     It pickles: batches cross processes.
     """
 
     def __len__(self) -> int: ...
     @property
-    def offsets(self) -> Sequence[int]: ...
+    def offsets(self) -> Sequence[int]:
+        """Their numbers, rising."""
+
     @property
-    def keys(self) -> Sequence[bytes | None]: ...
+    def keys(self) -> Sequence[bytes | None]:
+        """Their keys; None: it has none."""
+
     @property
-    def values(self) -> Sequence[bytes | None]: ...
+    def values(self) -> Sequence[bytes | None]:
+        """What `parse` reads; None: a tombstone."""
+
     @property
-    def timestamps_ms(self) -> Sequence[int]: ...
+    def timestamps_ms(self) -> Sequence[int]:
+        """Milliseconds since 1970; -1: nobody knows."""
+
     @property
-    def headers(self) -> Sequence[Headers]: ...
+    def headers(self) -> Sequence[Headers]:
+        """Further pairs of a name and a value, a sequence for each message."""
+
     def part(self, first: int, end: int) -> Messages:
         """The messages numbered first <= n < end, as a Messages of their own."""
 

@@ -150,13 +150,8 @@ class KafkaSource(LaneSource):
 
 def options_of(settings: KafkaSettings) -> Options:
     """What any source is told, as Kafka's settings say it."""
-    return Options(
-        lanes=settings.lanes,
-        start=settings.start,
-        start_given="start" in settings.model_fields_set,
-        begin=settings.begin,
-        until=settings.until,
-        on_data_loss=settings.on_data_loss,
+    return Options.of(
+        settings,
         on_unknown=settings.on_unknown_topic,
         batch_records_max=settings.batch_records_max,
         refresh_interval_s=settings.partition_refresh_interval_s,

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from sources.kit.described import HINT, demand_token
-from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Options, Place, Run
+from sources.kit.options import Options
+from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Place, Run
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, TargetError, TransientError

@@ -15,10 +15,11 @@ from typing_extensions import override
 from sources.kit.by_stream import OneByOne
 from sources.kit.described import described
 from sources.kit.lane import Lane
+from sources.kit.options import Options
 from sources.kit.starting.feeds import Durable, Feeds
 from sources.kit.state import Kept, LaneState
 from sources.kit.watch import Watch
-from sources.kit.words import Alert, Begin, LaneReader, Log, NotThere, Options, Place, Raw, Run
+from sources.kit.words import Alert, Begin, LaneReader, Log, NotThere, Place, Raw, Run
 from waxwing import runtime
 from waxwing.batch import Stream, lane_name
 from waxwing.errors import ConfigError, DataLoss
@@ -59,6 +60,7 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
     lost_aside: str = ""
     asks_places: ClassVar[bool] = False  # is `lost_at` more than what `describe` tells?
     flow_by: str = ""
+    _made = False
 
     def __init__(
         self,
@@ -70,6 +72,14 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
     ) -> None:
         if bool(names) == bool(pattern):
             raise ConfigError(f"{type(self).__name__} needs names, or a pattern of them.", hint="Give it either.")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{type(self).__name__}: the pattern {pattern!r} is no regular expression: {error}.",
+                hint=r"A name fits it from end to end: r'.+\.csv', where a shell would have *.csv.",
+            ) from None
+        self._made = True
         self.names, self.pattern, self.options, self._flow = names, pattern, options or Options(), flow
         self._targets = Feeds(feeds)
         self._shared: tuple[Watch, Durable] | None = None
@@ -104,7 +114,8 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
         Raises:
             ConfigError: the source knows no times.
         """
-        raise ConfigError(f"START: {self.called} knows no times.", hint="Take START=earliest or latest.")
+        latest = "" if any(log.end is None for log in logs.values()) else " or latest"
+        raise ConfigError(f"START: {self.called} knows no times.", hint=f"Take START=earliest{latest}.")
 
     def lost_at(self, place: Place) -> DataLoss | None:  # noqa: ARG002 - for those that are asked where they read
         """Why this place can't be read from, where `describe` does not tell that."""
@@ -134,14 +145,22 @@ class LaneSource(FixedPartitionedSource[Raw, Kept | None], ABC):
 
     def feed(self, graph: object, target: Target) -> None:
         """A sink of this graph stands behind it."""
+        self._demand_made()
         self._targets.add(graph, target)
 
     @property
     def _feeds(self) -> Sequence[Target]:
         return self._targets.targets
 
+    def _demand_made(self) -> None:
+        if not self._made:
+            name = type(self).__name__
+            hint = 'It says what is read: super().__init__("name"), or super().__init__(pattern="...").'
+            raise ConfigError(f"{name}.__init__ does not call super().__init__.", hint=hint)
+
     @override
     def list_parts(self) -> list[str]:
+        self._demand_made()
         for feed in self._feeds:
             for name in self.names:
                 feed.expect(name)

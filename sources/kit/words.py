@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from waxwing.batch import TOKEN_BYTES_MAX, Batch, Columns, Headers, Messages, Stream
-from waxwing.errors import ConfigError, TargetError
+from waxwing.errors import TargetError
 
 Raw = Batch[bytes | None]
 
@@ -105,14 +105,27 @@ def numbered(
         whole: as in Run.
     """
     size = len(values)
-    columns = Columns(
-        range(first, first + size),
+    offsets = range(first, first + size)
+    return Run(messages(offsets, values, keys=keys, timestamps_ms=timestamps_ms, headers=headers), first + size, token, whole)
+
+
+def messages(
+    offsets: Sequence[int],
+    values: Sequence[bytes | None],
+    *,
+    keys: Sequence[bytes | None] | None = None,
+    timestamps_ms: Sequence[int] | None = None,
+    headers: Sequence[Headers] | None = None,
+) -> Messages:
+    """Messages for a `Run`, with numbers of their own: rising, with holes where you like. The rest as in `numbered`."""
+    size = len(offsets)
+    return Columns(
+        offsets,
         [None] * size if keys is None else keys,
         values,
         [-1] * size if timestamps_ms is None else timestamps_ms,
         [()] * size if headers is None else headers,
     )
-    return Run(columns, first + size, token, whole)
 
 
 class Fetched(NamedTuple):
@@ -153,43 +166,6 @@ class LaneReader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connection."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What any source is told.
-
-    Attributes:
-        lanes: parallel readers; each stream has one.
-        start: where a stream begins that nobody holds: earliest, latest, or an ISO time with its zone.
-        start_given: somebody has set `start`.
-        begin: `anew`: begin even where another flow or step filled the table, as the setting BEGIN.
-        until: `end`: stop at the ends that the logs had at the start; empty: read for ever.
-        on_data_loss: what to do when a log does not hold the stored position.
-        on_unknown: what to do while a source is not there.
-        batch_records_max: records in a batch at most.
-        refresh_interval_s: how often the source is asked for new streams.
-        poll_interval_s: how long after `read` has ended it is called again.
-        away_max_s: how long to wait for a source that does not answer.
-        end_marks: say at the end of a bounded run that nothing more comes, so that windows close.
-    """
-
-    lanes: int = 4
-    start: str = "earliest"
-    start_given: bool = False
-    begin: Literal["", "anew"] = ""
-    until: Literal["", "end"] = ""
-    on_data_loss: Literal["fail", "continue"] = "fail"
-    on_unknown: Literal["wait", "fail"] = "wait"
-    batch_records_max: int = 5_000
-    refresh_interval_s: float = 1.0
-    poll_interval_s: float = 1.0
-    away_max_s: float = 300.0
-    end_marks: bool = True
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.lanes <= 512:
-            raise ConfigError(f"A source of {self.lanes} lanes.", hint="Take 1 to 512: a few for each process to come.")
 
 
 EMPTY = Columns((), (), (), (), ())

@@ -22,7 +22,7 @@ PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
         "DatabaseSettings", "Group", "KafkaSettings", "LaneSettings", "MySQLSettings", "SQLServerSettings", "Settings",
-        "SinkSettings", "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
+        "SinkSettings", "SourceSettings", "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
     "waxwing.configuration": ["load"],
     "waxwing.operators": [
@@ -37,8 +37,8 @@ PUBLIC = {
     "sources": ["read"],
     "sources.kafka": ["KafkaSource"],
     "sources.kit": [
-        "Alert", "Begin", "Fetched", "LaneReader", "LaneSource", "Log", "NotThere", "Options", "Place", "Run", "Source",
-        "numbered",
+        "Alert", "Begin", "Fetched", "LaneReader", "LaneSource", "Log", "Messages", "NotThere", "Options", "Place", "Run",
+        "Source", "messages", "numbered",
     ],
     "sinks": [
         "Append", "Into", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",

@@ -24,7 +24,7 @@ from waxwing import operators as ww
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataError, WaxwingError
 from waxwing.operators.windows import Count, Tumbling, Windows
-from waxwing.settings import SqlSettings
+from waxwing.settings import SourceSettings, SqlSettings
 from waxwing.target import Target
 
 ROWS = [b'{"n":%d}' % n for n in range(5)]
@@ -203,3 +203,55 @@ def test_two_sources_that_give_one_id_to_one_step_are_told_at_once(tmp_path: Pat
 
     with pytest.raises(DataError, match="by the id '1', which"):
         waxwing.run(flow)
+
+
+# -- what it is told, and how it is made ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"until": "ende"}, "until is 'ende'"),
+        ({"begin": "new"}, "begin is 'new'"),
+        ({"on_data_loss": "go on"}, "on_data_loss is 'go on'"),
+        ({"on_unknown": ""}, "on_unknown is ''"),
+        ({"start": "2026-01-31"}, "start is '2026-01-31'"),
+        ({"start": None}, "start is None"),
+        ({"poll_interval_s": -1}, "poll_interval_s is -1"),
+        ({"away_max_s": "300"}, "away_max_s is '300'"),
+        ({"batch_records_max": 0}, "batch_records_max is 0"),
+    ],
+)
+def test_options_that_can_t_be_are_told(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        Options(**wrong)
+    assert caught.value.hint
+
+
+def test_options_come_from_settings_and_know_whether_start_was_given() -> None:
+    given = SourceSettings.model_validate({"start": "latest", "until": "end", "lanes": 2, "on_data_loss": "continue"})
+    made = Options.of(given, poll_interval_s=0.1)
+    assert (made.start, made.start_given, made.until, made.lanes) == ("latest", True, "end", 2)
+    assert (made.on_data_loss, made.begin, made.poll_interval_s) == ("continue", "", 0.1)
+    assert Options.of(SourceSettings()) == Options()
+
+
+def test_a_pattern_that_is_no_regular_expression_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"the pattern '\*\.csv' is no regular expression") as caught:
+        MemorySource(sources={"a.csv": {}}, pattern="*.csv")
+    assert r".+\.csv" in caught.value.hint
+
+
+def test_a_source_that_is_not_made_by_its_base_says_what_to_call() -> None:
+    class Bare(Own):
+        def __init__(self) -> None:
+            """Calls nothing."""
+
+    refused(ConfigError, Bare(), MemoryTarget(), "Bare.__init__ does not call super().__init__.")
+
+
+@pytest.mark.parametrize(("end", "advice"), [(None, "START=earliest."), (5, "START=earliest or latest.")])
+def test_what_knows_no_times_advises_what_it_can(end: int | None, advice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(Own(one(end=end), start="2026-01-31T00:00:00Z"), MemoryTarget())
+    assert caught.value.hint == f"Take {advice}"

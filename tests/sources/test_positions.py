@@ -100,3 +100,19 @@ def test_many_partitions_are_summed_up_and_a_start_beside_stored_positions_is_na
         )
     ]
     assert said(capsys, {ONE: few[ONE]}, "latest", anew=True) == ["Flow flow, step a: t[0] begins anew at 0."]
+
+
+def test_many_sources_are_summed_up_by_the_first_and_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+    starts = {Stream("flow", f"f{n:02}.csv", str(n), 0): StartAt(0, steps=(StepAt("a", 0, True),)) for n in range(25)}
+    assert said(capsys, starts, "") == ["Flow flow, step a: 25 of 25 partitions of f00.csv and 24 others begin anew at 0."]
+    assert said(capsys, dict(list(starts.items())[:9]), "")[0].endswith(
+        "9 of 9 partitions of f00.csv and 8 others begin anew at 0."
+    )
+
+
+def test_what_began_at_start_s_place_goes_on_there_at_the_next_start_though_nothing_came() -> None:
+    target = Holding("a")
+    for held, anew in ([], True), ([Position(ONE, 4, 4)], False):
+        target.held = held
+        opened = open_feeds([target], {ONE: 0}, lambda: {ONE: 4}, None)
+        assert opened[ONE].steps == (StepAt("a", 4, anew),)

@@ -137,6 +137,8 @@ def _show(settings: PositionsSettings, flow: str, place: SqlSteps, steps: Mappin
         stream = position.stream
         end = ends.get((stream.source, stream.partition))
         lag = "" if end is None else _grouped(end - position.offset_next)
+        if end is None and position.offset_end is not None:  # where a bounded run ends: the log may be longer by now
+            lag = f"{_grouped(max(0, position.offset_end - position.offset_next))} to UNTIL=end"
         rows.append((step, stream.source, str(stream.partition), _grouped(position.offset_next), lag))
     _print(f"flow {flow}: the next offset of each partition", ("step", "source", "partition", "next offset", "behind by"), rows)
     if letters:

@@ -33,7 +33,49 @@ class LaneSettings(Group):
     )
 
 
-class KafkaSettings(LaneSettings):
+def start_of(text: str) -> str:
+    """START as it was given.
+
+    Raises:
+        ValueError: it is neither earliest, latest, nor a time with its zone.
+    """
+    if text not in ("earliest", "latest"):
+        try:
+            zoned = datetime.fromisoformat(text).tzinfo is not None
+        except ValueError:
+            zoned = False
+        if not zoned:
+            raise ValueError("must be earliest, latest, or a time with its zone such as 2026-01-31T00:00:00Z")
+    return text
+
+
+class SourceSettings(LaneSettings):
+    """What any source is told."""
+
+    start: str = Field(
+        default="earliest",
+        examples=["2026-01-31T00:00:00Z"],
+        description="Where to begin where no position is stored: earliest, latest, or an ISO time with its zone.",
+    )
+    begin: Literal["", "anew"] = Field(
+        default="",
+        description="`anew`: a step without positions begins by START even where a flow or step of another name filled its table "
+        "from this source, which is refused otherwise: rows are doubled or written over. No effect on steps that have positions, "
+        "so a restart goes on.",
+    )
+    until: Literal["", "end"] = Field(
+        default="", description="`end`: stop where the log ended at the start. Empty: run for ever."
+    )
+    on_data_loss: Literal["fail", "continue"] = Field(
+        default="fail",
+        description="What to do when the log no longer (or not yet) holds the stored position, or what is read was made anew "
+        "under its name.",
+    )
+
+    _start_of = field_validator("start")(start_of)
+
+
+class KafkaSettings(SourceSettings):
     """Where records come from."""
 
     # Brokers are no such address: several topics of one cluster are told apart by their names.
@@ -55,24 +97,6 @@ class KafkaSettings(LaneSettings):
         examples=["orders\\..*"],
         description="Instead of SOURCE_TOPIC: a regular expression that the names of the topics to read fit from end to end. "
         "Topics that come later are read from their log's start.",
-    )
-    start: str = Field(
-        default="earliest",
-        examples=["2026-01-31T00:00:00Z"],
-        description="Where to begin where no position is stored: earliest, latest, or an ISO time with its zone.",
-    )
-    begin: Literal["", "anew"] = Field(
-        default="",
-        description="`anew`: a step without positions begins by START even where a flow or step of another name filled its table "
-        "from this topic, which is refused otherwise: rows are doubled or written over. No effect on steps that have positions, "
-        "so a restart goes on.",
-    )
-    until: Literal["", "end"] = Field(
-        default="", description="`end`: stop at the offsets that were the log's end at the start. Empty: run for ever."
-    )
-    on_data_loss: Literal["fail", "continue"] = Field(
-        default="fail",
-        description="What to do when the log no longer (or not yet) holds the stored position, or the topic was re-created.",
     )
     on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
     batch_records_max: int = Field(
@@ -128,18 +152,6 @@ class KafkaSettings(LaneSettings):
             re.compile(text)
         except re.error as error:
             raise ValueError(f"must be a regular expression: {error}") from None
-        return text
-
-    @field_validator("start")
-    @classmethod
-    def _start(cls, text: str) -> str:
-        if text not in ("earliest", "latest"):
-            try:
-                zoned = datetime.fromisoformat(text).tzinfo is not None
-            except ValueError:
-                zoned = False
-            if not zoned:
-                raise ValueError("must be earliest, latest, or a time with its zone such as 2026-01-31T00:00:00Z")
         return text
 
 

@@ -157,11 +157,12 @@ def open_feeds(
         if not positions:
             answers(target, partial(_refuse_doubles, target, log_starts, anew=anew))
     known = {stream for positions in held for stream in positions}
+    stood = {(target.step, stream) for target, positions in zip(feeds, held, strict=True) for stream in positions}
     policy = log_starts if known else resolve()
     began_with = _unfinished_ends(held)
     out: dict[Stream, list[tuple[str, Position]]] = {stream: [] for stream in log_starts}
     for number, target in enumerate(feeds):
-        starts = []
+        begins = []
         for stream, log_start in log_starts.items():
             of_stream = [position for positions in held for position in positions.get(stream, ())]
             first = max(min(one.offset_start for one in of_stream), log_start) if of_stream else policy[stream]
@@ -174,8 +175,8 @@ def open_feeds(
                 end = began_with.get(stream, None if ends[stream] is None else first)
             else:
                 end = ends[stream]
-            starts.append(Start(stream, first, end, token))
-        stored = answers(target, partial(target.begin, starts))
+            begins.append(Start(stream, first, end, token))
+        stored = answers(target, partial(target.begin, begins))
         if lacking := {one.stream.source for one in stored if one.stream in not_kept and one.token is None}:
             raise ConfigError(
                 f"{target.name} keeps no tokens, and the log of {', '.join(sorted(lacking))} is not kept: it could "
@@ -189,8 +190,17 @@ def open_feeds(
             if position.stream in out:
                 out[position.stream].append((target.step, position))
     log_tokens = {stream: (log_start, token_of(stream, log_start)) for stream, log_start in log_starts.items()}
+    starts = {s: _start_at(found, None if s in not_kept else log_tokens[s]) for s, found in out.items() if found}
+    # One that has taken nothing in stood at START's place before, if not at the log's start: it goes on there. (At the log's
+    # start nothing tells it from one that another process of this very start has just stored.)
     return {
-        stream: _start_at(found, None if stream in not_kept else log_tokens[stream]) for stream, found in out.items() if found
+        stream: start._replace(
+            steps=tuple(
+                one._replace(anew=one.anew and not ((one.step, stream) in stood and one.offset > log_starts[stream]))
+                for one in start.steps
+            )
+        )
+        for stream, start in starts.items()
     }
 
 
@@ -295,7 +305,7 @@ def say_starts(flow: str, starts: Mapping[Stream, StartAt], start: str = "", *, 
             parts += [f"{stream} begins anew at {offset}" for stream, offset in begins.items()]
         else:
             parts = [
-                f"{len(found)} of {len(streams)} partitions of {next(iter(found)).source} {verb} at {_range(found.values())}"
+                f"{len(found)} of {len(streams)} partitions of {_names(found)} {verb} at {_range(found.values())}"
                 for found, verb in ((goes_on, "go on"), (begins, "begin anew"))
                 if found
             ]
@@ -309,6 +319,11 @@ def say_starts(flow: str, starts: Mapping[Stream, StartAt], start: str = "", *, 
             goes_on={str(stream): offset for stream, offset in goes_on.items()},
             begins_anew={str(stream): offset for stream, offset in begins.items()},
         )
+
+
+def _names(streams: Iterable[Stream]) -> str:
+    first, *others = dict.fromkeys(stream.source for stream in streams)
+    return f"{first} and {len(others)} {'others' if len(others) > 1 else 'other'}" if others else first
 
 
 def _range(offsets: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import bytewax.operators as op
 import psutil
 import pytest
+import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 from pydantic import SecretStr
@@ -321,10 +322,12 @@ def database(tmp_path: Path) -> str:
 
 
 def test_status_shows_positions_and_dead_letters_by_reason(database: str) -> None:
+    with sa.create_engine(database).begin() as connection:  # a bounded run that was ended before its end
+        connection.execute(sa.text("UPDATE waxwing_progress SET offset_end = 5 WHERE source_partition = 0"))
     done = waxwing("status", "orders", values={"DATABASE_URL": database})
     assert done.stdout.splitlines() == [
         "step\tsource\tpartition\tnext offset\tbehind by",
-        "orders\tmemory\t0\t2\t",
+        "orders\tmemory\t0\t2\t3 to UNTIL=end",
         "orders\tmemory\t1\t2001\t",
         "step\tstage\tnumber\treason",
         "orders\tparse\t2\tempty value",
