@@ -15,7 +15,7 @@ from sinks.windows.live import LiveTarget
 from sinks.windows.target import WindowTarget
 from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Stream
-from waxwing.errors import ConfigError
+from waxwing.errors import ConfigError, OffsetGap
 from waxwing.operators.declared import record_type
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Lane, Mark, Piece
@@ -55,16 +55,22 @@ class Lanes:
     def __init__(self, target: WindowTarget, step_id: str) -> None:
         self._target, self._step_id = target, step_id
         self._names = WindowSink.names(target)
-        self._lanes: dict[Stream, Lane] = {}
+        self._lanes: dict[Stream, tuple[Lane, int]] = {}
 
     def __call__(self, batch: Batch[Any]) -> list[tuple[str, Piece | Mark]]:
-        lane = self._lanes.get(batch.stream)
+        lane, begun = self._lanes.get(batch.stream, (None, 0))
         if lane is None or lane.offset != batch.offset_first:
+            times = self._target.times_begun[batch.stream]
+            if lane is not None and begun == times:  # not read anew: below is as wrong as above, and looks like a replay
+                raise OffsetGap(
+                    f"Windows: a batch of {batch.stream} begins at offset {batch.offset_first:,}, not at {lane.offset:,}.",
+                    hint="Batches must reach the windows in order, by one unbroken path from their source.",
+                )
             opening = self._target.opening(batch)
             if opening is None:
                 return []
             lane = Lane(self._target.windows, batch.stream, len(self._names), opening, self._step_id, _clock_us)
-            self._lanes[batch.stream] = lane
+            self._lanes[batch.stream] = lane, times
         if batch.mark:
             mark = lane.mark_of(batch, _clock_us())
             return [] if mark is None else [(name, mark) for name in self._names]

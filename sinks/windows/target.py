@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class WindowTarget(InFront):
         self.rows_of = rows_of
         target.form = "closed"
         self._begun_here: set[str] = set()  # by the source's name
+        self.times_begun: Counter[Stream] = Counter()  # so often a source has begun to read it into this object
         self._openings: Mapping[Stream, Opening] | None = None
 
     @property
@@ -93,6 +95,7 @@ class WindowTarget(InFront):
     @override
     def begin(self, starts: Sequence[Start]) -> Sequence[Position]:
         self._begun_here |= sources_of(starts)
+        self.times_begun.update(start.stream for start in starts)
 
         def begin(transaction: Transaction) -> list[Position]:
             self.target.beginning(transaction, starts)
