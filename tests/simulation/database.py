@@ -45,6 +45,7 @@ class Owner:
     token: str
     heartbeat_ms: int
     member: Member
+    place: str
 
 
 @dataclass(eq=False)
@@ -81,6 +82,7 @@ class Database:
         self.progress: dict[Key, Stored] = {}
         self.owners: dict[tuple[str, int], Owner] = {}
         self.letters: dict[Key, dict[tuple[int, int], DeadLetter]] = {}
+        self.tables: set[str] = set()  # that were made
         self.judges: dict[str, Judge] = {}
         self.states: dict[Key, bytes] = {}
         self.windows: dict[str, Defined] = {}

@@ -15,8 +15,11 @@ from typing_extensions import override
 from sources.kit.starting.positions import StartAt
 from sources.kit.words import Raw, Run
 from tests.simulation.source import LaneReader, messages
-from tests.simulation.truth import Log, Record
+from tests.simulation.truth import Log, Record, Row
 from waxwing.change import Position
+
+# Records are numbered below this, and make so many rows at most.
+NUMBERS_MAX, ROWS_MAX = 200, 3
 
 
 class Piece(NamedTuple):
@@ -33,6 +36,8 @@ class Piece(NamedTuple):
 class PolledLog(Log):
     """A table. `first`, `end` and `end_max` are places, each of which has a token; records come about as it is read."""
 
+    # Rows that the database refuses, by their numbers, whatever the reading.
+    refused: frozenset[Row] = frozenset()
     # By the number of the process that reads.
     readings: dict[int, list[Piece]] = field(default_factory=dict)
     taken: dict[str, list[Record]] = field(default_factory=dict)
@@ -70,10 +75,11 @@ class PolledLog(Log):
         return ""
 
 
-def polled(log: Log) -> PolledLog:
+def polled(log: Log, chance: random.Random) -> PolledLog:
     """A table with as many places."""
+    refused = frozenset((n, row) for n in range(NUMBERS_MAX) for row in range(ROWS_MAX) if chance.random() < 0.1)
     tokens = frozenset(range(log.first, log.end_max + 1))
-    return PolledLog(log.stream, [], log.first, log.end, log.end_max, tokens)
+    return PolledLog(log.stream, [], log.first, log.end, log.end_max, tokens, refused=refused)
 
 
 class Poll(LaneReader):
@@ -85,16 +91,22 @@ class Poll(LaneReader):
         super().__init__(log, lane, start, chance)
         assert start.token_offset is not None
         self._number = start.token_offset
+        self._refused = log.refused
         self._pieces = log.readings.setdefault(process, [])
 
     @override
     def read(self, offsets: int) -> list[Raw]:
         chance, end = self._chance, min(self._place + offsets, self.log.end)
         numbers = range(self._number, self._number + chance.randint(0, 3))
-        found = [Record(number, chance.randint(1, 3), chance.random() < 0.1, frozenset()) for number in numbers]
+        found = [self._record(number) for number in numbers]
         self._pieces.append(Piece(self._place, numbers.start, end, numbers.stop, found))
         self._place, self._number = end, numbers.stop
         return self._stream.take(Run(messages(list(numbers)), numbers.stop, self.log.token(end), whole=True))
+
+    def _record(self, number: int) -> Record:
+        rows, rejected = self._chance.randint(1, ROWS_MAX), self._chance.random() < 0.1
+        bad = frozenset(row for row in range(rows) if (number, row) in self._refused)
+        return Record(number, rows, rejected, bad)
 
     @override
     def records(self, batch: Raw) -> list[Record]:

@@ -21,11 +21,14 @@ from waxwing.ledger.members import Member
 from waxwing.ledger.ownership import POLL_S
 
 if TYPE_CHECKING:
+    from sources.kit.words import Raw
     from tests.simulation.world import World
 
 OPEN_TRIES_MAX = 5
 # Of the faults that happen once a process has opened its source.
 OPENING_FAULTS = 0.4
+# So often a partition that waits at its log's end is said to be idle, where windows want to hear of it.
+IDLE_SHARE = 0.2
 
 
 class ModelHeart:
@@ -64,6 +67,7 @@ class Process:
         self.open_due_s = 0.0
         self.readers: list[LaneReader] = []
         self.lanes = lanes
+        self.writers: list[SteppedWriter] = []
         self.steps = {step: fed_of(self, step) for step in world.steps}
         together: dict[str, Any] = {}
         for step, fed in self.steps.items():
@@ -126,11 +130,6 @@ class Process:
     # -- its own doing ---------------------------------------------------------------------------
 
     @property
-    def writers(self) -> list[SteppedWriter]:
-        """Of all steps."""
-        return [writer for fed in self.steps.values() for writer in fed.writers]
-
-    @property
     def ready(self) -> list[Callable[[], None]]:
         """What it could do next."""
         if self.dead or self.frozen:
@@ -147,12 +146,26 @@ class Process:
         ]
         if not self.working and self._has_work() and not any(writer.blocks for writer in self.writers):
             out.append(lambda: self._guarded(self._work))
+        if not self.working and self.has_mail and not any(writer.blocks for writer in self.writers):
+            out.append(lambda: self._guarded(self._receive))
         return out
+
+    @property
+    def has_mail(self) -> bool:
+        """Has a peer sent anything that was not taken in?"""
+        return any(fed.has_mail for fed in self.steps.values())
+
+    def _receive(self) -> None:
+        self.working = True
+        try:
+            self.world.chance.choice([fed for fed in self.steps.values() if fed.has_mail]).receive()
+        finally:
+            self.working = False
 
     def _has_work(self) -> bool:
         if not self.opened:
             return self.open_due_s <= self.world.clock_s
-        return any(reader.behind for reader in self.readers) or any(writer.holds for writer in self.writers)
+        return any(map(self._says, self.readers)) or any(writer.holds for writer in self.writers)
 
     @property
     def due_s(self) -> float:
@@ -179,7 +192,7 @@ class Process:
             return
         self.world.say(f"{self} ends: {type(error).__name__}: {error}")
         allowed = isinstance(error, (Fenced, TransientError))
-        allowed |= isinstance(error, OffsetGap) and self.miswired
+        allowed |= isinstance(error, OffsetGap) and any(peer.miswired for peer in self.peers)
         allowed |= isinstance(error, Straddles) and not error.known
         if not allowed:
             self.world.violated(f"{self} stopped: {type(error).__name__}: {error}")
@@ -257,11 +270,27 @@ class Process:
         """Is the sink partition of this lane here?"""
         return self.world.one_writer or name in {lane_name(lane) for lane in self._mine}
 
+    def _says(self, reader: LaneReader) -> bool:
+        return reader.behind or (self.world.shape.ends and reader.is_over)
+
+    def _mark(self, batch: Raw) -> None:
+        for step, fed in self.steps.items():
+            self.point(
+                f"say to {step} that {batch.stream} is at its {batch.mark or 'rest'} at {batch.offset_next}", may_lose=False
+            )
+            fed.put(batch)
+
     def _read(self) -> None:
-        readers = [reader for reader in self.readers if reader.behind]
+        readers = [reader for reader in self.readers if self._says(reader)]
+        quiet = [reader for reader in self.readers if not reader.behind] if self.world.shape.idles else []
+        if quiet and self.world.chance.random() < IDLE_SHARE:
+            self._mark(self.world.chance.choice(quiet).idle())
         if not readers:
             return
         reader = self.world.chance.choice(readers)
+        if not reader.behind:
+            self._mark(reader.ended())
+            return
         for read in reader.read(self.world.chance.randint(1, 6)):
             named = "" if read.token is None else f", {read.token!r}"
             for step, fed in self.steps.items():

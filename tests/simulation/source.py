@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sources.kit.starting.positions import StartAt
@@ -15,6 +16,9 @@ from sources.kit.words import OpenPart, Raw, Run
 from tests.simulation.truth import Log, Record
 from waxwing.batch import Batch, Columns, Reject, Stream
 from waxwing.errors import StopError
+
+# Longer than any windows wait.
+IDLE_S = 1_000.0
 
 
 class Straddles(StopError):
@@ -78,7 +82,7 @@ class LaneReader:
         if start.token is not None and start.token_offset is not None:
             self._place = log.place(start.token)
             self.shift = start.token_offset - self._place
-        self._again = False
+        self._again = self._said = False
 
     @property
     def behind(self) -> bool:
@@ -96,6 +100,20 @@ class LaneReader:
         self._place, self._again = end, token is not None and not self._again and self._chance.random() < 0.3
         offsets_read = [record.offset + self.shift for record in self.log.between(first, end)]
         return self._stream.take(Run(messages(offsets_read), end + self.shift, token))
+
+    @property
+    def is_over(self) -> bool:
+        """Has the log come to its end, which was not said yet?"""
+        return not self._said and self._place >= self.log.end == self.log.end_max
+
+    def ended(self) -> Raw:
+        """Says that nothing more comes."""
+        self._said = True
+        return self._stream.ended()
+
+    def idle(self) -> Raw:
+        """Says that nothing came for long."""
+        return replace(self._stream.rests(), idle_s=IDLE_S)
 
     def records(self, batch: Raw) -> list[Record]:
         """What the messages of a batch are, as the log has them."""

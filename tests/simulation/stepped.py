@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # One reading hands over so many records to a writer at most.
 HANDED_OVER_MAX = 12
+# And, in pieces of windows.
+PIECES_WEIGH_MAX = 2_000
 
 
 class Wake(threading.Condition):
@@ -61,8 +63,10 @@ class Joined(threading.Thread):
 class SteppedWriter(Writer):
     """The shipped writer, its thread's steps taken one by one."""
 
-    def __init__(self, process: Process, target: Target, part: str, admission: Admits | None = None) -> None:
-        self.process = process
+    def __init__(
+        self, process: Process, target: Target, part: str, admission: Admits | None = None, weigh_max: int = HANDED_OVER_MAX
+    ) -> None:
+        self.process, self._weigh_max = process, HANDED_OVER_MAX if admission is None else PIECES_WEIGH_MAX
         self.busy = self.ended = False
         self.due_s = 0.0
         super().__init__(target, part, process.world.now_s, admission or process.world.parts.admission(target.settings))
@@ -96,7 +100,7 @@ class SteppedWriter(Writer):
     @property
     def blocks(self) -> bool:
         """Might handing over wait for a step that is under way?"""
-        return self.busy and self._waiting + HANDED_OVER_MAX > self._settings.queue_records_max
+        return self.busy and self._waiting + self._weigh_max > self._settings.queue_records_max
 
     @property
     def holds(self) -> bool:

@@ -108,7 +108,7 @@ class ModelTransaction(OwnersTransaction):
 
     @override
     def remove(self, seen: Stored) -> None:
-        raise NotImplementedError("buckets are divided anew by hand")
+        raise NotImplementedError("buckets are not divided anew")
 
     # -- dead letters and state ----------------------------------------------------------------------
 
@@ -152,6 +152,8 @@ class ModelTransaction(OwnersTransaction):
     @override
     def defined(self, *, lock: bool = False) -> Defined | None:
         self.statement("windows")
+        if lock and self.step in self.database.windows:
+            self.database.lock(self.opened, (self.step, None))
         return self.opened.windows or self.database.windows.get(self.step)
 
     @override
@@ -177,7 +179,7 @@ class ModelTransaction(OwnersTransaction):
         now_ms = int(self.world.clock_s * 1000)
         found = {**self.database.owners, **self.opened.owners}
         return [
-            Record(generation, owner.token, owner.member, str(owner.member), owner.heartbeat_ms, now_ms - owner.heartbeat_ms)
+            Record(generation, owner.token, owner.member, owner.place, owner.heartbeat_ms, now_ms - owner.heartbeat_ms)
             for (step, generation), owner in found.items()
             if step == self.step and owner is not None
         ]
@@ -193,7 +195,7 @@ class ModelTransaction(OwnersTransaction):
         key = self.step, generation
         if {**self.database.owners, **self.opened.owners}.get(key) is not None or not self.database.claim(self.opened, key):
             raise Race(f"{key} is there already")
-        self.opened.owners[key] = Owner(token, int(self.world.clock_s * 1000), member)
+        self.opened.owners[key] = Owner(token, int(self.world.clock_s * 1000), member, str(member))
 
     def _owner(self, token: str, heartbeat_ms: int | None = None) -> tuple[tuple[str, int], Owner] | None:
         for record in self.records():
@@ -277,7 +279,8 @@ class ModelTransaction(OwnersTransaction):
             process.point(f"{self.step}: hanging commit", must_fail=True)
         if process.strikes("lost_in_commit"):
             raise Lost("connection lost in COMMIT: not committed")
-        self.world.say(f"{process}: {self.step} commits {_told(self.opened)}")
+        if self.world.trace is not None:
+            self.world.say(f"{process}: {self.step} commits {_told(self.opened)}")
         self.database.commit(self.opened)
         if process.strikes("lost_in_commit"):
             raise Lost("connection lost in COMMIT: committed")

@@ -74,7 +74,7 @@ class ModelTarget(LedgerTarget):
         return stored
 
     @override
-    def connect(self, part: str, token: str) -> ModelSession:
+    def connect(self, part: str, token: str) -> LedgerSession:
         return self.world.parts.session(self, token)
 
 

@@ -127,6 +127,8 @@ def bad_rows(step: str, record: Record, buried: Container[Row]) -> set[int]:
     """
     if record.rejected:
         return {0}
+    if step == "tables":  # which of the bad rows anybody met, its judge says
+        return {row for row in record.bad_rows if (record.offset, row) in buried}
     return set() if step == "sums" else {*record.bad_rows, *(row for row in record.needs if (record.offset, row) in buried)}
 
 

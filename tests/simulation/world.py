@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import sinks.windows.admission
+import sinks.windows.sink
 import sinks.writer.admission
 import sinks.writer.commits
+from sinks.windows.admission import WindowAdmission
+from sinks.windows.sink import Lanes
+from sinks.windows.target import WindowTarget
 from sinks.writer.admission import Admission
 from sinks.writer.commits import Commits
 from tests.simulation.database import Database, Violation
-from tests.simulation.polled import polled
+from tests.simulation.polled import PolledLog, polled
 from tests.simulation.process import Process
 from tests.simulation.steps import judge_of
 from tests.simulation.steps.rows import RowsSession
+from tests.simulation.steps.tables import Made, Op, TablesSession, draw_ops, rows_of_table
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.truth import BLOCK_RECORDS, STEPS, Log, draw_log, draw_tokens
+from tests.simulation.windows.step import LiveSession, WindowsSession, live_rows
+from tests.simulation.windows.truth import Event, Shape, draw_events, draw_shape
 from waxwing.ledger.ledger import Ledger
 from waxwing.ledger.owners import LedgerOwners
 from waxwing.ledger.ownership import Ownership
-from waxwing.settings import SinkSettings
+from waxwing.settings import SinkSettings, WindowSettings
+from waxwing.tables.rows import Rows
 
 # Faults a thousand statements, before the schedule's own weight: some schedules have much of one and nothing of another.
 FAULTS = {"crash": 6, "freeze": 12, "yield": 60, "lose": 25, "lost_in_commit": 60, "hang": 40, "swallow": 10, "miswire": 10}
@@ -33,7 +43,12 @@ LANES_MAX, PARTITIONS_MAX = 3, 4
 TOKENS_SHARE = 0.4
 # Of those whose source can't be read again the same way.
 POLLED_SHARE = 0.15
+# Of the others, from here on up to 1: those that write tables.
+TABLES_FROM = 0.5
+# And from here on those that fold windows.
+WINDOWS_FROM = 0.65
 NESTED_MAX = 3
+NO_WINDOWS = Shape(1, 1, 0, 0, 0, eager=False, idles=False, ends=False, buckets=1)
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,12 @@ class Parts:
     commits: type[Commits] = Commits
     admission: type[Admission] = Admission
     session: type[RowsSession] = RowsSession
+    tables: type[TablesSession] = TablesSession
+    windows: type[WindowsSession] = WindowsSession
+    live: type[LiveSession] = LiveSession
+    window_target: type[WindowTarget] = WindowTarget
+    window_admission: type[WindowAdmission] = WindowAdmission
+    lanes: type[Lanes] = Lanes
     database: type[Database] = Database
     store: type[ModelStore] = ModelStore
     transaction: type[ModelTransaction] = ModelTransaction
@@ -84,20 +105,35 @@ class World:
         # Batches that came in halves on two paths, by step and partition.
         self.torn: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._bad: set[tuple[int, tuple[int, int]]] = set()
+        # What rows do to tables, by partition and offset.
+        self.ops: dict[int, dict[int, list[Op]]] = {}
+        self._tables: dict[str, Made] = {}
+        # What rows are to windows, by partition and offset.
+        self.events: dict[int, dict[int, list[Event]]] = {}
+        self._events = 0
+        self._live_rows: Rows | None = None
         # Drawn apart: the others' schedules stay as they are.
         self._tokens = random.Random(f"tokens {seed}")
         roll = self._tokens.random()
         self._has_tokens, self.polled = roll < TOKENS_SHARE, 1 - roll < POLLED_SHARE
-        # What can't be read again the same way feeds one step.
-        self.steps = STEPS[: parts.steps_polled] if self.polled else STEPS
+        self._other = random.Random(f"steps {seed}")
+        self.steps = self._draw_steps()
+        self.folds = not {"windows", "live"}.isdisjoint(self.steps)
+        self.shape = draw_shape(self._other) if self.folds else NO_WINDOWS
+        self._windows_bad = self._other.random() < 0.3
+        self._snapshot_interval_s = self._other.choice((0.0, 0.05, 1.0))
         for _ in range(chance.randint(1, 3)):
             self._add_log()
+        self._logs_first = len(self.logs)
         self.faults = {fault: weight / 1_000 * chance.choice((0, 0.5, 1, 1, 3)) for fault, weight in FAULTS.items()}
         self.one_writer = chance.random() < 0.15
         self.blames = chance.choice(("all", "first", "none"))
         self.row_by_row = chance.random() < 0.5
         self.rows_max = chance.choice((1_000, 1_000, 4))
-        self.from_latest = chance.random() < 0.2
+        # (Windows that are not whole are left out: no schedule begins in the middle of a log.)
+        self.from_latest = chance.random() < 0.2 and not self.folds
+        if self.one_writer:
+            self.shape = replace(self.shape, buckets=1)
         self._settings: dict[str, Any] = {
             "flush_rows_max": chance.choice((1, 3, 1_000)),
             "flush_interval_s": chance.choice((0.0, 0.05, 0.5)),
@@ -111,6 +147,15 @@ class World:
         self.processes: list[Process] = []
         self.started = 0
 
+    def _draw_steps(self) -> tuple[str, ...]:
+        if self.polled:  # what can't be read again the same way feeds one step
+            return STEPS[: self.parts.steps_polled]
+        roll = self._other.random()
+        self._rows_alone = self._other.random() < 0.5
+        if roll < TABLES_FROM:
+            return STEPS
+        return ("orders", "tables") if roll < WINDOWS_FROM else self._other.choice((("windows",), ("windows", "live")))
+
     # -- what processes ask ----------------------------------------------------------------------
 
     def now_s(self) -> float:
@@ -120,9 +165,34 @@ class World:
         """The settings of a process."""
         return SinkSettings(**self._settings, lanes=lanes)
 
+    def window_settings(self, lanes: int) -> WindowSettings:
+        """Those with windows."""
+        return WindowSettings(**self._settings, lanes=lanes, window_snapshot_interval_s=self._snapshot_interval_s)
+
+    @property
+    def clock_decides(self) -> bool:
+        """Do windows close by anything but the records? Then it is not they alone that say what is in which row."""
+        return self.shape.idles or len(self.logs) > self._logs_first
+
+    def is_window_bad(self, time_s: int, key: int) -> bool:
+        """Does the database refuse the rows of this window and key?"""
+        return self._windows_bad and (time_s // 5 + key) % 5 == 0
+
+    def live_rows(self) -> Rows:
+        """Live windows' table as the shipped code knows it."""
+        if self._live_rows is None:
+            self._live_rows = live_rows(self.shape)
+        return self._live_rows
+
     def is_bad(self, partition: int, row: tuple[int, int]) -> bool:
         """Does the database refuse this row?"""
         return (partition, row) in self._bad
+
+    def table(self, name: str) -> Made:
+        """A table as the shipped code knows it."""
+        if name not in self._tables:
+            self._tables[name] = Made(name, rows_of_table(name, rows_alone=self._rows_alone))
+        return self._tables[name]
 
     def say(self, text: str) -> None:
         """A line of the trace."""
@@ -177,8 +247,9 @@ class World:
 
     def _check_starts(self) -> None:
         """All steps began in one place, and have the token of their end."""
-        for log in self.logs.values():
-            held = [self.database.progress[self.database.key(step, log.stream)].position for step in self.steps]
+        steps = [step for step in self.steps if step != "windows"]
+        for log in self.logs.values() if steps else ():
+            held = [self.database.progress[self.database.key(step, log.stream)].position for step in steps]
             for position in held if log.tokens else ():
                 if not log.ends(position) or (position.token_offset != position.offset_next and position.offset_start < log.end):
                     self.violated(f"{log.stream}: all of {log.end} is taken in, the token is {position.token!r}")
@@ -279,10 +350,17 @@ class World:
     def _add_log(self) -> None:
         number = len(self.logs)
         log = draw_log(self.chance, number)
-        self.logs[number] = log = polled(log) if self.polled else log
+        if self.folds:
+            log.first = 0
+            self.events[number] = draw_events(self._other, log, self._events)
+            self._events += sum(map(len, self.events[number].values()))
+        self.logs[number] = log = polled(log, self._other) if self.polled else log
+        self.ops[number] = draw_ops(self._other, log)
         if self._has_tokens:
             draw_tokens(self._tokens, log)
         self._bad |= {(number, (record.offset, row)) for record in log.records for row in record.bad_rows}
+        if isinstance(log, PolledLog):
+            self._bad |= {(number, row) for row in log.refused}
 
 
 class _Quiet:
@@ -304,12 +382,15 @@ def _shipped(world: World) -> Iterator[None]:
         (sinks.writer.commits, "random", world.chance),
         (sinks.writer.commits, "log", quiet),
         (sinks.writer.commits, "counters", quiet),
+        (sinks.windows.admission, "log", quiet),
+        (sinks.windows.admission, "counters", quiet),
+        (sinks.windows.sink, "_clock_us", lambda: round(world.clock_s * 1_000_000)),
         (sinks.writer.admission, "RATIO_BLOCK_RECORDS", BLOCK_RECORDS),
         *world.parts.replaced,
     ]
     with contextlib.ExitStack() as stack:
         for module, name, value in replaced:
-            stack.callback(setattr, module, name, getattr(module, name))
+            stack.callback(setattr, module, name, inspect.getattr_static(module, name))
             setattr(module, name, value)
         yield
 

@@ -31,7 +31,6 @@ class Fed(ABC):
     Attributes:
         model: the target over the model of a store.
         target: what sources and writers are given.
-        writers: those of this process.
     """
 
     target: Target
@@ -39,7 +38,6 @@ class Fed(ABC):
     def __init__(self, process: Process, step: str, model: ModelTarget) -> None:
         self.process, self.world, self.step, self.model = process, process.world, step, model
         self.target = model
-        self.writers: list[SteppedWriter] = []
         self.partitions: dict[str, TargetPartition] = {}
 
     @abstractmethod
@@ -54,9 +52,18 @@ class Fed(ABC):
     def batch(self, read: Raw, found: list[Record]) -> Batch[Any]:
         """What the steps before make of what was read."""
 
+    @property
+    def has_mail(self) -> bool:
+        """Has another process of the mesh sent it anything that was not taken in?"""
+        return False
+
+    def receive(self) -> None:
+        """Take in something of that."""
+        raise NotImplementedError(self.step)
+
     def add(self, name: str, writer: SteppedWriter) -> None:
         """A sink partition."""
-        self.writers.append(writer)
+        self.process.writers.append(writer)
         self.partitions[name] = TargetPartition(writer)
 
     def flush(self) -> None:
