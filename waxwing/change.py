@@ -40,7 +40,7 @@ class Position(NamedTuple):
 
     @property
     def place(self) -> tuple[int, bytes | None]:
-        """By this a commit of unknown outcome is known again. A compare-and-set compares the offset, and the owner."""
+        """By this a commit of unknown outcome is known again; a compare-and-set compares it, and the owner."""
         return self.offset_next, self.token
 
 
@@ -113,7 +113,7 @@ class DeadLetter(NamedTuple):
 class Change:
     """What one transaction takes in: batches in order, and per stream the move from `before` to `after`.
 
-    The compare-and-set of a stream is `before[stream].offset_next` -> `after[stream].offset_next`.
+    The compare-and-set of a stream is `before[stream].place` -> `after[stream].place`.
     """
 
     batches: list[Batch[Any]]

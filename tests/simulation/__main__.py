@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.planted import PLANTED
-from tests.simulation.world import SHIPPED, Parts, Told, play
+from tests.simulation.world import Told, play
 
 LINES_SHOWN = 60
 

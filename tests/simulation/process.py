@@ -12,8 +12,8 @@ from sources.kit.starting.positions import StartAt, open_feeds, prepare_feeds
 from tests.simulation.database import Crash, Lost, Violation
 from tests.simulation.polled import Poll, PolledLog
 from tests.simulation.source import LaneReader, Starts, Straddles, place_told
-from tests.simulation.stepped import SteppedWriter
 from tests.simulation.steps import fed_of
+from tests.simulation.steps.stepped import SteppedWriter
 from tests.simulation.truth import FLOW, Log
 from waxwing.batch import lane_name
 from waxwing.errors import Fenced, OffsetGap, TransientError

@@ -98,7 +98,7 @@ class ModelTransaction(OwnersTransaction):
 
     def stands(self, held: Stored, seen: Stored) -> bool:
         """Is the row as it was seen?"""
-        return (held.position.offset_next, *held[1:]) == (seen.position.offset_next, *seen[1:])
+        return held.place == seen.place
 
     @override
     def amend(self, stream: Stream, **values: Any) -> None:

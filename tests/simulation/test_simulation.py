@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.parts import SHIPPED
 from tests.simulation.planted import PLANTED
-from tests.simulation.world import SHIPPED, play
+from tests.simulation.world import play
 
 # Half a minute. After a change of the protocol: python -m tests.simulation --schedules 200000 --processes 8
 SCHEDULES = 108

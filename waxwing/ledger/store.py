@@ -32,6 +32,11 @@ class Stored(NamedTuple):
     generation: int = 0
     token: str = ""
 
+    @property
+    def place(self) -> tuple[int, bytes | None, int, str]:
+        """What a compare-and-set compares."""
+        return (*self.position.place, self.generation, self.token)
+
 
 class Race(Exception):
     """Another transaction made the same thing first."""
@@ -67,8 +72,8 @@ class Transaction(ABC):
 
     @abstractmethod
     def compare_and_set(self, seen: Stored, to: Stored) -> bool:
-        """Where the stream stands at the offset, and belongs to the owner, that were seen: move it, give it to the new owner, set
-        token and counters. Takes the lock. False: it stands elsewhere, or is another's."""
+        """Where the stream stands at the place (offset and token), and belongs to the owner, that were seen: move it, give it to
+        the new owner, set token and counters. Takes the lock. False: it stands elsewhere, or is another's."""
 
     @abstractmethod
     def remove(self, seen: Stored) -> None:

@@ -72,7 +72,7 @@ class WholeTransaction(OwnersTransaction):
     @override
     def compare_and_set(self, seen: Stored, to: Stored) -> bool:
         held = self.locked(seen.position.stream)
-        if held is None or (held.position.offset_next, *held[1:]) != (seen.position.offset_next, *seen[1:]):
+        if held is None or held.place != seen.place:
             return False
         kept: dict[str, Any] = {"offset_end": held.position.offset_end, "limits_from": held.position.limits_from, "state": None}
         self._contents.positions[self._step, seen.position.stream] = to._replace(position=to.position._replace(**kept))

@@ -20,6 +20,7 @@ from tests.conformance.place import Place as Database
 from tests.conformance.writing.test_starts import Record, at, names, play, settings, steps_of
 from tests.servers.process import until
 from waxwing import operators as ww
+from waxwing.ledger.store import Transaction
 from waxwing.batch import Stream
 from waxwing.change import Change
 from waxwing.errors import TargetError
@@ -93,6 +94,18 @@ def test_a_database_keeps_the_place_that_a_source_is_read_from(place: Database) 
     assert run(1, numbers[:5], again=False) == (0, b"0")
     assert run(1, [99] * 5 + numbers[5:], again=False) == (5, b"5")
     assert written(1) == [numbers]
+
+    target = at(place, SqlTarget(settings(place), tables[0], Append()))
+    target.bind(flow, "step_0")
+
+    def moves(token: bytes | None) -> bool:
+        def move(transaction: Transaction) -> bool:
+            (row,) = transaction.positions()
+            return transaction.compare_and_set(row._replace(position=row.position._replace(token=token)), row)
+
+        return bool(target.in_transaction(move))
+
+    assert [moves(token) for token in (None, BINARY + b"5", BINARY + b"12")] == [False, False, True], "of one offset, the token"
 
 
 PER_TEN = Windows(by=("id",), time="at", kind=Tumbling(10), aggregates={"n": Count()}, lateness_s=0)

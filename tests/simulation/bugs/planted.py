@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.simulation.world import Parts
+from tests.simulation.parts import Parts
 
 
 @dataclass(frozen=True)

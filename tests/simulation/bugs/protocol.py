@@ -18,10 +18,10 @@ from sources.kit.words import Raw, Run
 from tests.simulation import source
 from tests.simulation.bugs.planted import Planted
 from tests.simulation.database import Database, Key
+from tests.simulation.parts import Parts
 from tests.simulation.steps.rows import RowsSession
 from tests.simulation.store import ModelStore, ModelTransaction
 from tests.simulation.truth import STEPS
-from tests.simulation.world import Parts
 from waxwing.batch import Batch, Messages, Stream
 from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import RowError, TransientError

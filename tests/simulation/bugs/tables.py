@@ -10,9 +10,9 @@ import sinks.sql.session
 from sinks.sql.routing import Routed, routed
 from sinks.sql.session import Writes
 from tests.simulation.bugs.planted import Planted
+from tests.simulation.parts import Parts
 from tests.simulation.steps.tables import TABLES, Key, TablesSession
 from tests.simulation.truth import Row
-from tests.simulation.world import Parts
 from waxwing.batch import Delete
 from waxwing.change import Change
 from waxwing.errors import RowError

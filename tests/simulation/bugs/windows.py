@@ -10,9 +10,9 @@ from sinks.windows.admission import WindowAdmission
 from sinks.windows.sink import Lanes
 from sinks.windows.target import WindowTarget
 from tests.simulation.bugs.planted import Planted
+from tests.simulation.parts import Parts
 from tests.simulation.store import ModelTransaction
 from tests.simulation.windows.step import LiveSession, WindowsSession
-from tests.simulation.world import Parts
 from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.ledger.store import Transaction

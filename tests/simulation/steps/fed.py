@@ -13,7 +13,7 @@ from typing_extensions import override
 from sinks.partition import TargetPartition, TargetSink
 from tests.simulation.database import Crash
 from tests.simulation.source import batch_of
-from tests.simulation.stepped import SteppedWriter
+from tests.simulation.steps.stepped import SteppedWriter
 from tests.simulation.target import ModelTarget
 from waxwing.batch import Batch
 from waxwing.errors import WaxwingError

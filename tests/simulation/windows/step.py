@@ -15,8 +15,8 @@ from typing_extensions import override
 from sinks.windows.sink import WindowSink
 from sinks.windows.table import WindowTable
 from sinks.windows.target import WindowTarget
-from tests.simulation.stepped import SteppedWriter
 from tests.simulation.steps.fed import Fed, FedByLane
+from tests.simulation.steps.stepped import SteppedWriter
 from tests.simulation.target import ModelSession, ModelTarget
 from waxwing.batch import Batch, Reject
 from waxwing.change import Change

@@ -61,10 +61,11 @@ class SqlTransaction(OwnersTransaction):
 
     @override
     def compare_and_set(self, seen: Stored, to: Stored) -> bool:
-        stream = seen.position.stream
+        stream, token = seen.position.stream, seen.position.token
         moved = progress.update().where(
             of_stream(progress, self.step, stream),
             progress.c.offset_next == seen.position.offset_next,
+            progress.c.token.is_(None) if token is None else progress.c.token == token,
             progress.c.owner == seen.generation,
             progress.c.owner_token == seen.token,
         )
