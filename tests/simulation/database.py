@@ -58,10 +58,10 @@ class Opened:
     whole: bool = True
     open: bool = True
     locked: list[Any] = field(default_factory=list)
-    after: dict[Key, Stored] = field(default_factory=dict)
+    after: dict[Key, Stored | None] = field(default_factory=dict)
     owners: dict[tuple[str, int], Owner | None] = field(default_factory=dict)
     robbed: list[Member] = field(default_factory=list)
-    states: dict[Key, bytes] = field(default_factory=dict)
+    states: dict[Key, bytes | None] = field(default_factory=dict)
     windows: Defined | None = None
     # What the step's own session has written: its judge knows what it is.
     written: list[Any] = field(default_factory=list)
@@ -123,7 +123,8 @@ class Database:
     def claim(self, opened: Opened, key: Any) -> bool:
         """Wait for whoever inserts the same key; is there none then?"""
         self.lock(opened, key)
-        return key not in self.progress and key not in self.owners and key not in ((step, None) for step in self.windows)
+        is_there = key in self.progress and opened.after.get(key, self.progress[key]) is not None
+        return not is_there and key not in self.owners and key not in ((step, None) for step in self.windows)
 
     def rollback(self, opened: Opened) -> None:
         """Undo it; its connection finds out with its next statement."""
@@ -152,6 +153,9 @@ class Database:
         """Make it durable, all at once, and check that it was allowed."""
         self._end(opened)
         for key, after in opened.after.items():
+            if after is None:
+                self.progress.pop(key)
+                continue
             if key in self.progress:
                 self._check_owner(opened, key, after)
             self.progress[key] = after
@@ -162,7 +166,11 @@ class Database:
                 self.owners.pop(owner_key, None)
             else:
                 self.owners[owner_key] = owner
-        self.states |= opened.states
+        for key, state in opened.states.items():
+            if state is None:
+                self.states.pop(key, None)
+            else:
+                self.states[key] = state
         if opened.windows is not None:
             self.windows[opened.step] = opened.windows
         for letter in opened.letters:

@@ -16,7 +16,7 @@ from tests.simulation.steps import fed_of
 from tests.simulation.steps.stepped import SteppedWriter
 from tests.simulation.truth import FLOW, Log
 from waxwing.batch import lane_name
-from waxwing.errors import Fenced, OffsetGap, TransientError
+from waxwing.errors import ConfigError, Fenced, OffsetGap, TransientError
 from waxwing.ledger.members import Member
 from waxwing.ledger.ownership import POLL_S
 
@@ -66,7 +66,7 @@ class Process:
         self._open_tries = 0
         self.open_due_s = 0.0
         self.readers: list[LaneReader] = []
-        self.lanes = lanes
+        self.lanes, self.buckets = lanes, world.shape.buckets
         self.writers: list[SteppedWriter] = []
         self.steps = {step: fed_of(self, step) for step in world.steps}
         together: dict[str, Any] = {}
@@ -194,6 +194,7 @@ class Process:
         allowed = isinstance(error, (Fenced, TransientError))
         allowed |= isinstance(error, OffsetGap) and any(peer.miswired for peer in self.peers)
         allowed |= isinstance(error, Straddles) and not error.known
+        allowed |= isinstance(error, ConfigError) and self.buckets != self.world.shape.buckets
         if not allowed:
             self.world.violated(f"{self} stopped: {type(error).__name__}: {error}")
         if self.world.chance.random() < 0.5:
@@ -205,6 +206,11 @@ class Process:
         self.working = True
         for fed in self.steps.values():
             fed.close()
+
+    def take_all_in(self) -> None:
+        """Whatever peers have sent."""
+        while self.has_mail and not self.dead:
+            self._guarded(self._receive)
 
     def stop(self) -> None:
         """Asked to stop: the source ends, the sink is flushed and closed."""

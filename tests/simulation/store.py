@@ -108,7 +108,9 @@ class ModelTransaction(OwnersTransaction):
 
     @override
     def remove(self, seen: Stored) -> None:
-        raise NotImplementedError("buckets are not divided anew")
+        self.statement(f"delete {seen.position.stream}")
+        key = self._key(seen.position.stream)
+        self.opened.after[key] = self.opened.states[key] = None
 
     # -- dead letters and state ----------------------------------------------------------------------
 
@@ -135,7 +137,8 @@ class ModelTransaction(OwnersTransaction):
     @override
     def state(self, stream: Stream) -> bytes:
         self.statement(f"state of {stream}")
-        return self.opened.states.get(self._key(stream), self.database.states.get(self._key(stream), b""))
+        key = self._key(stream)
+        return self.opened.states.get(key, self.database.states.get(key)) or b""
 
     @override
     def keep(self, stream: Stream, state: bytes) -> None:
@@ -146,7 +149,7 @@ class ModelTransaction(OwnersTransaction):
     def heads(self, source_id: str) -> list[bytes]:
         self.statement("heads")
         found = {**self.database.states, **self.opened.states}
-        kept = [(stream.partition, state) for (step, stream), state in found.items() if step == self.step]
+        kept = [(stream.partition, state) for (step, stream), state in found.items() if step == self.step and state is not None]
         return [state for _, state in sorted(kept)]
 
     @override
@@ -328,7 +331,7 @@ class ModelStore(OwnersStore):
 
 
 def _told(opened: Opened) -> str:
-    moved = [(stream, row.generation, row.position) for (_, stream), row in opened.after.items()]
+    moved = [(stream, row.generation, row.position) for (_, stream), row in opened.after.items() if row is not None]
     moves = [
         f"{stream} to {p.offset_next} by {generation}{'' if p.token is None else f', {p.token!r}'}"
         for stream, generation, p in moved

@@ -15,6 +15,7 @@ from tests.simulation.process import Process
 from tests.simulation.steps import judge_of
 from tests.simulation.steps.tables import Made, Op, draw_ops, rows_of_table
 from tests.simulation.truth import STEPS, Log, draw_log, draw_tokens
+from tests.simulation.windows.rebucket import rebucket
 from tests.simulation.windows.step import live_rows
 from tests.simulation.windows.truth import Event, Shape, draw_events, draw_shape
 from waxwing.settings import SinkSettings, WindowSettings
@@ -33,6 +34,8 @@ TABLES_FROM = 0.5
 # And from here on those that fold windows.
 WINDOWS_FROM = 0.65
 NESTED_MAX = 3
+# So often in bad times the flow is stopped, and its buckets are divided anew.
+REBUCKETS = 0.01
 NO_WINDOWS = Shape(1, 1, 0, 0, 0, eager=False, idles=False, ends=False, buckets=1)
 
 
@@ -78,7 +81,7 @@ class World:
         self._other = random.Random(f"steps {seed}")
         self.steps = self._draw_steps()
         self.folds = not {"windows", "live"}.isdisjoint(self.steps)
-        self.shape = draw_shape(self._other) if self.folds else NO_WINDOWS
+        self._shape = draw_shape(self._other) if self.folds else NO_WINDOWS
         # A partition that is added lets the moment decide what is in which row; without, the judge of windows is stricter.
         self._grows = not self.folds or self._other.random() < 0.3
         self._windows_bad = self._other.random() < 0.3
@@ -94,7 +97,7 @@ class World:
         # (Windows that are not whole are left out: no schedule begins in the middle of a log.)
         self.from_latest = chance.random() < 0.2 and not self.folds
         if self.one_writer:
-            self.shape = replace(self.shape, buckets=1)
+            self._shape = replace(self._shape, buckets=1)
         self._settings: dict[str, Any] = {
             "flush_rows_max": chance.choice((1, 3, 1_000)),
             "flush_interval_s": chance.choice((0.0, 0.05, 0.5)),
@@ -129,6 +132,14 @@ class World:
     def window_settings(self, lanes: int) -> WindowSettings:
         """Those with windows."""
         return WindowSettings(**self._settings, lanes=lanes, window_snapshot_interval_s=self._snapshot_interval_s)
+
+    @property
+    def shape(self) -> Shape:
+        """The windows, with the buckets that there are now."""
+        defined = self.database.windows.get("windows")
+        if defined is not None and defined.buckets != self._shape.buckets:
+            self._shape = replace(self._shape, buckets=defined.buckets)
+        return self._shape
 
     @property
     def clock_decides(self) -> bool:
@@ -263,7 +274,9 @@ class World:
         elif roll < (0.3 if self.calm else 0.05) and doomed:
             self.chance.choice(doomed).kill("as others of its deployment are gone")
         elif not self.calm:
-            if running:
+            if "windows" in self.steps and self.chance.random() < REBUCKETS and not self.one_writer:
+                rebucket(self)
+            elif running:
                 self._trouble(self.chance.choice(running))
             self._happen()
 

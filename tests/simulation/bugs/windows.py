@@ -16,8 +16,9 @@ from tests.simulation.windows.step import LiveSession, WindowsSession
 from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.ledger.store import Transaction
-from waxwing.operators.windows import NEVER, Bucket, Held, Lane, Mark, Opening, Piece, lane, openings
+from waxwing.operators.windows import NEVER, Bucket, Held, Lane, Mark, Opening, Piece, Windows, lane, openings, state
 from waxwing.operators.windows.pieces import Group
+from waxwing.operators.windows.rebucket import rebucket
 from waxwing.operators.windows.rows import Table, Window
 
 
@@ -98,6 +99,23 @@ class ReadEarly(WindowTarget):
             early = {position.stream: position for position in self.early[0]}
             return [early.get(position.stream, position) for position in found]
         return found
+
+
+def of_first_bucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list[bytes]:
+    """Buckets that are divided anew are made of the first one."""
+    return rebucket(definition, packed[:1], buckets)
+
+
+def any_place(definition: Windows, packed: Sequence[bytes], buckets: int) -> list[bytes]:
+    """Buckets are divided anew wherever they stand: at the place of the first."""
+    first = state.read_header(packed[0])
+    same = [state._joined(state.read_header(one)._replace(held=first.held), _body(one)) for one in packed]
+    return rebucket(definition, same, buckets)
+
+
+def _body(packed: bytes) -> bytes:
+    _, _, rest = state._read(packed)
+    return rest[4:]
 
 
 def highest_watermark(buckets: Iterable[Mapping[Stream, Held]]) -> dict[Stream, Opening]:
@@ -212,7 +230,19 @@ def _openings(function: Any) -> Parts:
     return Parts(replaced=((sinks.windows.target, "openings", function),))
 
 
+def _divided(function: Any) -> Parts:
+    return Parts(replaced=((sinks.windows.target, "rebucket_states", function),))
+
+
 PLANTED = {
+    "divided-of-first": Planted(
+        "buckets divided anew are made of the first one",
+        _divided(of_first_bucket),
+    ),
+    "divided-anywhere": Planted(
+        "buckets are divided anew though they stand apart",
+        _divided(any_place),
+    ),
     "state-apart": Planted("open windows are kept in a transaction of their own", Parts(transaction=StateApart)),
     "rows-apart": Planted("rows of closed windows are committed before the bucket's move", Parts(windows=RowsApart)),
     "state-of-before": Planted("a bucket keeps what was open an emission ago", Parts(window_admission=StateOfBefore)),
