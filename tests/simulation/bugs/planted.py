@@ -9,8 +9,7 @@ from tests.simulation.parts import Parts
 
 @dataclass(frozen=True)
 class Planted:
-    """A bug: what is wrong, the parts with it, and a schedule that met it when it was last looked for."""
+    """A bug: what is wrong, and the parts with it."""
 
     what: str
     parts: Parts
-    seed: int = 0

@@ -249,64 +249,58 @@ def nothing_buried(batches: list[Batch[Any]], bad: Mapping[int, str], columns: S
 
 
 PLANTED = {
-    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(owners=HeartbeatsNotSeen), 39),
+    "heartbeats-not-seen": Planted("targets are taken from an owner that beats again", Parts(owners=HeartbeatsNotSeen)),
     "nobody-asked": Planted(
         "targets are taken whoever beats", Parts(replaced=((ownership, "alive", nobody_alive), (owners, "alive", nobody_alive)))
     ),
-    "no-compare-and-set": Planted(
-        "positions move wherever they stand, whoever owns them", Parts(transaction=NoCompareAndSet), 71
-    ),
+    "no-compare-and-set": Planted("positions move wherever they stand, whoever owns them", Parts(transaction=NoCompareAndSet)),
     "no-owner": Planted(
-        "the compare-and-set looks at the offset and not at the owner", Parts(transaction=NoOwnerInCompareAndSet), 71
+        "the compare-and-set looks at the offset and not at the owner", Parts(transaction=NoOwnerInCompareAndSet)
     ),
     "commit-in-close": Planted("close() commits what a failed transaction left open", Parts(store=CommitInClose)),
     "position-first": Planted("the position moves in a transaction of its own before the rows'", Parts(session=PositionFirst)),
     "position-last": Planted("the position moves in a transaction of its own after the rows'", Parts(transaction=PositionLast)),
     "letters-outside": Planted("dead letters are written outside the transaction", Parts(transaction=LettersOutside)),
     "no-savepoint": Planted("nobody notices that the server ended the transaction inside", Parts(transaction=NoSavepoint)),
-    "no-generation": Planted("who has lost a target takes streams over all the same", Parts(ledger=NoGeneration), 209),
-    "owned-again": Planted("ownership that was lost is taken again when a transaction begins", Parts(ledger=OwnedAgain), 226),
+    "no-generation": Planted("who has lost a target takes streams over all the same", Parts(ledger=NoGeneration)),
+    "owned-again": Planted("ownership that was lost is taken again when a transaction begins", Parts(ledger=OwnedAgain)),
     "unknown-is-done": Planted("a COMMIT whose outcome is unknown is taken for done", Parts(session=UnknownIsDone)),
     "unknown-is-failed": Planted(
         "a COMMIT whose outcome is unknown is taken for failed: written again blindly", Parts(ledger=UnknownIsFailed)
     ),
     "doubt-forgotten": Planted(
-        "a further failure makes the unknown COMMIT before it be forgotten", Parts(session=DoubtForgotten), 8
+        "a further failure makes the unknown COMMIT before it be forgotten", Parts(session=DoubtForgotten)
     ),
     "dry-run-commits": Planted("the search for bad rows commits what it tries", Parts(session=DryRunCommits)),
     "step-not-in-key": Planted("positions are keyed without the step", Parts(database=StepNotInKey)),
     "no-replay-cut": Planted("what was taken in before is not cut off", Parts(admission=NoReplayCut)),
     "cut-on-any-batch": Planted(
-        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch), 29
+        "any batch may lie below the position, not just a stream's first", Parts(admission=CutOnAnyBatch)
     ),
-    "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck), 17),
+    "no-gap-check": Planted("a batch need not begin where the one before it ended", Parts(admission=NoGapCheck)),
     "counters-not-moved": Planted("the counters of bad records stay where they are", Parts(admission=CountersNotMoved)),
-    "token-at-first": Planted("the token gets the number of the batch's first record", Parts(admission=TokenAtFirst), 1),
-    "token-not-moved": Planted("the token stays where it is", Parts(admission=TokenNotMoved), 1),
-    "token-not-stored": Planted("the number of a token is stored without it", Parts(transaction=TokenNotStored), 1),
+    "token-at-first": Planted("the token gets the number of the batch's first record", Parts(admission=TokenAtFirst)),
+    "token-not-moved": Planted("the token stays where it is", Parts(admission=TokenNotMoved)),
+    "token-not-stored": Planted("the number of a token is stored without it", Parts(transaction=TokenNotStored)),
     "cut-keeps-token": Planted(
         "what is cut off in front of a split point has the token of the whole",
         Parts(replaced=((source, "StreamReader", CutKeepsToken),)),
-        6,
     ),
     "numbered-from-next": Planted(
-        "what is read from a token is numbered from the position",
-        Parts(replaced=((positions, "_start_at", numbered_from_next),)),
-        2,
+        "what is read from a token is numbered from the position", Parts(replaced=((positions, "_start_at", numbered_from_next),))
     ),
     "whole-is-cut": Planted(
-        "what can't be read again the same way is cut", Parts(replaced=((source, "StreamReader", WholeIsCut),)), 5
+        "what can't be read again the same way is cut", Parts(replaced=((source, "StreamReader", WholeIsCut),))
     ),
-    "two-steps-polled": Planted("what can't be read again the same way feeds two steps", Parts(steps_polled=2), 5),
+    "two-steps-polled": Planted("what can't be read again the same way feeds two steps", Parts(steps_polled=2)),
     "blames-all": Planted("all rows of a message with a bad row are taken for bad", Parts(commits=BlamesAllRows)),
     "half-forgotten": Planted("of a transaction with a bad row only the first half is written", Parts(commits=LosesFailedGroup)),
     "blames-at-once": Planted(
         "a row that was refused is not tried beside rows that come later",
         Parts(replaced=((sinks.writer.commits, "Search", BlamesAtOnce),)),
-        8,
     ),
     "blames-one-by-one": Planted(
-        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.commits, "Search", BlamesOneByOne),)), 3
+        "rows that need each other are not tried together", Parts(replaced=((sinks.writer.commits, "Search", BlamesOneByOne),))
     ),
     "nothing-buried": Planted(
         "bad rows are left out and not buried", Parts(replaced=((sinks.writer.commits, "without_rows", nothing_buried),))
