@@ -20,10 +20,10 @@ from tests.conformance.place import Place as Database
 from tests.conformance.writing.test_starts import Record, at, names, play, settings, steps_of
 from tests.servers.process import until
 from waxwing import operators as ww
-from waxwing.ledger.store import Transaction
 from waxwing.batch import Stream
 from waxwing.change import Change
 from waxwing.errors import TargetError
+from waxwing.ledger.store import Transaction
 from waxwing.operators.windows import Count, Tumbling, Windows
 from waxwing.target import Session
 

@@ -38,7 +38,7 @@ class JoinsLate(TablesSession):
     """Which tables there are is asked before those that join have joined."""
 
     def _routed(self, change: Change) -> Any:
-        names = self._target.table_names
+        names = self._of_step.names
         return [(name, part) for name, part in super()._routed(change) if name in names]
 
 

@@ -16,10 +16,13 @@ from tests.simulation.windows.step import LiveSession, WindowsSession
 from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.ledger.store import Transaction
-from waxwing.operators.windows import NEVER, Bucket, Held, Lane, Mark, Opening, Piece, Windows, lane, openings, state
+from waxwing.operators.windows import NEVER, Bucket, Emission, Held, Lane, Mark, Opening, Piece, Windows, openings
+from waxwing.operators.windows.bucket import state
+from waxwing.operators.windows.bucket.open_windows import OpenWindows
+from waxwing.operators.windows.bucket.rebucket import rebucket
+from waxwing.operators.windows.bucket.window import Table, Window
+from waxwing.operators.windows.lane import folding
 from waxwing.operators.windows.pieces import Group
-from waxwing.operators.windows.rebucket import rebucket
-from waxwing.operators.windows.rows import Table, Window
 
 
 class StateApart(ModelTransaction):
@@ -62,7 +65,7 @@ class EmptyAtTakeOver(WindowAdmission):
     def open(self, position: Position) -> None:
         super().open(position)
         assert self._bucket is not None
-        self._bucket._windows.clear()
+        self._bucket._windows.held.clear()
         self._bucket._sessions = type(self._bucket._sessions)(self._bucket._definition)
 
 
@@ -141,18 +144,21 @@ def highest_bucket(buckets: Iterable[Mapping[Stream, Held]]) -> dict[Stream, Ope
     return {stream: one._replace(offset=highest[stream], splits=()) for stream, one in openings(held).items()}
 
 
-def reopened(self: Bucket, stream: Stream, group: Group) -> None:
-    """Late entries open the window anew."""
-    window = self._windows.get(group.end_us)
+def reopened(self: OpenWindows, group: Group, closed_to: int, place: int) -> int:
+    """Entries for a closed window open it anew."""
+    window = self.held.get(group.end_us)
     if window is None:
         parts = self._definition.parts
-        window = self._windows[group.end_us] = Window(Table(parts), Table(parts))
-    target = window.on_time if window.size is None else window.grace
-    target.merge(group.keys, group.states)
+        window = self.held[group.end_us] = Window(Table(parts), Table(parts))
+    (window.on_time if window.size is None else window.grace).merge(group.keys, group.states)
+    return 0
 
 
-def late_dropped(self: Bucket, stream: Stream, ends: list[int], entries: Any, starts: Any = None) -> None:
+class LateDropped(WindowAdmission):
     """Entries for windows that are closed for good are dropped."""
+
+    def _letters_of(self, emission: Emission) -> list[Any]:
+        return super()._letters_of(emission._replace(late_entries=[]))
 
 
 def never_behind(self: Lane, times: Sequence[int]) -> list[int]:
@@ -167,7 +173,7 @@ def closed_to_forgotten(*args: Any, **more: Any) -> Bucket:
     """Up to where windows are closed is not kept, but found again by the watermarks."""
     loaded = shipped_load(*args, **more)
     loaded._closed_to = min((held.watermark for held in loaded.held.values()), default=NEVER)
-    loaded._dropped_to = NEVER
+    loaded._windows.dropped_to = NEVER
     return loaded
 
 
@@ -247,17 +253,15 @@ PLANTED = {
     "no-watermark": Planted("a lane begins without a watermark", _openings(no_watermark)),
     "another-watermark": Planted("a lane begins with the watermark of another one", _openings(of_another_lane)),
     "highest-bucket": Planted("a lane begins where the foremost bucket stands", _openings(highest_bucket)),
-    "reopened": Planted("records for a closed window open it once more", Parts(replaced=((Bucket, "_fold_group", reopened),))),
-    "late-dropped": Planted(
-        "what comes for windows that the clock has closed is dropped", Parts(replaced=((Bucket, "_add_late", late_dropped),))
-    ),
+    "reopened": Planted("records for a closed window open it once more", Parts(replaced=((OpenWindows, "fold", reopened),))),
+    "late-dropped": Planted("what comes for windows that the clock has closed is dropped", Parts(window_admission=LateDropped)),
     "judged-by-batch": Planted(
         "records are late by the watermark before their batch", Parts(replaced=((Lane, "_befores", never_behind),))
     ),
     "closed-to-forgotten": Planted(
         "up to where windows are closed is not kept", Parts(replaced=((Bucket, "load", staticmethod(closed_to_forgotten)),))
     ),
-    "any-bucket": Planted("a key's records go to a bucket by the batch", Parts(replaced=((lane, "buckets_of", by_any_key),))),
+    "any-bucket": Planted("a key's records go to a bucket by the batch", Parts(replaced=((folding, "buckets_of", by_any_key),))),
     "rejects-everywhere": Planted("rejects travel to every bucket", Parts(lanes=RejectsEverywhere)),
     "empty-pieces": Planted("a bucket that a batch has nothing for does not hear of it", Parts(lanes=EmptyPiecesLeftOut)),
     "live-apart": Planted("live rows are added to in a transaction of their own", Parts(live=LiveApart)),

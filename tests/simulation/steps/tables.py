@@ -126,7 +126,7 @@ class TablesTarget(ModelTarget):
         self._tables = list(TABLES[:-1])
 
     @property
-    def table_names(self) -> Sequence[str]:
+    def names(self) -> Sequence[str]:
         """As an SQL target gives them."""
         return list(self._tables)
 
@@ -151,7 +151,7 @@ class TablesSession(SqlSession):
     """The shipped session, with the model's statements."""
 
     def __init__(self, target: TablesTarget, token: str) -> None:
-        super().__init__(cast("Any", target), cast("Any", target.open_store()), token)
+        super().__init__(target, cast("Any", target), cast("Any", target.open_store()), token)
         self.model, self.world = target, target.world
 
     @override
