@@ -102,9 +102,9 @@ class WindowAdmission:
                 if bucket.fold(item):
                     self._count(item)
             else:
-                closed_to = bucket.closed_to
+                before = bucket.closed_to, bucket.rows_waiting
                 bucket.mark(item)
-                idle_marks += bucket.closed_to == closed_to
+                idle_marks += (bucket.closed_to, bucket.rows_waiting) == before
         folded = len(items) - idle_marks
         if folded and not self._pending:
             self.due_s = self._now_s() + self._target.size.age_s

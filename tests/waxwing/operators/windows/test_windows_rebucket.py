@@ -71,6 +71,39 @@ def test_rows_do_not_depend_on_how_many_buckets_there_were_when(kind: Any) -> No
     assert run(definition, [4, 1, 7, 7, 2, 16]) == wanted
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
+def test_windows_that_one_bucket_has_closed_and_another_has_not_are_written_whole(kind: Any) -> None:
+    """A decision of the clock, or the end of a bounded run, may have reached one of them."""
+    definition, size = windows(kind), 60
+    lane, old = Lane(definition, STREAM, 4, Opening(0, 0, NEVER)), [Bucket(definition, {STREAM: 0}) for _ in range(4)]
+    messages = Columns(range(size), [None] * size, [b""] * size, [-1] * size, [()] * size)
+    batch = raw(STREAM, "lane", 0, size, messages).with_records(records(size), range(size))
+    for bucket, piece in zip(old, lane.fold(batch), strict=True):
+        bucket.fold(piece)
+
+    def ended(buckets: list[Bucket]) -> list[tuple[Any, ...]]:
+        for bucket in buckets:
+            bucket.mark(lane.mark(ended=True))
+        return [row for bucket in buckets for row in bucket.emission().rows.tuples()]
+
+    def loaded() -> list[Bucket]:
+        return [Bucket.load(definition, bucket.pack()) for bucket in old]
+
+    def idle(bucket: Bucket) -> list[tuple[Any, ...]]:
+        bucket.mark(lane.mark(ended=False, clock_us=68_000_000))
+        return list(bucket.emission().rows.tuples())
+
+    wanted = sorted(ended(loaded()))
+    for mark in (idle, lambda bucket: ended([bucket])):
+        half, written = loaded(), []
+        for bucket in half[:2]:
+            written += mark(bucket)
+        assert 0 < len(written) < len(wanted)
+        for buckets in (1, 3):
+            anew = rebucket(definition, [bucket.pack() for bucket in half], buckets)
+            assert sorted([*written, *ended([Bucket.load(definition, state) for state in anew])]) == wanted
+
+
 def test_buckets_that_stand_at_different_positions_are_not_divided() -> None:
     definition = windows(KINDS[0])
     with pytest.raises(ConfigError, match="different positions"):

@@ -70,6 +70,8 @@ class Bucket:
         self._definition = definition
         self._progress = Progress(definition, held, streams_min=streams_min)
         self._closed_to = NEVER
+        # Should something have closed? Of the buckets of which one was made anew, one may have been further than another.
+        self._overdue = False
         self._windows = OpenWindows(definition, {})
         self._sessions = OpenSessions(definition)
         # Bad records in a row, up to where each stream stands; None: an earlier release did not keep them. A sink counts them.
@@ -173,10 +175,11 @@ class Bucket:
 
     def _close(self) -> None:
         closed_to = self._progress.closes_to()
-        if closed_to > self._closed_to:
-            self._closed_to, place = closed_to, self._progress.place
-            self._left_out += self._windows.close(closed_to, place, self._rows)
-            self._left_out += self._sessions.close(closed_to, place, self._rows)
+        if closed_to > self._closed_to or (self._overdue and closed_to > NEVER):
+            self._overdue = False
+            self._closed_to, place = max(closed_to, self._closed_to), self._progress.place
+            self._left_out += self._windows.close(self._closed_to, place, self._rows)
+            self._left_out += self._sessions.close(self._closed_to, place, self._rows)
 
     def jump(
         self, stream: Stream, offset: int, moment_us: int, *, offset_start: int | None = None, stood_at: int | None = None
@@ -252,6 +255,7 @@ class Bucket:
         header, windows, sessions = state.unpack(definition, packed)
         bucket._progress = Progress(definition, header.held, header.awaited, streams_min=streams_min)
         bucket._closed_to, bucket.bad_runs = header.closed_to, header.bad_runs
+        bucket._overdue = True
         # Under a longer grace than before, what was written and forgotten is not opened again.
         dropped_to = max(header.dropped_to, header.closed_to - grace_of(header.text))
         bucket._windows = OpenWindows(definition, windows, dropped_to)
