@@ -255,8 +255,7 @@ class ModelTransaction(OwnersTransaction):
             self.statement(f"vacate {key[1]}")
             self.database.lock(self.opened, key)
             row = self._row(key)
-            assert row is not None
-            if row.token not in keep:
+            if row is not None and row.token not in keep:  # buckets may have been divided anew meanwhile
                 self.opened.after[key] = row._replace(generation=generation, token="")
 
     # -- the transaction itself ----------------------------------------------------------------------

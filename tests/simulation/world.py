@@ -19,7 +19,7 @@ from tests.simulation.windows.rebucket import rebucket
 from tests.simulation.windows.step import live_rows
 from tests.simulation.windows.truth import Event, Shape, draw_events, draw_shape
 from waxwing.settings import SinkSettings, WindowSettings
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 # Faults a thousand statements, before the schedule's own weight: some schedules have much of one and nothing of another.
 FAULTS = {"crash": 6, "freeze": 12, "yield": 60, "lose": 25, "lost_in_commit": 60, "hang": 40, "swallow": 10, "miswire": 10}
@@ -73,7 +73,7 @@ class World:
         # What rows are to windows, by partition and offset.
         self.events: dict[int, dict[int, list[Event]]] = {}
         self._events = 0
-        self._live_rows: Rows | None = None
+        self._live_rows: RowMaker | None = None
         # Drawn apart: the others' schedules stay as they are.
         self._tokens = random.Random(f"tokens {seed}")
         roll = self._tokens.random()
@@ -150,7 +150,7 @@ class World:
         """Does the database refuse the rows of this window and key?"""
         return self._windows_bad and (time_s // 5 + key) % 5 == 0
 
-    def live_rows(self) -> Rows:
+    def live_rows(self) -> RowMaker:
         """Live windows' table as the shipped code knows it."""
         if self._live_rows is None:
             self._live_rows = live_rows(self.shape)

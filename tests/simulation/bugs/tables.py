@@ -18,7 +18,7 @@ from waxwing.change import Change
 from waxwing.errors import RowError
 from waxwing.ledger.store import Transaction
 from waxwing.tables import keys, rows
-from waxwing.tables.rows import Rows, Written
+from waxwing.tables.rows import RowMaker, Written
 
 
 class OthersApart(TablesSession):
@@ -87,7 +87,7 @@ def table_ignored(change: Change, names: Sequence[str]) -> Mapping[str, Routed]:
     return routed(replace(change, batches=[of_first(batch) for batch in change.batches]), names)
 
 
-def deletes_before_rows(self: Rows, events: Iterable[tuple[Any, Any]]) -> Written:
+def deletes_before_rows(self: RowMaker, events: Iterable[tuple[Any, Any]]) -> Written:
     found = list(events)
     last = {row[:2]: row for row, _ in found if row is not None}
     gone = [key for row, key in found if row is None]
@@ -115,7 +115,7 @@ PLANTED = {
         "which table a delete names is passed over", Parts(replaced=((sinks.sql.session, "routed", table_ignored),))
     ),
     "deletes-before-rows": Planted(
-        "deletes stand before the rows that they delete", Parts(replaced=((Rows, "_deletes_first", deletes_before_rows),))
+        "deletes stand before the rows that they delete", Parts(replaced=((RowMaker, "_deletes_first", deletes_before_rows),))
     ),
     "one-key-column": Planted(
         "rows are one that have the key's first column alike", Parts(replaced=((rows, "identity", of_first_column),))

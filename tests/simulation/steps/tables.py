@@ -1,7 +1,7 @@
 """A step that writes several tables, whose rows have keys of two columns and are deleted by them. A table joins while it runs.
 
 Which row goes where, what of a change is written at all, and what a delete deletes: the shipped code says so (`SqlSession`,
-`Rows`); the statements alone are the model's.
+`RowMaker`); the statements alone are the model's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from waxwing.tables.dialect import MEMORY
 from waxwing.tables.modes import Upsert
 from waxwing.tables.plan import Nature
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 if TYPE_CHECKING:
     from sources.kit.words import Raw
@@ -98,14 +98,14 @@ def tables_batch(world: World, read: Raw, found: Sequence[Record]) -> Batch[Any]
     return read.with_records(rows, at, rejects, deletes)
 
 
-def rows_of_table(name: str, *, rows_alone: bool) -> Rows:
+def rows_of_table(name: str, *, rows_alone: bool) -> RowMaker:
     """The shipped code that makes rows and keys to delete of a table's records."""
     columns = [sa.Column(column, sa.BigInteger, primary_key=column in KEYS, autoincrement=False) for column in KEYS]
     columns += [sa.Column(column, sa.BigInteger, nullable=False) for column in ("source_offset", "n")]
     table = sa.Table(name, sa.MetaData(), *columns)
     wanted = plan(table, Upsert(keys=KEYS, delete_on_tombstone=True), dialect=MEMORY)
     wanted = replace(wanted, nature=Nature(keys_exact=True, rows_alone=rows_alone, rows_numbered=False))
-    return Rows(wanted, [column.name for column in wanted.columns], MEMORY)
+    return RowMaker(wanted, [column.name for column in wanted.columns], MEMORY)
 
 
 class FedTables(FedByLane):
@@ -194,7 +194,7 @@ class Made(NamedTuple):
     """A table: stands for the shipped TableRows, of which only the rows are wanted."""
 
     name: str
-    rows: Rows
+    rows: RowMaker
 
 
 class TablesJudge(StreamsJudge):

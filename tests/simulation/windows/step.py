@@ -27,7 +27,7 @@ from waxwing.operators.windows.live import Live
 from waxwing.settings import WindowSettings
 from waxwing.tables.dialect import MEMORY
 from waxwing.tables.planning import plan
-from waxwing.tables.rows import Rows
+from waxwing.tables.rows import RowMaker
 
 if TYPE_CHECKING:
     from sources.kit.words import Raw
@@ -213,7 +213,7 @@ def _totals() -> sa.Table:
     return sa.Table("totals", sa.MetaData(), *numbers, sa.Column("total", sa.Numeric(60, 0)))
 
 
-def live_rows(shape: Shape) -> Rows:
+def live_rows(shape: Shape) -> RowMaker:
     """The shipped code that makes rows of live windows, merged by their keys."""
     merge = Live(windows_of(shape, live=True)).merge(LIVE_COLUMNS[:2])
-    return Rows(plan(_totals(), merge, dialect=MEMORY, columns=LIVE_COLUMNS), LIVE_COLUMNS, MEMORY)
+    return RowMaker(plan(_totals(), merge, dialect=MEMORY, columns=LIVE_COLUMNS), LIVE_COLUMNS, MEMORY)
