@@ -65,7 +65,7 @@ def _check_stream(make: Callable[[], Source], stream: Stream, log: Log) -> list[
         places = [Place(stream, offset) for offset in offsets] + places[-1:]
     named = [place for place in places if (place.token is None) == (log.token is None)]
     for place in _some(named) if source.replayable else ():
-        again, _ = _read(make(), place, log.end)
+        again, _ = _read(make(), place, None if place.offset == log.end else log.end)
         wanted = [record for record in whole if record[0] >= place.offset]
         _demand(again == wanted, f"{stream}, read from {place.offset} (token {place.token!r}): {_difference(wanted, again)}")
     return whole

@@ -214,7 +214,10 @@ class Watch:
 
     def _refresh(self) -> None:
         """Look at the source again."""
-        there = self._listed()
+        try:
+            there = self._listed()
+        except NotThere:  # it went away at this moment: the next look says what is there
+            return
         known: dict[str, set[Stream]] = {}
         for stream in self._starts.logs:
             known.setdefault(stream.source, set()).add(stream)

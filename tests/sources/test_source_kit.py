@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from sinks import MemoryTarget, MemoryWindows, sink, window_sink
 from sources import read
-from sources.kit import Log, Options, Place, Run, Source, numbered
+from sources.kit import Log, NotThere, Options, Place, Run, Source, numbered
 from sources.kit.starting.positions import open_feeds
 from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart
@@ -386,6 +386,29 @@ def test_what_is_not_there_is_refused_or_waited_for() -> None:
     refused(ConfigError, lambda: run(Absent(0, on_unknown="fail"), MemoryTarget()), "Source 'log' does not exist.")
     target = MemoryTarget()
     run(Absent(0), target)
+    assert target.rows == items(10)
+
+
+def test_what_goes_away_while_the_source_is_asked_is_looked_for_again() -> None:
+    class Flickers(Shaky):
+        asked = 0
+
+        @override
+        def describe(self) -> Sequence[Log]:
+            self.asked += 1
+            if self.asked == 4:  # two at the start, then one a look
+                raise NotThere("log")
+            return [Log("log", "id")]
+
+        @override
+        def read(self, place: Place) -> Iterator[Run | None]:
+            yield None
+            while self.asked < 6:
+                yield None
+            yield from super().read(place)
+
+    source, target = Flickers(0, refresh_interval_s=0.001), MemoryTarget()
+    run(source, target)
     assert target.rows == items(10)
 
 
