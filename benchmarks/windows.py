@@ -27,7 +27,19 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from benchmarks.report import Report
 from waxwing.batch import Batch, Columns, Stream
-from waxwing.operators.windows import MESSAGE_TIME, NEVER, Bucket, Count, Lane, Mark, Max, Opening, Sum, Tumbling, Windows
+from waxwing.operators.windows import (
+    MESSAGE_TIME,
+    NEVER,
+    Bucket,
+    Count,
+    Mark,
+    Max,
+    Opening,
+    StreamFold,
+    Sum,
+    Tumbling,
+    Windows,
+)
 
 RECORDS = 2_000_000
 # Bytewax's own are slow: they get so many of the same records, by the number of keys.
@@ -140,7 +152,7 @@ def batches(records: Sequence[Any], times_ms: Sequence[int]) -> list[Batch[Any]]
 def fold(windows: Windows, every: Iterable[Batch[Any]]) -> Folded:
     """The batches through lanes and buckets, to their end, with packed state every second."""
     streams = [Stream("benchmark", "readings", "id", number) for number in range(PARTITIONS)]
-    lanes = {stream: Lane(windows, stream, BUCKETS, Opening(0, 0, NEVER)) for stream in streams}
+    lanes = {stream: StreamFold(windows, stream, BUCKETS, Opening(0, 0, NEVER)) for stream in streams}
     buckets = [Bucket(windows, dict.fromkeys(streams, 0)) for _ in range(BUCKETS)]
     out = Folded([], 0.0)
 
@@ -236,7 +248,7 @@ def _million() -> list[str]:
 def _open_pairs() -> list[Bucket]:
     chance = random.Random(1)
     streams = [Stream("benchmark", "readings", "id", number) for number in range(PARTITIONS)]
-    lanes = {stream: Lane(definition.never_late(), stream, BUCKETS, Opening(0, 0, NEVER)) for stream in streams}
+    lanes = {stream: StreamFold(definition.never_late(), stream, BUCKETS, Opening(0, 0, NEVER)) for stream in streams}
     buckets = [Bucket(definition, dict.fromkeys(streams, 0)) for _ in range(BUCKETS)]
     numbers = range(PAIRS)
     records = (Reading(f"customer-{n % PAIR_KEYS}", Decimal(chance.randrange(1_000_000)) / 100) for n in numbers)

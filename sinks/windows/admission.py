@@ -17,8 +17,8 @@ from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import BadRowsLimit
 from waxwing.metrics import counters
 from waxwing.operators.windows import NEVER, Bucket, Emission, Mark, Piece
-from waxwing.operators.windows.lane.lane import LATE_ROWS_FROM
 from waxwing.operators.windows.rows import instant
+from waxwing.operators.windows.stream.fold import LATE_ROWS_FROM
 from waxwing.settings import WindowSettings
 from waxwing.target import Expected, Target
 

@@ -18,7 +18,7 @@ from waxwing.batch import Batch, Stream
 from waxwing.errors import ConfigError, OffsetGap
 from waxwing.operators.declared import record_type
 from waxwing.operators.exchange import bucket_name
-from waxwing.operators.windows import Lane, Mark, Piece
+from waxwing.operators.windows import Mark, Piece, StreamFold
 from waxwing.steps.instead import instead
 from waxwing.target import Target
 
@@ -55,7 +55,7 @@ class Lanes:
     def __init__(self, target: WindowTarget, step_id: str) -> None:
         self._target, self._step_id = target, step_id
         self._names = WindowSink.names(target)
-        self._lanes: dict[Stream, tuple[Lane, int]] = {}
+        self._lanes: dict[Stream, tuple[StreamFold, int]] = {}
 
     def __call__(self, batch: Batch[Any]) -> list[tuple[str, Piece | Mark]]:
         lane, begun = self._lanes.get(batch.stream, (None, 0))
@@ -69,7 +69,7 @@ class Lanes:
             opening = self._target.opening(batch)
             if opening is None:
                 return []
-            lane = Lane(self._target.windows, batch.stream, len(self._names), opening, self._step_id, _clock_us)
+            lane = StreamFold(self._target.windows, batch.stream, len(self._names), opening, self._step_id, _clock_us)
             self._lanes[batch.stream] = lane, times
         if batch.mark:
             mark = lane.mark_of(batch, _clock_us())

@@ -16,7 +16,7 @@ from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Size, Start
 from waxwing.ledger.store import Transaction
-from waxwing.operators.windows import Count, Lane, Tumbling, Windows, first_opening
+from waxwing.operators.windows import Count, StreamFold, Tumbling, Windows, first_opening
 from waxwing.settings import WindowSettings
 from waxwing.tables.modes import Append
 
@@ -74,7 +74,7 @@ class OneBucket:
         self.target.bind("flow", "step")
         (position,) = self.target.begin([Start(STREAM, 0, None)])
         assert position.offset_next == 0
-        self._lane = Lane(WINDOWS, STREAM, 1, first_opening(0))
+        self._lane = StreamFold(WINDOWS, STREAM, 1, first_opening(0))
         admission = WindowAdmission(self.target, 0, settings, lambda: self.now_s)
         self.writer = Stepped(self.target, "bucket-000", lambda: self.now_s, admission)
 

@@ -16,13 +16,13 @@ from tests.simulation.windows.step import LiveSession, WindowsSession
 from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.ledger.store import Transaction
-from waxwing.operators.windows import NEVER, Bucket, Emission, Held, Lane, Mark, Opening, Piece, Windows, openings
+from waxwing.operators.windows import NEVER, Bucket, Emission, Held, Mark, Opening, Piece, StreamFold, Windows, openings
 from waxwing.operators.windows.bucket import state
 from waxwing.operators.windows.bucket.open_windows import OpenWindows
 from waxwing.operators.windows.bucket.rebucket import rebucket
 from waxwing.operators.windows.bucket.window import Table, Window
-from waxwing.operators.windows.lane import folding
 from waxwing.operators.windows.pieces import Group
+from waxwing.operators.windows.stream import folding
 
 
 class StateApart(ModelTransaction):
@@ -161,7 +161,7 @@ class LateDropped(WindowAdmission):
         return super()._letters_of(emission._replace(late_entries=[]))
 
 
-def never_behind(self: Lane, times: Sequence[int]) -> list[int]:
+def never_behind(self: StreamFold, times: Sequence[int]) -> list[int]:
     """Records are judged by the watermark before the batch, not before the record."""
     return [self._watermark + self._definition.lateness_us] * (len(times) + 1)
 
@@ -256,7 +256,7 @@ PLANTED = {
     "reopened": Planted("records for a closed window open it once more", Parts(replaced=((OpenWindows, "fold", reopened),))),
     "late-dropped": Planted("what comes for windows that the clock has closed is dropped", Parts(window_admission=LateDropped)),
     "judged-by-batch": Planted(
-        "records are late by the watermark before their batch", Parts(replaced=((Lane, "_befores", never_behind),))
+        "records are late by the watermark before their batch", Parts(replaced=((StreamFold, "_befores", never_behind),))
     ),
     "closed-to-forgotten": Planted(
         "up to where windows are closed is not kept", Parts(replaced=((Bucket, "load", staticmethod(closed_to_forgotten)),))

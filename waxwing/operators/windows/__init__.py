@@ -4,9 +4,9 @@ from waxwing.ledger.windows import NEVER, UNSEEN
 from waxwing.operators.windows.aggregates.functions import Aggregate, Count, First, Fold, Last, Max, Mean, Min, Sum
 from waxwing.operators.windows.bucket.bucket import Bucket, Emission
 from waxwing.operators.windows.definition import MESSAGE_TIME, Hopping, Session, Tumbling, Windows
-from waxwing.operators.windows.lane.lane import Lane
 from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, first_held, first_opening, openings
 from waxwing.operators.windows.rows import LateEntries, Rows
+from waxwing.operators.windows.stream.fold import StreamFold
 
 __all__ = [
     "MESSAGE_TIME",
@@ -20,7 +20,6 @@ __all__ = [
     "Fold",
     "Held",
     "Hopping",
-    "Lane",
     "Last",
     "Late",
     "LateEntries",
@@ -32,6 +31,7 @@ __all__ = [
     "Piece",
     "Rows",
     "Session",
+    "StreamFold",
     "Sum",
     "Tumbling",
     "Windows",

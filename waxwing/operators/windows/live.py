@@ -14,9 +14,9 @@ from waxwing.operators.windows.aggregates.functions import Count, Max, Mean, Min
 from waxwing.operators.windows.aggregates.parts import EXACT
 from waxwing.operators.windows.definition import Session, Windows
 from waxwing.operators.windows.definition.misfits import Takes
-from waxwing.operators.windows.lane.lane import Lane
 from waxwing.operators.windows.pieces import Opening
 from waxwing.operators.windows.rows import Rows, no_rows, rows_of_window
+from waxwing.operators.windows.stream.fold import StreamFold
 from waxwing.tables.modes import Merge
 
 
@@ -70,17 +70,17 @@ class Live:
     def place_of(self, batch: Batch[Any], place: int) -> int | None:
         """Where a stream begins in event time (see Held), with its first batch; None: there is no good record in it."""
         start = batch.offset_first
-        lane = Lane(self.windows, batch.stream, 1, Opening(start, start, NEVER, (), place), self._stage, takes=self.takes)
-        lane.pieces(batch)
-        return None if lane.watermark == NEVER else lane.place
+        fold = StreamFold(self.windows, batch.stream, 1, Opening(start, start, NEVER, (), place), self._stage, takes=self.takes)
+        fold.pieces(batch)
+        return None if fold.watermark == NEVER else fold.place
 
     def fold(self, batch: Batch[Any], place: int = NEVER) -> tuple[Rows, list[Reject], int]:
         """What the batch adds, one row per window and key; all its rejects; and how many rows of windows that began before the
         place are left out.
         """
         start = batch.offset_first
-        lane = Lane(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage, takes=self.takes)
-        [piece], read = lane.pieces(batch)
+        fold = StreamFold(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage, takes=self.takes)
+        [piece], read = fold.pieces(batch)
         length, left_out = self.windows.length_us, 0
         rows = no_rows(self.windows)
         with localcontext(EXACT):
@@ -89,7 +89,7 @@ class Live:
                     left_out += len(group.keys)
                 else:
                     rows.extend(rows_of_window(self.windows, group.end_us, group.keys, group.states))
-        return rows, lane.rejects(batch, read), left_out
+        return rows, fold.rejects(batch, read), left_out
 
     def whole(self, batch: Batch[Any], rows: list[Any], rejects: list[Reject]) -> Batch[Any]:
         """The batch, with these rows in place of its records."""

@@ -1,4 +1,4 @@
-"""What lanes send to buckets, and where a lane begins. Everything here pickles: pieces cross processes."""
+"""What folds send to buckets, and where one begins. Everything here pickles: pieces cross processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Piece:
     """What one batch holds for one bucket; often nothing but the positions.
 
     `offset_start` is where the stream began, `watermark_next` the partition's watermark behind the batch, `place` that of Held as
-    the lane has it. `messages` counts the batch's, `arrived` those that no filter left out; `rejects` (earlier steps' too) travel
+    the fold has it. `messages` counts the batch's, `arrived` those that no filter left out; `rejects` (earlier steps' too) travel
     to the first bucket, with the numbers of their messages among the arrived. `token` is that of the batch: of offset_next.
     """
 
@@ -105,7 +105,7 @@ class Held(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """Where a lane begins to read a stream, with the watermark there; it ends a batch at each of `splits` (rising)."""
+    """Where a fold begins to read a stream, with the watermark there; it ends a batch at each of `splits` (rising)."""
 
     offset_start: int
     offset: int
@@ -125,7 +125,7 @@ def first_held(offset_start: int, moment_us: int | None = None) -> Held:
 
 
 def first_opening(offset_start: int) -> Opening:
-    """Where a lane begins a stream of which nothing was taken in yet."""
+    """Where a fold begins a stream of which nothing was taken in yet."""
     held = first_held(offset_start)
     return Opening(offset_start, offset_start, NEVER, (), held.place)
 

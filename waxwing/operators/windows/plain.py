@@ -19,9 +19,9 @@ from waxwing.errors import ConfigError
 from waxwing.operators.exchange import BUCKETS_MAX, bucket_name
 from waxwing.operators.windows.bucket.bucket import Bucket, Emission
 from waxwing.operators.windows.definition import END, START, Windows
-from waxwing.operators.windows.lane.lane import Lane
 from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece, first_opening
 from waxwing.operators.windows.rows import LateEntries, instant
+from waxwing.operators.windows.stream.fold import StreamFold
 
 Row = dict[str, Any]
 LaneState = tuple[int, int, int, tuple[int, ...], int]
@@ -83,18 +83,18 @@ def windows(
 
 
 class _LaneLogic(StatefulBatchLogic[Batch[Any], tuple[str, Piece | Mark], LaneState]):
-    """The lane of one partition; what it holds is where it stands, and the watermark there."""
+    """The fold of one partition; what it holds is where it stands, and the watermark there."""
 
     def __init__(
         self, definition: Windows, buckets: int, step_id: str, clock_us: Callable[[], int] | None, state: LaneState | None
     ) -> None:
         self._names = [bucket_name(bucket) for bucket in range(buckets)]
-        self._make: Callable[[Stream, Opening], Lane] = lambda stream, opening: Lane(
+        self._make: Callable[[Stream, Opening], StreamFold] = lambda stream, opening: StreamFold(
             definition, stream, buckets, opening, step_id, clock_us
         )
         self._now_us = clock_us or (lambda: time.time_ns() // 1_000)
         self._opening = None if state is None else Opening(*state)
-        self._lane: Lane | None = None
+        self._lane: StreamFold | None = None
 
     @override
     def on_batch(self, values: list[Batch[Any]]) -> tuple[Iterable[tuple[str, Piece | Mark]], bool]:

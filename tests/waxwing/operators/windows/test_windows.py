@@ -36,7 +36,6 @@ from waxwing.operators.windows import (
     Fold,
     Held,
     Hopping,
-    Lane,
     Last,
     Mark,
     Max,
@@ -44,6 +43,7 @@ from waxwing.operators.windows import (
     Min,
     Opening,
     Session,
+    StreamFold,
     Sum,
     Tumbling,
     Windows,
@@ -51,9 +51,9 @@ from waxwing.operators.windows import (
 )
 from waxwing.operators.windows.aggregates.parts import EXACT, _expansion
 from waxwing.operators.windows.bucket.packing import compress, decode, decompress, encode, pack_column, unpack_column
-from waxwing.operators.windows.lane.reading import _times
 from waxwing.operators.windows.live import Live
 from waxwing.operators.windows.pieces import buckets_of
+from waxwing.operators.windows.stream.reading import _times
 
 STREAM = Stream("flow", "topic", "id", 0)
 SECOND = 1_000_000
@@ -82,7 +82,7 @@ def batch(records: Sequence[Any], first: int = 0, stamps: Sequence[int] | None =
 
 def run(definition: Windows, *batches: Batch[Any], clock_us: Callable[[], int] | None = None) -> Emission:
     """Everything through one lane and one bucket, to the end; the bucket is packed and loaded on the way, after each batch."""
-    lane, bucket = Lane(definition, STREAM, 1, Opening(0, 0, NEVER), clock_us=clock_us), Bucket(definition, {STREAM: 0})
+    lane, bucket = StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER), clock_us=clock_us), Bucket(definition, {STREAM: 0})
     parts: list[Emission] = []
     for one in batches:
         (piece,) = pickle.loads(pickle.dumps(lane.fold(one)))
@@ -248,7 +248,7 @@ def test_equal_sums_of_floats_have_equal_states(values: list[float], rng: random
 def test_first_and_last_go_by_time_then_partition_then_offset() -> None:
     definition = define(aggregates={"first": First("value"), "last": Last("value")})
     bucket = Bucket(definition, {STREAM: 0, STREAM._replace(partition=1): 0})
-    lanes = {p: Lane(definition, STREAM._replace(partition=p), 1, Opening(0, 0, NEVER)) for p in (1, 0)}
+    lanes = {p: StreamFold(definition, STREAM._replace(partition=p), 1, Opening(0, 0, NEVER)) for p in (1, 0)}
     for partition, lane in lanes.items():
         records = [(2, "a", f"{partition} middle"), (1, "a", f"{partition} first"), (3, "a", "x"), (3, "a", f"{partition} last")]
         one = batch(records)
@@ -557,7 +557,7 @@ def test_equal_keys_are_in_one_bucket_and_that_of_a_text_is_that_of_its_bytes() 
 
 
 def test_late_records_of_one_message_have_letters_of_their_own_in_all_buckets_and_windows() -> None:
-    lane = Lane(define(kind=Hopping(20, 10), lateness_s=0), STREAM, 4, Opening(0, 0, NEVER))
+    lane = StreamFold(define(kind=Hopping(20, 10), lateness_s=0), STREAM, 4, Opening(0, 0, NEVER))
     records = [(100, "a", 1), *((1, key, 1) for key in "abcdefgh"), (2, "a", 1)]
     pieces = lane.fold(batch(records, at=[0, *[1] * 8, 2]))
     assert all(piece.late for piece in pieces)
@@ -600,7 +600,7 @@ def test_a_key_that_only_came_within_the_grace_begins_with_revision_0() -> None:
 
 def test_a_lane_and_a_bucket_refuse_a_gap() -> None:
     definition = define()
-    lane, bucket = Lane(definition, STREAM, 1, Opening(0, 0, NEVER)), Bucket(definition, {STREAM: 0})
+    lane, bucket = StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER)), Bucket(definition, {STREAM: 0})
     with pytest.raises(OffsetGap):
         lane.fold(batch([(1, "a", 1)], 5))
     (first,) = lane.fold(batch([(1, "a", 1)]))
@@ -617,7 +617,7 @@ def test_a_lane_and_a_bucket_refuse_a_gap() -> None:
 
 
 def test_every_bucket_gets_a_piece_of_every_batch() -> None:
-    lane = Lane(define(), STREAM, 4, Opening(0, 0, NEVER))
+    lane = StreamFold(define(), STREAM, 4, Opening(0, 0, NEVER))
     pieces = lane.fold(batch([(61, "a", 1)]))
     assert [(p.offset_first, p.offset_next, p.watermark_next) for p in pieces] == [(0, 1, 56 * SECOND)] * 4
     assert sum(len(p.groups) for p in pieces) == 1
@@ -636,7 +636,7 @@ def test_once_all_partitions_are_idle_the_clock_closes_what_is_open_and_nothing_
     definition, other = define(kind=kind, idle_after_s=7), STREAM._replace(partition=1)
     bucket, lanes = (
         Bucket(definition, {STREAM: 0, other: 0}),
-        {s: Lane(definition, s, 1, Opening(0, 0, NEVER)) for s in (STREAM, other)},
+        {s: StreamFold(definition, s, 1, Opening(0, 0, NEVER)) for s in (STREAM, other)},
     )
     bucket.fold(*lanes[STREAM].fold(batch([(1, "a", 1), (64, "a", 1)])))
     closed = bucket.closed_to
@@ -667,7 +667,7 @@ def test_once_all_partitions_are_idle_the_clock_closes_what_is_open_and_nothing_
 
 
 def test_without_idle_after_s_nothing_is_idle_whatever_other_windows_of_the_flow_ask_for() -> None:
-    lane = Lane(define(), STREAM, 1, Opening(0, 0, NEVER))
+    lane = StreamFold(define(), STREAM, 1, Opening(0, 0, NEVER))
     assert lane.mark_of(marked(STREAM, "lane", 0, "idle", 1e9), 10**18) is None
     assert lane.mark_of(marked(STREAM, "lane", 0, "end"), 0) == Mark(STREAM, 0, 0, True)
 
@@ -676,7 +676,10 @@ def test_an_idle_partition_is_not_waited_for_until_its_next_batch() -> None:
     definition = define()
     other = STREAM._replace(partition=1)
     bucket = Bucket(definition, {STREAM: 0, other: 0})
-    lane, idle = Lane(definition, STREAM, 1, Opening(0, 0, NEVER)), Lane(definition, other, 1, Opening(0, 0, NEVER))
+    lane, idle = (
+        StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER)),
+        StreamFold(definition, other, 1, Opening(0, 0, NEVER)),
+    )
     bucket.fold(*lane.fold(batch([(1, "a", 1), (66, "a", 1)])))
     assert not bucket.emission().rows
     bucket.mark(idle.mark(ended=False))
@@ -692,7 +695,7 @@ def test_an_idle_partition_is_not_waited_for_until_its_next_batch() -> None:
 
 def test_a_bounded_run_that_ended_goes_on_some_day() -> None:
     definition = define()
-    lane, bucket = Lane(definition, STREAM, 1, Opening(0, 0, NEVER)), Bucket(definition, {STREAM: 0})
+    lane, bucket = StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER)), Bucket(definition, {STREAM: 0})
     bucket.fold(*lane.fold(batch([(1, "a", 1)])))
     bucket.mark(lane.mark(ended=True))
     assert len(bucket.emission().rows) == 1
@@ -703,9 +706,9 @@ def test_a_bounded_run_that_ended_goes_on_some_day() -> None:
     assert len(emission.late) + len(emission.late_entries) == 1
 
 
-def fed(bucket: Bucket, definition: Windows, stream: Stream, records: Sequence[Any]) -> Lane:
+def fed(bucket: Bucket, definition: Windows, stream: Stream, records: Sequence[Any]) -> StreamFold:
     """Records of a stream from its start, taken in by the bucket; the lane that read them."""
-    lane, one = Lane(definition, stream, 1, Opening(0, 0, NEVER)), batch(records)
+    lane, one = StreamFold(definition, stream, 1, Opening(0, 0, NEVER)), batch(records)
     bucket.fold(*lane.fold(Batch(stream, "lane", 0, len(records), one.messages, records, one.at)))
     return lane
 
@@ -743,7 +746,7 @@ def test_a_partition_added_to_a_known_topic_counts_from_its_first_record_on() ->
     fed(bucket, definition, STREAM, [(1, "a", 1), (66, "a", 1)])
     assert len(bucket.emission().rows) == 1
     fed(bucket, definition, added, [(70, "a", 1)])
-    (piece,) = Lane(definition, STREAM, 1, Opening(0, 2, 61 * SECOND)).fold(batch([(200, "a", 1)], 2))
+    (piece,) = StreamFold(definition, STREAM, 1, Opening(0, 2, 61 * SECOND)).fold(batch([(200, "a", 1)], 2))
     bucket.fold(piece)
     assert not bucket.emission().rows
 
@@ -751,7 +754,10 @@ def test_a_partition_added_to_a_known_topic_counts_from_its_first_record_on() ->
 @pytest.mark.parametrize(("kind", "grace_s"), [(Tumbling(60), 0), (Tumbling(60), 40), (Hopping(60, 20), 0), (Session(30), 0)])
 def test_at_the_end_of_a_bounded_run_each_bucket_closes_to_the_end_of_the_topic(kind: Any, grace_s: float) -> None:
     definition = define(kind=kind, grace_s=grace_s)
-    lane, buckets = Lane(definition, STREAM, 8, Opening(0, 0, NEVER)), [Bucket(definition, {STREAM: 0}) for _ in range(8)]
+    lane, buckets = (
+        StreamFold(definition, STREAM, 8, Opening(0, 0, NEVER)),
+        [Bucket(definition, {STREAM: 0}) for _ in range(8)],
+    )
     for bucket, piece in zip(buckets, lane.fold(batch([(1, "a", 1), (2, "b", 1), (61, "a", 1)])), strict=True):
         bucket.fold(piece)
         bucket.mark(lane.mark(ended=True))
@@ -767,7 +773,7 @@ def test_an_added_partition_of_which_nothing_was_taken_in_may_begin_behind_what_
     bucket = Bucket.load(definition, bucket.pack(), [STREAM, added])
     assert openings([bucket.held])[added] == Opening(50, 50, NEVER, (), 9 * SECOND)
     one = batch([(1, "a", 1)], 50)
-    (piece,) = Lane(definition, added, 1, Opening(50, 50, NEVER)).fold(
+    (piece,) = StreamFold(definition, added, 1, Opening(50, 50, NEVER)).fold(
         Batch(added, "lane", 50, 51, one.messages, one.records, one.at)
     )
     assert bucket.fold(piece)
@@ -804,7 +810,7 @@ def test_under_a_longer_grace_a_window_that_was_forgotten_is_not_written_again()
     for _ in range(2):  # it is remembered
         bucket = Bucket.load(new, bucket.pack())
     held = bucket.held[STREAM]
-    lane = Lane(new, STREAM, 1, Opening(0, held.offset_next, held.watermark))
+    lane = StreamFold(new, STREAM, 1, Opening(0, held.offset_next, held.watermark))
     bucket.fold(*lane.fold(batch([(6, "a", 1), (1_000, "a", 1), (130, "a", 1), (2_500, "a", 1)], held.offset_next)))
     emission = bucket.emission()
     assert [(row[0] // SECOND, row[-1]) for row in emission.rows.tuples()] == [(180, 0), (960, 0)]
@@ -904,7 +910,7 @@ def test_a_state_of_the_release_before_goes_on() -> None:
 
 def test_a_partition_is_idle_until_it_brings_a_message_be_it_one_that_is_read_again() -> None:
     definition, other = define(lateness_s=0), STREAM._replace(partition=1)
-    bucket, lane = Bucket(definition, {STREAM: 0, other: 0}), Lane(definition, STREAM, 1, Opening(0, 0, NEVER))
+    bucket, lane = Bucket(definition, {STREAM: 0, other: 0}), StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER))
     again = lane.fold(batch([(1, "a", 1), (2, "a", 1)]))
     bucket.fold(*again)
     bucket.mark(Mark(STREAM, 0, 1, ended=False))  # where a lane stood that reads it again
@@ -914,7 +920,7 @@ def test_a_partition_is_idle_until_it_brings_a_message_be_it_one_that_is_read_ag
     bucket.mark(lane.mark(ended=False))
     assert bucket.closed_to == 70 * SECOND
     bucket.fold(*lane.fold(replace(batch([], 2), offset_next=5)))  # a marker of a transaction, no record
-    later = Lane(definition, other, 1, Opening(0, 1, 70 * SECOND))
+    later = StreamFold(definition, other, 1, Opening(0, 1, 70 * SECOND))
     records = batch([(130, "b", 1)], 1)
     bucket.fold(*later.fold(replace(records, stream=other)))
     assert bucket.closed_to == 130 * SECOND, "it is still idle"
@@ -923,7 +929,7 @@ def test_a_partition_is_idle_until_it_brings_a_message_be_it_one_that_is_read_ag
 
 def test_a_bucket_keeps_the_last_token_at_or_below_where_it_stands() -> None:
     definition = define()
-    bucket, lane = Bucket(definition, {STREAM: 0}), Lane(definition, STREAM, 1, Opening(0, 0, NEVER))
+    bucket, lane = Bucket(definition, {STREAM: 0}), StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER))
     pieces = [
         *lane.fold(batch([(1, "a", 1), (2, "a", 1)], token=b"two")),
         *lane.fold(batch([(3, "a", 1)], 2)),
@@ -967,7 +973,9 @@ def test_a_damaged_state_is_refused_whatever_its_size(size: int) -> None:
 def test_a_large_state_is_compressed() -> None:
     definition = define()
     bucket = Bucket(definition, {STREAM: 0})
-    bucket.fold(*Lane(definition, STREAM, 1, Opening(0, 0, NEVER)).fold(batch([(1, f"customer-{n}", 1) for n in range(5_000)])))
+    bucket.fold(
+        *StreamFold(definition, STREAM, 1, Opening(0, 0, NEVER)).fold(batch([(1, f"customer-{n}", 1) for n in range(5_000)]))
+    )
     state = bucket.pack()
     assert len(state) < 30_000
     assert Bucket.load(definition, state).open_entries == 5_000

@@ -11,7 +11,7 @@ import pytest
 from waxwing.batch import Columns, Stream, raw
 from waxwing.errors import ConfigError
 from waxwing.ledger.windows import NEVER
-from waxwing.operators.windows import Bucket, Count, Hopping, Lane, Mark, Opening, Session, Sum, Tumbling, Windows
+from waxwing.operators.windows import Bucket, Count, Hopping, Mark, Opening, Session, StreamFold, Sum, Tumbling, Windows
 from waxwing.operators.windows.bucket.rebucket import rebucket
 
 STREAM, QUIET = Stream("f", "t", "id", 0), Stream("f", "t", "id", 1)
@@ -45,7 +45,7 @@ def run(definition: Windows, counts: list[int]) -> list[tuple[Any, ...]]:
     for buckets in counts:
         states = rebucket(definition, states, buckets) if len(states) != buckets else states
         lane, held = (
-            Lane(definition, STREAM, buckets, Opening(0, offset, watermark)),
+            StreamFold(definition, STREAM, buckets, Opening(0, offset, watermark)),
             [Bucket.load(definition, s) for s in states],
         )
         part = all_records[offset : offset + size]
@@ -75,7 +75,7 @@ def test_rows_do_not_depend_on_how_many_buckets_there_were_when(kind: Any) -> No
 def test_windows_that_one_bucket_has_closed_and_another_has_not_are_written_whole(kind: Any) -> None:
     """A decision of the clock, or the end of a bounded run, may have reached one of them."""
     definition, size = windows(kind), 60
-    lane, old = Lane(definition, STREAM, 4, Opening(0, 0, NEVER)), [Bucket(definition, {STREAM: 0}) for _ in range(4)]
+    lane, old = StreamFold(definition, STREAM, 4, Opening(0, 0, NEVER)), [Bucket(definition, {STREAM: 0}) for _ in range(4)]
     messages = Columns(range(size), [None] * size, [b""] * size, [-1] * size, [()] * size)
     batch = raw(STREAM, "lane", 0, size, messages).with_records(records(size), range(size))
     for bucket, piece in zip(old, lane.fold(batch), strict=True):
@@ -112,9 +112,9 @@ def test_buckets_that_stand_at_different_positions_are_not_divided() -> None:
 
 def fed(
     states: list[bytes], definition: Windows, opening: Opening, part: list[tuple[str, int, int]]
-) -> tuple[Lane, list[Bucket]]:
+) -> tuple[StreamFold, list[Bucket]]:
     """Buckets of these states with the records taken in, and the lane."""
-    lane, size = Lane(definition, STREAM, len(states), opening), len(part)
+    lane, size = StreamFold(definition, STREAM, len(states), opening), len(part)
     offsets = range(opening.offset, opening.offset + size)
     messages = Columns(offsets, [None] * size, [b""] * size, [-1] * size, [()] * size)
     buckets = [Bucket.load(definition, state) for state in states]

@@ -25,7 +25,6 @@ from waxwing.operators.windows import (
     First,
     Fold,
     Hopping,
-    Lane,
     Last,
     Mark,
     Max,
@@ -33,6 +32,7 @@ from waxwing.operators.windows import (
     Opening,
     Piece,
     Session,
+    StreamFold,
     Sum,
     Windows,
     openings,
@@ -166,7 +166,7 @@ def sessions_of(spoken: dict[int, list[Any]], gap: int) -> dict[Any, list[Any]]:
 Bug = str | None
 
 
-class HastyLane(Lane):
+class HastyLane(StreamFold):
     """Judges every record of a batch by the batch's highest time."""
 
     def _befores(self, times: Any) -> list[int]:
@@ -232,12 +232,12 @@ class World:
             for state in self.states
         )
         self.splits: dict[int, tuple[int, ...]] = {}
-        self.lanes: dict[int, Lane] = {}
+        self.lanes: dict[int, StreamFold] = {}
         for partition, stream in self.streams.items():
             opening = opened.get(stream, Opening(0, 0, NEVER))
             if self.bug == "lanes start at the highest position":
                 opening = opening._replace(offset=max((opening.offset, *opening.splits)))
-            lane = HastyLane if self.bug == "judged by the batch's highest time" else Lane
+            lane = HastyLane if self.bug == "judged by the batch's highest time" else StreamFold
             self.lanes[partition] = lane(self.definition, stream, len(self.buckets), opening)
             self.splits[partition] = () if self.bug == "straddling batch folded whole" else opening.splits
         self.channels: dict[tuple[int, int], deque[Piece | Mark]] = defaultdict(deque)

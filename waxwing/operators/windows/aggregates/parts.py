@@ -1,4 +1,4 @@
-"""The parts of aggregates: states by column. A lane folds a batch's records into states, a bucket merges states.
+"""The parts of aggregates: states by column. A fold makes a batch's records states, a bucket merges states.
 
 Both work on whole columns in one tight loop each; what is measured beside them stands in `benchmarks`.
 """

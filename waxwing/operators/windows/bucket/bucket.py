@@ -1,4 +1,4 @@
-"""A bucket: the windows of a part of all keys, fed by every lane; a sink keeps its rows and its state in one transaction."""
+"""A bucket: the windows of a part of all keys, fed by the fold of every stream; a sink keeps its rows and its state in one transaction."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Bucket:
         """Rows that the next emission brings, late ones and rejects among them."""
         return len(self._rows) + len(self._late) + len(self._late_entries) + len(self._rejects)
 
-    # -- what lanes send ----------------------------------------------------------------------------
+    # -- what folds send ----------------------------------------------------------------------------
 
     def fold(self, piece: Piece) -> bool:
         """Take a piece in; False when it was taken in before.

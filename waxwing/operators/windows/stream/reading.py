@@ -50,7 +50,7 @@ class Read(NamedTuple):
     bad: dict[int, str]
 
 
-class Reader:
+class EventReader:
     """Reads what a definition asks for; how, is decided once per type of record.
 
     `clock_us` gives the time of day where a message has no timestamp that could be believed; `takes` are the types that a field

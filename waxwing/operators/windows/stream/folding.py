@@ -1,4 +1,4 @@
-"""A batch's records that are not too late, by (window, key): the bulk of a lane's work."""
+"""A batch's records that are not too late, by (window, key): the bulk of a fold's work."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from waxwing.batch import Batch
 from waxwing.operators.windows.aggregates.parts import Entries, FoldError
 from waxwing.operators.windows.definition import Windows
-from waxwing.operators.windows.lane.reading import Read
 from waxwing.operators.windows.pieces import Group, Piece, Sessions, buckets_of
+from waxwing.operators.windows.stream.reading import Read
 
 # A group of records that are in the same windows: the slot alone when all of these are still open to it, else with how many
 # of the slot's windows (by rising end) are gone for good, and how many are no longer on time.

@@ -1,4 +1,4 @@
-"""A lane: the batches of one partition, folded by (window, key) and cut into pieces, one for every bucket."""
+"""A fold: the batches of one partition, folded by (window, key) and cut into pieces, one for every bucket."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows.aggregates.parts import EXACT, FoldError
 from waxwing.operators.windows.definition import SECOND_US, Windows
 from waxwing.operators.windows.definition.misfits import Takes
-from waxwing.operators.windows.lane.folding import Slot, fold_sessions, fold_windows
-from waxwing.operators.windows.lane.reading import Read, Reader, without
 from waxwing.operators.windows.pieces import Late, Mark, Opening, Piece, buckets_of
+from waxwing.operators.windows.stream.folding import Slot, fold_sessions, fold_windows
+from waxwing.operators.windows.stream.reading import EventReader, Read, without
 
 # Dead letters of a message's late records have rows from here on: others of it may be rejected, in the same transaction or not.
 LATE_ROWS_FROM = 1_000_000
@@ -43,7 +43,7 @@ class _Judged(NamedTuple):
     late: list[_LateFor]
 
 
-class Lane:
+class StreamFold:
     """Folds one partition's batches. Each record is judged by the watermark before it, so that batch boundaries change nothing.
 
     It stores nothing: at a start it begins where the buckets say (see `openings`).
@@ -71,7 +71,7 @@ class Lane:
         self._definition, self._stream, self._buckets, self._stage = definition, stream, buckets, stage
         self._offset_start, self._offset, self._watermark = opening.offset_start, opening.offset, opening.watermark
         self._place = opening.place
-        self._reader = Reader(definition, clock_us, takes)
+        self._reader = EventReader(definition, clock_us, takes)
 
     @property
     def offset(self) -> int:
@@ -89,7 +89,7 @@ class Lane:
         return self._place
 
     def mark(self, *, ended: bool, clock_us: int = NEVER) -> Mark:
-        """For every bucket: the partition is idle, or has ended, where the lane stands."""
+        """For every bucket: the partition is idle, or has ended, where the fold stands."""
         return Mark(self._stream, self._offset_start, self._offset, ended, clock_us)
 
     def mark_of(self, batch: Batch[Any], now_us: int) -> Mark | None:

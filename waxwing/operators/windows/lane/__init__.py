@@ -1,1 +1,0 @@
-"""A lane: from batches of a partition to pieces, one for every bucket."""
