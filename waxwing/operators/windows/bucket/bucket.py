@@ -1,4 +1,4 @@
-"""A bucket: the windows of a part of all keys, fed by the fold of every stream; a sink keeps its rows and its state in one transaction."""
+"""A bucket: the windows of a part of all keys, fed by the folds of all streams. A sink keeps both in one transaction."""
 
 from __future__ import annotations
 
