@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from sources.kit.described import HINT, demand_token
 from sources.kit.options import Options
+from sources.kit.starting.described import HINT, demand_token
 from sources.kit.words import EMPTY, Fetched, LaneReader, NotThere, Place, Run
 from waxwing import log
 from waxwing.batch import Stream

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sources.kit.by_stream import OneByOne
-from sources.kit.described import described, listed
 from sources.kit.lane import Lane
 from sources.kit.source import Source
+from sources.kit.starting.described import described, listed
 from sources.kit.words import Log, Place
 from waxwing.batch import Messages, Stream
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bytewax.inputs import StatefulSourcePartition
 from typing_extensions import override
 
+from sources.kit.any_source import AnySource
 from sources.kit.starting.feeds import Durable
 from sources.kit.starting.opening import Lost
 from sources.kit.state import Kept, LaneState, StreamState
@@ -18,9 +19,6 @@ from sources.kit.words import Fetched, Raw
 from waxwing import runtime
 from waxwing.batch import Stream, lane_name
 from waxwing.steps.holding import reminders
-
-if TYPE_CHECKING:
-    from sources.kit.source import LaneSource
 
 # The first streams are about to be opened: what a server answers at once is not to wait for its turn.
 FIRST_S = 0.002
@@ -36,7 +34,7 @@ BATCH_BYTES_MAX = 2_000_000
 class Lane(StatefulSourcePartition[Raw, Kept | None]):
     """Reads the streams of its number; the watch over the source says from where."""
 
-    def __init__(self, source: LaneSource, number: int, watch: Watch, durable: Durable, resume: Any) -> None:
+    def __init__(self, source: AnySource, number: int, watch: Watch, durable: Durable, resume: Any) -> None:
         self._source, self._options, self._watch = source, source.options, watch
         self._number, self._name, self._durable, self._resume = number, lane_name(number), durable, resume
         self._readers: dict[Stream, StreamReader] = {}

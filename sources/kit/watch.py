@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from sources.kit.described import listed
+from sources.kit.any_source import AnySource
 from sources.kit.patience import ask
+from sources.kit.starting.described import listed
 from sources.kit.starting.opening import Lost, recreated_error
 from sources.kit.starting.positions import StartAt, let_go, own_feeds, prepare_feeds, say_starts
 from sources.kit.starting.starts import Starts
@@ -19,9 +20,6 @@ from waxwing import log, runtime
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss, TransientError
 from waxwing.target import Target
-
-if TYPE_CHECKING:
-    from sources.kit.source import LaneSource
 
 T = TypeVar("T")
 
@@ -45,7 +43,7 @@ class Watch:
         feeds: the targets.
     """
 
-    def __init__(self, source: LaneSource, feeds: Sequence[Target], flow: str) -> None:
+    def __init__(self, source: AnySource, feeds: Sequence[Target], flow: str) -> None:
         self._source, self._options, self.feeds, self._flow = source, source.options, feeds, flow
         self.bounded = self._options.until == "end"
         self._anew = self._options.begin == "anew"

@@ -18,7 +18,7 @@ from sinks import Append, MemoryTarget, MemoryWindows, SqlTarget, sink, window_s
 from sources import read
 from sources.kit import Log, Options, Place, Run, Source, numbered
 from sources.kit.by_stream import OneByOne
-from sources.kit.described import described, listed
+from sources.kit.starting.described import described, listed
 from sources.memory import MemorySource
 from waxwing import operators as ww
 from waxwing.batch import Stream

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from sources.kit.described import described
+from sources.kit.any_source import AnySource
+from sources.kit.starting.described import described
 from sources.kit.starting.opening import Lost, missing, part, recreated, recreated_error, start_time_ms
 from sources.kit.starting.positions import Answers, StartAt, StepAt, open_feeds
 from sources.kit.state import LaneState
@@ -16,9 +17,6 @@ from waxwing import log
 from waxwing.batch import Stream
 from waxwing.errors import ConfigError, DataLoss
 from waxwing.target import Target
-
-if TYPE_CHECKING:
-    from sources.kit.source import LaneSource
 
 T = TypeVar("T")
 
@@ -42,7 +40,7 @@ class Starts:
         answers: how targets are.
     """
 
-    def __init__(self, source: LaneSource, feeds: Sequence[Target], flow: str, says: Says, answers: Answers) -> None:
+    def __init__(self, source: AnySource, feeds: Sequence[Target], flow: str, says: Says, answers: Answers) -> None:
         self._source, self._options, self._feeds, self._flow = source, source.options, feeds, flow
         self._says, self._answers = says, answers
         self._bounded, self._anew = self._options.until == "end", self._options.begin == "anew"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from sources.kit.any_source import AnySource
 from sources.kit.words import Log
 from waxwing.batch import SOURCE_CHARACTERS_MAX, TOKEN_BYTES_MAX
 from waxwing.errors import ConfigError
-
-if TYPE_CHECKING:
-    from sources.kit.source import LaneSource
 
 Named = tuple[str, str, int]
 HINT = "Correct the source: docs/your-own-source.md says what it gives."
@@ -18,7 +15,7 @@ NUMBER_END = 2**63
 PARTITION_END = 2**31
 
 
-def described(source: LaneSource) -> list[Log]:
+def described(source: AnySource) -> list[Log]:
     """What the source describes.
 
     Raises:
@@ -45,7 +42,7 @@ def described(source: LaneSource) -> list[Log]:
     return logs
 
 
-def listed(source: LaneSource) -> list[Named]:
+def listed(source: AnySource) -> list[Named]:
     """The streams that the source lists.
 
     Raises:
@@ -64,7 +61,7 @@ def demand_token(what: str, token: object) -> None:
         raise ConfigError(f"{what} has {len(token):,} bytes: at most {TOKEN_BYTES_MAX:,} can be kept.", hint=HINT)
 
 
-def _demand_streams(source: LaneSource, says: str, streams: list[Named]) -> None:
+def _demand_streams(source: AnySource, says: str, streams: list[Named]) -> None:
     owners: dict[tuple[str, int], str] = {}
     for name, source_id, partition in streams:
         _demand_text(f"{says}: the source", name)
