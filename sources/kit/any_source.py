@@ -51,6 +51,7 @@ class AnySource(ABC):
         self._made = True
         self.names, self.pattern, self.options, self._flow = names, pattern, options or Options(), flow
         self._targets = Feeds(feeds)
+        self._lock = threading.Lock()  # workers of one process build their lanes at once
 
     # -- what one who writes a source says -----------------------------------------------------------
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator
 
 from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
@@ -12,7 +11,6 @@ from typing_extensions import override
 from sources.kit.any_source import AnySource
 from sources.kit.by_stream import OneByOne
 from sources.kit.lane import Lane
-from sources.kit.options import Options
 from sources.kit.starting.described import described
 from sources.kit.starting.feeds import Durable
 from sources.kit.state import Kept
@@ -21,7 +19,7 @@ from sources.kit.words import Alert, LaneReader, NotThere, Place, Raw, Run
 from waxwing import runtime
 from waxwing.batch import lane_name
 from waxwing.errors import ConfigError, DataLoss
-from waxwing.target import Expected, Target
+from waxwing.target import Expected
 
 
 class LaneSource(AnySource, FixedPartitionedSource[Raw, Kept | None]):
@@ -50,17 +48,7 @@ class LaneSource(AnySource, FixedPartitionedSource[Raw, Kept | None]):
         ConfigError: neither names nor a pattern; what it feeds can't be (see `replayable`).
     """
 
-    def __init__(
-        self,
-        *names: str,
-        pattern: str = "",
-        options: Options | None = None,
-        feeds: Sequence[Target] | None = None,
-        flow: str = "",
-    ) -> None:
-        super().__init__(*names, pattern=pattern, options=options, feeds=feeds, flow=flow)
-        self._shared: tuple[Watch, Durable] | None = None
-        self._lock = threading.Lock()
+    _shared: tuple[Watch, Durable] | None = None
 
     @override
     def listed(self) -> Collection[tuple[str, str, int]]:
@@ -81,7 +69,7 @@ class LaneSource(AnySource, FixedPartitionedSource[Raw, Kept | None]):
     def build_part(self, step_id: str, for_part: str, resume_state: Kept | None) -> Lane:
         try:
             flow = self._flow_of(step_id)
-            with self._lock:  # workers of one process build their lanes at once
+            with self._lock:
                 watch, durable = self._shared_by_lanes(flow)
                 return Lane(self, self.list_parts().index(for_part), watch, durable, resume_state)
         except Exception as error:  # noqa: BLE001 - the process ends by it, or it is raised
