@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -13,7 +11,7 @@ from sinks.sql.steps import SqlSteps
 from tests.faults.recompute import plain_engine
 from tests.migration import dump
 from tests.migration.dump import RELEASES, Content, Database, content, run
-from tests.migration.killed.starts import start
+from tests.migration.killed.starts import start, two_at_once
 from tests.migration.rows import check_rows, places
 from waxwing.errors import ConfigError, TransientError, TryLater
 
@@ -98,22 +96,7 @@ def test_who_keeps_the_tables_from_being_altered_is_named(database: Database) ->
 def test_two_processes_at_once_carry_over_once(database: Database) -> None:
     whole = carried_over(database)
     url = database.old()
-    errors: list[BaseException] = []
-    together = threading.Barrier(2)
-
-    def starting() -> None:
-        together.wait(60)
-        try:
-            start(url)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=starting) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    two_at_once(url)
     assert content(url) == whole
 
 

@@ -13,7 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
 from typing import IO, Any, Self
@@ -35,6 +37,19 @@ def start(url: str, **settings: Any) -> None:
     target = SqlTarget(orders_flow.OrdersSettings(database_url=SecretStr(url), **more), orders_flow.orders, Upsert(keys=("id",)))
     target.bind("orders", "orders")
     target.prepare()
+
+
+def two_at_once(url: str, **settings: Any) -> None:
+    """Two starts at the same moment; what either raises is raised."""
+    together = threading.Barrier(2)
+
+    def starting() -> None:
+        together.wait(60)
+        start(url, **settings)
+
+    with ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(starting) for _ in range(2)]:
+            one.result()
 
 
 class Starts:

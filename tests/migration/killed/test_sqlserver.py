@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.migration.dump import Database, content, run
-from tests.migration.killed.starts import Starts, start
+from tests.migration.killed.starts import Starts, start, two_at_once
 from tests.migration.killed.test_earlier_process import Earlier, unpack
 from tests.migration.rows import check_rows
 from tests.servers.sqlserver import kept_connections
@@ -43,22 +42,7 @@ def test_tables_of_an_earlier_release_are_carried_over_whole_and_once(database: 
         assert str(starts.killed(url, MIDDLE)).startswith("DROP TABLE waxwing_owners")
     assert content(url) == before
 
-    errors: list[BaseException] = []
-    together = threading.Barrier(2)
-
-    def starting() -> None:
-        together.wait(60)
-        try:
-            start(url, **PATIENT)
-        except BaseException as raised:
-            errors.append(raised)
-
-    threads = [threading.Thread(target=starting) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    two_at_once(url, **PATIENT)
     after = content(url)
     check_rows(before, after)
     assert after["waxwing_schema"] == [(2,)]
