@@ -20,7 +20,7 @@ from tests.simulation.steps.stepped import SteppedWriter
 from tests.simulation.target import ModelSession, ModelTarget
 from waxwing.batch import Batch, Reject
 from waxwing.change import Change
-from waxwing.errors import RowError
+from waxwing.errors import RowError, TransientError
 from waxwing.ledger.store import Transaction
 from waxwing.operators.windows import Count, Hopping, Session, Sum, Windows
 from waxwing.operators.windows.live import Live
@@ -184,7 +184,7 @@ class FedWindows(Fed):
         """Is it none that all buckets have?"""
         try:
             return self.windows.opening(batch) is not None
-        except Exception:  # it has gone on since then
+        except TransientError:  # it has gone on since then
             return True
 
 
