@@ -53,7 +53,7 @@ def given_back(before: dict[str, Any]) -> None:
         return {what: now - before[what] for what, now in left().items() if now - before[what]}
 
     try:
-        until(lambda: not more(), timeout_s=60, what="threads and files to be gone")
+        until(lambda: not more(), timeout_s=180, what="threads and files to be gone")
     except TimeoutError:
         print("left:", more())
         raise
