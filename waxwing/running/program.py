@@ -30,8 +30,9 @@ def run(
     """Run a flow to its end, in this thread, with one worker.
 
     It ends when its sources do (UNTIL=end), when `stop` is set, or by an error. Nothing of the process is changed: no signal
-    handler, hook, limit or open file outlives it. Without `stop`, and on the main thread, SIGTERM and SIGINT stop it while it
-    runs; a second one raises KeyboardInterrupt. It may be called any number of times, one after the other.
+    handler, hook, limit or open file outlives it (the client that commits group offsets: by some ten seconds, after an error).
+    Without `stop`, and on the main thread, SIGTERM and SIGINT stop it while it runs; a second one raises KeyboardInterrupt. It
+    may be called any number of times, one after the other.
 
     Args:
         flow: what `waxwing.flow` made; or a Dataflow, or what gives one.
