@@ -33,7 +33,7 @@ for every column that rows bring.
   declared by hand.
 - A UUID in a column of text has hyphens where there is room for just 36 characters, unless the table's first row has 32 digits.
 
-This page is made by `waxwing types` from `waxwing/databases/*_types.py`.
+This page is made by `waxwing types` from `waxwing/databases/*/types.py`.
 """
 
 

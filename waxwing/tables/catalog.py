@@ -1,7 +1,7 @@
 """Types of existing columns, as a database's own catalog names them: which are taken, exact how far, which are refused and why.
 
-Each database has one table of its whole catalog (`*_types.py`). Columns of existing tables are read by it, `docs/types.md` is
-made of it (`waxwing types`), and a test writes random values of each type that is taken.
+Each database has one table of its whole catalog (`waxwing/databases/*/types.py`). Columns of existing tables are read
+by it, `docs/types.md` is made of it (`waxwing types`), and a test writes random values of each type that is taken.
 """
 
 from __future__ import annotations

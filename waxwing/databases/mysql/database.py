@@ -242,7 +242,7 @@ class MySQL(Database):
 
     @override
     def more_needs(self, plan: Plan) -> Sequence[Need]:
-        # (Append goes without: see mysql_numbered.)
+        # (Append goes without: see numbered.py.)
         through_stage = plan.nature.rows_numbered and isinstance(plan.mode, Keyed)
         return [Need(rights.TEMPORARY, plan.table, ())] if through_stage else ()
 

@@ -16,7 +16,7 @@ from waxwing.tables.plan import columns_of
 # Named parameters, so that "%" in a name or an expression is not doubled.
 SA_DIALECT: sa.Dialect = mysql.dialect(paramstyle="named")
 
-# JSON's escapes that a literal does not know; it reads the others alike. (Double quotes, since ANSI_QUOTES is off: mysql.py.)
+# JSON's escapes that a literal does not know; it reads the others alike. (Double quotes, since ANSI_QUOTES is off: database.py.)
 _FOREIGN = b"fu"
 
 

@@ -1,6 +1,6 @@
 """What errors of SQL Server mean: by the server's number, else by the ODBC state.
 
-Numbers: sqlserver_numbers.py. States: https://learn.microsoft.com/sql/odbc/reference/appendixes/appendix-a-odbc-error-codes
+Numbers: numbers.py. States: https://learn.microsoft.com/sql/odbc/reference/appendixes/appendix-a-odbc-error-codes
 """
 
 from __future__ import annotations

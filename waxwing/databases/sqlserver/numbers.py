@@ -5,7 +5,7 @@ Sources:
     client   https://learn.microsoft.com/dotnet/api/microsoft.data.sqlclient.sqlconfigurableretryfactory.baselinetransienterrors
     azure    https://learn.microsoft.com/azure/azure-sql/database/troubleshoot-common-errors-issues
     login    https://learn.microsoft.com/sql/relational-databases/errors-events/mssqlserver-18456-database-engine-error
-    ours     thrown by our own statements (sqlserver.py, sqlserver_dialect.py)
+    ours     thrown by our own statements (database.py, dialect.py)
 """
 
 from __future__ import annotations
