@@ -6,7 +6,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, repeat
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from sqlalchemy.schema import SchemaItem
 from waxwing.databases import database_for
 from waxwing.databases.base import Bulk, Database
 from waxwing.databases.ddl import ensure
+from waxwing.errors import TransientError
 from waxwing.tables.columns import checks
 from waxwing.tables.modes import Mode
 from waxwing.tables.plan import Plan
@@ -127,6 +128,22 @@ def make_place(url: sa.URL, *, lock_timeout_s: float = 5.0) -> Place:
     database = database_for(url)
     engine = database.engine(url, connect_timeout_s=20.0, lock_timeout_s=lock_timeout_s, statement_timeout_s=60.0)
     return Place(database, url, engine)
+
+
+def lose_commits(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, *faults: str) -> None:
+    """Lose the connection in the next COMMITs: "before" one, "after" it (it goes through; its answer is lost), or not ("")."""
+    real = engine.dialect.do_commit
+    coming = chain(faults, repeat(""))
+
+    def commit(connection: Any) -> None:
+        fault = next(coming)
+        if fault == "before":
+            raise TransientError("lost")
+        real(connection)
+        if fault == "after":
+            raise TransientError("lost")
+
+    monkeypatch.setattr(engine.dialect, "do_commit", commit)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from itertools import chain, repeat
 from typing import Any
 
 import orjson
@@ -16,11 +14,11 @@ from pydantic import SecretStr
 
 from sinks import Merge, SqlTarget
 from sinks.writer.writer import Writer
-from tests.conformance.place import ON_THREE, Place, make_place
+from tests.conformance.place import ON_THREE, Place, lose_commits, make_place
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Start
 from waxwing.databases.ledger import schema
-from waxwing.errors import BadRowsLimit, OffsetGap, TransientError
+from waxwing.errors import BadRowsLimit, OffsetGap
 from waxwing.settings import SqlSettings
 
 STREAM, OTHER = Stream("flow", "topic", "topic-id", 0), Stream("flow", "topic", "topic-id", 1)
@@ -145,19 +143,7 @@ def test_when_every_row_is_bad_the_flow_stops(place: Place, to: SqlTarget) -> No
 
 def test_a_commit_whose_answer_is_lost_is_not_added_twice(place: Place, to: SqlTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     write(to, parts(0, 1, [("a", 1, None)]))
-    dialect = to.place.engine.dialect
-    real = dialect.do_commit
-    faults: Iterator[str] = chain(["after", "before", "", "after", "after", "before"], repeat(""))
-
-    def commit(connection: Any) -> None:
-        fault = next(faults)
-        if fault == "before":
-            raise TransientError("lost")
-        real(connection)
-        if fault == "after":
-            raise TransientError("lost")
-
-    monkeypatch.setattr(dialect, "do_commit", commit)
+    lose_commits(to.place.engine, monkeypatch, "after", "before", "", "after", "after", "before")
     write(to, *[parts(n, 1, [("a", 10**n, None), (f"k{n}", n, None)]) for n in range(1, 9)])
     assert sums(place)["a"] == (111_111_111, None)
     assert {key: n for key, (n, _) in sums(place).items() if key != "a"} == {f"k{n}": n for n in range(1, 9)}

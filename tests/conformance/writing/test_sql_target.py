@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from pydantic import SecretStr
 from sinks import Append, SqlTarget, Upsert
 from sinks.sql.session import SqlSession
 from sinks.writer.writer import Writer
-from tests.conformance.place import Place
+from tests.conformance.place import Place, lose_commits
 from tests.faults.recompute import plain_engine
 from tests.servers import PostgreSQL
 from tests.servers.process import until
@@ -397,19 +395,7 @@ def test_a_connection_lost_in_commit_is_in_doubt(url: str, monkeypatch: pytest.M
     """The commit goes through and its answer is lost; then the connection is lost before the commit."""
     to = target(url, Append())
     write(to, batch(0, [("warm", 0)]))
-    dialect = to.place.engine.dialect
-    real = dialect.do_commit
-    faults: Iterator[str] = itertools.chain(itertools.islice(itertools.cycle(["after", "before", ""]), 6), itertools.repeat(""))
-
-    def commit(connection: Any) -> None:
-        fault = next(faults)
-        if fault == "before":
-            raise TransientError("lost")
-        real(connection)
-        if fault == "after":
-            raise TransientError("lost")
-
-    monkeypatch.setattr(dialect, "do_commit", commit)
+    lose_commits(to.place.engine, monkeypatch, *["after", "before", ""] * 2)
     write(to, *[batch(n, [(f"row {n}", n)]) for n in range(1, 9)])
     assert rows(url) == [*[(f"row {n}", n) for n in range(1, 9)], ("warm", 0)]
 
