@@ -12,7 +12,9 @@ from sources.kit.any_source import AnySource
 from sources.kit.patience import ask
 from sources.kit.starting.described import listed
 from sources.kit.starting.opening import Lost, recreated_error
-from sources.kit.starting.positions import StartAt, let_go, own_feeds, prepare_feeds, say_starts
+from sources.kit.starting.positions import StartAt
+from sources.kit.starting.preparing import let_go, own_feeds, prepare_feeds
+from sources.kit.starting.saying import say_starts
 from sources.kit.starting.starts import Starts
 from sources.kit.state import LaneState
 from sources.kit.words import NotThere, OpenPart

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sources.kit.starting.positions import StartAt, open_feeds, prepare_feeds
+from sources.kit.starting.positions import StartAt, open_feeds
+from sources.kit.starting.preparing import prepare_feeds
 from tests.simulation.database import Crash, Lost, Violation
 from tests.simulation.polled import Poll, PolledLog
 from tests.simulation.source import LaneReader, Starts, Straddles, place_told

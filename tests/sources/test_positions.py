@@ -9,7 +9,8 @@ import pytest
 from typing_extensions import override
 
 from sinks import MemoryTarget
-from sources.kit.starting.positions import StartAt, StepAt, open_feeds, say_starts
+from sources.kit.starting.positions import StartAt, StepAt, open_feeds
+from sources.kit.starting.saying import say_starts
 from waxwing.batch import Stream
 from waxwing.change import Position, Start
 

@@ -17,9 +17,6 @@ from waxwing.target import Target
 
 T = TypeVar("T")
 
-# So many partitions of a step are named one by one where a start says where it begins; more are summed up.
-NAMED_MAX = 8
-
 
 class StepAt(NamedTuple):
     """Where one step stands in a stream. `anew`: it has taken nothing of it in yet."""
@@ -54,73 +51,6 @@ def at_once(target: Target, call: Callable[[], T]) -> T:  # noqa: ARG001 - other
 
 def _no_token(stream: Stream, offset: int) -> None:
     """The offset says it all."""
-
-
-def own_feeds(feeds: Sequence[Target], pause: Callable[[float], None], answers: Answers = at_once) -> None:
-    """Become the owner of all of the flow's targets: before positions are read, so that nobody moves them any more.
-
-    Raises:
-        Fenced: another process has taken them meanwhile.
-        TransientError: another process is alive, and still was after RETRY_MAX_S.
-    """
-    # They are taken together: the most patient of them says for how long one that is away is waited for.
-    patient = sorted(feeds, key=lambda target: target.settings.retry_max_s)
-    for target in {id(target.ownership): target for target in patient}.values():
-        answers(target, partial(target.ownership.stand_by, pause, target.settings.retry_max_s))
-
-
-def let_go(feeds: Sequence[Target]) -> None:
-    """Be the owner of nothing any more."""
-    for target in feeds:
-        target.ownership.release()
-
-
-def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once, *, anew: bool = False) -> None:
-    """Make or check the targets' tables, and look for positions that a step of another name left behind.
-
-    With `anew` (BEGIN=anew) these are only named.
-
-    Raises:
-        ConfigError: a table does not fit; another flow of this name is alive; or positions of this flow stand under a step that
-            it no longer has (read from the start again they would be doubled).
-    """
-    steps = {step for target in feeds for step in target.flow_steps}
-    for target in feeds:
-        if not target.step:
-            raise ConfigError("A target in feeds=[...] serves no step.", hint='Write to it: sink("step", batches, target).')
-        answers(target, target.prepare)
-        held = answers(target, target.steps)
-        # One that goes on has its positions here; that another step has moved to another place is told by where that begins.
-        has = steps if not held or target.step in held else target.steps_here
-        if not (left := sorted(step for step in held if step not in has)):
-            continue
-        if where := answers(target, partial(target.alive, left)):
-            raise ConfigError(
-                f"A flow of the name {flow} is alive ({where}) and writes into {target.name} by steps that this one lacks: "
-                f"{', '.join(left)}.",
-                hint="Is it another flow? Give one of the two another FLOW_NAME. An earlier version of this one? Stop it first "
-                f"(after a kill, wait {target.settings.owner_stale_s:.0f} s).",
-            )
-        elsewhere = [step for step in left if step in steps]
-        what = (
-            f"{target.name} holds positions of flow {flow} under steps that it no longer has{' there' if elsewhere else ''}: "
-            f"{', '.join(left)}; it has {', '.join(sorted(has))}."
-        )
-        drops = "; ".join(f"waxwing step drop {flow} {step}" for step in left)
-        taken_out = f"Steps that were taken out: {drops}"
-        if anew:
-            log.warning("steps_left", f"{what} They stay as they are (BEGIN=anew). {taken_out}")
-            continue
-        if elsewhere:
-            raise ConfigError(
-                what,
-                hint=f"Were steps renamed? Give the positions their names: waxwing step rename {flow} {left[0]} {target.step} "
-                "(where two have changed places, through a third name). Are two addresses one database? Write them alike. Did a "
-                "step move, and what it left there is not wanted? Start with BEGIN=anew.",
-            )
-        renamed = f"A renamed step would begin anew and double its rows: waxwing step rename {flow} {left[0]} {target.step}. "
-        other = ". Are they another flow's of this name? Give one of the two another FLOW_NAME"
-        raise ConfigError(what, hint=f"{'' if target.step in held else renamed}{taken_out}{other}.")
 
 
 def open_feeds(
@@ -282,50 +212,3 @@ def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool
         step=target.step,
         source=sources,
     )
-
-
-def say_starts(flow: str, starts: Mapping[Stream, StartAt], start: str = "", *, anew: bool = False) -> None:
-    """Say where each step begins, a line a step.
-
-    Args:
-        flow: the flow's name.
-        starts: the streams that are about to be read.
-        start: START, where it was given: where positions are stored it has no say.
-        anew: BEGIN=anew was given.
-    """
-    places: dict[str, dict[Stream, StepAt]] = {}
-    for stream, at in sorted(starts.items()):
-        for place in at.steps:
-            places.setdefault(place.step, {})[stream] = place
-    for step, streams in places.items():
-        begins = {stream: place.offset for stream, place in streams.items() if place.anew}
-        goes_on = {stream: place.offset for stream, place in streams.items() if not place.anew}
-        if len(streams) <= NAMED_MAX:
-            parts = [f"{stream} goes on at {offset}" for stream, offset in goes_on.items()]
-            parts += [f"{stream} begins anew at {offset}" for stream, offset in begins.items()]
-        else:
-            parts = [
-                f"{len(found)} of {len(streams)} partitions of {_names(found)} {verb} at {_range(found.values())}"
-                for found, verb in ((goes_on, "go on"), (begins, "begin anew"))
-                if found
-            ]
-        ignored = f" START={start} counts only where no position is stored." if start and goes_on else ""
-        if anew and goes_on:
-            ignored += " BEGIN=anew does nothing for a step that has positions: take it out."
-        log.info(
-            "begins",
-            f"Flow {flow}, step {step}: {', '.join(parts)}.{ignored}",
-            step=step,
-            goes_on={str(stream): offset for stream, offset in goes_on.items()},
-            begins_anew={str(stream): offset for stream, offset in begins.items()},
-        )
-
-
-def _names(streams: Iterable[Stream]) -> str:
-    first, *others = dict.fromkeys(stream.source for stream in streams)
-    return f"{first} and {len(others)} {'others' if len(others) > 1 else 'other'}" if others else first
-
-
-def _range(offsets: Iterable[int]) -> str:
-    low, high = min(offsets := list(offsets)), max(offsets)
-    return str(low) if low == high else f"{low} to {high}"

@@ -13,7 +13,7 @@ from typing_extensions import override
 from sinks import Append, MemoryTarget
 from sinks.memory.target import MemorySession
 from sinks.writer.writer import Writer
-from sources.kit.starting.positions import own_feeds, prepare_feeds
+from sources.kit.starting.preparing import own_feeds, prepare_feeds
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
