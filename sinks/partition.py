@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import bytewax.operators as op
@@ -9,7 +10,8 @@ from bytewax.dataflow import Stream as Flowing
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from sinks.writer.writer import Writer
+from sinks.writer.crew import Crew
+from sinks.writer.writer import Writer, admission_of
 from waxwing.batch import Batch, lane_name, part_fn
 from waxwing.metrics import progress
 from waxwing.operators.declared import key_type, record_type
@@ -51,6 +53,8 @@ class TargetSink(FixedPartitionedSink[Any, None]):
         self._target = target
         self._names = self.names(target)
         self._number = part_fn(self._names)
+        self._crew: Crew | None = None
+        self._lock = threading.Lock()
 
     @staticmethod
     def names(target: Target) -> list[str]:
@@ -69,7 +73,16 @@ class TargetSink(FixedPartitionedSink[Any, None]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
-        return TargetPartition(Writer(self._target, for_part))
+        return TargetPartition(Writer(self._target, for_part, crew=self.crew(for_part)))
+
+    def crew(self, part: str) -> Crew | None:
+        """Whom the writer of a partition writes with: those of this run, where all own their positions by the same token."""
+        if self._target.owners() is None or self._target.size.staged:
+            return None
+        with self._lock:  # several workers make partitions
+            if self._crew is None or self._crew.has(part):  # the flow is run anew
+                self._crew = Crew(admission_of(self._target))
+            return self._crew
 
 
 class TargetPartition(StatefulSinkPartition[Any, None]):

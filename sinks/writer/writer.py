@@ -11,6 +11,7 @@ from typing import Any
 
 from sinks.writer.admission import Admission, Admits
 from sinks.writer.commits import SILENCE_S, Commits
+from sinks.writer.crew import LITTLE, Crew
 from sinks.writer.suspects import Steps
 from waxwing import runtime
 from waxwing.errors import StopError, TransientError
@@ -19,6 +20,15 @@ from waxwing.target import Target
 CLOSE_S = 5.0
 # An idle thread looks up this often.
 IDLE_S = 60.0
+# What the worker hands over in one turn comes within so long of the first.
+TURN_S = 0.001
+# After a large transaction the next one waits for more to come, as long as the last one took, and no longer than this.
+FILLING_MAX_S = 0.1
+
+
+def admission_of(target: Target) -> Admission:
+    """What may enter the transactions of a step."""
+    return Admission(target.settings, f"Step {target.step}, {target.name}: ", target.resume_command)
 
 
 class Writer:
@@ -29,21 +39,31 @@ class Writer:
     """
 
     def __init__(
-        self, target: Target, part: str, now_s: Callable[[], float] = time.monotonic, admission: Admits | None = None
+        self,
+        target: Target,
+        part: str,
+        now_s: Callable[[], float] = time.monotonic,
+        admission: Admits | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._target, self._part, self._now_s = target, part, now_s
         self._settings = target.settings
         self._ownership = target.ownership
         self._ownership.enter()
-        where = f"Step {target.step}, {target.name}: "
-        self._admission: Admits = admission or Admission(target.settings, where, target.resume_command)
+        self._crew = crew or Crew(admission or admission_of(target))
+        self._crew.join(part, self)
+        self._admission = self._crew.admission
         self._commits = self._make_commits()
         self._queue: deque[Any] = deque()
         self._waiting = 0  # records in the queue, by their weight
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
         self._error: BaseException | None = None
-        self._wake = threading.Condition()
+        self._writing = self._helped = False  # by this thread; by another's
+        self._helping: dict[Writer, int] = {}  # for whom this thread writes as well, and how many batches
+        self._fills_s = TURN_S  # how long the next transaction waits for more
+        self._records = 0  # in the transaction under way or gathered for, by their weight
+        self._wake = threading.Condition(self._crew.lock)
         self._signals = self._seen = 0  # what the worker has said, and what of it the thread has seen
         self._steps = self._stage_all() if target.size.staged else self._write_all()
         self._start()
@@ -67,7 +87,7 @@ class Writer:
             self._queue.append(batch)
             self._waiting += self._admission.weight(batch)
             self._under_way += 1
-            self._signal()
+            self._crew.has_more(self, self._now_s())
 
     def flush(self) -> None:
         """Wait until all that was handed over is durable."""
@@ -108,6 +128,32 @@ class Writer:
         if self._error is not None:
             raise self._error
 
+    # -- what the crew asks, under its lock ------------------------------------------------------------
+
+    @property
+    def has_little(self) -> bool:
+        """Is it little that waits here?"""
+        return self._waiting < LITTLE
+
+    @property
+    def is_free(self) -> bool:
+        """May its thread be woken to write for others?"""
+        return not (self._writing or self._closing)
+
+    @property
+    def may_be_helped(self) -> bool:
+        """Does something wait here, little, and nothing before it is on its way?"""
+        return bool(self._queue) and self.has_little and not (self._records or self._helped or self._closing)
+
+    def wake(self) -> None:
+        """Look what there is."""
+        self._signal()
+
+    def fail(self, error: BaseException) -> None:
+        """`put` and `flush` raise this."""
+        self._error = self._error or error
+        self._wake.notify_all()
+
     # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -120,18 +166,26 @@ class Writer:
         """Do everything up to the next wait: how long it may be, or None at the end."""
         try:
             if (wait_s := next(self._steps, None)) is not None:
+                if self._writing:  # it has to try again
+                    with self._wake:
+                        self._crew.rests(self)
                 return wait_s
         except BaseException as error:
             self._stop(error)
+        with self._wake:
+            self._closing = True
+            self._crew.rests(self)
         self._commits.drop_session()
         self._ownership.leave()
         return None
 
     def _write_all(self) -> Steps[None]:
         while (group := (yield from self._gather(at_once=self._admission.folds))) is not None:
+            began_s = self._now_s()
             batches, durable = yield from self._admitted(group)
             if batches:
                 yield from self._commits.commit(batches)
+                self._fills_s = min(self._now_s() - began_s, FILLING_MAX_S) if self._records >= LITTLE else TURN_S
             self._are_durable(durable)
 
     def _stage_all(self) -> Steps[None]:
@@ -157,6 +211,12 @@ class Writer:
 
     def _are_durable(self, batches: int) -> None:
         with self._wake:
+            for other, number in self._helping.items():
+                other._under_way -= number
+                other._helped = False
+                other._wake.notify_all()
+                batches -= number
+            self._helping = {}
             self._under_way -= batches
             self._wake.notify_all()
 
@@ -168,8 +228,7 @@ class Writer:
             runtime.fail(error)  # in a run this ends the process, before a worker could raise it through Bytewax
         except BaseException:  # elsewhere `put` and `flush` raise it
             with self._wake:
-                self._error = error
-                self._wake.notify_all()
+                self._crew.fail(error)
 
     def _gather(self, due_s: float = math.inf, *, at_once: bool = False) -> Steps[list[Any] | None]:
         """The batches of the next transaction; None when closing. `due_s`: when something is due without any; `at_once`: whatever
@@ -178,24 +237,55 @@ class Writer:
         Waits for as many records as a change takes, or for the first one to be as old as a change gets, or for a flush.
         """
         group: list[Any] = []
-        records, deadline_s = 0, math.inf
+        self._records, deadline_s = 0, math.inf
+        age_s = max(self._target.size.age_s, self._fills_s)
         while True:
             self._commits.check_ownership()
             with self._wake:
-                self._seen = self._signals
+                self._seen, self._writing = self._signals, False
                 if self._closing:
                     return None
-                while self._queue and records < self._commits.size.rows_max:
-                    batch = self._queue.popleft()
-                    weight = self._admission.weight(batch)
-                    self._waiting -= weight
-                    deadline_s = min(deadline_s, self._now_s() + self._target.size.age_s)
-                    records += weight
-                    group.append(batch)
-                    self._wake.notify_all()
                 now_s = self._now_s()
+                if not self._helped:
+                    group += self._taken(self._commits.size.rows_max)
+                little = self._records < LITTLE
+                if deadline_s == math.inf and (group or (little and self._crew.to_help(self))):
+                    deadline_s = now_s + age_s
+                    if little:
+                        self._crew.begins(self, now_s)
                 next_s = min(deadline_s, self._admission.due_s, due_s)
-                enough = records >= self._commits.size.rows_max or self._flushing
+                enough = self._records >= self._commits.size.rows_max or self._flushing
                 if now_s >= next_s or (enough and next_s < math.inf) or (at_once and group):
+                    self._writing = True
+                    if little:
+                        group += self._of_others(now_s)
                     return group
-            yield min(max(next_s - now_s, 0.001), IDLE_S)
+                if deadline_s == math.inf:
+                    self._crew.rests(self)
+            yield min(max(next_s - now_s, TURN_S), IDLE_S)
+
+    def _taken(self, records_max: float) -> list[Any]:
+        """Batches from the queue, until the transaction has so many records."""
+        taken = []
+        while self._queue and self._records < records_max:
+            batch = self._queue.popleft()
+            weight = self._admission.weight(batch)
+            self._waiting -= weight
+            self._records += weight
+            taken.append(batch)
+        if taken:
+            self._wake.notify_all()
+        return taken
+
+    def _of_others(self, now_s: float) -> list[Any]:
+        """What the others of the crew have, where it is little: it goes into the same transaction."""
+        self._crew.begins(self, now_s)
+        out = []
+        for other in self._crew.to_help(self):
+            batches = list(other._queue)
+            other._queue.clear()
+            self._records += other._waiting
+            other._waiting, other._helped = 0, True
+            self._helping[other] = len(batches)
+            out += batches
+        return out

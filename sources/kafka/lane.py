@@ -42,6 +42,7 @@ class KafkaLane(LaneReader):
         self._settings, self._alert = settings, alert
         self._streams: dict[Where, Stream] = {}
         self._topics: set[str] = set()
+        self._waited_for: list[Message] = []
         # Whatever is wrong with a connection: the watch asks for itself, logs, waits, and gives up in time.
         self._consumer = make_client(Consumer, {**lane_config(settings), "error_cb": lambda _: alert()}, settings)
 
@@ -53,6 +54,10 @@ class KafkaLane(LaneReader):
         self._consumer.incremental_assign([TopicPartition(p.stream.source, p.stream.partition, p.offset) for p in places])
 
     @override
+    def wait(self, timeout_s: float) -> None:
+        self._waited_for += self._consumer.consume(1, timeout_s)  # for more than one it would wait until all have come
+
+    @override
     def leave(self, stream: Stream) -> None:
         del self._streams[stream.source, stream.partition]
         self._consumer.incremental_unassign([TopicPartition(stream.source, stream.partition)])
@@ -60,6 +65,8 @@ class KafkaLane(LaneReader):
     @override
     def read(self, records_max: int) -> Sequence[Fetched]:
         messages = self._consumer.consume(records_max, 0)
+        if self._waited_for:
+            messages, self._waited_for = self._waited_for + messages, []
         if not messages:
             return ()
         out = []

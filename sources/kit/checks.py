@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sources.kit.by_stream import OneByOne
-from sources.kit.lane import Lane
+from sources.kit.reading.by_stream import OneByOne
+from sources.kit.reading.lane import Lane
 from sources.kit.source import Source
 from sources.kit.starting.described import described, listed
 from sources.kit.words import Log, Place

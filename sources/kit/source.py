@@ -9,8 +9,8 @@ from bytewax.inputs import FixedPartitionedSource
 from typing_extensions import override
 
 from sources.kit.any_source import AnySource
-from sources.kit.by_stream import OneByOne
-from sources.kit.lane import Lane
+from sources.kit.reading.by_stream import OneByOne
+from sources.kit.reading.lane import Lane
 from sources.kit.starting.described import described
 from sources.kit.starting.feeds import Durable
 from sources.kit.state import Kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Alert(Protocol):
 
 
 class LaneReader(ABC):
-    """What a lane reads its streams with. Used by one thread, which it never lets wait for long.
+    """What a lane reads its streams with. Used by one thread, which only `wait` keeps waiting.
 
     `fills_up`: what is read comes from a queue that fills by itself, so a rest after little of it makes larger batches.
     """
@@ -158,6 +159,10 @@ class LaneReader(ABC):
     @abstractmethod
     def read(self, records_max: int) -> Sequence[Fetched]:
         """What is there, about so many records at most; nothing, if nothing is there."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for something to read, for so long at most."""
+        time.sleep(timeout_s)
 
     @abstractmethod
     def leave(self, stream: Stream) -> None:

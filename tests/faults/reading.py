@@ -11,7 +11,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 
 from sinks import MemoryTarget
 from sources.kafka import KafkaSource
-from sources.kit.lane import Lane
+from sources.kit.reading.lane import Lane
 from sources.kit.words import Raw
 from tests.servers import Kafka
 from tests.servers.process import until

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from sources.kit.reading.stream import StreamReader
 from sources.kit.starting.positions import StartAt
-from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart, Raw, Run
 from tests.simulation.truth import Log, Record
 from waxwing.batch import Batch, Columns, Reject, Stream

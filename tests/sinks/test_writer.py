@@ -228,21 +228,24 @@ def test_the_ratio_is_judged_within_blocks() -> None:
 
 
 def test_put_waits_while_the_queue_is_full() -> None:
-    gate = threading.Event()
+    gate, connecting = threading.Event(), threading.Event()
 
     class Slow(Faulty):
         def connect(self, part: str, token: str) -> MemorySession:
+            connecting.set()
             gate.wait(10)
             return super().connect(part, token)
 
     target = Slow(SinkSettings(flush_interval_s=0.0, queue_records_max=1))
     writer = Writer(target, "lane-000")
+    writer.put(batch(0, 1))
+    assert connecting.wait(10)
 
-    def put_four() -> None:
-        for n in range(4):
+    def put_three() -> None:
+        for n in range(1, 4):
             writer.put(batch(n, n + 1))
 
-    third = threading.Thread(target=put_four)
+    third = threading.Thread(target=put_three)
     third.start()
     third.join(0.2)
     assert third.is_alive()

@@ -24,11 +24,12 @@ from sources.kafka import KafkaSource
 from sources.kafka.broker import Broker
 from sources.kafka.lane import lane_config
 from sources.kafka.messages import KafkaMessages
-from sources.kit import Log, Run, stream
+from sources.kit import Log, Run
+from sources.kit.reading import stream
+from sources.kit.reading.stream import StreamReader
 from sources.kit.starting.opening import Lost, missing, part, recreated, start_time_ms
 from sources.kit.starting.positions import StartAt
 from sources.kit.state import LaneState, StreamState
-from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart
 from waxwing.batch import Stream
 from waxwing.change import Position

@@ -17,7 +17,7 @@ import waxwing
 from sinks import Append, MemoryTarget, MemoryWindows, SqlTarget, sink, window_sink
 from sources import read
 from sources.kit import Log, Options, Place, Run, Source, numbered
-from sources.kit.by_stream import OneByOne
+from sources.kit.reading.by_stream import OneByOne
 from sources.kit.starting.described import described, listed
 from sources.memory import MemorySource
 from waxwing import operators as ww

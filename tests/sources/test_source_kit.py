@@ -18,8 +18,8 @@ from typing_extensions import override
 from sinks import MemoryTarget, MemoryWindows, sink, window_sink
 from sources import read
 from sources.kit import Log, NotThere, Options, Place, Run, Source, numbered
+from sources.kit.reading.stream import StreamReader
 from sources.kit.starting.positions import open_feeds
-from sources.kit.stream import StreamReader
 from sources.kit.words import OpenPart
 from sources.memory import MemorySource
 from waxwing import operators as ww
@@ -144,7 +144,7 @@ def test_a_token_that_no_target_could_keep_is_a_bug_of_the_source() -> None:
 
 def test_a_stream_that_is_polled_in_vain_is_idle_from_when_it_first_came_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr("sources.kit.stream.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr("sources.kit.reading.stream.time", SimpleNamespace(monotonic=lambda: now_s))
     reader = StreamReader("lane-000", OpenPart(Stream("flow", "log", "id", 0), 0))
     marks = []
     for now_s in (100.0, 101.0, 102.0, 103.0):
@@ -359,7 +359,7 @@ class Shaky(Source):
 
 
 def test_a_source_that_is_away_is_asked_again_and_goes_on_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sources.kit.by_stream.RETRY_FIRST_S", 0.001)
+    monkeypatch.setattr("sources.kit.reading.by_stream.RETRY_FIRST_S", 0.001)
     monkeypatch.setattr("sources.kit.patience.RETRY_FIRST_S", 0.001)
     source, target = Shaky(failures=2), MemoryTarget()
     run(source, target)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from waxwing.databases.plain import Statements
 from waxwing.databases.refusals import Failure, of_python
 from waxwing.tables.catalog import Found, Types
 from waxwing.tables.dialect import Dialect
@@ -85,6 +86,9 @@ class Database(ABC):
     # One text a session; None where the database does not know who holds its locks.
     blockers_sql: sa.TextClause | None = None
 
+    def __init__(self) -> None:
+        self.statements = Statements()
+
     @abstractmethod
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
         """An engine without a pool whose connections are READ COMMITTED and carry the server-side limits."""
@@ -132,8 +136,8 @@ class Database(ABC):
         None: nobody knows, or others may say what stands there (triggers, generated columns); or it is of another table.
         """
 
-    def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
-        """Make deferred constraints speak now, before COMMIT; they go on to wait."""
+    def check_deferred(self, connection: sa.Connection, *, go_on: bool) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
+        """Make deferred constraints speak now, before COMMIT; `go_on`: more is written behind, for which they wait again."""
 
     def blockers(self, connection: sa.Connection) -> str:
         """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""

@@ -10,10 +10,10 @@ from sinks.writer.admission import Admission
 from sinks.writer.commits import Commits
 from sinks.writer.isolation import without_rows
 from sinks.writer.suspects import Search, Steps
+from sources.kit.reading.stream import StreamReader
 from sources.kit.starting import positions
 from sources.kit.starting.positions import StartAt
 from sources.kit.starting.positions import _start_at as start_at
-from sources.kit.stream import StreamReader
 from sources.kit.words import Raw, Run
 from tests.simulation import source
 from tests.simulation.bugs.planted import Planted

@@ -17,6 +17,17 @@ from waxwing.ledger.members import Member, Record
 from waxwing.ledger.store import OwnersTransaction, Race, Step, Stored
 from waxwing.ledger.windows import STATE_HEAD_BYTES, Defined, dump_streams, load_streams
 
+
+def _move(moves: Sequence[str], token: bytes | None) -> sa.Update:
+    """The compare-and-set: `seen_` is in front of what has to stand there."""
+    seen = ["flow", "step", "source_id", "source_partition", "offset_next", "owner", "owner_token"]
+    where = [progress.c[name] == sa.bindparam(f"seen_{name}") for name in seen]
+    where.append(progress.c.token.is_(None) if token is None else progress.c.token == sa.bindparam("seen_token"))
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*moves, "owner", "owner_token")}
+    # The version always changes: some servers count the rows that an update changes, and not those that it finds.
+    return progress.update().where(*where).values(**values, version=progress.c.version + 1)
+
+
 # No server takes values of any size.
 STATE_PART_BYTES = 1_000_000
 # Keys of dead letters in one statement: each is two comparisons, and SQLite nests no more than 1,000.
@@ -62,19 +73,16 @@ class SqlTransaction(OwnersTransaction):
     @override
     def compare_and_set(self, seen: Stored, to: Stored) -> bool:
         stream, token = seen.position.stream, seen.position.token
-        moved = progress.update().where(
-            of_stream(progress, self.step, stream),
-            progress.c.offset_next == seen.position.offset_next,
-            progress.c.token.is_(None) if token is None else progress.c.token == token,
-            progress.c.owner == seen.generation,
-            progress.c.owner_token == seen.token,
-        )
-        # The version always changes: some servers count the rows that an update changes, and not those that it finds.
         # A token that stays is not set again: a null among the parameters costs some drivers a question about its type.
-        moves = schema.MOVED if to.position.token == seen.position.token else (*schema.MOVED, *schema.TOKEN)
-        values = {name: getattr(to.position, name) for name in moves}
-        values |= {"owner": to.generation, "owner_token": to.token, "version": progress.c.version + 1}
-        return self.connection.execute(moved.values(values)).rowcount == 1
+        moves = schema.MOVED if to.position.token == token else (*schema.MOVED, *schema.TOKEN)
+        values: dict[str, Any] = {"seen_flow": self.step.flow, "seen_step": self.step.name, "seen_source_id": stream.source_id}
+        values |= {"seen_source_partition": stream.partition, "seen_offset_next": seen.position.offset_next}
+        values |= {"seen_owner": seen.generation, "seen_owner_token": seen.token, "owner": to.generation, "owner_token": to.token}
+        values |= {name: getattr(to.position, name) for name in moves}
+        if token is not None:
+            values["seen_token"] = token
+        moved = self._database.statements.of(("move", moves, token is None), lambda: _move(moves, token), self.connection)
+        return bool(moved.run(self.connection, values).rowcount == 1)
 
     @override
     def remove(self, seen: Stored) -> None:
@@ -220,13 +228,23 @@ class SqlTransaction(OwnersTransaction):
 
     @override
     def guard(self) -> None:
-        self._whole = self.connection.begin_nested()
+        if self._database.dialect.savepoints:
+            self._plainly("SAVEPOINT waxwing_whole")
+        else:
+            self._whole = self.connection.begin_nested()
 
     @override
     def prove(self) -> None:
         # What a server ended inside has no such savepoint; the next statement would silently have begun another transaction.
-        assert self._whole is not None
-        self._whole.commit()
+        if self._whole is None:
+            self._plainly("RELEASE SAVEPOINT waxwing_whole")
+        else:
+            self._whole.commit()
+
+    def _plainly(self, sql: str) -> None:
+        cursor = self.connection.connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
 
     @override
     def commit(self) -> None:

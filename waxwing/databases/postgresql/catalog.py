@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from waxwing.databases.plain import Statements
 from waxwing.databases.postgresql.csv import SA_DIALECT
 from waxwing.tables.columns import kind_of
 from waxwing.tables.plan import Nature, Plan
@@ -67,9 +68,10 @@ def _why_not(index: Any) -> str | None:
 _KINDS = {"p": "primary key", "u": "unique constraint", "x": "exclusion constraint"}
 
 
-def shape(connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
+def shape(connection: sa.Connection, table: sa.Table, statements: Statements) -> tuple[object, ...]:
     """What tells that the table was altered, or that a partition of it was; empty: it is gone."""
-    return tuple(connection.scalars(_SHAPE, {"name": _name(table)}))
+    found = statements.of("shape", lambda: _SHAPE, connection).run(connection, {"name": _name(table)})
+    return tuple(row[0] for row in found.fetchall())
 
 
 def nature(connection: sa.Connection, plan: Plan) -> Nature:

@@ -152,9 +152,12 @@ class PostgreSQL(Database):
         return None if encoding == "UTF8" else _ENCODINGS.get(encoding, "ascii")
 
     @override
-    def check_deferred(self, connection: sa.Connection) -> None:
-        # Undone again, so that they go on to wait.
-        connection.exec_driver_sql("SAVEPOINT waxwing_check; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO SAVEPOINT waxwing_check")
+    def check_deferred(self, connection: sa.Connection, *, go_on: bool) -> None:
+        now = b"SET CONSTRAINTS ALL IMMEDIATE"
+        if go_on:
+            now = b"SAVEPOINT waxwing_check; %b; ROLLBACK TO SAVEPOINT waxwing_check" % now
+        # (At a ROLLBACK psycopg forgets what it has prepared.)
+        connection.connection.cursor().execute(now)
 
     @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:
@@ -173,7 +176,7 @@ class PostgreSQL(Database):
 
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
-        return catalog.shape(connection, table)
+        return catalog.shape(connection, table, self.statements)
 
     @override
     def constrained(self, connection: sa.Connection, table: sa.Table, constraint: str) -> Collection[str] | None:

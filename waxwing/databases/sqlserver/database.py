@@ -88,6 +88,7 @@ class SQLServer(Database):
     blockers_sql = _BLOCKERS
 
     def __init__(self) -> None:
+        super().__init__()
         self._pyodbc = sqlserver_driver.load()
         self._abilities = Abilities()
 

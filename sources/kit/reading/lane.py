@@ -10,10 +10,11 @@ from bytewax.inputs import StatefulSourcePartition
 from typing_extensions import override
 
 from sources.kit.any_source import AnySource
+from sources.kit.reading.rhythm import rhythm_here
+from sources.kit.reading.stream import StreamReader
 from sources.kit.starting.feeds import Durable
 from sources.kit.starting.opening import Lost
 from sources.kit.state import Kept, LaneState, StreamState
-from sources.kit.stream import StreamReader
 from sources.kit.watch import Watch
 from sources.kit.words import Fetched, Raw
 from waxwing import runtime
@@ -23,10 +24,10 @@ from waxwing.steps.holding import reminders
 # The first streams are about to be opened: what a server answers at once is not to wait for its turn.
 FIRST_S = 0.002
 FIRST_TRIES = 50
-# After a fetch that left nothing of a queue: long enough that a brisk producer fills a batch, short against any flush interval.
-REST_S = 0.01
-# Nothing came: wait up to this long.
-IDLE_S = 0.02
+# Nothing can be read yet, or any more: look again so much later.
+LOOK_S = 0.02
+# In the past: at once.
+NOW = datetime(1970, 1, 1, tzinfo=UTC)
 # A batch has about as many bytes of values at most: records of 2 kB come in batches of 1,000, else they would fill the memory.
 BATCH_BYTES_MAX = 2_000_000
 
@@ -45,6 +46,8 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         self._awake_after_s = 0.0
         self._wanted = self._options.batch_records_max
         self._reader = source.lane(self._name, self._alert)
+        self._rhythm = rhythm_here()
+        self._number_here = self._rhythm.enter()
         watch.enter(number, source.resumed(number, resume))
 
     @override
@@ -67,7 +70,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
             self._assign()
         if self._revision < 0:
             self._tries += 1
-            self._awake_after_s = 0.0 if self._tries < FIRST_TRIES and watch.admits(FIRST_S) else IDLE_S
+            self._awake_after_s = 0.0 if self._tries < FIRST_TRIES and watch.admits(FIRST_S) else LOOK_S
             return []
         if self._ended:
             ended, self._ended = self._ended, []
@@ -77,10 +80,10 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
             return waking
         if watch.bounded and not self._readers:
             return self._at_end(waits=waking is None)
-        fetched = self._reader.read(self._wanted)
+        self._awake_after_s = 0.0
+        fetched = self._reader.read(self._wanted) if self._rhythm.admits(self._number_here, self._reader) else ()
         records = sum(len(one.run.messages) for one in fetched)
-        little = records * 2 < self._wanted and self._reader.fills_up
-        self._awake_after_s = IDLE_S if not fetched else REST_S if little else 0.0
+        self._rhythm.has_read(self._number_here, records, little=records * 2 < self._wanted and self._reader.fills_up)
         batches = [batch for one in fetched for batch in self._taken(one)]
         if records:
             runtime.working()
@@ -93,7 +96,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         """All streams have come to their end; does a step still wait to hear of it?"""
         if not waits:
             raise StopIteration
-        self._awake_after_s = IDLE_S
+        self._awake_after_s = LOOK_S
         return [] if self._options.end_marks else [reader.rests() for reader in self._known.values()]
 
     def _taken(self, fetched: Fetched) -> list[Raw]:
@@ -144,7 +147,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
 
     @override
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + timedelta(seconds=self._awake_after_s) if self._awake_after_s else None
+        return datetime.now(UTC) + timedelta(seconds=self._awake_after_s) if self._awake_after_s else NOW
 
     @override
     def snapshot(self) -> Kept | None:
@@ -160,5 +163,6 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
 
     @override
     def close(self) -> None:
+        self._rhythm.leave()
         self._watch.leave(self._number)
         self._reader.close()
