@@ -12,8 +12,8 @@ from msgspec import inspect
 
 Cut = Callable[[bytes], bytes]
 
-# What may be such digits, sought in a whole batch at once (a point first: the fastest to look for); and what is, in a value: those
-# of a time of day, of a duration.
+# What may be such digits, sought in a whole batch at once (a point first: that is looked for fastest); and what is, in a value:
+# those of a time of day, of a duration.
 _MAYBE = re.compile(rb'\.\d{6}(?:(?<=:\d\d\.\d{6})\d|\d+S")')
 _DIGITS = re.compile(rb'(:\d\d\.\d{6}|\.\d{6}(?=\d+S"))\d+')
 

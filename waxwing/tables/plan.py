@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,14 +57,6 @@ class Plan:
         return tuple(by_name[name] for name in keys_of(self.mode))
 
 
-class Block(list[tuple[Any, ...]]):
-    """Rows that are known by column as well: whoever checked them has turned them already, and that costs."""
-
-    def __init__(self, rows: Iterable[tuple[Any, ...]], columns: Sequence[Sequence[Any]]) -> None:
-        super().__init__(rows)
-        self.columns = columns
-
-
 def columns_of(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
     """Rows, by column."""
-    return list(rows.columns) if isinstance(rows, Block) else list(zip(*rows, strict=True))
+    return list(zip(*rows, strict=True))

@@ -8,6 +8,8 @@ from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from waxwing.change import Change, Order
 from waxwing.errors import ConfigError, RowError
 from waxwing.tables.columns import checks
@@ -15,11 +17,12 @@ from waxwing.tables.dialect import Dialect
 from waxwing.tables.keys import Deletes, folded, identity, is_zoned
 from waxwing.tables.merging import fields_of, merger
 from waxwing.tables.modes import Append, Merge, Upsert
-from waxwing.tables.plan import Block, Plan
+from waxwing.tables.plan import Plan, columns_of
 from waxwing.tables.values.moments import moment
 
 Row = tuple[Any, ...]
 _MISSING = object()
+CHECKED_AT_ONCE = 1_000
 NO_DELETES = "a tombstone (null value), and this target does not delete"
 NO_ROW = "None, where a row is needed (to write none, leave the record out by waxwing.operators.filter)"
 
@@ -80,13 +83,12 @@ class RowMaker:
             RowError: with the number and the reason of each row that the columns can't hold.
         """
         bad: dict[int, str] = {}
-        rows = self._rows((batch.records for batch in change.batches), bad)
-        columns = self._checked(rows, bad)
+        rows = self._checked((batch.records for batch in change.batches), bad)
         deletes = self._deletes_of(change, len(rows), bad)
         if bad:
             raise RowError(f"{len(bad)} rows do not fit the table {self._plan.table.name}", bad=bad)
         if isinstance(self._plan.mode, Append):
-            return Written(Block(rows, columns), [], [])
+            return Written(rows, [], [])
         if self._merged is not None:
             return Written(self._fitting(self._merged(rows), len(rows)), [], [])
         if deletes:
@@ -97,12 +99,12 @@ class RowMaker:
         last = self._last(rows)
         if change.by_key and self._plan.nature.keys_exact and not self._plan.nature.rows_numbered:
             return Written(self._by_key(last), [], [])
-        return Written(Block(last, columns) if len(last) == len(rows) else last, [], [])
+        return Written(last, [], [])
 
     def misfits(self, records: Sequence[Any]) -> dict[int, str]:
         """By their numbers the reasons of the records that the columns can't hold: those that `of` gives."""
         bad: dict[int, str] = {}
-        self._checked(self._rows((records,), bad), bad)
+        self._checked((records,), bad)
         return bad
 
     def order(self, change: Change) -> Order:
@@ -110,7 +112,7 @@ class RowMaker:
         if not isinstance(self._plan.mode, Upsert) or self._newer is not None or self._identity is None:
             return Order()
         bad: dict[int, str] = {}
-        rows = self._rows((batch.records for batch in change.batches), bad)
+        rows = [row for batch in change.batches for row in self._rows(batch.records, 0, bad)]
         deletes = map(self._deletes.identity, self._deletes_of(change, len(rows), bad)) if self._deletes else ()
         keys = [*map(self._identity, rows), *deletes]
         # Which keys the table takes for one, only it can tell: none of those that might be is passed.
@@ -119,28 +121,33 @@ class RowMaker:
 
     # -- records to tuples ---------------------------------------------------------------------
 
-    def _checked(self, rows: list[Row], bad: dict[int, str]) -> list[tuple[Any, ...]]:
-        """The rows, by column; of those that can't be held the reasons are added."""
-        columns = list(zip(*rows, strict=True))
-        if rows:
-            for name, check, values in zip(self._names, self._checks, columns, strict=True):
-                for number, reason in check(values).items():
-                    bad.setdefault(number, f"column {name}: {reason}")
-        return columns
+    def _checked(self, runs: Iterable[Sequence[Any]], bad: dict[int, str]) -> list[Row]:
+        """The rows of these records; of those that can't be held the reasons are added.
 
-    def _rows(self, runs: Iterable[Sequence[Any]], bad: dict[int, str]) -> list[Row]:
-        rows: list[Row] = []
+        Piece by piece, so that values which were just made are still in the processor's cache when they are looked at.
+        """
+        out: list[Row] = []
         for records in runs:
-            kinds = set(map(type, records))
-            for kind in kinds - self._readers.keys():
-                self._readers[kind] = self._reader(kind)
-            try:
-                if len(kinds) <= 1:
-                    rows += chain.from_iterable(self._readers[kind](records) for kind in kinds)
-                else:
-                    rows += [self._readers[type(record)]((record,))[0] for record in records]
-            except (KeyError, ValueError):
-                rows += self._one_by_one(records, len(rows), bad)
+            for first in range(0, len(records), CHECKED_AT_ONCE):
+                rows = self._rows(records[first : first + CHECKED_AT_ONCE], len(out), bad)
+                for name, check, values in zip(self._names, self._checks, columns_of(rows), strict=True):
+                    for number, reason in check(values).items():
+                        bad.setdefault(len(out) + number, f"column {name}: {reason}")
+                out += rows
+        return out
+
+    def _rows(self, records: Sequence[Any], first: int, bad: dict[int, str]) -> list[Row]:
+        """The records as tuples; the first of them has this number."""
+        kinds = set(map(type, records))
+        for kind in kinds - self._readers.keys():
+            self._readers[kind] = self._reader(kind)
+        try:
+            if len(kinds) == 1:
+                rows = self._readers[kinds.pop()](records)
+            else:
+                rows = [self._readers[type(record)]((record,))[0] for record in records]
+        except (KeyError, ValueError):
+            rows = self._one_by_one(records, first, bad)
         return rows if self._keep is None else self._keep(rows)
 
     def _reader(self, kind: type) -> Callable[[Sequence[Any]], list[Row]]:
@@ -176,6 +183,8 @@ class RowMaker:
                 f"Records of type {kind.__name__} have no {', '.join(lacking)}, which the table {self._plan.table.name} has.",
                 hint="Add the fields, or name the columns to write: SqlTarget(..., columns=[...]).",
             )
+        if issubclass(kind, msgspec.Struct) and kind.__struct_fields__ == self._brought:
+            return lambda records: list(map(msgspec.structs.astuple, records))
         return _tuples(attrgetter, self._brought)
 
     def _one_by_one(self, records: Sequence[Any], first: int, bad: dict[int, str]) -> list[Row]:

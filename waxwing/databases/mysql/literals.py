@@ -9,7 +9,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from waxwing.databases.json_rows import Encode, each, encoders, rows_as_json
+from waxwing.databases.json_rows import Encode, each, encoders, escapes, rows_as_json
 from waxwing.databases.refusals import encodes
 from waxwing.tables.plan import columns_of
 
@@ -17,7 +17,7 @@ from waxwing.tables.plan import columns_of
 SA_DIALECT: sa.Dialect = mysql.dialect(paramstyle="named")
 
 # JSON's escapes that a literal does not know; it reads the others alike. (Double quotes, since ANSI_QUOTES is off: database.py.)
-_FOREIGN = b"fu"
+_FOREIGN = escapes(b"fu")
 
 
 class Literals:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from waxwing.databases.mysql import catalog
 from waxwing.databases.mysql.literals import SA_DIALECT, Literals
-from waxwing.tables.plan import Block, Plan, columns_of
+from waxwing.tables.plan import Plan
 
 _quote = SA_DIALECT.identifier_preparer.quote
 
@@ -54,10 +54,10 @@ class Numbered:
         query(connection, self._clear)
 
     @staticmethod
-    def placed(rows: Sequence[tuple[Any, ...]]) -> Block:
+    def placed(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """The rows as they go into the temporary table, each with its place."""
         places = range(len(rows))
-        return Block([(place, *row) for place, row in zip(places, rows, strict=True)], [places, *columns_of(rows)])
+        return [(place, *row) for place, row in zip(places, rows, strict=True)]
 
     def missing(self, connection: sa.Connection) -> list[int]:
         """The places of those of which the table has none."""

@@ -23,7 +23,7 @@ from waxwing.databases.postgresql.upsert import NUMBER, Staged
 from waxwing.errors import ConfigError
 from waxwing.tables.merging import means
 from waxwing.tables.modes import Keyed
-from waxwing.tables.plan import Block, Plan, columns_of
+from waxwing.tables.plan import Plan
 
 # After a straight COPY met an existing key, so many writes go the staging way before the next trial; each
 # trial that fails again (it costs a wasted COPY, and dead rows) doubles the number.
@@ -188,8 +188,8 @@ def _saved(cursor: psycopg.Cursor[Any], statement: bytes, otherwise: bytes) -> b
     return True
 
 
-def _numbered(numbers: Sequence[int], rows: Sequence[Row]) -> Block:
-    return Block([(number, *row) for number, row in zip(numbers, rows, strict=True)], [numbers, *columns_of(rows)])
+def _numbered(numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
+    return [(number, *row) for number, row in zip(numbers, rows, strict=True)]
 
 
 def _copy_into(table: str, columns: Sequence[sa.Column[Any]]) -> bytes:

@@ -10,14 +10,13 @@ Texts stand between quotes, so that none is taken for NULL. Measured beside line
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from math import isfinite
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from waxwing.databases.json_rows import Encode, each, encoders, rows_as_json
+from waxwing.databases.json_rows import Encode, each, encoders, escapes, rows_as_json
 from waxwing.databases.refusals import encodes
 from waxwing.tables.plan import columns_of
 
@@ -25,7 +24,7 @@ from waxwing.tables.plan import columns_of
 COPY_OPTIONS = r"FROM STDIN (FORMAT csv, NULL 'null', ESCAPE E'\\', ENCODING 'UTF8')"
 
 # COPY takes off JSON's escapes of quotes and of backslashes, and reads those of control characters as they stand.
-_FOREIGN = b"bfnrtu"
+_FOREIGN = escapes(b"bfnrtu")
 
 # Text of so many rows at a time: far larger pieces of memory would be mapped, and cleared by the kernel, anew for each write.
 PART_ROWS = 500
@@ -43,20 +42,20 @@ class CopyCsv:
     @encodes
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
         """The rows as CSV in UTF-8, in parts."""
-        left = iter(rows)
-        if self._encoders:
-            columns = columns_of(rows)
-            for number, encode in self._encoders.items():
-                columns[number] = encode(columns[number])
-            left = zip(*columns, strict=True)
         parts = []
-        while part := list(islice(left, PART_ROWS)):
+        for first in range(0, len(rows), PART_ROWS):
+            part = rows[first : first + PART_ROWS]
+            if self._encoders:
+                columns = columns_of(part)
+                for number, encode in self._encoders.items():
+                    columns[number] = encode(columns[number])
+                part = list(zip(*columns, strict=True))
             text = rows_as_json(part, b"\n", _FOREIGN)
             parts.append(_value_by_value(part) if text is None else text + b"\n")
         return parts
 
 
-def _value_by_value(rows: list[tuple[Any, ...]]) -> bytes:
+def _value_by_value(rows: Sequence[tuple[Any, ...]]) -> bytes:
     return "".join([",".join(map(_quoted, row)) + "\n" for row in rows]).encode()
 
 

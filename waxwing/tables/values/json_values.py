@@ -7,8 +7,10 @@ it can; what it can't, integers beyond 64 bits, is written value by value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
+from itertools import chain
+from math import isfinite
 from types import NoneType
 from typing import Any
 
@@ -30,6 +32,7 @@ _NUMERIC_DIGITS_MAX, _NUMERIC_DECIMALS_MAX = 131_072, 16_383
 # An integer that msgspec reads no more.
 _LONG = re.compile(r"-?\d{4300,}")
 _DEPTH_MAX = 250  # orjson's own limit
+_ALWAYS_KEPT = frozenset({bool, int, NoneType})
 NAMED_CHARACTERS_MAX = 60
 
 
@@ -77,32 +80,66 @@ def _key(key: Any) -> str:
     return orjson.dumps(key).decode()
 
 
-def all_fit(column: sa.Column[Any], dialect: Dialect) -> Callable[[Sequence[Any]], bool]:
-    """Are all of these kept? The fast way; where it does not know, it says no, and each is asked for by itself."""
-    as_numbers = _is_numeric(column)
-    bare_kept = _bare(column, dialect) is None
+class _Fast:
+    """Whether values of a column are kept, level by level, and the values of a kind at once.
 
-    def fragment(value: Any) -> orjson.Fragment:
-        if as_numbers and (type(value) is not Decimal or abs(value.adjusted()) > _NUMERIC_DECIMALS_MAX // 2):
-            raise TypeError(value)
-        return _fragment(value)
+    Where that does not tell (JSON as it came, deep nesting), it says no, and each is asked for by itself.
+    """
 
-    def check(values: Sequence[Any]) -> bool:
-        if not bare_kept and not {dict, list, str, bool}.issuperset(map(type, values)):
+    def __init__(self, column: sa.Column[Any], dialect: Dialect) -> None:
+        self._as_numbers, self._nul = _is_numeric(column), dialect.text_nul
+        self._alone = None if _bare(column, dialect) is None else frozenset({dict, list, str, bool})
+
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        """Are all kept?"""
+        if self._alone is not None and not self._alone.issuperset(map(type, values)):
             return False
-        # orjson writes NaN as null, and would take a tuple for a list: what comes back tells.
-        try:
-            text = orjson.dumps(values, None, _OPTIONS)
-            same = list(orjson.loads(text)) == list(values)
-        except TypeError:
-            try:
-                text = orjson.dumps(values, fragment, _OPTIONS)
-                same = exact(text) == list(values)
-            except (TypeError, ValueError, RecursionError, ArithmeticError):
-                return False
-        return same and (dialect.text_nul or b"\\u0000" not in text)
+        level = list(values)
+        for _ in range(_DEPTH_MAX):
+            kinds = set(map(type, level)) - _ALWAYS_KEPT
+            if not kinds:
+                return True
+            inner: list[Any] = []
+            for kind in kinds:
+                of_kind: list[Any] = [value for value in level if type(value) is kind]
+                if kind is dict:
+                    keys = set(chain.from_iterable(of_kind))
+                    if not ({str}.issuperset(map(type, keys)) and self._texts_fit(keys)):
+                        return False
+                    inner += chain.from_iterable(map(dict.values, of_kind))
+                elif kind is list:
+                    inner += chain.from_iterable(of_kind)
+                elif not self._leaves_fit(kind, of_kind):
+                    return False
+            level = inner
+        return False
 
-    return check
+    def _leaves_fit(self, kind: type, values: list[Any]) -> bool:
+        if kind is str:
+            return self._texts_fit(values)
+        if kind is float:
+            return all(map(isfinite, values))
+        if kind is not Decimal or not all(map(Decimal.is_finite, values)):
+            return False
+        return not self._as_numbers or max(map(abs, map(Decimal.adjusted, values))) <= _NUMERIC_DECIMALS_MAX // 2
+
+    def _texts_fit(self, texts: Collection[str]) -> bool:
+        joined = "".join(texts)
+        return (joined.isascii() or is_utf8(joined)) and (self._nul or "\x00" not in joined)
+
+
+def all_fit(column: sa.Column[Any], dialect: Dialect) -> Callable[[Sequence[Any]], bool]:
+    """Are all of these kept?"""
+    return _Fast(column, dialect).all_fit
+
+
+def is_utf8(text: str) -> bool:
+    """Or does it hold half of a pair of surrogates?"""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def problem(column: sa.Column[Any], dialect: Dialect) -> Callable[[Any], str | None]:

@@ -170,7 +170,7 @@ def text_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return False
         if trims and any(value.endswith(" ") for value in values):
             return False
-        return (nul or "\x00" not in joined) and (joined.isascii() or _is_utf8(joined))
+        return (nul or "\x00" not in joined) and (joined.isascii() or json_values.is_utf8(joined))
 
     def reason(value: str) -> str | None:
         if (size := size_of(value)) > longest:
@@ -181,21 +181,13 @@ def text_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
             return f"ends in a blank, which CHAR({length}) in {dialect.name} drops"
         if not nul and "\x00" in value:
             return f"holds U+0000, which text in {dialect.name} can't"
-        return None if _is_utf8(value) else "holds a lone surrogate, which is no Unicode text"
+        return None if json_values.is_utf8(value) else "holds a lone surrogate, which is no Unicode text"
 
     return Rule(frozenset({str}), all_fit, reason)
 
 
 def _utf16_units(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def enum_rule(column: sa.Column[Any], dialect: Dialect) -> Rule:
