@@ -10,7 +10,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
+from benchmarks.limits.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
 from tests.faults.recompute import plain_engine
 from tests.faults.storm.databases import DATABASES as SERVERS
 from tests.servers import SQLServer

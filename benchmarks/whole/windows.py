@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,17 +14,19 @@ from confluent_kafka import Producer
 
 from benchmarks.databases import Place
 from benchmarks.flows.windows import orders
-from benchmarks.measure import START_RECORDS
 from benchmarks.report import Report
-from benchmarks.runs import Run, run
+from benchmarks.shapes import PARTITIONS, START_RECORDS
+from benchmarks.spread import Spread, cell
+from benchmarks.whole.runs import Run, run, turns
+from benchmarks.whole.trees import Tree
 from dataflows.orders_generator import FLUSH_TIMEOUT_S, PRODUCER_CONFIG
 from tests.faults.recompute import plain_engine
 from tests.servers import Kafka
 
 FLOW = "benchmarks.flows.windows"
-PARTITIONS = 4
 QUEUE_MAX = 200_000
-COLUMNS = ("windows", "rows", "orders/s", "(repeats)", "running", "own CPU, s", "running: orders/s of CPU", "peak memory, MB")
+COLUMNS = ("windows", "rows", "orders/s", "running", "own CPU, us/order", "running", "peak memory, MB")
+BASE_COLUMNS = ("orders/s", "running", "own CPU", "running", "memory")
 
 Totals = dict[tuple[datetime, str], tuple[int, int, int, int]]  # orders, quantity, value and largest, in cents
 
@@ -45,40 +46,54 @@ class Case:
 CASES = (Case(10_000, 10), Case(1_000, 60), Case(1_000, 60, "live"), Case(10_000, 10, "live"))
 
 
-def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: int) -> None:
+def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: int, trees: Sequence[Tree]) -> None:
     """Each case, its rows held against a plain recomputation."""
     for customers in dict.fromkeys(case.customers for case in CASES):
         _fill(kafka, f"windows-{customers}", records, customers)
     _fill(kafka, "windows-start", START_RECORDS, 10)
     with Place("postgresql", folder) as place:
-        rows = [_case(case, kafka, place, folder, records, repeats) for case in CASES]
-    report.table(f"PostgreSQL, {records:,} orders as JSON from the broker, one a millisecond", COLUMNS, rows)
+        rows = [row for case in CASES for row in _case(case, kafka, place, folder, records, repeats, trees)]
+    columns = [*COLUMNS, *(f"{name}, times {tree.title}'s" for tree in trees[1:] for name in BASE_COLUMNS)]
+    report.table(f"PostgreSQL, {records:,} orders as JSON from the broker, one a millisecond", columns, rows)
 
 
-def _case(case: Case, kafka: Kafka, place: Place, folder: Path, records: int, repeats: int) -> list[str]:
+def _case(
+    case: Case, kafka: Kafka, place: Place, folder: Path, records: int, repeats: int, trees: Sequence[Tree]
+) -> list[list[str]]:
     want = _expected(records, case)
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "TOTALS": case.totals, "TOTALS_LENGTH_S": str(case.length_s)}
-    runs, running = [], []
-    for _ in range(repeats):
-        url = place.empty("windows")
-        start = run(FLOW, {**env, "SOURCE_TOPIC": "windows-start", "DATABASE_URL": url}, folder, START_RECORDS)
-        url = place.empty("windows")
-        runs.append(run(FLOW, {**env, "SOURCE_TOPIC": f"windows-{case.customers}", "DATABASE_URL": url}, folder, records))
-        running.append(runs[-1].without(start))
-        if (found := _found(url)) != want:
-            raise SystemExit(f"{case}: {len(found):,} rows instead of {len(want):,}, or others than a recomputation gives")
-    return [str(case), f"{len(want):,}", *_figures(runs, running)]
+    runs: dict[str, list[Run]] = defaultdict(list)
+    running: dict[str, list[Run]] = defaultdict(list)
+    for repeat in range(repeats):
+        for tree in turns(trees, repeat):
+            url = place.empty("windows")
+            start_env = {**env, "SOURCE_TOPIC": "windows-start", "DATABASE_URL": url}
+            start = run(FLOW, start_env, folder, START_RECORDS, tree=tree)
+            url = place.empty("windows")
+            flow_env = {**env, "SOURCE_TOPIC": f"windows-{case.customers}", "DATABASE_URL": url}
+            runs[tree.title].append(run(FLOW, flow_env, folder, records, tree=tree))
+            running[tree.title].append(runs[tree.title][-1].without(start))
+            if (found := _found(url)) != want:
+                raise SystemExit(f"{case}: {len(found):,} rows instead of {len(want):,}, or others than a recomputation gives")
+    figures = {tree.title: _figures(runs[tree.title], running[tree.title]) for tree in trees}
+    rows = []
+    for tree in trees:
+        forms = zip(figures[tree.title], (",.0f", ",.0f", ".2f", ".2f", ".0f"), strict=True)
+        row = [tree.called(str(case)), f"{len(want):,}", *(cell(spread, form) for spread, form in forms)]
+        for base in trees[1:]:
+            pairs = zip(figures[tree.title], figures[base.title], strict=True)
+            row += ["" if tree is base else mine.over(theirs).text(".2f") for mine, theirs in pairs]
+        rows.append(row)
+    return rows
 
 
-def _figures(runs: Sequence[Run], running: Sequence[Run]) -> list[str]:
-    rates = sorted(each.rate for each in runs)
+def _figures(runs: Sequence[Run], running: Sequence[Run]) -> list[Spread]:
     return [
-        f"{median(rates):,.0f}",
-        f"{rates[0]:,.0f}-{rates[-1]:,.0f}" if len(rates) > 1 else "",
-        f"{median(each.rate for each in running):,.0f}",
-        f"{median(each.cpu_s for each in runs):.1f}",
-        f"{median(each.records / each.cpu_s for each in running):,.0f}",
-        f"{max(each.peak_mb for each in runs):.0f}",
+        Spread([each.rate for each in runs]),
+        Spread([each.rate for each in running]),
+        Spread([each.cpu_us for each in runs]),
+        Spread([each.cpu_us for each in running]),
+        Spread([each.peak_mb for each in runs]),
     ]
 
 
