@@ -77,7 +77,7 @@ class Bench:
         self._report.section("memory")
         topic = filled(self._kafka, SHAPES["orders"], MEMORY_FACTOR * self._asked.orders, "memory")
         results = in_memory(topic, self._folder, self._asked.repeats, self._trees)
-        self._report.results(f"Memory target, {topic.records:,} orders", results, self._base, "of one process")
+        self._report.results(f"Memory target, {topic.records:,} orders", results, "of one process")
 
     def _database(self, place: Place, topics: dict[str, Topic], want: Expected | None) -> None:
         """Everything about one database; `want` is what its table of orders should hold."""
@@ -96,7 +96,9 @@ class Bench:
         if "latency" in asked.parts:
             report.section("latency")
             done = latency.measure(place, self._kafka, self._folder, self._trees, asked.less, asked.seconds)
-            report.table(f"{title}, latency", latency.columns(base), latency.cells(done, base))
+            report.table(f"{title}, latency", latency.COLUMNS, latency.cells(done))
+            if base is not None:
+                report.table(f"{title}, latency: times {base.title}'s", latency.BASE_COLUMNS, latency.base_cells(done, base))
         if "idle" in asked.parts:
             report.section("idle")
             found = idle.measure(place, self._kafka, self._folder, self._trees, asked.less)
@@ -109,7 +111,7 @@ class Bench:
         rows = warm_up(place, topic, self._folder, want)
         times = asked.repeats if shape == "orders" else asked.less
         results = against_raw(place, topic, self._folder, times, rows, self._trees)
-        report.results(f"{title}, {topic.records:,} {shape}, {rows:,} a transaction", results, self._base)
+        report.results(f"{title}, {topic.records:,} {shape}, {rows:,} a transaction", results)
         us = profile(place, topic.shape, topic.bootstrap, topic.name, min(topic.records, PROFILE_RECORDS), rows)
         if shape == "orders" and place.kind.peers:
             cells = against_peers(place, topic, asked.repeats)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.spread import cell
 from benchmarks.whole.rows import BASE_COLUMNS, Result
-from benchmarks.whole.trees import Tree
+from benchmarks.whole.trees import OURS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 COLUMNS = (
@@ -56,19 +56,19 @@ class Report:
         self._lines += [f"### {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
         self._lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
 
-    def results(self, title: str, results: Sequence[Result], base: Tree | None, ratio: str = "of the raw limit") -> None:
-        """Results of one database, or of the memory target; the base's stand beside those that have the same name."""
+    def results(self, title: str, results: Sequence[Result], ratio: str = "of the raw limit") -> None:
+        """Results of one database, or of the memory target; the base's in a second table, as ratios."""
         columns = [ratio if name == "of the raw limit" else name for name in COLUMNS]
-        if base is None:
-            self.table(title, columns, [_cells(result) for result in results])
-            return
-        columns += [f"{name}, times {base.title}'s" for name in BASE_COLUMNS.values()]
-        by_name = {result.what: result for result in results}
-        rows = []
-        for result in results:
-            beside = by_name.get(base.called(result.what))
-            rows.append([*_cells(result), *([""] * len(BASE_COLUMNS) if beside is None else result.over(beside))])
-        self.table(title, columns, rows)
+        self.table(title, columns, [_cells(result) for result in results if result.tree is OURS])
+        self.beside(title, results)
+
+    def beside(self, title: str, results: Sequence[Result]) -> None:
+        """Ours over the base's, where there is one."""
+        ours = {result.what: result for result in results if result.tree is OURS}
+        base = [result for result in results if result.tree is not OURS]
+        if base:
+            rows = [[each.what, *ours[each.what].over(each)] for each in base]
+            self.table(f"{title}: times {base[0].tree.title}'s", ["run", *BASE_COLUMNS.values()], rows)
 
     def write(self) -> None:
         """Put the tables so far into the page, if that was asked for, each in place of what stood in its section."""

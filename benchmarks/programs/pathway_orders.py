@@ -6,6 +6,7 @@ Prices are floats, since it has no exact decimals, and nothing is refused; an or
 `peer_orders`, with row_id for id, a name that it keeps for itself.
 """
 
+import os
 import sys
 import time
 
@@ -30,7 +31,7 @@ class Order(pw.Schema):  # type: ignore[misc]  # not installed here, so of no ty
 def main() -> None:
     """Until it is killed."""
     bootstrap, topic, host, port, user, password, database = sys.argv[1:]
-    brokers = {"bootstrap.servers": bootstrap, "group.id": "peer", "auto.offset.reset": "earliest"}
+    brokers = {"bootstrap.servers": bootstrap, "group.id": f"peer-{os.getpid()}", "auto.offset.reset": "earliest"}
     orders = pw.io.kafka.read(
         brokers,
         topic=topic,

@@ -21,8 +21,7 @@ FLOOD, TRICKLE = 50_000, 10
 TURN_S = 10.0
 # A turn's producer is started while the one before still sends; it makes its orders first.
 PRODUCER_START_S = 4.0
-SECONDS_COLUMNS = ("second", "orders/s", "p50, ms", "p99, ms", "max, ms")
-DRIFT_COLUMNS = ("orders/s", "turns", "p50, ms", "p99, ms", "max, ms", "memory at the end of a turn, MB")
+COLUMNS = ("orders/s", "turns", "p50, ms", "p99, ms", "max, ms", "memory at the end of a turn, MB")
 
 
 @dataclass(frozen=True)
@@ -42,20 +41,19 @@ class Turn:
 def measure(report: Report, place: Place, kafka: Kafka, folder: Path, minutes: float) -> None:
     """The turns, told as they end; at the end the first ones beside the last ones."""
     turns = max(round(minutes * 60 / TURN_S), 2)
-    done, rows = [], []
+    done = []
     with running(place, kafka, folder, OURS) as watched:
         for number, turn in enumerate(_turns(watched.watcher, watched.cluster, kafka, watched.topic, folder, turns)):
             done.append(turn)
             for second, latencies in enumerate(turn.seconds):
                 ordered = sorted(latencies)
-                row = [f"{number * TURN_S + second:.0f}", f"{len(ordered):,}", *_figures(ordered)]
-                report.say(f"{row[0]:>4} s  {row[1]:>6} orders  p50 {row[2]:>7} ms  p99 {row[3]:>7} ms  max {row[4]:>7} ms")
-                rows.append(row)
+                p50, p99, most = (f"{percentile(ordered, share):>7.1f} ms" for share in (0.5, 0.99, 1.0))
+                at_s = number * TURN_S + second
+                report.say(f"{at_s:>4.0f} s  {len(ordered):>6,} orders  p50 {p50}  p99 {p99}  max {most}")
             report.say(f"        memory {turn.memory_mb:.0f} MB")
         interval_ms = watched.watcher.interval_ms()
-    title = f"{place.kind.title}, {FLOOD:,} orders a second and {TRICKLE}, in turns of {TURN_S:.0f} s"
-    report.table(f"{title}: first turns and last", DRIFT_COLUMNS, list(_drift(done)))
-    report.table(f"{title}: by second (looks each {interval_ms:.1f} ms)", SECONDS_COLUMNS, rows)
+    what = f"{FLOOD:,} orders a second and {TRICKLE}, in turns of {TURN_S:.0f} s for {turns * TURN_S / 60:.1f} minutes"
+    report.table(f"{place.kind.title}, {what} (looks each {interval_ms:.1f} ms)", COLUMNS, list(_drift(done)))
 
 
 def _turns(watcher: Watcher, cluster: Cluster, kafka: Kafka, topic: str, folder: Path, turns: int) -> Iterator[Turn]:
@@ -81,10 +79,6 @@ def _by_second(sent: Sent, watcher: Watcher, begin_s: float) -> Sequence[Sequenc
     for sent_s, latency_ms in zip(sent.sent_s, watcher.latencies_ms(sent), strict=True):
         out[int(sent_s - begin_s)].append(latency_ms)
     return [out[second] for second in sorted(out)]
-
-
-def _figures(ordered: Sequence[float]) -> list[str]:
-    return [f"{figure:.1f}" for figure in (percentile(ordered, 0.5), percentile(ordered, 0.99), ordered[-1])]
 
 
 def _drift(done: Sequence[Turn]) -> Iterator[list[str]]:

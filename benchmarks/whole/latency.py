@@ -27,11 +27,14 @@ from tests.servers import Kafka
 RATES = (200, 2_000, 20_000)
 WARM_UP_ORDERS = 1_000
 SETTLE_S = 1.0
+TICK_S = 0.01  # what the kernel counts in; less is not nothing
 # The producer's process makes its orders first.
 PRODUCER_START_S = 1.0
 FLOW_POSITIONS = "waxwing_progress"
 LOOP = "hand-written loop"
-COLUMNS = ("orders/s", "of", "p50, ms", "p99, ms", "max, ms", "own CPU, % of a core", "looks each, ms")
+COLUMNS = ("orders/s", "of", "p50, ms", "p99, ms", "max, ms", "p50, times the loop's", "own CPU, % of a core", "looks each, ms")
+BASE_COLUMNS = ("orders/s", "p50", "p99", "max", "own CPU")
+BASE_COLUMNS_OF = ("p50_ms", "p99_ms", "max_ms", "cpu_percent")
 _numbers = count(1)
 
 
@@ -115,44 +118,31 @@ def one_rate(watched: Watched, kafka: Kafka, folder: Path, rate: int, seconds: f
         p50_ms=percentile(ordered, 0.5),
         p99_ms=percentile(ordered, 0.99),
         max_ms=ordered[-1],
-        cpu_percent=used_s / seconds * 100,
+        cpu_percent=max(used_s, TICK_S) / seconds * 100,
         looks_ms=watched.watcher.interval_ms(),
     )
 
 
-def columns(base: Tree | None) -> Sequence[str]:
-    """Of the table."""
-    ratios = ["p50, times the loop's"]
-    if base is not None:
-        ratios += [f"{name}, times {base.title}'s" for name in ("p50", "p99", "CPU")]
-    return [*COLUMNS, *ratios]
-
-
-def cells(done: Done, base: Tree | None) -> list[list[str]]:
-    """The rows of the table."""
+def cells(done: Done) -> list[list[str]]:
+    """The rows of the table (COLUMNS)."""
     out = []
-    for (rate, who), found in done.items():
-        p50, p99, cpu = _spreads(found)
-        row = [
-            f"{rate:,}",
-            who,
-            p50.text(".0f"),
-            p99.text(".0f"),
-            f"{max(each.max_ms for each in found):.0f}",
-            cpu.text(".0f"),
-            Spread([each.looks_ms for each in found]).text(".1f"),
-            "" if who == LOOP else p50.over(_spreads(done[rate, LOOP])[0]).text(".1f"),
-        ]
-        if base is not None:
-            ours = who == OURS.title
-            row += [
-                mine.over(theirs).text(".2f") if ours else ""
-                for mine, theirs in zip((p50, p99, cpu), _spreads(done[rate, base.title]), strict=True)
-            ]
+    for rate, who in sorted(done, key=lambda key: key[0]):
+        p50, p99, most, cpu, looks = (spread(done[rate, who], name) for name in Latency.__annotations__)
+        times = "" if who == LOOP else p50.over(spread(done[rate, LOOP], "p50_ms")).text(".1f")
+        row = [f"{rate:,}", who, p50.text(".1f"), p99.text(".0f"), most.text(".0f"), times, cpu.text(".0f"), looks.text(".1f")]
         out.append(row)
-    return sorted(out, key=lambda row: int(row[0].replace(",", "")))
+    return out
 
 
-def _spreads(found: Sequence[Latency]) -> tuple[Spread, Spread, Spread]:
-    cpu = Spread([max(each.cpu_percent, 0.01) for each in found])
-    return Spread([each.p50_ms for each in found]), Spread([each.p99_ms for each in found]), cpu
+def base_cells(done: Done, base: Tree) -> list[list[str]]:
+    """The rows of the table (BASE_COLUMNS): ours over the base's."""
+    pairs = [(rate, done[rate, OURS.title], done[rate, base.title]) for rate in RATES]
+    return [
+        [f"{rate:,}", *(spread(ours, name).over(spread(theirs, name)).text(".2f") for name in BASE_COLUMNS_OF)]
+        for rate, ours, theirs in pairs
+    ]
+
+
+def spread(found: Sequence[Latency], name: str) -> Spread:
+    """One figure of all repeats."""
+    return Spread([getattr(each, name) for each in found])

@@ -20,7 +20,8 @@ from tests.faults.recompute import Expected, compare
 
 # Running rates are shown where the rest of a run takes at least this share of its start.
 TOLD_ABOVE = 0.5
-TWO = "2 processes"
+ONE, TWO = "1 process", "2 processes"
+Key = tuple[str, Tree]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Result:
     """Figures of some repeats. Ratios are made within each repeat; what is running is without the start."""
 
     what: str
+    tree: Tree
     rate: Spread
     ratio: Spread | None = None  # to the raw limit, as the next
     rate_running: Spread | None = None
@@ -36,7 +38,7 @@ class Result:
     cpu_running_us: Spread | None = None
     peak_mb: Spread | None = None
 
-    def over(self, base: Result) -> Sequence[str]:
+    def over(self, base: Result) -> list[str]:
         """The ratios to the base's, as BASE_COLUMNS name them."""
         pairs = [(getattr(self, name), getattr(base, name)) for name in BASE_COLUMNS]
         return [mine.over(theirs).text(".2f") if mine is not None and theirs is not None else "" for mine, theirs in pairs]
@@ -47,21 +49,22 @@ BASE_COLUMNS = {
     "rate_running": "running",
     "cpu_us": "own CPU",
     "cpu_running_us": "running",
-    "peak_mb": "memory",
+    "peak_mb": "peak memory",
 }
 
 
 @dataclass
 class Repeats:
-    """Runs by what they were, one a repeat, the raw limit that stood beside each, and the starts of their kind."""
+    """Runs by what they were and whose, one a repeat; the raw limits that stood beside them, and the starts of their kind."""
 
-    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
-    starts: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
-    limits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    runs: dict[Key, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    starts: dict[Key, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    limits: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def result(self, what: str, start: str) -> Result:
+    def result(self, what: str, tree: Tree, start: str) -> Result:
         """What a table shows of it."""
-        runs, starts, limits = self.runs[what], self.starts[start], Spread(self.limits[what])
+        runs, starts = self.runs[what, tree], self.starts[start, tree]
+        limits = Spread(self.limits[what, tree]) if (what, tree) in self.limits else None
         middle = Run(
             starts[0].records,
             median(each.seconds for each in starts),
@@ -75,10 +78,11 @@ class Repeats:
         told = median(each.seconds for each in running) > middle.seconds * TOLD_ABOVE
         return Result(
             what,
+            tree,
             rate,
-            rate.over(limits),
+            limits and rate.over(limits),
             rate_running if told else None,
-            rate_running.over(limits) if told else None,
+            limits and rate_running.over(limits) if told else None,
             Spread([each.cpu_us for each in runs]),
             Spread([each.cpu_us for each in running]) if told else None,
             Spread([each.peak_mb for each in runs]),
@@ -104,14 +108,12 @@ def against_raw(
     payloads, rows_total = _payloads(place, topic, transaction_rows)
     done = Repeats()
     raw: dict[str, list[float]] = defaultdict(list)
-    of_kind: dict[str, str] = {}
 
     def flow(tree: Tree, rows: str, url: str, processes: int = 1) -> None:
-        what = tree.called(f"{rows} rows" if processes == 1 else f"{rows} rows, {TWO}")
-        done.runs[what].append(run(shape.flow, topic.env(url), folder, records, processes=processes, tree=tree))
+        what = f"{rows} rows" if processes == 1 else f"{rows} rows, {TWO}"
+        done.runs[what, tree].append(run(shape.flow, topic.env(url), folder, records, processes=processes, tree=tree))
         check(shape, url, records)
-        done.limits[what].append(raw[rows][-1])
-        of_kind[what] = f"{tree.title} {processes}"
+        done.limits[what, tree].append(raw[rows][-1])
 
     for repeat in range(repeats):
         order = turns(trees, repeat)
@@ -131,11 +133,11 @@ def against_raw(
         for tree, processes in [*((tree, 1) for tree in order), (OURS, 2)]:
             env = topic.env(place.empty("start"), start=True)
             start = run(shape.flow, env, folder, START_RECORDS, processes=processes, tree=tree)
-            done.starts[f"{tree.title} {processes}"].append(start)
+            done.starts[TWO if processes == 2 else ONE, tree].append(start)
         for tree in order:
             place.empty(f"flow-{tree.title}")
-    limits = [Result(f"raw limit, {rows} rows", Spread(rates)) for rows, rates in raw.items()]
-    return [*limits, *(done.result(what, of_kind[what]) for what in done.runs)]
+    limits = [Result(f"raw limit, {rows} rows", OURS, Spread(rates)) for rows, rates in raw.items()]
+    return [*limits, *(done.result(what, tree, TWO if TWO in what else ONE) for what, tree in done.runs)]
 
 
 def _payloads(place: Place, topic: Topic, transaction_rows: int) -> tuple[list[Any], int]:
@@ -161,20 +163,22 @@ def _timed(write: Callable[[Any], None], payloads: Sequence[Any]) -> float:
 
 def in_memory(topic: Topic, folder: Path, repeats: int, trees: Sequence[Tree]) -> list[Result]:
     """One process and two into the memory target; the ratio is to one process of the same repeat and tree."""
-    flow, kinds = "benchmarks.flows.memory", {1: "1 process", 2: TWO}
+    flow, kinds = "benchmarks.flows.memory", {1: ONE, 2: TWO}
     done = Repeats()
     for repeat in range(repeats):
-        for processes, name in kinds.items():
+        for processes, what in kinds.items():
             for tree in turns(trees, repeat):
-                what = tree.called(name)
-                done.runs[what].append(run(flow, topic.env(), folder, topic.records, processes=processes, tree=tree))
-                done.limits[what].append(done.runs[tree.called(kinds[1])][-1].rate)
-                done.starts[what].append(run(flow, topic.env(start=True), folder, START_RECORDS, processes=processes, tree=tree))
+                made = run(flow, topic.env(), folder, topic.records, processes=processes, tree=tree)
+                done.runs[what, tree].append(made)
+                done.limits[what, tree].append(done.runs[ONE, tree][-1].rate)
+                start = run(flow, topic.env(start=True), folder, START_RECORDS, processes=processes, tree=tree)
+                done.starts[what, tree].append(start)
     out = []
     for tree in trees:
-        one = done.result(tree.called(kinds[1]), tree.called(kinds[1]))
-        for name in kinds.values():
-            each = done.result(tree.called(name), tree.called(name))
+        one = done.result(ONE, tree, ONE)
+        for what in kinds.values():
+            each = done.result(what, tree, what)
+            # Without the start, each against the other of its own kind.
             running = each.rate_running and one.rate_running and each.rate_running.over(one.rate_running)
             out.append(replace(each, ratio_running=running))
     return out

@@ -21,11 +21,7 @@ class Tree:
 
     title: str
     root: Path = ROOT
-    env: Mapping[str, str] = field(default_factory=dict)
-
-    def called(self, what: str) -> str:
-        """A run of this tree's, in tables: ours has no further name."""
-        return what if self.root == ROOT else f"{what}, {self.title}"
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 OURS = Tree("this tree")

@@ -16,8 +16,9 @@ from benchmarks.databases import Place
 from benchmarks.flows.windows import orders
 from benchmarks.report import Report
 from benchmarks.shapes import PARTITIONS, START_RECORDS
-from benchmarks.spread import Spread, cell
-from benchmarks.whole.runs import Run, run, turns
+from benchmarks.spread import cell
+from benchmarks.whole.rows import Repeats, Result
+from benchmarks.whole.runs import run, turns
 from benchmarks.whole.trees import Tree
 from dataflows.orders_generator import FLUSH_TIMEOUT_S, PRODUCER_CONFIG
 from tests.faults.recompute import plain_engine
@@ -26,7 +27,6 @@ from tests.servers import Kafka
 FLOW = "benchmarks.flows.windows"
 QUEUE_MAX = 200_000
 COLUMNS = ("windows", "rows", "orders/s", "running", "own CPU, us/order", "running", "peak memory, MB")
-BASE_COLUMNS = ("orders/s", "running", "own CPU", "running", "memory")
 
 Totals = dict[tuple[datetime, str], tuple[int, int, int, int]]  # orders, quantity, value and largest, in cents
 
@@ -51,49 +51,44 @@ def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: i
     for customers in dict.fromkeys(case.customers for case in CASES):
         _fill(kafka, f"windows-{customers}", records, customers)
     _fill(kafka, "windows-start", START_RECORDS, 10)
+    results, rows = [], []
     with Place("postgresql", folder) as place:
-        rows = [row for case in CASES for row in _case(case, kafka, place, folder, records, repeats, trees)]
-    columns = [*COLUMNS, *(f"{name}, times {tree.title}'s" for tree in trees[1:] for name in BASE_COLUMNS)]
-    report.table(f"PostgreSQL, {records:,} orders as JSON from the broker, one a millisecond", columns, rows)
+        for case in CASES:
+            found, count = _case(case, kafka, place, folder, records, repeats, trees)
+            results += found
+            rows.append([str(case), f"{count:,}", *_cells(found[0])])
+    title = f"PostgreSQL, {records:,} orders as JSON from the broker, one a millisecond"
+    report.table(title, COLUMNS, rows)
+    report.beside(title, results)
 
 
 def _case(
     case: Case, kafka: Kafka, place: Place, folder: Path, records: int, repeats: int, trees: Sequence[Tree]
-) -> list[list[str]]:
-    want = _expected(records, case)
+) -> tuple[list[Result], int]:
+    """By tree, ours first; and how many rows it makes."""
+    want, what = _expected(records, case), str(case)
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "TOTALS": case.totals, "TOTALS_LENGTH_S": str(case.length_s)}
-    runs: dict[str, list[Run]] = defaultdict(list)
-    running: dict[str, list[Run]] = defaultdict(list)
+    done = Repeats()
     for repeat in range(repeats):
         for tree in turns(trees, repeat):
             url = place.empty("windows")
             start_env = {**env, "SOURCE_TOPIC": "windows-start", "DATABASE_URL": url}
-            start = run(FLOW, start_env, folder, START_RECORDS, tree=tree)
+            done.starts[what, tree].append(run(FLOW, start_env, folder, START_RECORDS, tree=tree))
             url = place.empty("windows")
             flow_env = {**env, "SOURCE_TOPIC": f"windows-{case.customers}", "DATABASE_URL": url}
-            runs[tree.title].append(run(FLOW, flow_env, folder, records, tree=tree))
-            running[tree.title].append(runs[tree.title][-1].without(start))
+            done.runs[what, tree].append(run(FLOW, flow_env, folder, records, tree=tree))
             if (found := _found(url)) != want:
                 raise SystemExit(f"{case}: {len(found):,} rows instead of {len(want):,}, or others than a recomputation gives")
-    figures = {tree.title: _figures(runs[tree.title], running[tree.title]) for tree in trees}
-    rows = []
-    for tree in trees:
-        forms = zip(figures[tree.title], (",.0f", ",.0f", ".2f", ".2f", ".0f"), strict=True)
-        row = [tree.called(str(case)), f"{len(want):,}", *(cell(spread, form) for spread, form in forms)]
-        for base in trees[1:]:
-            pairs = zip(figures[tree.title], figures[base.title], strict=True)
-            row += ["" if tree is base else mine.over(theirs).text(".2f") for mine, theirs in pairs]
-        rows.append(row)
-    return rows
+    return [done.result(what, tree, what) for tree in trees], len(want)
 
 
-def _figures(runs: Sequence[Run], running: Sequence[Run]) -> list[Spread]:
+def _cells(result: Result) -> list[str]:
     return [
-        Spread([each.rate for each in runs]),
-        Spread([each.rate for each in running]),
-        Spread([each.cpu_us for each in runs]),
-        Spread([each.cpu_us for each in running]),
-        Spread([each.peak_mb for each in runs]),
+        cell(result.rate, ",.0f"),
+        cell(result.rate_running, ",.0f"),
+        cell(result.cpu_us, ".2f"),
+        cell(result.cpu_running_us, ".2f"),
+        cell(result.peak_mb, ".0f"),
     ]
 
 
