@@ -67,7 +67,7 @@ class Bench:
 
     def only_memory(self, shape: str) -> None:
         """`--memory`: peak memory at each tenth of a backlog."""
-        self._report.section("a backlog")
+        self._report.section(f"a backlog of {shape}")
         topic = backlog.backlog(self._kafka, shape, self._asked.orders)
         for name in self._asked.databases:
             with Place(name, self._folder) as place:

@@ -76,8 +76,10 @@ class Report:
             return
         text = PAGE.read_text()
         for name, lines in self._sections.items():
-            if lines:
-                first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+            first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+            if lines and first not in text:
+                self.say(f"{PAGE.name} has no section for {name}.")
+            elif lines:
                 head, rest = text.split(first)
                 _, tail = rest.split(last)
                 text = "\n".join([f"{head}{first}", machine(), "", *lines, f"{last}{tail}"])

@@ -63,5 +63,5 @@ def other_packages(tree: Tree) -> bool:
 def _git(*words: str) -> str:
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"git {words[0]}: {done.stderr.strip()}")
+        raise SystemExit(f"git {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()
