@@ -18,7 +18,7 @@ from benchmarks.report import Report
 from benchmarks.shapes import GOOD_ORDERS, SHAPES, Topic, filled
 from benchmarks.whole import backlog, bursts, idle, latency, peer, windows
 from benchmarks.whole.rows import against_raw, first_row, in_memory, warm_up
-from benchmarks.whole.trees import OURS, Tree, checked_out, other_packages
+from benchmarks.whole.trees import OURS, Tree, checked_out, compiled, other_packages
 from tests.faults.recompute import Expected, expected
 from tests.servers import Kafka, Unavailable
 
@@ -142,7 +142,8 @@ def main(words: Sequence[str] | None = None) -> None:
     report = Report(page=asked.write)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-        base = stack.enter_context(checked_out(asked.base, folder)) if asked.base else None
+        compiled(OURS)
+        base = compiled(stack.enter_context(checked_out(asked.base, folder))) if asked.base else None
         if base is not None and other_packages(base):
             report.say(f"{base.title} locks other packages than those it is run with here.")
         bench = Bench(asked, report, stack.enter_context(Kafka()), folder, base)

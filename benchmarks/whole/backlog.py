@@ -14,6 +14,7 @@ from benchmarks.databases import Place
 from benchmarks.flows import wide
 from benchmarks.report import Report
 from benchmarks.shapes import SHAPES, Shape, Topic, fill
+from benchmarks.whole.trees import OURS
 from tests.faults.cluster import Cluster
 from tests.faults.recompute import plain_engine
 from tests.servers import Kafka
@@ -40,7 +41,7 @@ def tenths(place: Place, topic: Topic, folder: Path) -> Iterator[tuple[int, floa
     query = sa.text("SELECT sum(offset_next - offset_start) FROM waxwing_progress")
     began_s, tenth = time.perf_counter(), 1
     peak_mb = 0.0
-    with Cluster(topic.shape.flow, {**topic.env(url), "UNTIL": "end"}, folder) as cluster:
+    with Cluster(topic.shape.flow, {**topic.env(url), **OURS.env, "UNTIL": "end"}, folder) as cluster:
         while cluster.running():
             peak_mb = max(peak_mb, cluster.peak_memory_mb())
             try:

@@ -24,7 +24,11 @@ class Tree:
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-OURS = Tree("this tree")
+# Whoever runs the bench may keep Python from writing what it has compiled; users of a flow do not.
+CACHED = {"PYTHONDONTWRITEBYTECODE": ""}
+OURS = Tree("this tree", ROOT, CACHED)
+# What flows import, so that the first that is measured does not compile it.
+IMPORTS = "import bytewax.run, waxwing, sources, sinks, dataflows.orders, benchmarks.flows.windows, psycopg, pymysql"
 
 
 @contextlib.contextmanager
@@ -35,24 +39,21 @@ def checked_out(commit: str, folder: Path) -> Iterator[Tree]:
     root = folder / f"base-{commit}"
     _git("worktree", "add", "--detach", str(root), commit)
     try:
-        # Its files are new, so the first run would compile them all.
-        subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=root, check=True)
-        tree = Tree(commit, root, {"PYTHONPATH": str(root)})
-        _holds(tree)
-        yield tree
+        yield Tree(commit, root, {**CACHED, "PYTHONPATH": str(root)})
     finally:
         _git("worktree", "remove", "--force", str(root))
 
 
-def _holds(tree: Tree) -> None:
-    """It must be that tree's code, though this tree's is installed."""
-    code = (
-        "import sys; sys.path.insert(0, ''); import waxwing, sinks, sources, dataflows; print(waxwing.__file__, sinks.__file__)"
-    )
+def compiled(tree: Tree) -> Tree:
+    """The tree, its modules compiled. They must be its own, though this tree's are installed."""
+    for folder in ("waxwing", "sources", "sinks", "dataflows", "benchmarks"):
+        subprocess.run([sys.executable, "-m", "compileall", "-q", folder], cwd=tree.root, check=True)
+    code = f"{IMPORTS}; print(waxwing.__file__, sources.__file__, sinks.__file__, dataflows.orders.__file__)"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tree.root, env={**os.environ, **tree.env}, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=tree.root, env={**os.environ, **tree.env}, stdout=subprocess.PIPE, text=True, check=True)
     if not all(Path(file).is_relative_to(tree.root) for file in done.stdout.split()):
-        raise SystemExit(f"the base's run would not be its own code, but {done.stdout.strip()}")
+        raise SystemExit(f"a run of {tree.title} would not be its own code, but {done.stdout.strip()}")
+    return tree
 
 
 def other_packages(tree: Tree) -> bool:
