@@ -12,7 +12,7 @@
 #   storm  .venv/bin/python -m tests.faults.storm --help
 #
 # PYTHON=... chooses another Python, 3.11 or 3.12; arguments of a program go into ARGS:
-#   make run ARGS='-w 2'     make test ARGS='tests/waxwing -k batch'     make test JOBS=0 (one test after the other)
+#   make run ARGS='-w 2'     make bench BASE=main     make test ARGS='tests/waxwing -k batch'     make test JOBS=0 (one test after the other)
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell $(name) --version 2>/dev/null),$(name))))
 ARGS ?=
@@ -39,8 +39,9 @@ format: .venv/.installed-dev
 	$(IN_VENV) -m ruff check --fix
 	$(IN_VENV) -m ruff format
 
+# BASE=COMMIT measures that commit's code beside this tree's, PEER=PYTHON a peer that this Python has (Pathway).
 bench: .venv/.installed-dev
-	$(IN_VENV) -m benchmarks $(ARGS)
+	$(IN_VENV) -m benchmarks $(if $(BASE),--base $(BASE)) $(if $(PEER),--peer $(PEER)) $(ARGS)
 
 # DATABASE=sqlite KILLS=10 ORDERS=100000 SEED=2 narrow it, ARGS='--freezes 5' and the like change the rest.
 storm: DATABASE ?= all

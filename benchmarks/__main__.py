@@ -1,156 +1,170 @@
-"""Waxwing from a real broker, against the raw limit of the same database measured in the same run.
-
-    python -m benchmarks                                    # everything, some ten minutes
-    python -m benchmarks --orders 100000 --databases memory sqlite --shapes orders
-    python -m benchmarks --memory narrow --databases postgresql --orders 10000000
-    python -m benchmarks --windows                          # only windows: in memory, then from the broker into PostgreSQL
-    python -m benchmarks --nexmark                          # only Nexmark's queries 5 and 7, in memory
-
-The raw limit is the bare driver over one connection, given the same rows in a form made ready beforehand, in transactions as
-large as the flow's were in a run before. The flow is timed as a user would: the whole process; "running" is without a run over
-1,000 records, so without the start. CPU is the flow's own processes', without broker and database. Repeats are interleaved (raw,
-flow, raw, flow), figures are their middles, ratios are made within a repeat. Machines are noisy: look at the ratios.
-"""
+"""The bench: `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
-from benchmarks import nexmark, window_flows, windows
-from benchmarks.backlog import own_cpu_s, tenths
 from benchmarks.databases import DATABASES, Place
-from benchmarks.measure import START_RECORDS, Topic, against_raw, first_row, in_memory, warm_up
-from benchmarks.peers import COLUMNS, against_peers
+from benchmarks.inside import folds, nexmark
+from benchmarks.inside.sinks import COLUMNS as SINK_COLUMNS
+from benchmarks.inside.sinks import against_peers
+from benchmarks.limits.stages import STAGES, profile
+from benchmarks.options import Options, options
 from benchmarks.report import Report
-from benchmarks.shapes import SHAPES, fill
-from benchmarks.stages import STAGES, profile
+from benchmarks.shapes import GOOD_ORDERS, SHAPES, Topic, filled
+from benchmarks.whole import backlog, bursts, idle, latency, peer, windows
+from benchmarks.whole.rows import against_raw, first_row, in_memory, warm_up
+from benchmarks.whole.trees import OURS, Tree, checked_out, compiled, other_packages
 from tests.faults.recompute import Expected, expected
 from tests.servers import Kafka, Unavailable
 
-MEMORY = "memory"
 PROFILE_RECORDS = 200_000
 MEMORY_FACTOR = 4  # as much faster it is without a database
 
 
-def main() -> None:
-    """Servers, records, runs, tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--orders", type=int, default=250_000, help="orders, and as many of other records as are as much work")
-    parser.add_argument("--repeats", type=int, default=3, help="of orders; other shapes are measured once less")
-    parser.add_argument("--databases", nargs="*", default=[MEMORY, *DATABASES], choices=[MEMORY, *DATABASES])
-    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--memory", choices=SHAPES, help="only this: a backlog of --orders such records, and the memory it takes")
-    parser.add_argument("--windows", action="store_true", help="only this: windows in memory, and as whole flows of --orders")
-    parser.add_argument("--nexmark", action="store_true", help="only this: Nexmark's queries of windows")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md, each in its section")
-    args = parser.parse_args()
-    # As in a run (waxwing/runtime.py): the stages are measured in this process.
-    gc.set_threshold(100_000, 50, 100)
-    report = Report()
-    if args.nexmark:
-        nexmark.measure(report, args.repeats)
-        into_page(report, args.write, "nexmark")
-        return
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-        if args.windows:
-            windows.measure(report, args.repeats)
-        kafka = stack.enter_context(Kafka())
-        if args.windows:
-            window_flows.measure(report, kafka, folder, args.orders, args.repeats)
-            into_page(report, args.write, "windows")
-            return
-        databases = [name for name in args.databases if name != MEMORY]
-        if args.memory:
-            topic = filled(kafka, args.memory, args.orders)
-            for name in databases:
-                with contextlib.ExitStack() as servers:
-                    backlog(report, servers, name, topic, folder)
-            into_page(report, args.write, "a backlog")
-            return
-        if MEMORY in args.databases:
-            memory(report, filled(kafka, "orders", MEMORY_FACTOR * args.orders, MEMORY), folder, args.repeats)
-            into_page(report, args.write, MEMORY)
-        topics = {name: filled(kafka, name, int(args.orders * SHAPES[name].share)) for name in args.shapes if databases}
-        want = expected(kafka.bootstrap(), topics["orders"].name) if "orders" in topics and databases else None
-        for name in databases:
-            with contextlib.ExitStack() as servers:
-                if database(report, servers, name, topics, folder, args.repeats, want):
-                    into_page(report, args.write, name)
+class Bench:
+    """What the parts share: the broker, the trees that are measured, where results go."""
 
+    def __init__(self, asked: Options, report: Report, kafka: Kafka, folder: Path, base: Tree | None) -> None:
+        self._asked, self._report, self._kafka, self._folder, self._base = asked, report, kafka, folder, base
+        self._trees: Sequence[Tree] = [OURS] if base is None else [OURS, base]
 
-def into_page(report: Report, write: bool, name: str) -> None:
-    """Put what was measured into the page, if that is asked for."""
-    if write:
-        report.write(name)
+    def run(self) -> None:
+        """Every part that is asked for."""
+        asked, report = self._asked, self._report
+        if "processes" in asked.parts:
+            self._processes()
+            report.write()
+        if asked.with_databases:
+            shapes = [*dict.fromkeys([*asked.shapes, *(["orders"] if "start" in asked.parts else [])])]
+            topics = {name: filled(self._kafka, SHAPES[name], int(asked.orders * SHAPES[name].share)) for name in shapes}
+            want = expected(self._kafka.bootstrap(), topics["orders"].name) if "orders" in asked.shapes else None
+            for name in asked.databases:
+                try:
+                    with Place(name, self._folder) as place:
+                        self._database(place, topics, want)
+                except Unavailable as reason:
+                    report.say(f"{DATABASES[name].title}: {reason}")
+                report.write()
+        if "windows" in asked.parts:
+            report.section("windows")
+            windows.measure(report, self._kafka, self._folder, asked.orders, asked.less, self._trees)
+            report.write()
+        if "peer" in asked.parts:
+            self._peer()
+            report.write()
 
+    def only_bursts(self, minutes: float) -> None:
+        """`--bursts`."""
+        self._report.section("bursts")
+        for name in self._asked.databases:
+            with Place(name, self._folder) as place:
+                bursts.measure(self._report, place, self._kafka, self._folder, minutes)
 
-def filled(kafka: Kafka, shape: str, records: int, name: str = "") -> Topic:
-    """A topic of that shape, and the small one beside it."""
-    name = name or shape
-    for topic, count in ((name, records), (f"{name}-start", START_RECORDS)):
-        fill(kafka, topic, SHAPES[shape], count)
-    return Topic(shape=SHAPES[shape], bootstrap=kafka.bootstrap(), name=name, start_name=f"{name}-start", records=records)
+    def only_memory(self, shape: str) -> None:
+        """`--memory`: peak memory at each tenth of a backlog."""
+        self._report.section(f"a backlog of {shape}")
+        topic = backlog.backlog(self._kafka, shape, self._asked.orders)
+        for name in self._asked.databases:
+            with Place(name, self._folder) as place:
+                backlog.measure(self._report, place, topic, self._folder)
 
+    def _processes(self) -> None:
+        self._report.section("memory")
+        topic = filled(self._kafka, SHAPES["orders"], MEMORY_FACTOR * self._asked.orders, "memory")
+        results = in_memory(topic, self._folder, self._asked.repeats, self._trees)
+        self._report.results(f"Memory target, {topic.records:,} orders", results, "of one process")
 
-def memory(report: Report, topic: Topic, folder: Path, repeats: int) -> None:
-    """The memory target."""
-    results = in_memory(topic, folder, repeats)
-    report.results(f"Memory target, {topic.records:,} orders", results, "of one process")
+    def _database(self, place: Place, topics: dict[str, Topic], want: Expected | None) -> None:
+        """Everything about one database; `want` is what its table of orders should hold."""
+        asked, report, base, title = self._asked, self._report, self._base, place.kind.title
+        if "start" in asked.parts:
+            report.section("start")
+            seconds = first_row(place, topics["orders"], self._folder, asked.repeats, self._trees)
+            rows = [[name, each.text(".2f")] for name, each in seconds.items()]
+            if base is not None:
+                rows.append([f"times {base.title}'s", seconds[OURS.title].over(seconds[base.title]).text(".2f")])
+            report.table(f"{title}, first row", ["of", "seconds from process start"], rows)
+        report.section(place.name)
+        profiles = [self._shape(place, topics[name], want if name == "orders" else None) for name in asked.shapes]
+        if profiles:
+            report.table(f"{title}, stages, us/record in one thread", ["records", *STAGES, "CPU together"], profiles)
+        if "latency" in asked.parts:
+            report.section("latency")
+            done = latency.measure(place, self._kafka, self._folder, self._trees, asked.less, asked.seconds)
+            report.table(f"{title}, latency", latency.COLUMNS, latency.cells(done))
+            if base is not None:
+                report.table(f"{title}, latency: times {base.title}'s", latency.BASE_COLUMNS, latency.base_cells(done, base))
+        if "idle" in asked.parts:
+            report.section("idle")
+            found = idle.measure(place, self._kafka, self._folder, self._trees, asked.less)
+            columns = [*idle.COLUMNS, *([] if base is None else [f"times {base.title}'s"])]
+            report.table(f"{title}, idle", columns, idle.rows(found, base))
 
-
-def database(
-    report: Report,
-    stack: contextlib.ExitStack,
-    name: str,
-    topics: dict[str, Topic],
-    folder: Path,
-    repeats: int,
-    want: Expected | None,
-) -> bool:
-    """Everything about one database; `want` is what its table of orders should hold. False where it can't be had."""
-    title = DATABASES[name].title
-    try:
-        place = stack.enter_context(Place(name, folder))
-    except Unavailable as reason:
-        report.say(f"{title}: {reason}")
-        return False
-    profiles = []
-    for shape, topic in topics.items():
-        rows = warm_up(place, topic, folder, want if shape == "orders" else None)
-        if shape == "orders":
-            seconds = first_row(place, topic, folder, repeats)
-            spread = f"{seconds[0]:.2f}-{seconds[-1]:.2f}"
-            report.table(f"{title}, first row", ["seconds from process start", "(repeats)"], [[f"{median(seconds):.2f}", spread]])
-        times = repeats if shape == "orders" else max(repeats - 1, 1)
-        results = against_raw(place, topic, folder, times, rows)
+    def _shape(self, place: Place, topic: Topic, want: Expected | None) -> list[str]:
+        """Rows of one shape beside the raw limit; the row of stages."""
+        asked, report, title, shape = self._asked, self._report, place.kind.title, topic.shape.name
+        rows = warm_up(place, topic, self._folder, want)
+        times = asked.repeats if shape == "orders" else asked.less
+        results = against_raw(place, topic, self._folder, times, rows, self._trees)
         report.results(f"{title}, {topic.records:,} {shape}, {rows:,} a transaction", results)
         us = profile(place, topic.shape, topic.bootstrap, topic.name, min(topic.records, PROFILE_RECORDS), rows)
-        own = sum(us.values()) - us["wait for the database"]
-        profiles.append([shape, *(f"{us[stage]:.2f}" for stage in STAGES), f"{own:.2f}"])
         if shape == "orders" and place.kind.peers:
-            report.table(f"{title}, the sink and its peers, one connection each", COLUMNS, against_peers(place, topic, repeats))
-    report.table(f"{title}, stages, us/record in one thread", ["records", *STAGES, "CPU together"], profiles)
-    return True
+            cells = against_peers(place, topic, asked.repeats)
+            report.table(f"{title}, the sink and its peers, one connection each", SINK_COLUMNS, cells)
+        own = sum(us.values()) - us["wait for the database"]
+        return [shape, *(f"{us[stage]:.2f}" for stage in STAGES), f"{own:.2f}"]
+
+    def _peer(self) -> None:
+        """Pathway, where a Python that has it was named."""
+        python = self._asked.peer
+        if not (version := peer.version(python)):
+            why = f"{python} has no Pathway" if python else "PEER= names no Python that has Pathway"
+            self._report.say(f"Beside a peer: not measured, {why}.")
+            return
+        self._report.section("peer")
+        topic = filled(self._kafka, GOOD_ORDERS, self._asked.orders, "peer")
+        with Place("postgresql", self._folder) as place:
+            done = peer.measure(place, topic, self._folder, self._trees, python, self._asked.repeats)
+        title = f"PostgreSQL, {topic.records:,} orders, whole processes beside Pathway {version}"
+        self._report.table(title, [*peer.COLUMNS, *peer.RATIOS], peer.cells(done))
 
 
-def backlog(report: Report, stack: contextlib.ExitStack, name: str, topic: Topic, folder: Path) -> None:
-    """Peak memory at each tenth of a backlog."""
-    place, rows = stack.enter_context(Place(name, folder)), []
-    cpu_s = own_cpu_s()
-    for records, seconds, peak_mb in tenths(place, topic, folder):
-        report.say(f"{records:,} records after {seconds:.0f} s: peak {peak_mb:.0f} MB")
-        rows.append([f"{records:,}", f"{seconds:.0f}", f"{peak_mb:.0f}"])
-    us = (own_cpu_s() - cpu_s) / topic.records * 1e6
-    title = f"{DATABASES[name].title}, a backlog of {topic.records:,} {topic.shape.name} records, {us:.2f} us of own CPU a record"
-    report.table(title, ["records", "seconds", "peak memory, MB"], rows)
+def main(words: Sequence[str] | None = None) -> None:
+    """Servers, records, runs, tables."""
+    asked = options(words)
+    # As in a run (waxwing/runtime.py): the stages are measured in this process.
+    gc.set_threshold(100_000, 50, 100)
+    report = Report(page=asked.write)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+        compiled(OURS)
+        base = compiled(stack.enter_context(checked_out(asked.base, folder))) if asked.base else None
+        if base is not None and other_packages(base):
+            report.say(f"{base.title} locks other packages than those it is run with here.")
+        bench = Bench(asked, report, stack.enter_context(Kafka()), folder, base)
+        if asked.memory:
+            bench.only_memory(asked.memory)
+        elif asked.bursts:
+            bench.only_bursts(asked.bursts)
+        else:
+            bench.run()
+            inside(report, asked)
+        report.write()
+
+
+def inside(report: Report, asked: Options) -> None:
+    """Parts without a broker."""
+    if "folds" in asked.parts:
+        report.section("folds")
+        folds.measure(report, asked.repeats)
+    if "nexmark" in asked.parts:
+        report.section("nexmark")
+        nexmark.measure(report, asked.repeats)
 
 
 if __name__ == "__main__":

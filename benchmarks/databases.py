@@ -1,4 +1,4 @@
-"""The databases that are measured. A further one is one more entry here, and its bare driver in raw.py."""
+"""The databases that are measured. A further one is one more entry here, and its bare driver in limits/raw.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from benchmarks.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
+from benchmarks.limits.raw import MySQLRaw, PostgreSQLRaw, Raw, SQLiteRaw, SQLServerRaw
 from tests.faults.recompute import plain_engine
 from tests.faults.storm.databases import DATABASES as SERVERS
 from tests.servers import SQLServer
@@ -19,7 +19,7 @@ from waxwing.tables.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseKind:
-    """One kind of database; its server is the one that storms go over. `peers`: are there any to measure (peers.py)?"""
+    """One kind of database; its server is the one that storms go over. `peers`: are there any to measure (inside/sinks.py)?"""
 
     title: str
     raw: Callable[[str, Plan], Raw]

@@ -12,14 +12,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Result
+from benchmarks.spread import cell
+from benchmarks.whole.rows import BASE_COLUMNS, Result
+from benchmarks.whole.trees import OURS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 COLUMNS = (
     "run",
     "records/s",
     "of the raw limit",
-    "(repeats)",
     "running: records/s",
     "of the raw limit",
     "own CPU, us/record",
@@ -29,11 +30,18 @@ COLUMNS = (
 
 
 class Report:
-    """Collects tables, prints each as it comes."""
+    """Prints each table as it comes, and keeps it for its section of the page."""
 
-    def __init__(self) -> None:
-        self._console = Console(width=140)
+    def __init__(self, *, page: bool) -> None:
+        self._console = Console(width=170)
+        self._page = page
+        self._sections: dict[str, list[str]] = {}
         self._lines: list[str] = []
+        self.section("")
+
+    def section(self, name: str) -> None:
+        """Where the next tables belong."""
+        self._lines = self._sections.setdefault(name, [])
 
     def say(self, text: str) -> None:
         """A line on the screen only."""
@@ -49,37 +57,46 @@ class Report:
         self._lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
 
     def results(self, title: str, results: Sequence[Result], ratio: str = "of the raw limit") -> None:
-        """Results of one database, or of the memory target."""
+        """Results of one database, or of the memory target; the base's in a second table, as ratios."""
         columns = [ratio if name == "of the raw limit" else name for name in COLUMNS]
-        self.table(title, columns, [_cells(result) for result in results])
+        self.table(title, columns, [_cells(result) for result in results if result.tree is OURS])
+        self.beside(title, results)
 
-    def write(self, section: str) -> None:
-        """Put the tables since the last time into the page, in place of what stood in that section."""
+    def beside(self, title: str, results: Sequence[Result]) -> None:
+        """Ours over the base's, where there is one."""
+        ours = {result.what: result for result in results if result.tree is OURS}
+        base = [result for result in results if result.tree is not OURS]
+        if base:
+            rows = [[each.what, *ours[each.what].over(each)] for each in base]
+            self.table(f"{title}: times {base[0].tree.title}'s", ["run", *BASE_COLUMNS.values()], rows)
+
+    def write(self) -> None:
+        """Put the tables so far into the page, if that was asked for, each in place of what stood in its section."""
+        if not self._page:
+            return
         text = PAGE.read_text()
-        first, last = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
-        head, rest = text.split(first)
-        _, tail = rest.split(last)
-        PAGE.write_text("\n".join([f"{head}{first}", machine(), "", *self._lines, f"{last}{tail}"]))
-        self._lines.clear()
+        for name, lines in self._sections.items():
+            first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+            if lines and first not in text:
+                self.say(f"{PAGE.name} has no section for {name}.")
+            elif lines:
+                head, rest = text.split(first)
+                _, tail = rest.split(last)
+                text = "\n".join([f"{head}{first}", machine(), "", *lines, f"{last}{tail}"])
+        PAGE.write_text(text)
 
 
 def _cells(result: Result) -> list[str]:
-    spread = f"{min(result.ratios):.2f}-{max(result.ratios):.2f}" if len(result.ratios) > 1 else ""
     return [
         result.what,
-        f"{result.rate:,.0f}",
-        f"{result.ratio:.2f}",
-        spread,
-        _number(result.rate_running, ",.0f"),
-        _number(result.ratio_running, ".2f"),
-        _number(result.cpu_us, ".2f"),
-        _number(result.cpu_running_us, ".2f"),
-        _number(result.peak_mb, ".0f"),
+        cell(result.rate, ",.0f"),
+        cell(result.ratio, ".2f"),
+        cell(result.rate_running, ",.0f"),
+        cell(result.ratio_running, ".2f"),
+        cell(result.cpu_us, ".2f"),
+        cell(result.cpu_running_us, ".2f"),
+        cell(result.peak_mb, ".0f"),
     ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def machine() -> str:

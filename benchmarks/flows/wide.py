@@ -68,13 +68,13 @@ def _body(chance: random.Random) -> bytes:
     return orjson.dumps(record)[1:]
 
 
-def values(count: int) -> Iterator[list[Order]]:
-    """Keys and values of messages, in chunks."""
+def values(count: int, ids: int | None = None) -> Iterator[list[Order]]:
+    """Keys and values of messages, in chunks; `ids`: only so many different ids, again and again."""
     chance = random.Random(1)
     bodies = [_body(chance) for _ in range(TEMPLATES)]
     for first in range(0, count, CHUNK_ORDERS):
         numbers = range(first, min(first + CHUNK_ORDERS, count))
-        yield [(b"%d" % (n % 997), b'{"id":%d,%b' % (n, bodies[n % TEMPLATES])) for n in numbers]
+        yield [(b"%d" % (n % 997), b'{"id":%d,%b' % (n % (ids or count), bodies[n % TEMPLATES])) for n in numbers]
 
 
 def flow() -> Dataflow:

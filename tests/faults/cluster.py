@@ -24,7 +24,7 @@ LAUNCH = [sys.executable, str(ROOT / "tests/servers/launch.py"), str(os.getpid()
 class Cluster:
     """`python -m bytewax.run FLOW` in one process, or in several as one mesh.
 
-    Standard error of process i goes to `folder/NAME-i.log`.
+    Standard error of process i goes to `folder/NAME-i.log`. The code is that below `root`, run by the module `runner`.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Cluster:
         processes: int = 1,
         args: tuple[str, ...] = (),
         name: str = "run",
+        root: Path = ROOT,
+        runner: str = "bytewax.run",
     ) -> None:
         addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(processes))
         self.logs = [folder / f"{name}-{number}.log" for number in range(processes)]
@@ -47,9 +49,9 @@ class Cluster:
             with log.open("wb") as out:
                 self._all.append(
                     subprocess.Popen(
-                        [*LAUNCH, sys.executable, "-m", "bytewax.run", flow, *mesh, *args],
+                        [*LAUNCH, sys.executable, "-m", runner, flow, *mesh, *args],
                         env={**clean, **env},
-                        cwd=ROOT,
+                        cwd=root,
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=out,

@@ -167,7 +167,7 @@ def test_bytewax_is_imported_where_the_decision_says_and_its_tests_exist() -> No
     assert set(missing) <= {name for _, name in tests}
 
 
-@pytest.mark.parametrize("folder", ["dataflows", "sinks", "sources", "waxwing", "tests"])
+@pytest.mark.parametrize("folder", ["benchmarks", "dataflows", "sinks", "sources", "waxwing", "tests"])
 def test_a_folder_holds_what_fits_a_screen(folder: str) -> None:
     sizes = Counter(file.parent for file in sources_of(folder))
     assert {path: size for path, size in sizes.items() if size > FILES_MAX} == {}

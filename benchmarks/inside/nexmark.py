@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from benchmarks.inside.folds import FIRST_MS, Folded, batches, fold
 from benchmarks.report import Report
-from benchmarks.windows import FIRST_MS, Folded, batches, fold
 from waxwing.batch import Batch
 from waxwing.operators.windows import MESSAGE_TIME, Count, Fold, Hopping, Tumbling, Windows
 

@@ -1,7 +1,7 @@
 """The raw limits: a bare driver that writes the same rows into the same table, made ready beforehand.
 
 `payload` turns rows into what the driver is given and is not timed; `insert` and `upsert` are one transaction each. Nothing is
-decoded, checked or remembered, and the statements are the plainest of their kind.
+decoded, checked or remembered, and the statements are the plainest of their kind. `along` are statements of the same transaction.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Raw(Protocol):
 
     def payload(self, rows: Rows) -> Any: ...
     def insert(self, payload: Any) -> None: ...
-    def upsert(self, payload: Any) -> None: ...
+    def upsert(self, payload: Any, along: Sequence[str] = ()) -> None: ...
     def close(self) -> None: ...
 
 
@@ -73,12 +73,14 @@ class PostgreSQLRaw:
                 copy.write(part)
         self._connection.commit()
 
-    def upsert(self, payload: list[bytes]) -> None:
+    def upsert(self, payload: list[bytes], along: Sequence[str] = ()) -> None:
         with self._connection.cursor() as cursor:
             with cursor.copy(self._copy_stage) as copy:
                 for part in payload:
                     copy.write(part)
             cursor.execute(self._merge)
+            for statement in along:
+                cursor.execute(statement.encode())
         self._connection.commit()
 
     def close(self) -> None:
@@ -107,9 +109,11 @@ class MySQLRaw:
             self._connection.query(self._head + lines)
         self._connection.commit()
 
-    def upsert(self, payload: list[bytes]) -> None:
+    def upsert(self, payload: list[bytes], along: Sequence[str] = ()) -> None:
         for lines in payload:
             self._connection.query(self._head + lines + self._tail)
+        for statement in along:
+            self._connection.query(statement)
         self._connection.commit()
 
     def close(self) -> None:
@@ -139,14 +143,16 @@ class SQLiteRaw:
     def insert(self, payload: list[tuple[Any, ...]]) -> None:
         self._write(payload, "")
 
-    def upsert(self, payload: list[tuple[Any, ...]]) -> None:
-        self._write(payload, self._tail)
+    def upsert(self, payload: list[tuple[Any, ...]], along: Sequence[str] = ()) -> None:
+        self._write(payload, self._tail, along)
 
-    def _write(self, payload: list[tuple[Any, ...]], tail: str) -> None:
+    def _write(self, payload: list[tuple[Any, ...]], tail: str, along: Sequence[str] = ()) -> None:
         self._file.execute("BEGIN IMMEDIATE")
         one = f"({', '.join('?' * self._width)})"
         for values in payload:
             self._file.execute(self._head + ", ".join([one] * (len(values) // self._width)) + tail, values)
+        for statement in along:
+            self._file.execute(statement)
         self._file.execute("COMMIT")
 
     def close(self) -> None:
@@ -191,13 +197,15 @@ class SQLServerRaw:
     def insert(self, payload: str) -> None:
         self._run(self._insert, payload)
 
-    def upsert(self, payload: str) -> None:
-        self._run(self._upsert, payload)
+    def upsert(self, payload: str, along: Sequence[str] = ()) -> None:
+        self._run(self._upsert, payload, along)
 
-    def _run(self, statement: str, payload: str) -> None:
+    def _run(self, statement: str, payload: str, along: Sequence[str] = ()) -> None:
         self._cursor.execute(statement, payload)
         while self._cursor.nextset():  # the error of a later statement shows when it is asked for
             pass
+        for more in along:
+            self._cursor.execute(more)
         self._connection.commit()
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,17 +14,19 @@ from confluent_kafka import Producer
 
 from benchmarks.databases import Place
 from benchmarks.flows.windows import orders
-from benchmarks.measure import START_RECORDS
 from benchmarks.report import Report
-from benchmarks.runs import Run, run
+from benchmarks.shapes import PARTITIONS, START_RECORDS
+from benchmarks.spread import cell
+from benchmarks.whole.rows import Repeats, Result
+from benchmarks.whole.runs import run, turns
+from benchmarks.whole.trees import Tree
 from dataflows.orders_generator import FLUSH_TIMEOUT_S, PRODUCER_CONFIG
 from tests.faults.recompute import plain_engine
 from tests.servers import Kafka
 
 FLOW = "benchmarks.flows.windows"
-PARTITIONS = 4
 QUEUE_MAX = 200_000
-COLUMNS = ("windows", "rows", "orders/s", "(repeats)", "running", "own CPU, s", "running: orders/s of CPU", "peak memory, MB")
+COLUMNS = ("windows", "rows", "orders/s", "running", "own CPU, us/order", "running", "peak memory, MB")
 
 Totals = dict[tuple[datetime, str], tuple[int, int, int, int]]  # orders, quantity, value and largest, in cents
 
@@ -45,40 +46,49 @@ class Case:
 CASES = (Case(10_000, 10), Case(1_000, 60), Case(1_000, 60, "live"), Case(10_000, 10, "live"))
 
 
-def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: int) -> None:
+def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: int, trees: Sequence[Tree]) -> None:
     """Each case, its rows held against a plain recomputation."""
     for customers in dict.fromkeys(case.customers for case in CASES):
         _fill(kafka, f"windows-{customers}", records, customers)
     _fill(kafka, "windows-start", START_RECORDS, 10)
+    results, rows = [], []
     with Place("postgresql", folder) as place:
-        rows = [_case(case, kafka, place, folder, records, repeats) for case in CASES]
-    report.table(f"PostgreSQL, {records:,} orders as JSON from the broker, one a millisecond", COLUMNS, rows)
+        for case in CASES:
+            found, count = _case(case, kafka, place, folder, records, repeats, trees)
+            results += found
+            rows.append([str(case), f"{count:,}", *_cells(found[0])])
+    title = f"PostgreSQL, {records:,} orders as JSON from the broker, one a millisecond"
+    report.table(title, COLUMNS, rows)
+    report.beside(title, results)
 
 
-def _case(case: Case, kafka: Kafka, place: Place, folder: Path, records: int, repeats: int) -> list[str]:
-    want = _expected(records, case)
+def _case(
+    case: Case, kafka: Kafka, place: Place, folder: Path, records: int, repeats: int, trees: Sequence[Tree]
+) -> tuple[list[Result], int]:
+    """By tree, ours first; and how many rows it makes."""
+    want, what = _expected(records, case), str(case)
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "TOTALS": case.totals, "TOTALS_LENGTH_S": str(case.length_s)}
-    runs, running = [], []
-    for _ in range(repeats):
-        url = place.empty("windows")
-        start = run(FLOW, {**env, "SOURCE_TOPIC": "windows-start", "DATABASE_URL": url}, folder, START_RECORDS)
-        url = place.empty("windows")
-        runs.append(run(FLOW, {**env, "SOURCE_TOPIC": f"windows-{case.customers}", "DATABASE_URL": url}, folder, records))
-        running.append(runs[-1].without(start))
-        if (found := _found(url)) != want:
-            raise SystemExit(f"{case}: {len(found):,} rows instead of {len(want):,}, or others than a recomputation gives")
-    return [str(case), f"{len(want):,}", *_figures(runs, running)]
+    done = Repeats()
+    for repeat in range(repeats):
+        for tree in turns(trees, repeat):
+            url = place.empty("windows")
+            start_env = {**env, "SOURCE_TOPIC": "windows-start", "DATABASE_URL": url}
+            done.starts[what, tree].append(run(FLOW, start_env, folder, START_RECORDS, tree=tree))
+            url = place.empty("windows")
+            flow_env = {**env, "SOURCE_TOPIC": f"windows-{case.customers}", "DATABASE_URL": url}
+            done.runs[what, tree].append(run(FLOW, flow_env, folder, records, tree=tree))
+            if (found := _found(url)) != want:
+                raise SystemExit(f"{case}: {len(found):,} rows instead of {len(want):,}, or others than a recomputation gives")
+    return [done.result(what, tree, what) for tree in trees], len(want)
 
 
-def _figures(runs: Sequence[Run], running: Sequence[Run]) -> list[str]:
-    rates = sorted(each.rate for each in runs)
+def _cells(result: Result) -> list[str]:
     return [
-        f"{median(rates):,.0f}",
-        f"{rates[0]:,.0f}-{rates[-1]:,.0f}" if len(rates) > 1 else "",
-        f"{median(each.rate for each in running):,.0f}",
-        f"{median(each.cpu_s for each in runs):.1f}",
-        f"{median(each.records / each.cpu_s for each in running):,.0f}",
-        f"{max(each.peak_mb for each in runs):.0f}",
+        cell(result.rate, ",.0f"),
+        cell(result.rate_running, ",.0f"),
+        cell(result.cpu_us, ".2f"),
+        cell(result.cpu_running_us, ".2f"),
+        cell(result.peak_mb, ".0f"),
     ]
 
 

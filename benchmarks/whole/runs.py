@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from benchmarks.shapes import Shape
+from benchmarks.whole.trees import OURS, Tree
 from tests.faults.cluster import Cluster
 from tests.faults.recompute import plain_engine
 
@@ -44,10 +45,16 @@ class Run:
         return Run(self.records - start.records, seconds, self.cpu_s - start.cpu_s, self.peak_mb)
 
 
-def run(flow: str, env: Mapping[str, str], folder: Path, records: int, *, processes: int = 1) -> Run:
+def turns(trees: Sequence[Tree], repeat: int) -> Sequence[Tree]:
+    """The trees in the order of this repeat: each is first in turn, so that none has the better place."""
+    first = repeat % len(trees)
+    return [*trees[first:], *trees[:first]]
+
+
+def run(flow: str, env: Mapping[str, str], folder: Path, records: int, *, processes: int = 1, tree: Tree = OURS) -> Run:
     """Start the flow, and wait for its end."""
     before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    with Cluster(flow, {**env, "UNTIL": "end"}, folder, processes=processes) as cluster:
+    with Cluster(flow, {**env, **tree.env, "UNTIL": "end"}, folder, processes=processes, root=tree.root) as cluster:
         peak_mb = 0.0
         while cluster.running():
             peak_mb = max(peak_mb, cluster.peak_memory_mb())
@@ -60,7 +67,7 @@ def run(flow: str, env: Mapping[str, str], folder: Path, records: int, *, proces
     return Run(records, seconds, cpu_s, peak_mb)
 
 
-def first_row_s(shape: Shape, env: Mapping[str, str], folder: Path) -> float:
+def first_row_s(shape: Shape, env: Mapping[str, str], folder: Path, tree: Tree = OURS) -> float:
     """Seconds from the start of the process to the first row that another connection sees; the table is not there yet."""
     url = env["DATABASE_URL"]
     file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite") else None
@@ -71,7 +78,7 @@ def first_row_s(shape: Shape, env: Mapping[str, str], folder: Path) -> float:
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(engine.connect()) if file is None else None
         began_s = time.perf_counter()
-        cluster = stack.enter_context(Cluster(shape.flow, env, folder))
+        cluster = stack.enter_context(Cluster(shape.flow, {**env, **tree.env}, folder, root=tree.root))
         while cluster.running() and time.perf_counter() - began_s < FLOW_TIMEOUT_S:
             with contextlib.suppress(sa.exc.DBAPIError):
                 if connection is None and file is not None and file.exists() and file.stat().st_size:

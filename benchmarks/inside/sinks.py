@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from benchmarks.databases import Place
-from benchmarks.measure import Topic
-from benchmarks.runs import forget
-from benchmarks.stages import Clock, fetched, make_tables, records_of
+from benchmarks.limits.stages import Clock, fetched, make_tables, records_of
+from benchmarks.shapes import Topic
+from benchmarks.whole.runs import forget
 from sinks import SqlTarget, Upsert
 from sinks.writer.writer import Writer
 from tests.faults.recompute import plain_engine

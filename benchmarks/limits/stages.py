@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from benchmarks.databases import Place
-from benchmarks.raw import Rows as RowTuples
+from benchmarks.limits.raw import Rows as RowTuples
 from benchmarks.shapes import PARTITIONS, Shape
 from sinks import SqlTarget, Upsert
 from sources.kafka.lane import lane_config

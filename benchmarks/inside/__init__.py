@@ -1,0 +1,1 @@
+"""Parts of Waxwing in one process beside what else does the same: no flow, no broker in between."""

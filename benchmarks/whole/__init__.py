@@ -1,0 +1,1 @@
+"""Whole flows as a user starts them, measured from outside."""
