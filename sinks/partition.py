@@ -10,6 +10,7 @@ from bytewax.dataflow import Stream as Flowing
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
+from sinks.writer.admission import Admits
 from sinks.writer.crew import Crew
 from sinks.writer.writer import Writer, admission_of
 from waxwing.batch import Batch, lane_name, part_fn
@@ -81,8 +82,12 @@ class TargetSink(FixedPartitionedSink[Any, None]):
             return None
         with self._lock:  # several workers make partitions
             if self._crew is None or self._crew.has(part):  # the flow is run anew
-                self._crew = Crew(admission_of(self._target))
+                self._crew = Crew(self.admission())
             return self._crew
+
+    def admission(self) -> Admits:
+        """What may enter its transactions."""
+        return admission_of(self._target)
 
 
 class TargetPartition(StatefulSinkPartition[Any, None]):

@@ -6,6 +6,7 @@ So a trickle that comes by several lanes is one transaction and not one a lane, 
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sinks.writer.transaction_size import TRANSACTION_ROWS_MIN
@@ -35,6 +36,11 @@ class Crew:
         self._at_it = False  # and will look at what all have when that is done
         self._since_s = 0.0
 
+    @property
+    def writers(self) -> Collection[Writer]:
+        """All of them."""
+        return self._writers.values()
+
     def has(self, part: str) -> bool:
         """Is there a writer of this partition, or was there one?"""
         return part in self._writers
@@ -55,7 +61,7 @@ class Crew:
 
     def to_help(self, writer: Writer) -> list[Writer]:
         """Those for whom this one, who has little itself, writes as well."""
-        return [other for other in self._writers.values() if other is not writer and other.may_be_helped]
+        return [other for other in self.writers if other is not writer and other.may_be_helped]
 
     def begins(self, writer: Writer, now_s: float) -> None:
         """It writes for all from now on."""
@@ -65,11 +71,11 @@ class Crew:
         """It has nothing to write, or has to wait, or ends: whoever has something sees to it."""
         if self._first is writer:
             self._first, self._at_it = (writer if writer.is_free else None), False
-            for other in self._writers.values():
+            for other in self.writers:
                 if other is not writer and other.may_be_helped:
                     other.wake()
 
     def fail(self, error: BaseException) -> None:
         """What one of them has met ends all: it may have written for any."""
-        for writer in self._writers.values():
+        for writer in self.writers:
             writer.fail(error)

@@ -17,9 +17,11 @@ from tests.simulation.steps.stepped import SteppedWriter
 from tests.simulation.target import ModelTarget
 from waxwing.batch import Batch
 from waxwing.errors import WaxwingError
+from waxwing.settings import SinkSettings
 from waxwing.target import Target
 
 if TYPE_CHECKING:
+    from sinks.writer.admission import Admits
     from sources.kit.words import Raw
     from tests.simulation.process import Process
     from tests.simulation.truth import Record
@@ -112,6 +114,18 @@ def half(batch: Batch[Any], odd: int) -> Batch[Any]:
     )
 
 
+class Sink(TargetSink):
+    """The shipped one; what admits batches may be planted."""
+
+    def __init__(self, target: Target, admission: Callable[[SinkSettings], Admits]) -> None:
+        super().__init__(target)
+        self._admits = admission
+
+    @override
+    def admission(self) -> Admits:
+        return self._admits(self._target.settings)
+
+
 class FedByLane(Fed):
     """A step each of whose partitions takes in one lane (or all of them, where there is one writer)."""
 
@@ -120,11 +134,11 @@ class FedByLane(Fed):
 
     @override
     def open(self) -> None:
-        sink = TargetSink(self.target)
+        sink = Sink(self.target, self.world.parts.admission)
         self._route, self._names = sink.part_fn, sink._names
         for name in self._names:
             if self.process.has(name):
-                self.add(name, SteppedWriter(self.process, self.target, name))
+                self.add(name, SteppedWriter(self.process, self.target, name, crew=sink.crew(name)))
 
     @override
     def put(self, batch: Batch[Any]) -> None:

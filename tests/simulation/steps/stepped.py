@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
 from sinks.writer.commits import Commits
+from sinks.writer.crew import Crew
 from sinks.writer.writer import Writer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Wake(threading.Condition):
     @override
     def wait(self, timeout: float | None = None) -> bool:
         # Only the worker comes here: the writer's own waits are yielded.
-        self._writer.advance()
+        self._writer.at_it.advance()
         return True
 
 
@@ -64,12 +65,13 @@ class SteppedWriter(Writer):
     """The shipped writer, its thread's steps taken one by one."""
 
     def __init__(
-        self, process: Process, target: Target, part: str, admission: Admits | None = None, weigh_max: int = HANDED_OVER_MAX
+        self, process: Process, target: Target, part: str, admission: Admits | None = None, crew: Crew | None = None
     ) -> None:
         self.process, self._weigh_max = process, HANDED_OVER_MAX if admission is None else PIECES_WEIGH_MAX
         self.busy = self.ended = False
         self.due_s = 0.0
-        super().__init__(target, part, process.world.now_s, admission or process.world.parts.admission(target.settings))
+        crew = crew or Crew(admission or process.world.parts.admission(target.settings))
+        super().__init__(target, part, process.world.now_s, crew=crew)
 
     @override
     def _make_commits(self) -> Commits:
@@ -100,7 +102,13 @@ class SteppedWriter(Writer):
     @property
     def blocks(self) -> bool:
         """Might handing over wait for a step that is under way?"""
-        return self.busy and self._waiting + self._weigh_max > self._settings.queue_records_max
+        return self.at_it.busy and self._waiting + self._weigh_max > self._settings.queue_records_max
+
+    @property
+    def at_it(self) -> SteppedWriter:
+        """Who writes what was handed over here: this one, or another that helps."""
+        helpers = (other for other in self._crew.writers if self in other._helping)
+        return cast("SteppedWriter", next(helpers, self))
 
     @property
     def holds(self) -> bool:

@@ -1,0 +1,212 @@
+"""Writers of one step: while there is little one of them writes for all, a flood is written by each, and each row once."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+from typing_extensions import override
+
+from sinks import Append, MemoryTarget
+from sinks.memory.target import MemorySession
+from sinks.writer import writer as writer_module
+from sinks.writer.crew import AT_IT_MAX_S, LITTLE, Crew
+from sinks.writer.writer import TURN_S, Writer, admission_of
+from waxwing.batch import Batch, Columns, Stream
+from waxwing.change import Change, Start
+from waxwing.errors import RowError, TransientError
+from waxwing.settings import SinkSettings
+
+LANES = ("lane-000", "lane-001", "lane-002")
+STREAMS = [Stream("flow", "topic", "id", partition) for partition in range(len(LANES))]
+QUICK = SinkSettings(retry_max_s=5.0)
+
+
+def batch(lane: int, first: int, end: int) -> Batch[tuple[int, int]]:
+    size = end - first
+    columns = Columns(range(first, end), [None] * size, [b"{}"] * size, [-1] * size, [()] * size)
+    return Batch(STREAMS[lane], LANES[lane], first, end, columns, [(lane, n) for n in range(first, end)], range(size))
+
+
+class Target(MemoryTarget):
+    """One whose writers own their positions together; it keeps what each transaction was of."""
+
+    def __init__(self, settings: SinkSettings = QUICK) -> None:
+        super().__init__(Append(), settings)
+        self.bind("flow", "step")
+        self.begin([Start(stream, 0, None) for stream in STREAMS])
+        self.changes: list[dict[int, int]] = []  # rows by lane
+        self.faults: Iterator[BaseException] = iter(())
+        self.gate: threading.Event | None = None
+
+    @override
+    def token(self) -> str:
+        return "ours"
+
+    @override
+    def connect(self, part: str, token: str) -> MemorySession:
+        return Session(self, self.open_store(), token)
+
+
+class Session(MemorySession):
+    @override
+    def commit(self, change: Change) -> None:
+        target = self._target
+        assert isinstance(target, Target)
+        if target.gate is not None:
+            assert target.gate.wait(20)
+        for fault in target.faults:
+            raise fault
+        super().commit(change)
+        rows: Counter[int] = Counter()
+        for one in change.batches:
+            rows[one.stream.partition] += len(one.records)
+        target.changes.append(dict(rows))
+
+
+class Stepped(Writer):
+    """Without its thread, under the test's clock."""
+
+    @override
+    def _start(self) -> None:
+        self.woken = 0
+
+    @override
+    def wake(self) -> None:
+        super().wake()
+        self.woken += 1
+
+    def step(self) -> None:
+        assert self._step() is not None, self._error
+
+
+@dataclass
+class Steps:
+    """The writers of all lanes, stepped."""
+
+    target: Target = field(default_factory=Target)
+    now_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        crew = Crew(admission_of(self.target))
+        self.writers: Sequence[Stepped] = [Stepped(self.target, lane, lambda: self.now_s, crew=crew) for lane in LANES]
+        for writer in self.writers:
+            writer.step()
+
+    def step(self, lane: int, later_s: float = 2 * TURN_S) -> None:
+        self.now_s += later_s
+        self.writers[lane].step()
+
+
+def test_what_comes_by_all_lanes_is_one_transaction_and_wakes_one_writer() -> None:
+    all_of = Steps()
+    for lane, writer in enumerate(all_of.writers):
+        writer.put(batch(lane, 0, 2))
+        if not lane:
+            writer.step()  # it waits for what else comes in this turn
+    all_of.step(0)
+    assert all_of.target.changes == [{0: 2, 1: 2, 2: 2}]
+    assert [writer.woken for writer in all_of.writers] == [1, 0, 0]
+    assert not any(writer._under_way for writer in all_of.writers)
+
+
+def test_who_wrote_for_all_is_woken_for_the_next_whose_ever_it_is() -> None:
+    all_of = Steps()
+    all_of.writers[0].put(batch(0, 0, 1))
+    all_of.step(0, 0.0)
+    all_of.step(0)
+    all_of.step(0)  # nothing more
+    all_of.writers[2].put(batch(2, 0, 1))
+    assert [writer.woken for writer in all_of.writers] == [2, 0, 0]
+    all_of.step(0, 0.0)
+    all_of.step(0)
+    assert all_of.target.changes == [{0: 1}, {2: 1}]
+
+
+def test_much_is_written_by_its_own_writer() -> None:
+    all_of = Steps()
+    all_of.writers[0].put(batch(0, 0, 1))
+    all_of.step(0, 0.0)
+    all_of.writers[1].put(batch(1, 0, LITTLE))
+    assert all_of.writers[1].woken == 1
+    all_of.step(1, 0.0)
+    all_of.step(1, 1.0)
+    all_of.step(0)
+    assert all_of.target.changes == [{1: LITTLE}, {0: 1}]
+
+
+def test_what_a_writer_has_begun_to_gather_is_not_passed_by_another() -> None:
+    all_of = Steps()
+    all_of.writers[1].put(batch(1, 0, 1))
+    all_of.step(1, 0.0)  # has taken the first
+    all_of.writers[1].put(batch(1, 1, 2))
+    all_of.writers[0].put(batch(0, 0, 1))
+    with all_of.writers[0]._wake:
+        all_of.writers[0].wake()
+    all_of.step(0, 0.0)
+    all_of.step(0)
+    assert all_of.target.changes == [{0: 1}]
+    all_of.step(1)
+    assert sum(change.get(1, 0) for change in all_of.target.changes) == 2
+
+
+def test_who_tries_again_or_takes_long_lets_the_others_write_for_themselves() -> None:
+    all_of = Steps()
+    all_of.target.faults = iter([TransientError("away")])
+    all_of.writers[0].put(batch(0, 0, 1))
+    all_of.step(0, 0.0)
+    all_of.step(0)  # fails, and waits
+    all_of.writers[1].put(batch(1, 0, 1))
+    all_of.step(1, 0.0)
+    all_of.step(1)
+    assert all_of.target.changes == [{1: 1}]
+    all_of.writers[1].put(batch(1, 1, 2))
+    all_of.step(1, 0.0)  # is at it
+    all_of.writers[2].put(batch(2, 0, 1))
+    assert all_of.writers[2].woken == 0, "the second one writes for all by now"
+    all_of.now_s += 2 * AT_IT_MAX_S
+    all_of.writers[2].put(batch(2, 1, 2))
+    assert all_of.writers[2].woken == 1
+
+
+def test_what_one_has_met_ends_all() -> None:
+    target = Target()
+    target.gate = threading.Event()
+    target.faults = iter([RowError("bad", bad={})] * 100)
+    crew = Crew(admission_of(target))
+    writers = [Writer(target, lane, crew=crew) for lane in LANES]
+    for lane, writer in enumerate(writers):
+        writer.put(batch(lane, 0, 1))
+    target.gate.set()
+    for writer in writers:
+        with pytest.raises(Exception, match="bad"):
+            writer.flush()
+        writer.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_row_is_written_once_whoever_writes_it(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "LITTLE", 5)  # so that both come: help, and writers side by side
+    target, chance = Target(), Random(seed)
+    target.faults = iter(())
+    crew = Crew(admission_of(target))
+    writers = [Writer(target, lane, crew=crew) for lane in LANES]
+    ends = [0] * len(LANES)
+    for _ in range(600):
+        lane = chance.randrange(len(LANES))
+        end = ends[lane] + chance.randrange(1, 4)
+        writers[lane].put(batch(lane, ends[lane], end))
+        ends[lane] = end
+        if chance.random() < 0.02:
+            writers[chance.randrange(len(LANES))].flush()
+    for writer in writers:
+        writer.flush()
+        writer.close()
+    assert sorted(target.rows) == [(lane, n) for lane, end in enumerate(ends) for n in range(end)]
+    assert [position.offset_next for position in target.positions()] == ends
+    for lane in range(len(LANES)):
+        assert [n for one, n in target.rows if one == lane] == list(range(ends[lane]))
