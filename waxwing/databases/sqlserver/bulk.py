@@ -92,9 +92,8 @@ class SQLServerBulk(Bulk):
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         if not rows:
             return
-        columns = columns_of(rows)
-        numbers, no_numbers = [range(len(rows))], list[range]()
-        own = numbers if self._plan.nature.rows_numbered else no_numbers
+        columns, numbers = columns_of(rows), range(len(rows))
+        own = [numbers] if self._plan.nature.rows_numbered else []
         if isinstance(self._plan.mode, Append):
             self._run(connection, "append", len(own), [*own, *columns])
             return
@@ -102,7 +101,7 @@ class SQLServerBulk(Bulk):
         if self._is_distinct(connection, columns):
             self._upsert(connection, "merge_distinct" if merges else "upsert_distinct", len(own), [*own, *columns])
         else:
-            self._upsert(connection, "merge" if merges else "upsert", 1, [*numbers, *columns])
+            self._upsert(connection, "merge" if merges else "upsert", 1, [numbers, *columns])
 
     def _is_distinct(self, connection: sa.Connection, columns: Sequence[Sequence[Any]]) -> bool:
         """Has each row a key of its own, by all that the table's columns pass over? False where only the server can tell."""
