@@ -30,7 +30,7 @@ from waxwing.databases.sqlserver.sql import Statements
 from waxwing.errors import ConfigError
 from waxwing.settings import SqlSettings
 from waxwing.tables.modes import Append, Merge, Mode, Upsert
-from waxwing.tables.plan import Plan
+from waxwing.tables.plan import Nature, Plan
 
 RECORDED = Path(__file__).parent / "sqlserver.sql"
 HEAD = "[Microsoft][ODBC Driver 18 for SQL Server]"
@@ -123,6 +123,7 @@ def every_kind() -> dict[str, tuple[Mode, list[StoredColumn], bool]]:
     return {
         "append": (Append(), wide, False),
         "upsert": (Upsert(keys=("id",)), wide, False),
+        "upsert among triggers": (Upsert(keys=("id",)), narrow, False),
         "upsert when newer, a code page": (Upsert(keys=("id",), newer_by="version"), narrow, False),
         "upsert through the raw table": (Upsert(keys=("id",)), wide, True),
         "merge": (Merge(keys=("id",), add=("price",), greatest=("at",), least=("version",)), wide, False),
@@ -137,14 +138,17 @@ def made() -> str:
         table = columns[0].column.table
         assert isinstance(table, sa.Table)
         touched = tuple(column for column in table.c if column.onupdate is not None)
-        plan = Plan(table=table, columns=tuple(each.column for each in columns), mode=mode, touched=touched)
+        alone = Nature(keys_exact=False, rows_alone=name != "upsert among triggers", rows_numbered=False)
+        plan = Plan(table=table, columns=tuple(each.column for each in columns), mode=mode, touched=touched, nature=alone)
         statements = Statements(plan, columns, through_raw=raw)
         if isinstance(mode, Append):
             out.append(f"-- ---- {name}\n{statements.append};\n")
         elif isinstance(mode, Merge):
             out.append(f"-- ---- {name}\n{statements.merge};\n")
+            out.append(f"-- ---- {name}: keys that are known to differ\n{statements.merge_distinct};\n")
         else:
             out.append(f"-- ---- {name}\n{statements.upsert};\n")
+            out.append(f"-- ---- {name}: keys that are known to differ\n{statements.upsert_distinct};\n")
             out.append(f"-- ---- {name}: with deletes\n{statements.replace};\n")
     return "\n".join(out)
 
@@ -164,6 +168,27 @@ def test_every_recorded_statement_is_t_sql() -> None:
         kinds = [type(statement).__name__ for statement in statements if statement is not None]
         assert "Insert" in kinds
         assert "MERGE" not in batch
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "collation", "keys", "compared"),
+    [
+        (sa.Column("k", sa.String(9)), "nvarchar", "Latin1_General_100_BIN2", ["a", "A", "a ", "a\t"], ["a", "A", "a", "a\t"]),
+        (sa.Column("k", sa.String(9)), "varchar", "Latin1_General_100_BIN2_UTF8", ["a "], ["a"]),
+        (sa.Column("k", sa.String(9)), "nvarchar", "bbf_unicode_bin2", ["a "], ["a"]),
+        (sa.Column("k", sa.String(9)), "nvarchar", "Latin1_General_CI_AS", ["a"], None),
+        (sa.Column("k", sa.String(9)), "nvarchar", "Latin1_General_CS_AS", ["a"], None),
+        (sa.Column("k", sa.LargeBinary(9)), "varbinary", "", [b"a"], None),
+        (sa.Column("k", sa.Uuid()), "nvarchar", "Latin1_General_100_BIN2", ["a"], None),
+        (sa.Column("k", sa.Integer), "int", "", [1, 2], [1, 2]),
+        (sa.Column("k", sa.Integer), "varchar", "Latin1_General_100_BIN2", [1, 2], None),
+    ],
+)
+def test_keys_are_compared_here_only_where_the_column_does_it_alike(
+    column: sa.Column[Any], kind: str, collation: str, keys: list[Any], compared: list[Any] | None
+) -> None:
+    found = stored(column, kind, 9)._replace(collation=collation)
+    assert found.compared(keys) == compared
 
 
 # -- the driver --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from waxwing.databases.base import Bulk
 from waxwing.databases.merging import SPARE_DIGITS, MeanColumn, becomes, quotients
-from waxwing.databases.mysql.catalog import numbered
+from waxwing.databases.mysql.catalog import asked, numbered
 from waxwing.databases.mysql.literals import SA_DIALECT, Literals
 from waxwing.databases.mysql.numbered import Numbered, query
 from waxwing.errors import ConfigError
@@ -127,11 +127,8 @@ class MergeBulk(InsertBulk):
 
 def _refused(connection: sa.Connection) -> bool:
     """Has `_REFUSED` been met? It has not been then."""
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor:
-        cursor.execute("SELECT @waxwing_refused")
-        [(met,)] = cursor.fetchall()
-        cursor.execute("SET @waxwing_refused = NULL")
+    [(met,)] = asked(connection, "SELECT @waxwing_refused")
+    query(connection, b"SET @waxwing_refused = NULL")
     return met is not None
 
 

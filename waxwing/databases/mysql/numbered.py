@@ -61,10 +61,7 @@ class Numbered:
 
     def missing(self, connection: sa.Connection) -> list[int]:
         """The places of those of which the table has none."""
-        driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor:
-            cursor.execute(self._missing)
-            return [place for (place,) in cursor.fetchall()]
+        return [place for (place,) in catalog.asked(connection, self._missing)]
 
     def first(
         self, rows: Sequence[tuple[Any, ...]], missing: Sequence[int]

@@ -10,6 +10,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from typing_extensions import override
@@ -145,7 +146,9 @@ class SQLite(Database):
 
     @override
     def shape(self, connection: sa.Connection, table: sa.Table) -> tuple[object, ...]:
-        return tuple(map(tuple, connection.execute(_of_table(table), {"name": table.name})))
+        driver: Any = connection.connection.driver_connection
+        # By the driver alone: asked in every transaction, it would take four times as long by SQLAlchemy.
+        return tuple(driver.execute(_of_table(table), (table.name,)))
 
     @override
     def value_bytes_max(self, connection: sa.Connection) -> int:
@@ -197,9 +200,9 @@ def _definition(table: sa.Table) -> sa.TextClause:
     return sa.text(f"SELECT sql, type FROM {_master(table)} WHERE lower(name) = lower(:name)")  # noqa: S608 - quoted
 
 
-def _of_table(table: sa.Table) -> sa.TextClause:
+def _of_table(table: sa.Table) -> str:
     """The table with its indexes and triggers."""
-    return sa.text(f"SELECT type, name, sql FROM {_master(table)} WHERE lower(tbl_name) = lower(:name) ORDER BY 1, 2")  # noqa: S608 - quoted
+    return f"SELECT type, name, sql FROM {_master(table)} WHERE lower(tbl_name) = lower(?) ORDER BY 1, 2"  # noqa: S608 - quoted
 
 
 def _master(table: sa.Table) -> str:

@@ -25,7 +25,7 @@ from waxwing.databases.sqlserver.sql import Statements
 from waxwing.tables.modes import Append, Merge
 from waxwing.tables.plan import Plan, columns_of
 
-What = Literal["append", "upsert", "replace", "merge"]
+What = Literal["append", "upsert", "upsert_distinct", "replace", "merge", "merge_distinct"]
 _DUPLICATE = {2601, 2627}
 # Up to here pyodbc binds a text as it stands. Longer ones it would send in parts, which takes a request more.
 _BOUND_BYTES_MAX = 1 << 30
@@ -92,12 +92,26 @@ class SQLServerBulk(Bulk):
     def write(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         if not rows:
             return
+        columns, numbers = columns_of(rows), range(len(rows))
+        own = [numbers] if self._plan.nature.rows_numbered else []
         if isinstance(self._plan.mode, Append):
-            own = [range(len(rows))] if self._plan.nature.rows_numbered else []
-            self._run(connection, "append", len(own), [*own, *columns_of(rows)])
+            self._run(connection, "append", len(own), [*own, *columns])
+            return
+        merges = isinstance(self._plan.mode, Merge)
+        if self._is_distinct(connection, columns):
+            self._upsert(connection, "merge_distinct" if merges else "upsert_distinct", len(own), [*own, *columns])
         else:
-            what: What = "merge" if isinstance(self._plan.mode, Merge) else "upsert"
-            self._upsert(connection, what, 1, [range(len(rows)), *columns_of(rows)])
+            self._upsert(connection, "merge" if merges else "upsert", 1, [numbers, *columns])
+
+    def _is_distinct(self, connection: sa.Connection, columns: Sequence[Sequence[Any]]) -> bool:
+        """Has each row a key of its own, by all that the table's columns pass over? False where only the server can tell."""
+        keys = self._statements(connection, raw=False).keys
+        compared = []
+        for key in keys:
+            if (values := key.compared(columns[self._columns.index(key)])) is None:
+                return False
+            compared.append(values)
+        return len(set(zip(*compared, strict=True))) == len(columns[0])
 
     @override
     def delete(self, connection: sa.Connection, keys: Sequence[tuple[Any, ...]]) -> None:

@@ -10,11 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from waxwing.databases.sqlserver.columns import EXACT
 from waxwing.tables.columns import kind_of
 from waxwing.tables.plan import Nature, Plan
-
-# Kinds whose keys are equal where Python says so; capitals, blanks at the end and zeros at the end of bytes pass for others.
-_EXACT = {"integer", "decimal", "boolean", "date", "datetime", "time", "float"}
 
 
 def key_problems(connection: sa.Connection, table: sa.Table, keys: Sequence[str]) -> list[str] | None:
@@ -56,7 +54,7 @@ def nature(connection: sa.Connection, plan: Plan) -> Nature:
     numbered = set(connection.scalars(_NUMBERED, place))
     alone = all(columns & numbered - brought for columns in others)
     return Nature(
-        keys_exact=all(kind_of(key) in _EXACT for key in plan.keys),
+        keys_exact=all(kind_of(key) in EXACT for key in plan.keys),
         rows_alone=alone and not around.triggers and not around.own_references,
         rows_numbered=bool(numbered - brought),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC
 from decimal import Decimal
@@ -40,6 +41,10 @@ _PLAIN = {
 _FRACTION = {"time", "datetime2", "datetimeoffset"}
 _ROUGH = {"datetime", "smalldatetime"}
 NVARCHAR_MAX = 4_000  # characters that an nvarchar holds which is no nvarchar(max)
+# Kinds whose keys are equal where Python says so; capitals, blanks at the end and zeros at the end of bytes pass for others.
+EXACT = {"integer", "decimal", "boolean", "date", "datetime", "time", "float"}
+# These compare by code point, and pass over nothing but blanks at the end.
+_BINARY_COLLATION = re.compile(r"_BIN2?(_UTF8)?$", re.IGNORECASE)
 
 
 class StoredColumn(NamedTuple):
@@ -109,6 +114,13 @@ class StoredColumn(NamedTuple):
     def folds(self) -> bool:
         """May two values that differ be one key? (Capitals, accents, trailing blanks; trailing zeros of binaries.)"""
         return self.kind in UNICODE | BYTES | BINARY
+
+    def compared(self, keys: Sequence[Any]) -> Sequence[Any] | None:
+        """Keys, equal where the column takes two for one; None where only the server can tell."""
+        kind = kind_of(self.column)
+        if kind == "text" and self.kind in UNICODE | BYTES and _BINARY_COLLATION.search(self.collation):
+            return [key.rstrip(" ") for key in keys]
+        return keys if kind in EXACT and not self.folds else None
 
     def holds(self, key: Any) -> bool:
         """Could the column hold this key? What it can't hold, no row has."""

@@ -31,9 +31,15 @@ class Statements:
         self._numbered = plan.nature.rows_numbered
         self.keys = [next(c for c in columns if c.column.name == key) for key in keys_of(plan.mode)]
         self.append = self._batch(self._identity(self._append()))
-        self.upsert = self._batch(self._upsert(deletes=False)) if isinstance(plan.mode, Upsert) else None
-        self.replace = self._batch(self._upsert(deletes=True)) if isinstance(plan.mode, Upsert) else None
-        self.merge = self._batch(self._merge(plan.mode)) if isinstance(plan.mode, Merge) else None
+        # `distinct`: of rows that were found to have one key each, which the server need not look for once more.
+        self.upsert = self.upsert_distinct = self.replace = self.merge = self.merge_distinct = ""
+        if isinstance(plan.mode, Upsert):
+            self.upsert = self._batch(self._upsert(plan.mode))
+            self.upsert_distinct = self._batch(self._upsert(plan.mode, distinct=True))
+            self.replace = self._batch(self._upsert(plan.mode, deletes=True))
+        if isinstance(plan.mode, Merge):
+            self.merge = self._batch(self._merge(plan.mode))
+            self.merge_distinct = self._batch(self._merge(plan.mode, distinct=True))
 
     @staticmethod
     def _batch(statements: Sequence[str]) -> str:
@@ -86,16 +92,18 @@ class Statements:
         """The order of new rows: where they draw numbers that of their messages, else one that all writers have."""
         return "s.waxwing_n" if self._numbered else ", ".join(f"s.{key.name}" for key in self.keys)
 
-    def _upsert(self, *, deletes: bool) -> list[str]:
-        mode = self._plan.mode
-        assert isinstance(mode, Upsert)
+    def _upsert(self, mode: Upsert, *, deletes: bool = False, distinct: bool = False) -> list[str]:
         on = " AND ".join(f"t.{key.name} = s.{key.name}" for key in self.keys)
-        out = [*self._stage(mode, deletes=deletes)]
+        out = self._stage(mode, deletes=deletes, distinct=distinct)
         if deletes:
             gone = f"DELETE t\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}"
             # What is deleted and then made anew is deleted, too.
             out += [f"{gone}\nWHERE s.waxwing_deleted = 1\n{_SEEK}", "DELETE FROM #waxwing_stage WHERE waxwing_gone = 1"]
-        if sets := self._sets(mode):
+        sets = self._sets(mode)
+        # (With triggers, or beside other unique keys, more than the keys would have to be thought of.)
+        counts = bool(sets) and mode.newer_by is None and self._plan.nature.rows_alone
+        if sets:
+            out += ["DECLARE @updated int"] if counts else []
             out.append(
                 f"UPDATE t\nSET {sets}\nFROM #waxwing_stage AS s INNER JOIN {self._table} AS t {_LOCKED} ON {on}"
                 f"{self._newer(mode)}\n{_SEEK}"
@@ -106,9 +114,12 @@ class Statements:
             f"INSERT INTO {self._table} ({self._names()})\nSELECT {values}\nFROM #waxwing_stage AS s\n"  # noqa: S608 - quoted
             f"WHERE NOT EXISTS (SELECT 1 FROM {self._table} AS t {_LOCKED} WHERE {on})\nORDER BY {order}\n{_SEEK}"
         )
+        if counts:  # where all were there, none is looked for again
+            out.append("SET @updated = @@ROWCOUNT")
+            insert = f"IF @updated <> (SELECT COUNT(*) FROM #waxwing_stage)\n{insert}"  # noqa: S608 - quoted
         return [*out, *self._identity([insert]), "DROP TABLE #waxwing_stage"]
 
-    def _merge(self, mode: Merge) -> list[str]:
+    def _merge(self, mode: Merge, *, distinct: bool = False) -> list[str]:
         quote = SA_DIALECT.identifier_preparer.quote_identifier
         means = quotients(self._plan)
         names = [column.column.name for column in self.columns]
@@ -129,7 +140,7 @@ class Statements:
             f"WHERE NOT EXISTS (SELECT 1 FROM {self._table} AS t {_LOCKED} WHERE {on})\nORDER BY {order}\n{_SEEK}"
         )
         return [
-            *self._stage(mode, deletes=False),
+            *self._stage(mode, distinct=distinct),
             "DECLARE @merged int",
             update,
             "SET @merged = @@ROWCOUNT",
@@ -142,9 +153,9 @@ class Statements:
     def _names(self) -> str:
         return ", ".join(column.name for column in self.columns)
 
-    def _stage(self, mode: Keyed, *, deletes: bool) -> list[str]:
+    def _stage(self, mode: Keyed, *, deletes: bool = False, distinct: bool = False) -> list[str]:
         """The rows as the target's columns would hold them, one for each key, sorted by key."""
-        own = ["waxwing_n", *(["waxwing_gone"] if deletes else [])]
+        own = [*(["waxwing_n"] if self._numbered or not distinct else []), *(["waxwing_gone"] if deletes else [])]
         found = [*own, *(["waxwing_deleted"] if deletes else [])]
         declared = [f"{name} int NOT NULL" for name in found]
         declared += [f"{c.name} {c.type} {'NOT NULL' if c in self.keys else 'NULL'}" for c in self.columns]
@@ -152,7 +163,7 @@ class Statements:
         names = ", ".join([*found, self._names()])
         values = ", ".join([*(f"j.{name}" for name in found), *(self._value(column) for column in self.columns)])
         source = self._source(own)
-        if deletes or not self._plan.nature.keys_exact or any(column.folds for column in self.keys):
+        if not distinct:
             # Keys that Python tells apart may be one here (capitals, trailing blanks): the last of them stands, or the newest,
             # or what they are together.
             same = ", ".join(f"j.{c.name}" if self._raw and c.kind in BINARY else c.key("j") for c in self.keys)
