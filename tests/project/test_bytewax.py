@@ -221,6 +221,15 @@ def test_a_source_sleeps_until_it_is_to_wake() -> None:
     assert late == [True] * 6
 
 
+def test_what_a_partition_gave_has_reached_the_sinks_when_it_is_asked_again() -> None:
+    log = Log()
+    run_main(of_lanes(log))
+    for name in NAMES:
+        for number in range(1, 20):
+            asked = log.events.index((f"in {name}", "next", number))
+            assert log.events.index((f"out {name}", "write", number - 1)) < asked
+
+
 class Counts(StatefulBatchLogic[Any, Any, "State"]):
     def __init__(self, state: State | None) -> None:
         self.state = state or State(0)
