@@ -24,6 +24,9 @@ from waxwing.target import Expected, Target
 
 # An emission of so many rows does not wait for its time: they would fill the memory.
 ROWS_MAX = 50_000
+# Rows of closed windows don't wait either, but that what is open is packed and written with them: buckets with rows write for at
+# most one part in so many of the time, or as old as emissions get.
+REST = 10
 # The store is asked so often whether sources that are still to come have begun.
 LOOK_S = 0.1
 
@@ -58,6 +61,10 @@ class WindowAdmission:
         self._look_s = 0.0  # when to look for them again
         self._state = b""
         self._messages = 0
+        self._hurries = target.hurries
+        self._oldest_s = math.inf  # since when something folded waits for the next emission
+        self._emitting_s = math.inf  # when an emission with rows has begun that is not durable yet
+        self._rest_until_s = 0.0
         self.due_s = math.inf
 
     @property
@@ -105,14 +112,16 @@ class WindowAdmission:
                 before = bucket.closed_to, bucket.rows_waiting
                 bucket.mark(item)
                 idle_marks += (bucket.closed_to, bucket.rows_waiting) == before
-        folded = len(items) - idle_marks
+        now_s, folded = self._now_s(), len(items) - idle_marks
         if folded and not self._pending:
-            self.due_s = self._now_s() + self._target.size.age_s
+            self._oldest_s = now_s
         self._pending += folded
-        if not self._pending or not (flushing or self._now_s() >= self.due_s or bucket.rows_waiting >= ROWS_MAX):
+        self.due_s = self._due_s()
+        if not self._pending or not (flushing or now_s >= self.due_s or bucket.rows_waiting >= ROWS_MAX):
             return [], idle_marks
         emission, pending = bucket.emission(), self._pending
         self._state, self._pending, self.due_s = bucket.pack(), 0, math.inf
+        self._emitting_s = now_s if len(emission.rows) else math.inf
         self._letters, self._rejects = self._letters_of(emission), emission.rejects
         self._messages = emission.messages if self._number == 0 else 0
         # Rows are of no one partition: they pass until the first of these has come to its limit.
@@ -123,6 +132,14 @@ class WindowAdmission:
         place = Columns([number], [None], [None], [-1], [()])
         rows = self._target.rows_of(emission.rows)
         return [Batch(self._stream, "", number, number + 1, place, rows, [0] * len(rows), whole=True)], pending + idle_marks
+
+    def _due_s(self) -> float:
+        """When what was folded is an emission."""
+        assert self._bucket is not None
+        if not self._pending:
+            return math.inf
+        due_s = self._oldest_s + self._target.size.age_s
+        return min(due_s, self._rest_until_s) if self._hurries and self._bucket.has_closed else due_s
 
     def _look(self) -> None:
         """Has another source begun, in whichever process? Before its first piece comes, it has. Until then nothing closes."""
@@ -151,6 +168,9 @@ class WindowAdmission:
         """The emission is durable."""
         self._position = change.after[self._stream]._replace(state=None)
         self._letters, self._rejects, self._state, self._run_too_long = [], [], b"", ""
+        if self._emitting_s < math.inf:
+            now_s = self._now_s()
+            self._rest_until_s = now_s + (REST - 1) * (now_s - self._emitting_s)
         self._judged_messages = 0
 
     def _count(self, piece: Piece) -> None:

@@ -78,6 +78,11 @@ class WindowTarget(InFront):
         return below._replace(age_s=max(below.age_s, self.window_settings.window_snapshot_interval_s))
 
     @property
+    def hurries(self) -> bool:
+        """Whether closed rows are written at once: not into a target whose changes are as large as they may be."""
+        return self.target.size.commit_s is not None
+
+    @property
     @override
     def again(self) -> str:
         return "its windows are written over, those whose records the source no longer holds by partial totals, or a second time"

@@ -1,8 +1,8 @@
-"""When buckets write: as seldom as the target lets changes get old, and no more often than they are told."""
+"""When buckets write: what has closed at once, where commits are quick; else as seldom as changes may get old, and as told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +26,15 @@ INTERVAL_S = 1.0
 
 
 class Below(MemoryTarget):
-    """It lets changes get so old; `staged`: records stand in a spool until they are committed. Its commits are counted."""
+    """It lets changes get so old; `staged`: records stand in a spool until they are committed. Its commits are counted.
 
-    def __init__(self, age_s: float, *, staged: bool = False) -> None:
+    `commit_s`: how long a commit should take; `takes` is called while one does.
+    """
+
+    def __init__(self, age_s: float, *, commit_s: float | None = None, staged: bool = False) -> None:
         super().__init__(Append(), MEMORY_SETTINGS)
-        self._size = Size(1_000, age_s, None, staged)
+        self._size = Size(1_000, age_s, commit_s, staged)
+        self.takes: Callable[[], None] = lambda: None
         self.spool: list[Any] = []
         self.commits = self.messages = 0
 
@@ -60,6 +64,7 @@ class BelowSession(MemorySession):
             place = Columns([0], [None], [None], [-1], [()])
             prepared = replace(prepared, batches=[Batch(STREAM, "", 0, 1, place, rows, [0] * len(rows))])
         target.write_rows(prepared)
+        target.takes()
         target.commits += 1
         target.messages += prepared.messages or 0
 
@@ -90,6 +95,9 @@ class OneBucket:
     def at(self, now_s: float) -> None:
         self.now_s = now_s
         self.writer.step()
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_s += seconds
 
     @property
     def offset_next(self) -> int:
@@ -141,3 +149,56 @@ def test_a_bucket_of_a_target_that_is_quick_waits_as_long_as_it_is_told_once() -
     bucket.put(1)
     bucket.at(0.1)
     assert (below.commits, bucket.offset_next) == (1, 1)
+
+
+def test_what_has_closed_is_written_at_once_and_what_has_not_as_seldom_as_before() -> None:
+    below = Below(age_s=0.5, commit_s=0.1)
+    bucket = OneBucket(below)
+    bucket.put(1)
+    bucket.at(0.9)
+    assert below.commits == 0
+    bucket.put(12)  # the first window is closed
+    assert (below.commits, bucket.offset_next) == (1, 2)
+    assert [row[:4] for row in below.rows] == [(0, 10_000_000, "a", 1)]
+    bucket.put(13)
+    bucket.at(1.8)
+    assert below.commits == 1
+    bucket.at(1.9)
+    assert (below.commits, bucket.offset_next, len(below.rows)) == (2, 3, 1)
+
+
+def test_a_bucket_whose_rows_have_just_been_written_rests_nine_times_as_long_as_that_took() -> None:
+    below = Below(age_s=0.5, commit_s=0.1)
+    bucket = OneBucket(below)
+    below.takes = lambda: bucket.pass_s(0.02)
+    bucket.put(1)
+    bucket.put(12)  # written from 0.0 to 0.02
+    bucket.put(23)
+    bucket.at(0.19)
+    assert (below.commits, len(below.rows)) == (1, 1)
+    bucket.at(0.21)
+    assert (below.commits, len(below.rows)) == (2, 2)
+
+
+def test_a_rest_is_over_when_emissions_are_as_old_as_they_get() -> None:
+    below = Below(age_s=0.5, commit_s=0.1)
+    bucket = OneBucket(below)
+    below.takes = lambda: bucket.pass_s(1.0)
+    bucket.put(1)
+    bucket.put(12)
+    bucket.put(23)
+    bucket.at(1.9)
+    assert below.commits == 1
+    bucket.at(2.1)
+    assert below.commits == 2
+
+
+def test_a_bucket_does_not_rest_from_an_emission_without_rows() -> None:
+    below = Below(age_s=0.5, commit_s=0.1)
+    bucket = OneBucket(below)
+    below.takes = lambda: bucket.pass_s(0.5)
+    bucket.put(1)
+    bucket.at(1.0)
+    assert (below.commits, len(below.rows)) == (1, 0)
+    bucket.put(12)
+    assert (below.commits, len(below.rows)) == (2, 1)

@@ -206,8 +206,8 @@ class WindowSettings(SinkSettings):
         default=1.0,
         ge=0.0,
         le=600.0,
-        description="How often a bucket writes its closed rows and its open state, at most (and no more often than its target "
-        "commits). More seldom is cheaper, and rows come later.",
+        description="How often a bucket writes its open state, at most (and no more often than its target commits). Rows of "
+        "closed windows wait so long only where writing them at once would take more than a tenth of the time.",
     )
     late_records: Literal["dead_letters", "count"] = Field(
         default="dead_letters",

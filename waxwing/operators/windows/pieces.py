@@ -18,13 +18,15 @@ from waxwing.operators.windows.aggregates.parts import EXACT
 class Group(NamedTuple):
     """Entries for one window: keys, and for each part of the aggregates a column of states.
 
-    `grace`: these records came after their partition's watermark had passed the window, within the grace.
+    `grace`: these records came after their partition's watermark had passed the window, within the grace. `distinct`: no key is
+    there twice.
     """
 
     end_us: int
     grace: bool
     keys: Sequence[Any]
     states: Sequence[Sequence[Any]]
+    distinct: bool = False
 
 
 class Sessions(NamedTuple):

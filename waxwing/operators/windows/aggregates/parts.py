@@ -8,11 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Clamped, Context, DivisionByZero, Inexact, InvalidOperation, Overflow, Rounded
+from decimal import Clamped, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow, Rounded
 from fractions import Fraction
 from math import fsum
+from operator import pos
+from types import NoneType
 from typing import Any, NamedTuple
 
+from waxwing.batch import Messages
 from waxwing.operators.reasons import RAISED, reason_of
 
 # Numbers that sums take: DIGITS_MAX digits on either side of the point; floats up to FLOAT_MAX. So a sum of any number of them
@@ -23,6 +26,7 @@ FLOAT_MAX = 1e280
 FITS = Context(prec=2 * DIGITS_MAX, Emax=DIGITS_MAX - 1, Emin=0, traps=[Inexact, Rounded, Clamped, Overflow, InvalidOperation])
 EXACT = Context(prec=400, traps=[Inexact, Overflow, InvalidOperation, DivisionByZero])
 # Wide enough that a quotient which is not exact differs from a tie long before its last digit.
+_ZERO, _DECIMALS = Decimal(0), frozenset({Decimal, NoneType})
 MEAN = Context(prec=300, traps=[Overflow, InvalidOperation, DivisionByZero])
 
 
@@ -47,7 +51,7 @@ class Entries:
     Records stand in the order of their offsets. Where keys hardly repeat, each record is an entry of its own (`single`).
     """
 
-    __slots__ = ("_present", "columns", "numbers", "offsets", "partition", "records", "size", "times")
+    __slots__ = ("_at", "_messages", "_present", "columns", "numbers", "partition", "records", "size", "times")
 
     def __init__(
         self,
@@ -56,17 +60,25 @@ class Entries:
         columns: dict[str, Column],
         records: Sequence[Any],
         times: Sequence[int],
-        offsets: Sequence[int],
+        messages: Messages,
+        at: Sequence[int],
         partition: int,
     ) -> None:
         self.numbers, self.size, self.columns, self.records = numbers, size, columns, records
-        self.times, self.offsets, self.partition = times, offsets, partition
+        self.times, self.partition = times, partition
+        self._messages, self._at = messages, at
         self._present: dict[str, tuple[Sequence[int], Sequence[Any]]] = {}
 
     @property
     def single(self) -> bool:
         """Whether entry n is record n."""
         return isinstance(self.numbers, range)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """Of the records' messages."""
+        offsets, at = self._messages.offsets, self._at
+        return offsets if isinstance(at, range) and at == range(len(offsets)) else [offsets[n] for n in at]
 
     def present(self, field: str) -> tuple[Sequence[int], Sequence[Any]]:
         """Numbers and values of the records whose value is not null."""
@@ -141,7 +153,8 @@ class Summed(Part):
             return _fold_floats(numbers, values, entries.size)
         if entries.single:
             return list(entries.columns[self.field].values)
-        sums: list[Any] = [0] * entries.size
+        # From an int Decimals begin slowly.
+        sums: list[Any] = [_ZERO if entries.columns[self.field].kinds <= _DECIMALS else 0] * entries.size
         for n, value in zip(numbers, values, strict=True):
             sums[n] += value
         if len(values) < len(entries.numbers):
@@ -174,7 +187,8 @@ class Summed(Part):
             return list(column)
         if tuple in kinds:
             column = [float(fraction(state)) if type(state) is tuple else state for state in column]
-        return [None if state is None else +state for state in column]  # -0 is 0
+        # -0 is 0
+        return [None if state is None else +state for state in column] if NoneType in kinds else list(map(pos, column))
 
 
 def fraction(state: tuple[Any, ...]) -> Fraction:

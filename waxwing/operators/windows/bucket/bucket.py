@@ -107,6 +107,11 @@ class Bucket:
         return len(self._sessions) + len(self._windows)
 
     @property
+    def has_closed(self) -> bool:
+        """Whether the next emission brings rows of windows."""
+        return len(self._rows) > 0
+
+    @property
     def rows_waiting(self) -> int:
         """Rows that the next emission brings, late ones and rejects among them."""
         return len(self._rows) + len(self._late) + len(self._late_entries) + len(self._rejects)

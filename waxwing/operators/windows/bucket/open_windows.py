@@ -48,7 +48,7 @@ class OpenWindows:
         if window.size is not None:
             window.correct(group.keys, group.states)
         else:
-            (window.grace if group.grace else window.on_time).merge(group.keys, group.states)
+            (window.grace if group.grace else window.on_time).merge(group.keys, group.states, distinct=group.distinct)
         return 0
 
     def close(self, closed_to: int, place: int, rows: Rows) -> int:

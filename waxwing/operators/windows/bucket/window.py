@@ -17,18 +17,21 @@ class Table:
 
     def __init__(self, parts: tuple[Part, ...], keys: Sequence[Any] = (), columns: list[list[Any]] | None = None) -> None:
         self.parts = parts
-        self.ids: defaultdict[Any, int] = defaultdict(count(len(keys)).__next__, zip(keys, range(len(keys)), strict=True))
+        self.ids: defaultdict[Any, int] = defaultdict(None, zip(keys, range(len(keys)), strict=True))
         self.columns: list[list[Any]] = [[] for _ in self.parts] if columns is None else columns
 
-    def merge(self, keys: Sequence[Any], states: Sequence[Sequence[Any]]) -> list[int]:
-        """Merge the states into those of the keys; return the keys' numbers."""
-        known = len(self.ids)
-        at = list(map(self.ids.__getitem__, keys))
-        size = len(self.ids)
-        if size == known + len(keys):  # all are new, as where a window's keys come by one partition only
+    def merge(self, keys: Sequence[Any], states: Sequence[Sequence[Any]], *, distinct: bool = False) -> Sequence[int]:
+        """Merge the states into those of the keys (`distinct`: none is there twice); return the keys' numbers."""
+        ids, known = self.ids, len(self.ids)
+        if distinct and ids.keys().isdisjoint(keys):  # all are new, as where a window's keys come by one partition only
+            new = range(known, known + len(keys))
+            ids.update(zip(keys, new, strict=True))
             for part, column, more in zip(self.parts, self.columns, states, strict=True):
                 part.begin(column, more)
-            return at
+            return new
+        ids.default_factory = count(known).__next__
+        at = list(map(ids.__getitem__, keys))
+        size = len(ids)
         for part, column, more in zip(self.parts, self.columns, states, strict=True):
             if len(column) < size:
                 column.extend([part.nothing] * (size - len(column)))

@@ -24,6 +24,9 @@ from waxwing.operators.windows.stream.reading import EventReader, Read, without
 # Dead letters of a message's late records have rows from here on: others of it may be rejected, in the same transaction or not.
 LATE_ROWS_FROM = 1_000_000
 
+# Where times don't rise, so many records are held against one watermark before each is held against its own.
+RUN_RECORDS = 250
+
 NO_DELETES = "a tombstone (null value), and windows take no deletes"
 
 
@@ -36,10 +39,10 @@ class _LateFor(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """The verdict on a batch: what is left, the group of each record (or of all), and what is late."""
+    """The verdict on a batch: what is left, the group of each record (None: by its time alone), and what is late."""
 
     read: Read
-    slots: Sequence[Slot] | int
+    slots: Sequence[Slot] | None
     late: list[_LateFor]
 
 
@@ -133,7 +136,7 @@ class StreamFold:
     # -- verdicts -----------------------------------------------------------------------------------
 
     def _pieces(self, batch: Batch[Any], read: Read) -> tuple[list[Piece], int]:
-        watermark = max(self._watermark, max(read.times) - self._definition.lateness_us) if read.times else self._watermark
+        watermark = max(self._watermark, read.span.highest - self._definition.lateness_us) if read.times else self._watermark
         offsets, counts = (batch.offset_first, batch.offset_next), (len(batch.messages), len(batch.arrived))
         place = self._place_behind(read.times)
         pieces = [
@@ -168,14 +171,9 @@ class StreamFold:
 
     def _judged(self, read: Read, watermark: int) -> _Judged:
         slot, ends, times = self._definition.slot_us, self._definition.ends, read.times
-        lowest, highest = min(times), max(times)
-        lowest, highest = lowest - lowest % slot, highest - highest % slot
-        slots: list[Any] | int = highest if lowest == highest else [t - t % slot for t in times]
-        # The watermark behind the batch is the highest: what is on time by that one is on time.
-        if ends(lowest)[0] > watermark:
-            return _Judged(read, slots, [])
-        if isinstance(slots, int):
-            slots = [slots] * len(times)
+        if not self._may_be_late(read, watermark):
+            return _Judged(read, None, [])
+        slots: list[Any] = [t - t % slot for t in times]
         befores, lateness, grace = self._befores(times), self._definition.lateness_us, self._definition.grace_us
         ends_of = {one: ends(one) for one in set(slots)}
         passed_at = {one: slot_ends[0] + lateness for one, slot_ends in ends_of.items()}
@@ -192,14 +190,34 @@ class StreamFold:
             read, slots = without(read, gone_for_all), [one for n, one in enumerate(slots) if n not in gone_for_all]
         return _Judged(read, slots, late)
 
+    def _may_be_late(self, read: Read, watermark: int) -> bool:
+        """Whether a look at each record is needed. Whose window ends behind the watermark of all records around it is on time."""
+        slot, ends, times = self._definition.slot_us, self._definition.ends, read.times
+
+        def ends_behind(t: int, passed: int) -> bool:
+            return ends(t - t % slot)[0] > passed
+
+        # Of times that rise each is behind all before it in the batch.
+        if ends_behind(read.span.lowest, self._watermark if read.span.rising else watermark):
+            return False
+        if read.span.rising:
+            return True
+        passed = self._watermark
+        for first in range(0, len(times), RUN_RECORDS):
+            run = times[first : first + RUN_RECORDS]
+            passed = max(passed, max(run) - self._definition.lateness_us)
+            if not ends_behind(min(run), passed):
+                return True
+        return False
+
     def _judged_sessions(self, read: Read, watermark: int) -> _Judged:
         """A session's record is late by its own time: any later bound would let the interleaving decide."""
-        if min(read.times) >= watermark:
-            return _Judged(read, 0, [])
+        if read.span.lowest >= (self._watermark if read.span.rising else watermark):
+            return _Judged(read, None, [])
         lateness, gap = self._definition.lateness_us, self._definition.gap_us or 0
         verdicts = zip(self._befores(read.times), read.times, strict=False)
         late = [_LateFor(n, [t + gap], before - lateness) for n, (before, t) in enumerate(verdicts) if t < before - lateness]
-        return _Judged(without(read, {one.number for one in late}) if late else read, 0, late)
+        return _Judged(without(read, {one.number for one in late}) if late else read, None, late)
 
     # -- the side ways ------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from itertools import repeat
-from operator import attrgetter, itemgetter, truediv
+from itertools import islice, repeat
+from operator import attrgetter, itemgetter, le, truediv
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
@@ -35,6 +35,14 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_MIN_US, TIME_MAX_US = -62_104_000_000 * SECOND_US, 253_350_000_000 * SECOND_US
 
 
+class Span(NamedTuple):
+    """What there is to say of all times at once; of none at all nothing. `rising`: none is below the one before it."""
+
+    lowest: int
+    highest: int
+    rising: bool
+
+
 class Read(NamedTuple):
     """The good records of a batch, by column: their numbers in the batch, their messages' numbers (`at`), and so on.
 
@@ -48,6 +56,7 @@ class Read(NamedTuple):
     keys: Sequence[Any]
     columns: dict[str, Column]
     bad: dict[int, str]
+    span: Span
 
 
 class EventReader:
@@ -68,13 +77,16 @@ class EventReader:
         raw = self._pull(batch.records, bad)
         stamps = _chosen(batch.messages.timestamps_ms, batch.at)
         if definition.time is MESSAGE_TIME:
-            times = [stamp * 1000 for stamp in stamps] if min(stamps, default=0) >= 0 else list(map(_stamp_us, stamps))
-            name = "the message's timestamp"
+            times, name = [stamp * 1000 for stamp in stamps], "the message's timestamp"
         else:
             times, name = _times(raw[str(definition.time)]), str(definition.time)
-        if times and not TIME_MIN_US <= min(times) <= max(times) <= TIME_MAX_US:
+        span = _span(times)
+        if definition.time is MESSAGE_TIME and span.lowest < 0:
+            times = list(map(_stamp_us, stamps))
+            span = _span(times)
+        if times and not TIME_MIN_US <= span.lowest <= span.highest <= TIME_MAX_US:
             _all(times, bad, name, _time_problem, raw.get(name, stamps))
-        self._check_future(times, stamps, bad)
+        self._check_future(times, span, stamps, bad)
         by = [self._keys(raw[field], bad, field) for field in definition.by]
         columns = {}
         for field, check in definition.checks.items():
@@ -88,7 +100,7 @@ class EventReader:
             values = _in_utc(raw[field], bad, field) if check == "plain" and datetime in kinds else raw[field]
             columns[field] = Column(values, kinds)
         keys = by[0] if len(by) == 1 else list(zip(*by, strict=True)) if by else [()] * len(times)
-        read = Read(range(len(times)), batch.records, batch.at, times, keys, columns, bad)
+        read = Read(range(len(times)), batch.records, batch.at, times, keys, columns, bad, span)
         return without(read, bad) if bad else read
 
     # -- fields -----------------------------------------------------------------------------------
@@ -147,14 +159,13 @@ class EventReader:
         _all(values, bad, field, lambda value: None if group and value is None else key_problem(value))
         return _in_utc(values, bad, field) if datetime in kinds else values
 
-    def _check_future(self, times: Sequence[int], stamps: Sequence[int], bad: dict[int, str]) -> None:
+    def _check_future(self, times: Sequence[int], span: Span, stamps: Sequence[int], bad: dict[int, str]) -> None:
         """Judged by the message's timestamp, which is part of the log, so that reading again decides the same."""
         future, now = self._definition.future_us, None if self._clock_us is None else self._clock_us()
-        if not times or (
-            (lowest := min(stamps)) >= 0
-            and max(times) <= lowest * 1000 + future
-            and (now is None or max(stamps) * 1000 <= now + future)
-        ):
+        if not times:
+            return
+        told = span if self._definition.time is MESSAGE_TIME else Span(min(stamps) * 1000, max(stamps) * 1000, rising=False)
+        if told.lowest >= 0 and span.highest <= told.lowest + future and (now is None or told.highest <= now + future):
             return
         for number, (t, stamp) in enumerate(zip(times, stamps, strict=True)):
             believed = stamp >= 0 and (now is None or stamp * 1000 <= now + future)
@@ -174,7 +185,29 @@ def without(read: Read, numbers: Mapping[int, Any] | set[int]) -> Read:
     numbers_left, records, at, times, keys = (
         [some[n] for n in keep] for some in (read.numbers, read.records, read.at, read.times, read.keys)
     )
-    return Read(numbers_left, records, at, times, keys, columns, read.bad)
+    return Read(numbers_left, records, at, times, keys, columns, read.bad, _span(times))
+
+
+def chosen(read: Read, numbers: Sequence[int]) -> Read:
+    """What was read of these records; the types of values may be more than they have."""
+    take = itemgetter(slice(numbers.start, numbers.stop)) if isinstance(numbers, range) else taker(numbers)
+    columns = {field: Column(take(column.values), column.kinds) for field, column in read.columns.items()}
+    numbers_taken, records, at, times, keys = map(take, (read.numbers, read.records, read.at, read.times, read.keys))
+    return Read(numbers_taken, records, at, times, keys, columns, read.bad, read.span)
+
+
+def taker(numbers: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Takes the values of these numbers out of a column."""
+    # itemgetter is the fastest way, but for one number it returns no tuple.
+    return itemgetter(*numbers) if len(numbers) > 1 else lambda values: (values[numbers[0]],)
+
+
+def _span(times: Sequence[int]) -> Span:
+    if not times:
+        return Span(0, 0, rising=True)
+    if all(map(le, times, islice(times, 1, None))):
+        return Span(times[0], times[-1], rising=True)
+    return Span(min(times), max(times), rising=False)
 
 
 def _chosen(values: Sequence[int], at: Sequence[int]) -> Sequence[int]:
