@@ -18,7 +18,7 @@ from benchmarks.databases import Place
 from benchmarks.limits.raw import Rows as RowTuples
 from benchmarks.shapes import PARTITIONS, Shape
 from sinks import SqlTarget, Upsert
-from sources.kafka.lane import lane_config
+from sources.kafka.consumer import lane_config
 from sources.kafka.messages import KafkaMessages
 from waxwing.batch import Batch, Stream, raw
 from waxwing.change import Change

@@ -91,9 +91,10 @@ class LedgerSession(TryingSession):
                 if after.state is not None:
                     transaction.keep(stream, after.state)
             self.check_rows(transaction, prepared)
-            transaction.prove()
-            if not dry_run:
-                transaction.commit()
+            if dry_run:
+                transaction.prove()
+            else:
+                transaction.finish()
 
     def bury(self, transaction: Transaction, change: Change) -> None:
         """Store the dead letters. Those of an earlier step of this name, which the operator kept, give way to their like."""

@@ -99,7 +99,6 @@ class SqlSession(LedgerSession):
     @override
     def check_rows(self, transaction: Transaction, prepared: Writes) -> None:
         connection = cast("SqlTransaction", transaction).connection
-        self._database.check_deferred(connection, go_on=False)
         for rows in {id(rows): rows for rows, written in prepared if written.rows or written.deletes}.values():
             if not rows.held:
                 rows.check_shape(connection)  # it can't be altered any more: this transaction has written to it
@@ -171,7 +170,7 @@ class SqlSession(LedgerSession):
                 for rows, written in writes:
                     self._sent = rows
                     rows.send(connection, written)
-                self._database.check_deferred(connection, go_on=True)
+                self._database.check_deferred(connection)
                 before.commit()
             except BaseException:
                 rolled_back = False

@@ -10,6 +10,7 @@ from confluent_kafka.admin import OffsetSpec
 from typing_extensions import override
 
 from sources.kafka.broker import Broker, Topic
+from sources.kafka.consumer import SharedConsumer
 from sources.kafka.group_offsets import GroupOffsets
 from sources.kafka.lane import KafkaLane
 from sources.kit import Alert, Begin, LaneReader, LaneSource, Log, Options
@@ -79,13 +80,14 @@ class KafkaSource(LaneSource):
         self.place = f" at {settings.kafka_bootstrap_servers}"
         self._settings = settings
         self._broker: Broker | None = None
+        self._consumers: dict[int, SharedConsumer] = {}  # by thread
         self._fitting: tuple[float, list[str]] = (0.0, [])  # topics of the pattern, and until when that holds
 
     @override
     def started(self, flow: str, closing: threading.Event, durable: Durable) -> None:
         if not self._settings.kafka_group_id:
             self._settings = self._settings.model_copy(update={"kafka_group_id": f"waxwing-{flow}"})
-        self._broker = Broker(self._settings, closing)
+        self._broker, self._consumers = Broker(self._settings, closing), {}
         offsets = GroupOffsets(self._settings, durable.positions, closing.is_set)
         offsets.start()
         runtime.at_end(offsets.finish)
@@ -141,7 +143,10 @@ class KafkaSource(LaneSource):
 
     @override
     def lane(self, name: str, alert: Alert) -> LaneReader:
-        return KafkaLane(self._settings, alert)
+        consumer = self._consumers.get(threading.get_ident())
+        if consumer is None or consumer.closed:
+            consumer = self._consumers[threading.get_ident()] = SharedConsumer(self._settings)
+        return KafkaLane(consumer, alert)
 
     @override
     def close(self) -> None:

@@ -13,6 +13,9 @@ from waxwing.errors import TargetError
 
 Raw = Batch[bytes | None]
 
+# What may have something to read now is looked at so often.
+LOOK_S = 0.02
+
 
 class NotThere(Exception):
     """What was there a moment ago is gone: a topic, a table, a file."""
@@ -145,12 +148,17 @@ class Alert(Protocol):
 
 
 class LaneReader(ABC):
-    """What a lane reads its streams with. Used by one thread, which only `wait` keeps waiting.
+    """What a lane reads its streams with. Used by one thread, which only `wait` keeps waiting."""
 
-    `fills_up`: what is read comes from a queue that fills by itself, so a rest after little of it makes larger batches.
-    """
+    @property
+    def waits_with(self) -> object:
+        """What those have in common whose `wait` is the same: it ends for all of them."""
+        return self
 
-    fills_up: bool = False
+    @property
+    def found_little(self) -> bool:
+        """Did the last reading leave nothing of a queue that fills by itself? Then a rest makes larger batches."""
+        return False
 
     @abstractmethod
     def open(self, places: Sequence[Place]) -> None:
@@ -161,8 +169,8 @@ class LaneReader(ABC):
         """What is there, about so many records at most; nothing, if nothing is there."""
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for something to read, for so long at most."""
-        time.sleep(timeout_s)
+        """Wait for something to read, for so long at most. (Who can't tell waits until it is time to look again.)"""
+        time.sleep(min(timeout_s, LOOK_S))
 
     @abstractmethod
     def leave(self, stream: Stream) -> None:

@@ -61,7 +61,7 @@ class Place:
                 for rows in batches:
                     with connection.begin():
                         bulk.write(connection, rows)
-                        self.database.check_deferred(connection, go_on=False)
+                        self.database.check_deferred(connection)
             except BaseException:
                 connection.invalidate()  # as a flow does: what a failure leaves behind is nobody else's
                 raise

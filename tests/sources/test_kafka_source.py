@@ -22,7 +22,7 @@ from sinks import MemoryTarget
 from sources import kafka_start
 from sources.kafka import KafkaSource
 from sources.kafka.broker import Broker
-from sources.kafka.lane import lane_config
+from sources.kafka.consumer import lane_config
 from sources.kafka.messages import KafkaMessages
 from sources.kit import Log, Run
 from sources.kit.reading import stream

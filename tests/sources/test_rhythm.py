@@ -56,7 +56,7 @@ class Lanes:
     def __init__(self, clock: Clock, number: int) -> None:
         self.rhythm = Rhythm()
         self.readers = [Reader(clock) for _ in range(number)]
-        self.numbers = [self.rhythm.enter() for _ in range(number)]
+        self.numbers = [self.rhythm.enter(reader) for reader in self.readers]
 
     def turn(self, lane: int, records: int = 0, *, little: bool = True) -> bool:
         """One call of a lane; did it read?"""
@@ -110,7 +110,7 @@ def test_one_lane_in_a_flood_keeps_the_others_from_sleeping_and_not_from_resting
 
 def test_a_lane_that_is_closed_is_not_waited_for(clock: Clock) -> None:
     lanes = Lanes(clock, 2)
-    lanes.rhythm.leave()
+    lanes.rhythm.leave(lanes.readers[1])
     assert lanes.turn(0)
     assert lanes.turn(0)
     assert lanes.readers[0].waited == [IDLE_S]

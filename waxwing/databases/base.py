@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from waxwing.databases.plain import Statements
+from waxwing.databases.plain import Bound, Statements
 from waxwing.databases.refusals import Failure, of_python
 from waxwing.tables.catalog import Found, Types
 from waxwing.tables.dialect import Dialect
@@ -85,6 +85,8 @@ class Database(ABC):
     types: Types  # of the database's whole catalog
     # One text a session; None where the database does not know who holds its locks.
     blockers_sql: sa.TextClause | None = None
+    # Where statements can go together: what begins a transaction, makes deferred constraints speak, and ends it.
+    begin_sql = deferred_sql = commit_sql = ""
 
     def __init__(self) -> None:
         self.statements = Statements()
@@ -136,8 +138,21 @@ class Database(ABC):
         None: nobody knows, or others may say what stands there (triggers, generated columns); or it is of another table.
         """
 
-    def check_deferred(self, connection: sa.Connection, *, go_on: bool) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
-        """Make deferred constraints speak now, before COMMIT; `go_on`: more is written behind, for which they wait again."""
+    def check_deferred(self, connection: sa.Connection) -> None:  # noqa: B027 - most have no constraint that waits for COMMIT
+        """Make deferred constraints speak now, before COMMIT; more is written behind, for which they wait again."""
+
+    def begins_itself(self, connection: sa.Connection) -> None:  # noqa: B027 - drivers begin transactions
+        """The driver begins no transactions on this connection: `begin_sql` does."""
+
+    def together(self, connection: sa.Connection, statements: Sequence[Bound]) -> list[int]:
+        """Run statements, by the driver and in as few round trips as it can: how many rows each has changed."""
+        counts = []
+        for sql, parameters in statements:
+            cursor = connection.connection.cursor()
+            cursor.execute(sql) if parameters is None else cursor.execute(sql, parameters)
+            counts.append(int(cursor.rowcount))
+            cursor.close()
+        return counts
 
     def blockers(self, connection: sa.Connection) -> str:
         """Who holds locks on Waxwing's tables now, for the message of a lock time-out; empty if unknown."""

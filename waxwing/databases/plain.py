@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+
+
+class Bound(NamedTuple):
+    """A statement, and its parameters, if it has any."""
+
+    sql: str
+    parameters: Any = None
 
 
 class Plain:
@@ -20,11 +27,15 @@ class Plain:
         self._fixed: dict[str, Any] = {name: value for name, value in compiled.params.items() if value is not None}
         self._names: list[str] | None = compiled.positiontup  # None: they go by name
 
+    def bound(self, values: Mapping[str, Any]) -> Bound:
+        """It, with its parameters as the driver takes them."""
+        given = {**self._fixed, **values}
+        return Bound(self._sql, given if self._names is None else tuple(map(given.__getitem__, self._names)))
+
     def run(self, connection: sa.Connection, values: Mapping[str, Any]) -> Any:
         """Run it: the driver's cursor."""
-        given = {**self._fixed, **values}
         cursor = connection.connection.cursor()
-        cursor.execute(self._sql, given if self._names is None else tuple(map(given.__getitem__, self._names)))
+        cursor.execute(*self.bound(values))
         return cursor
 
 

@@ -124,10 +124,11 @@ class Ledger:
         """
         if change.in_doubt and self._is_done(transaction, change, owner):
             return True
-        for stream, before in change.before.items():
-            seen = Stored(before, *owner)
-            if not transaction.compare_and_set(seen, seen._replace(position=change.after[stream])):
-                raise self._conflict(stream, before, self._row_of(transaction, stream, owner))
+        stands = [Stored(before, *owner) for before in change.before.values()]
+        moves = [(seen, seen._replace(position=change.after[seen.position.stream])) for seen in stands]
+        if (other := transaction.compare_and_set_all(moves)) is not None:
+            stream = other.position.stream
+            raise self._conflict(stream, other.position, self._row_of(transaction, stream, owner))
         return False
 
     def _is_done(self, transaction: Transaction, change: Change, owner: Owner) -> bool:

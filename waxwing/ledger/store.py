@@ -75,6 +75,10 @@ class Transaction(ABC):
         """Where the stream stands at the place (offset and token), and belongs to the owner, that were seen: move it, give it to
         the new owner, set token and counters. Takes the lock. False: it stands elsewhere, or is another's."""
 
+    def compare_and_set_all(self, moves: Sequence[tuple[Stored, Stored]]) -> Stored | None:
+        """The same of several streams: what was seen of the first that stands elsewhere or is another's; None: all are moved."""
+        return next((seen for seen, to in moves if not self.compare_and_set(seen, to)), None)
+
     @abstractmethod
     def remove(self, seen: Stored) -> None:
         """Delete a position, with what is kept with it."""
@@ -142,6 +146,11 @@ class Transaction(ABC):
         Raises:
             TransientError: it is not.
         """
+
+    def finish(self) -> None:
+        """Prove it, then make it durable. Raises what these raise."""
+        self.prove()
+        self.commit()
 
     @abstractmethod
     def commit(self) -> None:

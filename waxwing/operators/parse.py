@@ -121,7 +121,7 @@ class Parser:
     ) -> tuple[Sequence[int], Sequence[bytes]]:
         """The values to decode, with their messages' numbers. Tombstones and values of excess size go their own ways."""
         at, values = batch.at, batch.records
-        if None in values:
+        if not all(values) and None in values:  # the first is the faster look
             for n in [n for n, value in zip(at, values, strict=True) if value is None]:
                 key = batch.messages.part(n, n + 1).keys[0]
                 if (reason := self._delete(n, key, deletes)) is not None:

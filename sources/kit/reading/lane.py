@@ -16,7 +16,7 @@ from sources.kit.starting.feeds import Durable
 from sources.kit.starting.opening import Lost
 from sources.kit.state import Kept, LaneState, StreamState
 from sources.kit.watch import Watch
-from sources.kit.words import Fetched, Raw
+from sources.kit.words import LOOK_S, Fetched, Raw
 from waxwing import runtime
 from waxwing.batch import Stream, lane_name
 from waxwing.steps.holding import reminders
@@ -24,8 +24,6 @@ from waxwing.steps.holding import reminders
 # The first streams are about to be opened: what a server answers at once is not to wait for its turn.
 FIRST_S = 0.002
 FIRST_TRIES = 50
-# Nothing can be read yet, or any more: look again so much later.
-LOOK_S = 0.02
 # In the past: at once.
 NOW = datetime(1970, 1, 1, tzinfo=UTC)
 # A batch has about as many bytes of values at most: records of 2 kB come in batches of 250. Decoded they are some five times as
@@ -48,7 +46,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         self._wanted = self._options.batch_records_max
         self._reader = source.lane(self._name, self._alert)
         self._rhythm = rhythm_here()
-        self._number_here = self._rhythm.enter()
+        self._number_here = self._rhythm.enter(self._reader)
         watch.enter(number, source.resumed(number, resume))
 
     @override
@@ -84,7 +82,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         self._awake_after_s = 0.0
         fetched = self._reader.read(self._wanted) if self._rhythm.admits(self._number_here, self._reader) else ()
         records = sum(len(one.run.messages) for one in fetched)
-        self._rhythm.has_read(self._number_here, records, little=records * 2 < self._wanted and self._reader.fills_up)
+        self._rhythm.has_read(self._number_here, records, little=self._reader.found_little)
         batches = [batch for one in fetched for batch in self._taken(one)]
         if records:
             runtime.working()
@@ -164,6 +162,6 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
 
     @override
     def close(self) -> None:
-        self._rhythm.leave()
+        self._rhythm.leave(self._reader)
         self._watch.leave(self._number)
         self._reader.close()

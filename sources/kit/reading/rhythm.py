@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 # After a little was read nothing is read for so long: what comes meanwhile is one batch a stream, and one transaction.
 REST_S = 0.025
 # Where nothing comes at all the worker sleeps for so long at a time, or until something comes.
-IDLE_S = 0.04
+IDLE_S = 0.1
 
 
 class Rhythm:
@@ -23,23 +24,27 @@ class Rhythm:
 
     def __init__(self) -> None:
         self._lanes = 0
+        self._waits: Counter[int] = Counter()  # lanes by what they wait with
         self._have_read: set[int] = set()  # numbers of lanes, since the rest began
         self._rest_until_s = 0.0
         self._empty = 0  # readings in succession that brought nothing
 
-    def enter(self) -> int:
+    def enter(self, reader: LaneReader) -> int:
         """One more lane: its number here."""
+        self._waits[id(reader.waits_with)] += 1
         self._lanes += 1
         return self._lanes
 
-    def leave(self) -> None:
+    def leave(self, reader: LaneReader) -> None:
         """One less."""
+        self._waits -= Counter({id(reader.waits_with): 1})
         self._lanes -= 1
 
     def admits(self, lane: int, reader: LaneReader) -> bool:
         """May the lane read now? Sleeps where all lanes have nothing to do."""
         if self._empty >= self._lanes:
             self._sleep(reader)
+            self._empty = 0  # what came may be another one's
         if self._have_read and time.monotonic() >= self._rest_until_s:
             self._have_read.clear()
         return lane not in self._have_read
@@ -58,8 +63,8 @@ class Rhythm:
     def _sleep(self, reader: LaneReader) -> None:
         if (rest_s := self._rest_until_s - time.monotonic()) > 0:
             time.sleep(rest_s)
-        else:  # each lane in turn waits for its own share of the time
-            reader.wait(IDLE_S / self._lanes)
+        else:  # those that can't wait together have their turns, and each its share of the time
+            reader.wait(IDLE_S / len(self._waits))
 
 
 class _OfThread(threading.local):

@@ -46,7 +46,7 @@ def write(place: Place, planned: Plan, *transactions: Sequence[Any], staged: boo
                         bulk.replace(connection, *written)
                     elif written.rows:
                         bulk.write(connection, written.rows)
-                    place.database.check_deferred(connection, go_on=True)
+                    place.database.check_deferred(connection)
         except BaseException:
             connection.invalidate()
             raise

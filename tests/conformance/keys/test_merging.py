@@ -291,7 +291,7 @@ def test_writers_of_the_same_keys_lose_nothing_and_none_is_ended(place: Place) -
                     try:
                         with connection.begin():
                             bulk.write(connection, sort(rows))
-                            own.database.check_deferred(connection, go_on=False)
+                            own.database.check_deferred(connection)
                         break
                     except Exception as error:
                         if own.database.classify(error).kind != "transient" or retries[number] > 200:

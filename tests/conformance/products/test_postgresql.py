@@ -149,7 +149,7 @@ def test_deferred_constraints_speak_before_the_commit(place: Place) -> None:
     planned = place.plan(table, Append())
     with place.engine.connect() as connection, connection.begin() as transaction:
         place.bulk(planned).write(connection, [(1,)])
-        assert place.kind_of_failure(lambda: place.database.check_deferred(connection, go_on=True)) == "row"
+        assert place.kind_of_failure(lambda: place.database.check_deferred(connection)) == "row"
         transaction.rollback()
 
 

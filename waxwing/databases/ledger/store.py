@@ -83,6 +83,8 @@ class SqlStore(OwnersStore):
             raise TransientError(f"{self._name}: the server ended the transaction, and its connection was closed.")
         if self._connection is None:
             self._connection = self._engine.connect()
+            if self.database.begin_sql:
+                self.database.begins_itself(self._connection)
             if self._briefly:
                 _wait_briefly(self._connection, self.database)
         return self._connection

@@ -13,6 +13,7 @@ from waxwing.change import DeadLetter, Position
 from waxwing.databases.base import Database
 from waxwing.databases.ledger import letters, schema
 from waxwing.databases.ledger.schema import dead_letters, of_step, of_stream, owners, progress, state, windows
+from waxwing.databases.plain import Bound
 from waxwing.ledger.members import Member, Record
 from waxwing.ledger.store import OwnersTransaction, Race, Step, Stored
 from waxwing.ledger.windows import STATE_HEAD_BYTES, Defined, dump_streams, load_streams
@@ -37,15 +38,39 @@ LETTERS_AT_ONCE = 200
 class SqlTransaction(OwnersTransaction):
     """The tables of one step, over a connection inside a transaction."""
 
-    def __init__(self, connection: sa.Connection, database: Database, step: Step, outer: sa.RootTransaction) -> None:
-        self.connection, self._database, self.step, self._outer = connection, database, step, outer
+    def __init__(
+        self,
+        connection: sa.Connection,
+        database: Database,
+        step: Step,
+        outer: sa.RootTransaction,
+        pending: list[Bound] | None = None,
+    ) -> None:
+        self._connection, self._database, self.step, self._outer = connection, database, step, outer
+        # What begins it goes with its first statement.
+        self._pending = pending or []
+        if pending is None and database.begin_sql:
+            self._pending.append(Bound(database.begin_sql))
         self._whole: sa.NestedTransaction | None = None
         self.committing = False  # has COMMIT been sent?
         self._now_ms: sa.ColumnElement[int] = sa.literal_column(database.dialect.now_ms_sql, sa.BigInteger)
 
     @override
     def of(self, step: Step) -> SqlTransaction:
-        return SqlTransaction(self.connection, self._database, step, self._outer)
+        self._together()
+        return SqlTransaction(self._connection, self._database, step, self._outer, [])
+
+    @property
+    def connection(self) -> sa.Connection:
+        """Inside the transaction."""
+        if self._pending:
+            self._together()
+        return self._connection
+
+    def _together(self, *statements: Bound) -> list[int]:
+        pending, self._pending = self._pending, []
+        every = [*pending, *statements]
+        return self._database.together(self._connection, every)[len(pending) :] if every else []
 
     # -- positions -----------------------------------------------------------------------------------
 
@@ -72,6 +97,14 @@ class SqlTransaction(OwnersTransaction):
 
     @override
     def compare_and_set(self, seen: Stored, to: Stored) -> bool:
+        return self.compare_and_set_all([(seen, to)]) is None
+
+    @override
+    def compare_and_set_all(self, moves: Sequence[tuple[Stored, Stored]]) -> Stored | None:
+        changed = self._together(*(self._moving(seen, to) for seen, to in moves))
+        return next((seen for (seen, _), rows in zip(moves, changed, strict=True) if rows != 1), None)
+
+    def _moving(self, seen: Stored, to: Stored) -> Bound:
         stream, token = seen.position.stream, seen.position.token
         # A token that stays is not set again: a null among the parameters costs some drivers a question about its type.
         moves = schema.MOVED if to.position.token == token else (*schema.MOVED, *schema.TOKEN)
@@ -81,8 +114,8 @@ class SqlTransaction(OwnersTransaction):
         values |= {name: getattr(to.position, name) for name in moves}
         if token is not None:
             values["seen_token"] = token
-        moved = self._database.statements.of(("move", moves, token is None), lambda: _move(moves, token), self.connection)
-        return bool(moved.run(self.connection, values).rowcount == 1)
+        moving = self._database.statements.of(("move", moves, token is None), lambda: _move(moves, token), self._connection)
+        return moving.bound(values)
 
     @override
     def remove(self, seen: Stored) -> None:
@@ -229,7 +262,7 @@ class SqlTransaction(OwnersTransaction):
     @override
     def guard(self) -> None:
         if self._database.dialect.savepoints:
-            self._plainly("SAVEPOINT waxwing_whole")
+            self._pending.append(Bound("SAVEPOINT waxwing_whole"))
         else:
             self._whole = self.connection.begin_nested()
 
@@ -237,16 +270,25 @@ class SqlTransaction(OwnersTransaction):
     def prove(self) -> None:
         # What a server ended inside has no such savepoint; the next statement would silently have begun another transaction.
         if self._whole is None:
-            self._plainly("RELEASE SAVEPOINT waxwing_whole")
+            self._together(*self._proof())
         else:
             self._whole.commit()
 
-    def _plainly(self, sql: str) -> None:
-        cursor = self.connection.connection.cursor()
-        cursor.execute(sql)
-        cursor.close()
+    def _proof(self) -> list[Bound]:
+        deferred = self._database.deferred_sql
+        return [*([Bound(deferred)] if deferred else []), Bound("RELEASE SAVEPOINT waxwing_whole")]
+
+    @override
+    def finish(self) -> None:
+        if not self._database.commit_sql:
+            super().finish()
+            return
+        self.committing = True
+        self._together(*self._proof(), Bound(self._database.commit_sql))
+        self._outer.commit()  # nothing is left to do
 
     @override
     def commit(self) -> None:
+        self._together()
         self.committing = True
         self._outer.commit()

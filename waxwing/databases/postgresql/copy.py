@@ -29,6 +29,8 @@ from waxwing.tables.plan import Plan
 # trial that fails again (it costs a wasted COPY, and dead rows) doubles the number.
 STAGING_WRITES_MIN = 16
 STAGING_WRITES_MAX = 4_096
+# So few values go in one INSERT: a COPY takes two round trips, a staging table five.
+FEW_VALUES_MAX = 400
 
 Row = tuple[Any, ...]
 
@@ -45,6 +47,7 @@ class CopyBulk(Bulk):
         self._staging_left = math.inf if always else 0
         self._staging_writes = STAGING_WRITES_MIN
         self._staged: Staged | None = None
+        self._few: tuple[str, str] | None = None
         if isinstance(plan.mode, Keyed):
             self._staged = staged = Staged(plan, plan.mode)
             numbered = (NUMBER, *plan.columns) if staged.numbered else plan.columns
@@ -52,6 +55,7 @@ class CopyBulk(Bulk):
             gone = (NUMBER, *plan.keys)
             self._gone_format, self._copy_gone = CopyCsv(gone), _copy_into(staged.gone, gone)
             self._one_by_one = False  # have keys come that only a trigger makes one?
+            self._few = staged.around_values
 
     @override
     def write(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
@@ -61,7 +65,9 @@ class CopyBulk(Bulk):
         assert driver is not None
         try:
             with driver.cursor() as cursor:
-                if self._staged is None:
+                if self._few and len(rows) * len(self._plan.columns) <= FEW_VALUES_MAX:
+                    cursor.execute(*_inserting(self._few, self._format.values(rows)))
+                elif self._staged is None:
                     _copy(cursor, self._copy_table, self._format.encode(rows))
                 elif self._staging_left > 0 or not self._straight(cursor, self._format.encode(rows)):
                     self._staging_left -= 1
@@ -186,6 +192,13 @@ def _saved(cursor: psycopg.Cursor[Any], statement: bytes, otherwise: bytes) -> b
         cursor.execute(b"%b; RELEASE SAVEPOINT waxwing_merge" % otherwise)
         return False
     return True
+
+
+def _inserting(around: tuple[str, str], rows: Sequence[Sequence[str | None]]) -> tuple[bytes, list[str | None]]:
+    """The statement with so many rows, and their values."""
+    row = f"({', '.join(['%s'] * len(rows[0]))})"
+    statement = f"{around[0]} {', '.join([row] * len(rows))} {around[1]}"
+    return statement.encode(), [value for values in rows for value in values]
 
 
 def _numbered(numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:

@@ -44,15 +44,23 @@ class CopyCsv:
         """The rows as CSV in UTF-8, in parts."""
         parts = []
         for first in range(0, len(rows), PART_ROWS):
-            part = rows[first : first + PART_ROWS]
-            if self._encoders:
-                columns = columns_of(part)
-                for number, encode in self._encoders.items():
-                    columns[number] = encode(columns[number])
-                part = list(zip(*columns, strict=True))
+            part = self._encoded(rows[first : first + PART_ROWS])
             text = rows_as_json(part, b"\n", _FOREIGN)
             parts.append(_value_by_value(part) if text is None else text + b"\n")
         return parts
+
+    @encodes
+    def values(self, rows: Sequence[tuple[Any, ...]]) -> list[list[str | None]]:
+        """The rows as texts, which the columns' types read as they read CSV."""
+        return [[None if value is None else str(value) for value in row] for row in self._encoded(rows)]
+
+    def _encoded(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        if not self._encoders:
+            return rows
+        columns = columns_of(rows)
+        for number, encode in self._encoders.items():
+            columns[number] = encode(columns[number])
+        return list(zip(*columns, strict=True))
 
 
 def _value_by_value(rows: Sequence[tuple[Any, ...]]) -> bytes:

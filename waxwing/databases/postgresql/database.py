@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from waxwing.databases.base import IDLE_MAX_S, Bulk, Database, Need
+from waxwing.databases.plain import Bound
 from waxwing.databases.postgresql import catalog, rights
 from waxwing.databases.postgresql.connect import THRESHOLD, arguments, refuse_shared_sessions
 from waxwing.databases.postgresql.copy import CopyBulk, MergeBulk
@@ -88,6 +89,9 @@ class PostgreSQL(Database):
     dialect = DIALECT
     types = TYPES
     blockers_sql = _BLOCKERS
+    begin_sql = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    deferred_sql = "SET CONSTRAINTS ALL IMMEDIATE"
+    commit_sql = "COMMIT"
 
     @override
     def engine(self, url: sa.URL, *, connect_timeout_s: float, lock_timeout_s: float, statement_timeout_s: float) -> sa.Engine:
@@ -152,12 +156,28 @@ class PostgreSQL(Database):
         return None if encoding == "UTF8" else _ENCODINGS.get(encoding, "ascii")
 
     @override
-    def check_deferred(self, connection: sa.Connection, *, go_on: bool) -> None:
-        now = b"SET CONSTRAINTS ALL IMMEDIATE"
-        if go_on:
-            now = b"SAVEPOINT waxwing_check; %b; ROLLBACK TO SAVEPOINT waxwing_check" % now
-        # (At a ROLLBACK psycopg forgets what it has prepared.)
+    def check_deferred(self, connection: sa.Connection) -> None:
+        # Undone again, so that they go on to wait. (At a ROLLBACK psycopg forgets what it has prepared.)
+        now = f"SAVEPOINT waxwing_check; {self.deferred_sql}; ROLLBACK TO SAVEPOINT waxwing_check"
         connection.connection.cursor().execute(now)
+
+    @override
+    def begins_itself(self, connection: sa.Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.autocommit = True  # else psycopg sends BEGIN in a round trip of its own
+
+    @override
+    def together(self, connection: sa.Connection, statements: Sequence[Bound]) -> list[int]:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with psycopg.ClientCursor(driver) as cursor:
+            texts = [sql if parameters is None else cursor.mogrify(sql, parameters) for sql, parameters in statements]
+            cursor.execute("; ".join(texts).encode())
+            counts = [cursor.rowcount]
+            while cursor.nextset():
+                counts.append(cursor.rowcount)
+            return counts
 
     @override
     def end_overdue(self, connection: sa.Connection, statement_timeout_s: float) -> None:

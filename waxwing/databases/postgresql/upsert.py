@@ -62,6 +62,16 @@ class Staged:
             f"AS SELECT {names} FROM {self._table} WITH NO DATA; DELETE FROM {stage}"
         ).encode()
 
+    @property
+    def around_values(self) -> tuple[str, str] | None:
+        """An upsert of rows that stand in the statement itself, but for these; None where the staging table is needed."""
+        if self.numbered or isinstance(self._mode, Merge):
+            return None
+        names = ", ".join(_quote(column.name) for column in self._plan.columns)
+        into = f"INSERT INTO {self._table} AS {TARGET} ({names}) OVERRIDING SYSTEM VALUE VALUES"
+        conflict = on_conflict(self._mode, SA_DIALECT, self._change)
+        return into.replace("%", "%%"), conflict.replace("%", "%%")
+
     # -- where rows come from ------------------------------------------------------------------------
 
     def _one_a_key(self, rows: str) -> str:
