@@ -52,11 +52,11 @@ class Crew:
     def has_more(self, writer: Writer, now_s: float) -> None:
         """This one was given something: wake whoever is to write it, unless somebody is about to look at it anyway."""
         first = self._first
-        if first is None or first is writer or not writer.has_little:
+        if first is None or not writer.has_little:
             writer.wake()
         elif not self._at_it:
             (first if first.is_free else writer).wake()
-        elif now_s - self._since_s > AT_IT_MAX_S:
+        elif first is not writer and now_s - self._since_s > AT_IT_MAX_S:
             writer.wake()
 
     def to_help(self, writer: Writer) -> list[Writer]:
