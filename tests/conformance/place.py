@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg import pq
 from sqlalchemy.schema import SchemaItem
 
 from waxwing.databases import database_for
 from waxwing.databases.base import Bulk, Database
 from waxwing.databases.ddl import ensure
+from waxwing.databases.plain import Bound
+from waxwing.databases.postgresql.database import PostgreSQL
 from waxwing.errors import TransientError
 from waxwing.tables.columns import checks
 from waxwing.tables.modes import Mode
@@ -132,18 +135,38 @@ def make_place(url: sa.URL, *, lock_timeout_s: float = 5.0) -> Place:
 
 def lose_commits(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, *faults: str) -> None:
     """Lose the connection in the next COMMITs: "before" one, "after" it (it goes through; its answer is lost), or not ("")."""
-    real = engine.dialect.do_commit
     coming = chain(faults, repeat(""))
 
-    def commit(connection: Any) -> None:
+    def around(commit: Callable[[], None]) -> None:
         fault = next(coming)
         if fault == "before":
             raise TransientError("lost")
-        real(connection)
+        commit()
         if fault == "after":
             raise TransientError("lost")
 
+    around_commits(engine, monkeypatch, around)
+
+
+def around_commits(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[[], None]], None]) -> None:
+    """Each COMMIT of this engine is given to `around`, which sends it or not: the driver's, and PostgreSQL's with a proof."""
+    real, together = engine.dialect.do_commit, PostgreSQL.together
+
+    def commit(connection: Any) -> None:
+        if getattr(getattr(connection, "pgconn", None), "transaction_status", None) == pq.TransactionStatus.IDLE:
+            real(connection)  # the proof's went before
+        else:
+            around(lambda: real(connection))
+
+    def joined(database: PostgreSQL, connection: sa.Connection, statements: Sequence[Bound]) -> list[int]:
+        if statements[-1].sql != database.commit_sql:
+            return together(database, connection, statements)
+        counts: list[int] = []
+        around(lambda: counts.extend(together(database, connection, statements)))
+        return counts
+
     monkeypatch.setattr(engine.dialect, "do_commit", commit)
+    monkeypatch.setattr(PostgreSQL, "together", joined)
 
 
 @contextlib.contextmanager

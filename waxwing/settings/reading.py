@@ -180,7 +180,7 @@ def _strangers(layer: Layer, names: list[str], partial: bool) -> Iterator[str]:
     strict = layer.place == ".env" and not partial
     for name in layer.values.keys() - set(names):
         # One with a prefix is no mistyped one without, nor the other way round: it may be another flow's.
-        like = [one for one in names if not f"_{name}".endswith(f"_{one}") and not one.endswith(f"_{name}")]
+        like = [one for one in names if not (name.endswith(f"_{one}") and name != f"_{one}") and not one.endswith(f"_{name}")]
         near = get_close_matches(name.upper(), like, 1, NEAR_MISS_RATIO)
         if near:
             yield f"{name}{by_place} is no setting: did you mean {near[0]}?"

@@ -6,7 +6,7 @@ import random
 import string
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,7 +25,7 @@ from sinks import SqlLiveWindows, SqlWindows, window_sink
 from sinks.sql.steps import SqlSteps
 from sinks.windows import admission as window_admission
 from sources.memory import MemorySource
-from tests.conformance.place import ON_THREE, Place
+from tests.conformance.place import ON_THREE, Place, around_commits
 from waxwing.batch import Stream
 from waxwing.change import Change, Start
 from waxwing.databases.ledger import schema
@@ -272,19 +272,18 @@ class Faults:
     """Something happens in the n-th COMMIT: a crash or a lost connection, before it or behind it."""
 
     def __init__(self, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._real = engine.dialect.do_commit
         self.plan(0, "")
-        monkeypatch.setattr(engine.dialect, "do_commit", self._commit)
+        around_commits(engine, monkeypatch, self._around)
 
     def plan(self, at: int, kind: str) -> None:
         self._at, self._kind, self.commits = at, kind, 0
         self.ends_run = False  # it struck where a crash must end the run
 
-    def _commit(self, connection: Any) -> None:
+    def _around(self, commit: Callable[[], None]) -> None:
         self.commits += 1
         strikes = self.commits == self._at
         if not strikes or "behind" in self._kind:
-            self._real(connection)
+            commit()
         if strikes:
             callers = {frame.name for frame in traceback.extract_stack()}
             # A session is let go, and an idle one beats, when all is durable: the run may be over before anybody hears of it.
@@ -303,6 +302,7 @@ KINDS = ("crash before", "lost behind", "crash behind", "lost before")
     indirect=["place"],
 )
 def test_a_fault_in_any_transaction_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    monkeypatch.setattr("sinks.writer.writer.LITTLE", 0)  # each lane has transactions of its own, so that there are many
     data, faults, ended = sales(3, size=20), Faults(place.engine, monkeypatch), 0
     half = {partition: records[:10] for partition, records in data.items()}
     stride = 9  # not in step with the kinds
@@ -629,7 +629,7 @@ def test_refused_rows_stop_it_like_bad_records(place: Place, monkeypatch: pytest
     monkeypatch.setattr(window_admission, "RATIO_BLOCK_RECORDS", 20)
     case = Case(place, largest=sa.Numeric(4, 2))
     data = {0: [{"time": FIRST_S + at, "key": "a", "value": "100.00"} for at in range(0, 2_000, LENGTH_S)]}
-    with pytest.raises(BaseException, match=r"bad records or rows|error") as caught:
+    with pytest.raises(BaseException, match=r"bad rows|error") as caught:
         case.run(data)
     assert "waxwing resume" in _story(caught.value)
 
