@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
 import sqlalchemy as sa
 
 from waxwing.tables.columns import kind_of
-from waxwing.tables.values.json_values import text_of
+from waxwing.tables.values.json_values import kept_text
 
 # Rows that are longer are written one by one: that costs less than to look through them for what stands between two.
 WIDE_BYTES = 400
@@ -27,17 +29,31 @@ def escapes(letters: bytes) -> re.Pattern[bytes]:
     return re.compile(rb"\\[%b]" % letters)
 
 
-def rows_as_json(rows: Sequence[tuple[Any, ...]], between: bytes, foreign: re.Pattern[bytes]) -> bytes | None:
-    """The rows without brackets, with `between` between them (any but 3 bytes long); decimals are their text.
+def dumper(columns: Sequence[sa.Column[Any]]) -> Callable[[Any], bytes]:
+    """What writes rows of these columns as JSON, decimals as their text.
 
-    None where that can't be had: an integer beyond 64 bits, a text that holds what JSON has between rows, or one of the `foreign`
-    escapes. What is infinite or NaN becomes null, and has to be text before.
+    msgspec knows these, orjson is faster at all else: 0.37 against 0.56 us for a row with two decimals among seven columns, 0.13
+    against 0.07 for one of a number, a text and a float.
+    """
+    kinds = set(map(kind_of, columns))
+    if "decimal" in kinds and "binary" not in kinds:  # (MySQL's literals of bytes are orjson's fragments)
+        return msgspec.json.Encoder(decimal_format="string", enc_hook=str).encode
+    return partial(orjson.dumps, default=str)
+
+
+def rows_as_json(
+    rows: Sequence[tuple[Any, ...]], dumps: Callable[[Any], bytes], between: bytes, foreign: re.Pattern[bytes]
+) -> bytes | None:
+    """The rows without brackets, with `between` between them (any but 3 bytes long).
+
+    None where that can't be had: an integer that is too long for `dumps`, a text that holds what JSON has between rows, or one of
+    the `foreign` escapes. What is infinite or NaN becomes null, and has to be text before.
     """
     try:
-        if len(orjson.dumps(rows[0], str)) > WIDE_BYTES:
-            out = between.join([orjson.dumps(row, str)[1:-1] for row in rows])
+        if len(dumps(rows[0])) > WIDE_BYTES:
+            out = between.join([text[1:-1] for text in map(dumps, rows)])
         else:
-            text = orjson.dumps(rows, str)
+            text = dumps(rows)
             out = text[2:-2].replace(b"],[", between)
             if len(out) != len(text) - 4 + (len(between) - 3) * (len(rows) - 1):
                 return None
@@ -60,7 +76,7 @@ def _encoder(column: sa.Column[Any], dialect: sa.Dialect) -> Encode | None:
     if kind == "time":
         return each(str)  # orjson 3.13 drops a zero: 00:00:00.010000 becomes 00:00:00.10000
     if kind == "json":
-        return each(text_of)
+        return each(kept_text)
     if kind == "uuid":
         if getattr(column.type, "hyphens", False):
             return each(str)

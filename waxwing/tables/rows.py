@@ -232,12 +232,11 @@ class RowMaker:
         if not self._plan.nature.keys_exact:
             return rows  # which of them are of one key is for the database to tell, and how the first of them writes it
         if newer is None:
-            last = {key(row): row for row in rows}
-            if len(last) == len(rows):
+            if len(set(map(key, rows))) == len(rows):
                 return rows
             if self._plan.nature.rows_numbered:
-                return list(last.values())
-            last.clear()
+                return list({key(row): row for row in rows}.values())
+            last: dict[Any, Row] = {}
             for row in reversed(rows):
                 last.setdefault(key(row), row)
             return list(last.values())[::-1]

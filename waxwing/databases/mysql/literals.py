@@ -9,7 +9,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from waxwing.databases.json_rows import Encode, each, encoders, escapes, rows_as_json
+from waxwing.databases.json_rows import Encode, dumper, each, encoders, escapes, rows_as_json
 from waxwing.databases.refusals import encodes
 from waxwing.tables.plan import columns_of
 
@@ -30,6 +30,7 @@ class Literals:
 
     def __init__(self, columns: Sequence[sa.Column[Any]], more: str = "") -> None:
         self._encoders = encoders(columns, SA_DIALECT, _own)
+        self._dumps = dumper(columns)
         self._end = more.encode()
         self._between = self._end + b"),\n("
 
@@ -41,7 +42,7 @@ class Literals:
             for number, encode in self._encoders.items():
                 columns[number] = encode(columns[number])
             rows = list(zip(*columns, strict=True))
-        text = rows_as_json(rows, self._between, _FOREIGN)
+        text = rows_as_json(rows, self._dumps, self._between, _FOREIGN)
         if text is None:
             text = self._between.join([b",".join(map(_literal, row)) for row in rows])
         return b"(%b%b)" % (text, self._end)

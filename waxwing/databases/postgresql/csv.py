@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from waxwing.databases.json_rows import Encode, each, encoders, escapes, rows_as_json
+from waxwing.databases.json_rows import Encode, dumper, each, encoders, escapes, rows_as_json
 from waxwing.databases.refusals import encodes
 from waxwing.tables.plan import columns_of
 
@@ -38,6 +38,7 @@ class CopyCsv:
 
     def __init__(self, columns: Sequence[sa.Column[Any]]) -> None:
         self._encoders = encoders(columns, SA_DIALECT, _own)
+        self._dumps = dumper(columns)
 
     @encodes
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
@@ -45,7 +46,7 @@ class CopyCsv:
         parts = []
         for first in range(0, len(rows), PART_ROWS):
             part = self._encoded(rows[first : first + PART_ROWS])
-            text = rows_as_json(part, b"\n", _FOREIGN)
+            text = rows_as_json(part, self._dumps, b"\n", _FOREIGN)
             parts.append(_value_by_value(part) if text is None else text + b"\n")
         return parts
 

@@ -19,7 +19,7 @@ from waxwing.errors import ConfigError
 from waxwing.tables.columns import kind_of
 from waxwing.tables.modes import Keyed, Merge
 from waxwing.tables.plan import Plan, columns_of
-from waxwing.tables.values.json_values import text_of
+from waxwing.tables.values.json_values import kept_text
 from waxwing.tables.values.rules import integer_range
 
 SA_DIALECT: sa.Dialect = sqlite.dialect()
@@ -189,4 +189,4 @@ def _mean(mean: MeanColumn, total: str, number: str) -> str:
 
 
 def _processor(column: sa.Column[Any]) -> Callable[[Any], Any] | None:
-    return text_of if kind_of(column) == "json" else column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)
+    return kept_text if kind_of(column) == "json" else column.type.dialect_impl(SA_DIALECT).bind_processor(SA_DIALECT)

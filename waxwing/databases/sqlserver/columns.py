@@ -14,7 +14,7 @@ from waxwing.databases.sqlserver.dialect import SQLServerDialect
 from waxwing.errors import ConfigError
 from waxwing.tables.columns import kind_of
 from waxwing.tables.plan import Plan
-from waxwing.tables.values.json_values import text_of
+from waxwing.tables.values.json_values import kept_text
 
 SA_DIALECT: sa.Dialect = SQLServerDialect(paramstyle="named")  # type: ignore[no-untyped-call]  # as SQLAlchemy's
 Encode = Callable[[Sequence[Any]], Sequence[Any]]
@@ -159,7 +159,7 @@ def _encoder(column: sa.Column[Any], stored: str, *, as_json: bool) -> Encode | 
     if kind == "binary":
         return (lambda values: [None if value is None else value.hex() for value in values]) if as_json else None
     if kind == "json":
-        return lambda values: [None if value is None else text_of(value) for value in values]
+        return lambda values: [None if value is None else kept_text(value) for value in values]
     if kind == "datetime" and stored == "datetimeoffset":
         return lambda values: [None if value is None else value.astimezone(UTC).isoformat() for value in values]
     if kind == "uuid" and getattr(column.type, "hyphens", False):
