@@ -39,12 +39,17 @@ class Raw(Protocol):
     def close(self) -> None: ...
 
 
-def _names(plan: Plan) -> tuple[str, str, list[str], str]:
-    """The table, its columns, those that an upsert changes, its keys. (Names of ours, that need no quotes.)"""
+def _sets(plan: Plan, value: str) -> str:
+    """What an upsert sets: `value` is what a column becomes, by its name; and what the table keeps of itself."""
+    changed = [column.name for column in plan.columns if column.name not in _names(plan)[2].split(", ")]
+    kept = [f"{column.name} = CURRENT_TIMESTAMP" for column in plan.touched]
+    return ", ".join([*(f"{name} = {value.format(name)}" for name in changed), *kept])
+
+
+def _names(plan: Plan) -> tuple[str, str, str]:
+    """The table, its columns, its keys. (Names of ours, that need no quotes.)"""
     assert isinstance(plan.mode, Upsert)
-    names = [column.name for column in plan.columns]
-    changed = [name for name in names if name not in plan.mode.keys]
-    return plan.table.name, ", ".join(names), changed, ", ".join(plan.mode.keys)
+    return plan.table.name, ", ".join(column.name for column in plan.columns), ", ".join(plan.mode.keys)
 
 
 class PostgreSQLRaw:
@@ -53,12 +58,12 @@ class PostgreSQLRaw:
     def __init__(self, url: str, plan: Plan) -> None:
         self._connection = psycopg.connect(url)
         self._text = CopyCsv(plan.columns)
-        table, columns, changed, keys = _names(plan)
+        table, columns, keys = _names(plan)
         self._copy = f"COPY {table} ({columns}) {COPY_OPTIONS}".encode()
         self._copy_stage = f"COPY stage ({columns}) {COPY_OPTIONS}".encode()
         self._merge = (
             f"INSERT INTO {table} ({columns}) SELECT {columns} FROM stage "
-            f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = EXCLUDED.{name}' for name in changed)}"
+            f"ON CONFLICT ({keys}) DO UPDATE SET {_sets(plan, 'EXCLUDED.{}')}"
         ).encode()
         make = f"CREATE TEMP TABLE stage ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
         self._connection.execute(make.encode())
@@ -96,9 +101,9 @@ class MySQLRaw:
             host=parts.host, port=parts.port or 3306, user=parts.username, password=parts.password or "", database=parts.database
         )
         self._literals = Literals(plan.columns)
-        table, columns, changed, _ = _names(plan)
+        table, columns, _ = _names(plan)
         self._head = f"INSERT INTO {table} ({columns}) VALUES ".encode()
-        self._tail = f" ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in changed)}".encode()
+        self._tail = f" ON DUPLICATE KEY UPDATE {_sets(plan, 'VALUES({})')}".encode()
 
     def payload(self, rows: Rows) -> list[bytes]:
         step = max(1, min(5_000, MYSQL_STATEMENT_BYTES_MAX * len(rows) // len(self._literals.encode(rows))))
@@ -129,11 +134,11 @@ class SQLiteRaw:
             self._file.execute(f"PRAGMA {pragma}")
         self._file.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self._bulk = ValuesBulk(plan)
-        table, columns, changed, keys = _names(plan)
+        table, columns, keys = _names(plan)
         self._width = len(plan.columns)
         self._rows_max = min(INSERT_ROWS_MAX, 32_766 // self._width)
         self._head = f"INSERT INTO {table} ({columns}) VALUES "
-        self._tail = f" ON CONFLICT ({keys}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in changed)}"
+        self._tail = f" ON CONFLICT ({keys}) DO UPDATE SET {_sets(plan, 'excluded.{}')}"
 
     def payload(self, rows: Rows) -> list[tuple[Any, ...]]:
         stored = self._bulk.stored(rows)
@@ -169,7 +174,7 @@ class SQLServerRaw:
         self._connection: Any = self._engine.raw_connection()
         self._cursor = self._connection.cursor()
         self._json = [isinstance(column.type, sa.JSON) for column in plan.columns]
-        table, columns, changed, keys = _names(plan)
+        table, columns, keys = _names(plan)
         types = [
             "nvarchar(max)" if json else column.type.compile(dialect=_MSSQL)
             for column, json in zip(plan.columns, self._json, strict=True)
@@ -182,7 +187,7 @@ class SQLServerRaw:
         self._insert = f"SET NOCOUNT ON; INSERT INTO {table} ({columns}) {source}"
         self._upsert = (
             f"SET NOCOUNT ON; SELECT * INTO #stage FROM ({source}) AS j; "
-            f"UPDATE t SET {', '.join(f'{name} = s.{name}' for name in changed)} FROM #stage AS s JOIN {table} AS t ON {same}; "
+            f"UPDATE t SET {_sets(plan, 's.{}')} FROM #stage AS s JOIN {table} AS t ON {same}; "
             f"INSERT INTO {table} ({columns}) SELECT {columns} FROM #stage AS s "
             f"WHERE NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {same}); DROP TABLE #stage"
         )
