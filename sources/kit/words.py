@@ -152,8 +152,8 @@ class LaneReader(ABC):
 
     @property
     def waits_with(self) -> object:
-        """What those have in common whose `wait` is the same: it ends for all of them."""
-        return self
+        """What those have in common whose `wait` is the same: it ends for all of them. (Time, where it is all that is waited for.)"""
+        return time
 
     @property
     def found_little(self) -> bool:

@@ -35,6 +35,11 @@ class Reader(LaneReader):
         self.clock, self.comes_s = clock, float("inf")
         self.waited: list[float] = []
 
+    @property
+    @override
+    def waits_with(self) -> object:
+        return self
+
     @override
     def wait(self, timeout_s: float) -> None:
         self.waited.append(timeout_s)
