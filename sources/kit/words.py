@@ -152,7 +152,7 @@ class LaneReader(ABC):
 
     @property
     def waits_with(self) -> object:
-        """What those have in common whose `wait` is the same: it ends for all of them. (Time, where it is all that is waited for.)"""
+        """What those have in common whose `wait` is the same, and ends for all of them. (Time, where that is all.)"""
         return time
 
     @property
