@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # After a little was read nothing is read for so long: what comes meanwhile is one batch a stream, and one transaction.
 REST_S = 0.02
 # Where nothing comes at all the worker sleeps for so long at a time, or until something comes.
-IDLE_S = 0.1
+IDLE_S = 0.05
 
 
 class Rhythm:
