@@ -70,10 +70,10 @@ class Place:
                 raise
 
     def bulk(self, planned: Plan, *, staged: bool = False) -> Bulk:
-        """The bulk path; `staged` asks for the one that it falls back on, where it has two."""
+        """The bulk path, as few rows take it; `staged` asks for the one that it falls back on with many, where it has several."""
         bulk = self.database.bulk(planned)
         if staged and hasattr(bulk, "_staging_left"):
-            bulk._staging_left = 1_000_000
+            bulk._few, bulk._staging_left = None, 1_000_000  # type: ignore[attr-defined]  # CopyBulk's own
         if staged and hasattr(bulk, "_through_raw"):
             bulk._through_raw = True
         return bulk
