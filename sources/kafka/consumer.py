@@ -48,6 +48,7 @@ class SharedConsumer:
         self._lanes: dict[Where, tuple[KafkaLane, Stream]] = {}
         self._topics: set[str] = set()
         self._users: list[KafkaLane] = []
+        self._asked = 1  # for so many messages, the last time
         self._waiting = 0  # messages that lanes have not asked for yet
         self.little, self.closed = True, False
         # Whatever is wrong with a connection: the watch asks for itself, logs, waits, and gives up in time.
@@ -58,9 +59,9 @@ class SharedConsumer:
         self._users.append(lane)
 
     def leave(self, lane: KafkaLane) -> None:
-        """One less; with the last one it closes."""
-        self._users.remove(lane)
-        if not self._users:
+        """One less, if it has not left before; with the last one it closes."""
+        self._users = [one for one in self._users if one is not lane]
+        if not self._users and not self.closed:
             self.closed = True
             self._consumer.close()
 
@@ -79,13 +80,16 @@ class SharedConsumer:
     def look(self, records_max: int) -> None:
         """Give the lanes what is there."""
         if self._waiting < WAITING_MAX:
+            self._asked = records_max
             messages = self._consumer.consume(records_max, 0)
             self.little = len(messages) * 2 < records_max
             self._give(messages)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for a message, whichever lane it is for."""
-        self._give(self._consumer.consume(1, timeout_s))  # for more than one it would wait until all have come
+        """Wait for a message, whichever lane it is for; what came with it is taken, too."""
+        found = self._consumer.consume(1, timeout_s)  # for more than one it would wait until all have come
+        if found:
+            self._give([*found, *self._consumer.consume(self._asked, 0)])
 
     def taken(self, messages: int) -> None:
         """So many messages have been taken by their lane."""

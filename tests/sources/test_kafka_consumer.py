@@ -101,11 +101,14 @@ def test_one_look_brings_each_lane_what_is_its_own(lanes: Lanes) -> None:
 def test_a_wait_ends_for_whichever_lane_it_is(lanes: Lanes) -> None:
     lanes.client.queue = [Message(3, 5), Message(3, 6)]
     lanes.lanes[0].wait(0.05)
-    assert lanes.client.asked == [(1, 0.05)]
+    assert lanes.client.asked == [(1, 0.05), (1, 0)], "and what came with it"
     lanes.lanes[1].wait(0.05)
-    assert len(lanes.client.asked) == 1, "it has something"
-    assert told(lanes.lanes[1].read(100)) == [(3, [5], False)]
-    assert told(lanes.lanes[1].read(100)) == [(3, [6], False)]
+    assert len(lanes.client.asked) == 2, "it has something"
+    assert told(lanes.lanes[1].read(100)) == [(3, [5, 6], False)]
+    lanes.lanes[0].read(100)
+    lanes.client.queue += [Message(3, n) for n in (7, 8)]
+    lanes.lanes[0].wait(0.05)
+    assert told(lanes.lanes[1].read(100)) == [(3, [7, 8], False)]
     assert lanes.lanes[0].waits_with is lanes.lanes[1].waits_with
 
 

@@ -43,6 +43,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         self._revision = -1
         self._tries = 0
         self._awake_after_s = 0.0
+        self._closed = False
         self._wanted = self._options.batch_records_max
         self._reader = source.lane(self._name, self._alert)
         self._rhythm = rhythm_here()
@@ -162,6 +163,8 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
 
     @override
     def close(self) -> None:
-        self._rhythm.leave(self._reader)
+        if not self._closed:
+            self._closed = True
+            self._rhythm.leave(self._reader)
         self._watch.leave(self._number)
         self._reader.close()
