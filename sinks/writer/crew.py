@@ -35,6 +35,7 @@ class Crew:
         self._first: Writer | None = None  # who wrote for all the last time
         self._at_it = False  # and will look at what all have when that is done
         self._since_s = 0.0
+        self.given_s = 0.0  # when one of them was given something last
 
     @property
     def writers(self) -> Collection[Writer]:
@@ -51,6 +52,7 @@ class Crew:
 
     def has_more(self, writer: Writer, now_s: float) -> None:
         """This one was given something: wake whoever is to write it, unless somebody is about to look at it anyway."""
+        self.given_s = now_s
         first = self._first
         if first is None or not writer.has_little:
             writer.wake()

@@ -22,8 +22,8 @@ CLOSE_S = 5.0
 IDLE_S = 60.0
 # What the worker hands over in one turn comes within so long of the first.
 TURN_S = 0.001
-# After a large transaction the next one waits for more to come, as long as the last one took, and no longer than this.
-FILLING_MAX_S = 0.1
+# In a flood a transaction waits for more to come, so long at most, and no longer than nothing has come for a while.
+FILLING_S, PAUSE_S = 0.5, 0.1
 
 
 def admission_of(target: Target) -> Admission:
@@ -61,7 +61,7 @@ class Writer:
         self._error: BaseException | None = None
         self._writing = self._helped = False  # by this thread; by another's
         self._helping: dict[Writer, int] = {}  # for whom this thread writes as well, and how many batches
-        self._fills_s = TURN_S  # how long the next transaction waits for more
+        self._in_flood = False  # was the last transaction a large one?
         self._records = 0  # in the transaction under way or gathered for, by their weight
         self._wake = threading.Condition(self._crew.lock)
         self._signals = self._seen = 0  # what the worker has said, and what of it the thread has seen
@@ -181,11 +181,11 @@ class Writer:
 
     def _write_all(self) -> Steps[None]:
         while (group := (yield from self._gather(at_once=self._admission.folds))) is not None:
-            began_s = self._now_s()
             batches, durable = yield from self._admitted(group)
             if batches:
                 yield from self._commits.commit(batches)
-                self._fills_s = min(self._now_s() - began_s, FILLING_MAX_S) if self._records >= LITTLE else TURN_S
+                # Of windows' totals there may be few, of many records.
+                self._in_flood = max(self._records, sum(len(batch.messages) for batch in batches)) >= LITTLE
             self._are_durable(durable)
 
     def _stage_all(self) -> Steps[None]:
@@ -237,8 +237,7 @@ class Writer:
         Waits for as many records as a change takes, or for the first one to be as old as a change gets, or for a flush.
         """
         group: list[Any] = []
-        self._records, deadline_s = 0, math.inf
-        age_s = max(self._target.size.age_s, self._fills_s)
+        self._records, since_s, deadline_s = 0, 0.0, math.inf
         while True:
             self._commits.check_ownership()
             with self._wake:
@@ -250,10 +249,13 @@ class Writer:
                     group += self._taken(self._commits.size.rows_max)
                 little = self._records < LITTLE
                 if deadline_s == math.inf and (group or (little and self._crew.to_help(self))):
-                    deadline_s = now_s + age_s
+                    since_s = now_s
+                    deadline_s = now_s + max(self._target.size.age_s, FILLING_S if self._in_flood else TURN_S)
                     if little:
                         self._crew.begins(self, now_s)
                 next_s = min(deadline_s, self._admission.due_s, due_s)
+                if self._in_flood and deadline_s < math.inf:
+                    next_s = min(next_s, max(since_s + self._target.size.age_s, self._crew.given_s + PAUSE_S))
                 enough = self._records >= self._commits.size.rows_max or self._flushing
                 if now_s >= next_s or (enough and next_s < math.inf) or (at_once and group):
                     self._writing = True
