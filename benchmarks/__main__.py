@@ -16,7 +16,7 @@ from benchmarks.limits.stages import STAGES, profile
 from benchmarks.options import Options, options
 from benchmarks.report import Report
 from benchmarks.shapes import GOOD_ORDERS, SHAPES, Topic, filled
-from benchmarks.whole import backlog, bursts, idle, latency, peer, windows
+from benchmarks.whole import backlog, bursts, closing, idle, latency, peer, windows
 from benchmarks.whole.rows import against_raw, first_row, in_memory, warm_up
 from benchmarks.whole.trees import OURS, Tree, checked_out, compiled, other_packages
 from tests.faults.recompute import Expected, expected
@@ -53,6 +53,9 @@ class Bench:
         if "windows" in asked.parts:
             report.section("windows")
             windows.measure(report, self._kafka, self._folder, asked.orders, asked.less, self._trees)
+            report.write()
+        if "closing" in asked.parts:
+            self._closing()
             report.write()
         if "peer" in asked.parts:
             self._peer()
@@ -118,6 +121,12 @@ class Bench:
             report.table(f"{title}, the sink and its peers, one connection each", SINK_COLUMNS, cells)
         own = sum(us.values()) - us["wait for the database"]
         return [shape, *(f"{us[stage]:.2f}" for stage in STAGES), f"{own:.2f}"]
+
+    def _closing(self) -> None:
+        self._report.section("closing")
+        with Place("postgresql", self._folder) as place:
+            done = closing.measure(place, self._kafka, self._folder, self._trees, self._asked.less, self._asked.seconds)
+        self._report.table("PostgreSQL, windows of 1 s at 200 orders/s", closing.COLUMNS, closing.cells(done))
 
     def _peer(self) -> None:
         """Pathway, where a Python that has it was named."""

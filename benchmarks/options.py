@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.databases import DATABASES
 from benchmarks.shapes import SHAPES
 
-DEFAULT = ("processes", "start", *SHAPES, "latency", "idle", "windows", "peer")
+DEFAULT = ("processes", "start", *SHAPES, "latency", "idle", "windows", "closing", "peer")
 PARTS = (*DEFAULT, "folds", "nexmark")
 DESCRIPTION = """Waxwing from a real broker beside the raw limit of the same database, another commit and a peer, in one run.
 
@@ -27,6 +27,7 @@ Parts:
   latency     how soon a row is visible at three rates, beside a hand-written loop
   idle        CPU with nothing to do
   windows     windows as whole flows into PostgreSQL
+  closing     how soon a closed window is visible, in PostgreSQL
   peer        orders into PostgreSQL beside Pathway, whole processes
   folds       (not by default) windows in memory, beside Bytewax's own and polars
   nexmark     (not by default) Nexmark's queries of windows, in memory
