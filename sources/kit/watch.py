@@ -104,6 +104,14 @@ class Watch:
         """Have streams been opened, if not now then within so many seconds?"""
         return self._admitted.wait(wait_s)
 
+    def demand_well(self) -> None:
+        """Raises what ended the watch."""
+        if self.error is not None:
+            if not runtime.is_run():  # there, whoever says the error asks first who owns
+                runtime.met(self.error)  # before writers say that they own nothing any more
+                let_go(self.feeds)
+            raise self.error
+
     def reads(self, stream: Stream) -> bool:
         """Is it one of the source's streams?"""
         return stream in self._starts.logs
@@ -134,8 +142,6 @@ class Watch:
             self.error = TransientError(f"{self._called.capitalize()} went away while it was opened.", hint="Start again.")
         except BaseException as error:  # noqa: BLE001 - the lanes raise it
             self.error = error
-            if not runtime.is_run():  # there, whoever says the error asks first who owns
-                let_go(self.feeds)
         self.closing.wait()
         self._source.close()
         for feed in self.feeds:  # writers let go of them, but a run may end before any of those has begun

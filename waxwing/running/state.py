@@ -121,6 +121,11 @@ def is_run() -> bool:
     return _now.end is not None
 
 
+def met(error: BaseException) -> None:
+    """This error is about to be raised: whatever follows from it is not what happened first."""
+    _now.failure = _now.failure or error
+
+
 def fail(error: BaseException) -> NoReturn:
     """Stop the flow because of an error.
 
@@ -130,7 +135,7 @@ def fail(error: BaseException) -> NoReturn:
     """
     if _now.end is not None:
         _now.end(error)
-    _now.failure = _now.failure or error
+    met(error)
     raise error
 
 

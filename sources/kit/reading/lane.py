@@ -62,8 +62,7 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
     def _next_batch(self) -> list[Raw]:
         watch = self._watch
         self._durable.next_batch_of(self._number)
-        if watch.error is not None:
-            raise watch.error
+        watch.demand_well()
         if runtime.stopping():
             raise StopIteration
         if self._revision != watch.revision:
