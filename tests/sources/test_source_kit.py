@@ -22,6 +22,7 @@ from sources.kit.reading.stream import StreamReader
 from sources.kit.starting.positions import open_feeds
 from sources.kit.words import OpenPart
 from sources.memory import MemorySource
+from tests.servers.process import until
 from waxwing import operators as ww
 from waxwing.batch import Stream
 from waxwing.change import Position, Start
@@ -507,6 +508,7 @@ def test_a_loss_while_it_is_read_ends_the_run_where_the_next_start_goes_on() -> 
         @override
         def read(self, place: Place) -> Iterator[Run]:
             yield from super().read(place)
+            until(lambda: len(target.rows) == 2, timeout_s=60, what="what was read before is written")
             self.values = [b"c"]
             yield from super().read(Place(place.stream, 2, b"2:b"))
 
