@@ -10,9 +10,9 @@ from bytewax.dataflow import Stream as Flowing
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from typing_extensions import override
 
-from sinks.writer.admission import Admits
+from sinks.writer.admission import Admits, admission_of
 from sinks.writer.crew import Crew
-from sinks.writer.writer import Writer, admission_of
+from sinks.writer.writer import Writer
 from waxwing.batch import Batch, lane_name, part_fn
 from waxwing.metrics import progress
 from waxwing.operators.declared import key_type, record_type

@@ -41,7 +41,8 @@ class Raw(Protocol):
 
 def _sets(plan: Plan, value: str) -> str:
     """What an upsert sets: `value` is what a column becomes, by its name; and what the table keeps of itself."""
-    changed = [column.name for column in plan.columns if column.name not in _names(plan)[2].split(", ")]
+    keys = {key.name for key in plan.keys}
+    changed = [column.name for column in plan.columns if column.name not in keys]
     kept = [f"{column.name} = CURRENT_TIMESTAMP" for column in plan.touched]
     return ", ".join([*(f"{name} = {value.format(name)}" for name in changed), *kept])
 

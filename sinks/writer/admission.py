@@ -13,6 +13,7 @@ from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.errors import BadRowsLimit, OffsetGap
 from waxwing.settings import SinkSettings
+from waxwing.target import Target
 
 # BAD_RATIO_MAX is judged within blocks of this many records of a partition.
 RATIO_BLOCK_RECORDS = 10_000
@@ -50,6 +51,11 @@ class Admits(Protocol):
 
     def moved(self, change: Change) -> None:
         """The change is durable."""
+
+
+def admission_of(target: Target) -> Admission:
+    """What may enter the transactions of a step."""
+    return Admission(target.settings, f"Step {target.step}, {target.name}: ", target.resume_command)
 
 
 class Admission:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sinks.writer.admission import Admission, Admits
+from sinks.writer.admission import Admits, admission_of
 from sinks.writer.commits import SILENCE_S, Commits
 from sinks.writer.crew import LITTLE, Crew
 from sinks.writer.suspects import Steps
@@ -24,11 +24,6 @@ IDLE_S = 60.0
 TURN_S = 0.001
 # In a flood a transaction waits for more to come, so long at most, and no longer than nothing has come for a while.
 FILLING_S, PAUSE_S = 0.5, 0.1
-
-
-def admission_of(target: Target) -> Admission:
-    """What may enter the transactions of a step."""
-    return Admission(target.settings, f"Step {target.step}, {target.name}: ", target.resume_command)
 
 
 class Writer:
@@ -93,16 +88,11 @@ class Writer:
         """Wait until all that was handed over is durable."""
         with self._wake:
             self._flushing = True
-            self._signal()
+            self.wake()
             while self._under_way and self._error is None:
                 self._wait()
             self._flushing = False
             self._raise()
-
-    def _signal(self) -> None:
-        """Say to the thread that there is something new. The lock is held."""
-        self._signals += 1
-        self._wake.notify_all()
 
     def _wait(self) -> None:
         """Wait for the thread; but not for ever for a server that neither answers nor hangs up (frozen, or cut off)."""
@@ -120,7 +110,7 @@ class Writer:
         """End the thread. What waits is dropped; a transaction under way ends as it ends."""
         with self._wake:
             self._closing = True
-            self._signal()
+            self.wake()
         # A thread that waits for a silent server is left behind: it ends with the process.
         self._thread.join(CLOSE_S)
 
@@ -146,8 +136,9 @@ class Writer:
         return bool(self._queue) and self.has_little and not (self._records or self._helped or self._closing)
 
     def wake(self) -> None:
-        """Look what there is."""
-        self._signal()
+        """Say to the thread that there is something new. The lock is held."""
+        self._signals += 1
+        self._wake.notify_all()
 
     def fail(self, error: BaseException) -> None:
         """`put` and `flush` raise this."""

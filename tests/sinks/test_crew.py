@@ -14,8 +14,9 @@ from typing_extensions import override
 from sinks import Append, MemoryTarget
 from sinks.memory.target import MemorySession
 from sinks.writer import writer as writer_module
+from sinks.writer.admission import admission_of
 from sinks.writer.crew import AT_IT_MAX_S, LITTLE, Crew
-from sinks.writer.writer import TURN_S, Writer, admission_of
+from sinks.writer.writer import TURN_S, Writer
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import RowError, TransientError

@@ -144,6 +144,10 @@ class Database(ABC):
     def begins_itself(self, connection: sa.Connection) -> None:  # noqa: B027 - drivers begin transactions
         """The driver begins no transactions on this connection: `begin_sql` does."""
 
+    def stands_in_error(self, connection: sa.Connection) -> bool:  # noqa: ARG002 - asked where `commit_sql` goes with others
+        """Has the server refused a statement of a transaction that is still open? Then it has not seen COMMIT."""
+        return False
+
     def together(self, connection: sa.Connection, statements: Sequence[Bound]) -> list[int]:
         """Run statements, by the driver and in as few round trips as it can: how many rows each has changed."""
         counts = []

@@ -7,7 +7,7 @@ long as its texts hold no escape that the database reads otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from waxwing.tables.columns import kind_of
+from waxwing.tables.plan import columns_of
 from waxwing.tables.values.json_values import kept_text
 
 # Rows that are longer are written one by one: that costs less than to look through them for what stands between two.
@@ -61,6 +62,16 @@ def rows_as_json(
         return None
     # Most rows hold no backslash, or those of quotes only.
     return None if foreign.search(out) and foreign.search(out.replace(rb"\\", b"")) else out
+
+
+def encoded(rows: Sequence[tuple[Any, ...]], by_number: Mapping[int, Encode]) -> Sequence[tuple[Any, ...]]:
+    """The rows, with the columns of these numbers as `encoders` says."""
+    if not by_number:
+        return rows
+    columns = columns_of(rows)
+    for number, encode in by_number.items():
+        columns[number] = encode(columns[number])
+    return list(zip(*columns, strict=True))
 
 
 def encoders(

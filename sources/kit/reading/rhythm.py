@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Rhythm:
 
     def __init__(self) -> None:
         self._lanes = 0
+        self._numbers = count(1)
         self._waits: Counter[int] = Counter()  # lanes by what they wait with
         self._have_read: set[int] = set()  # numbers of lanes, since the rest began
         self._rest_until_s = 0.0
@@ -33,7 +35,7 @@ class Rhythm:
         """One more lane: its number here."""
         self._waits[id(reader.waits_with)] += 1
         self._lanes += 1
-        return self._lanes
+        return next(self._numbers)
 
     def leave(self, reader: LaneReader) -> None:
         """One less."""

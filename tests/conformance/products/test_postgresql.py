@@ -14,8 +14,10 @@ from sinks import SqlTarget
 from tests.conformance.place import Place, make_place
 from tests.servers import PostgreSQL
 from waxwing.configuration import load
+from waxwing.databases.ledger.store import SqlStore
 from waxwing.databases.postgresql import copy
-from waxwing.errors import ConfigError
+from waxwing.errors import ConfigError, RowError
+from waxwing.ledger.store import Step
 from waxwing.settings import SqlSettings
 from waxwing.tables.modes import Append, Upsert
 
@@ -285,3 +287,30 @@ def test_a_second_database_s_refused_password_names_its_own_setting_and_is_said_
     assert str(refused.value).count("password authentication failed") == 1
     assert "Check user and password in ALARMS_DATABASE_URL" in refused.value.hint
     assert "wrong-secret" not in str(refused.value)
+
+
+def test_what_waits_for_commit_and_is_refused_there_leaves_no_doubt_whether_it_was_committed(place: Place) -> None:
+    table = simple(place)
+    place.plan(table, Append())
+    child = f"{table.name}_child"
+    with place.engine.begin() as connection:
+        refers = f"REFERENCES {table.name} (id) DEFERRABLE INITIALLY DEFERRED"
+        connection.exec_driver_sql(f"CREATE TABLE {child} (parent int {refers})")
+    store = SqlStore(place.engine, place.database, Step("flow", "step"), "child", "DATABASE_URL")
+    told: list[bool] = []
+
+    def write() -> None:
+        with store.transaction() as transaction:
+            transaction.guard()
+            transaction.connection.exec_driver_sql(f"INSERT INTO {child} VALUES (1)")
+            try:
+                transaction.finish()
+            finally:
+                told.append(transaction.committing)
+
+    with pytest.raises(RowError, match="foreign key"):
+        write()
+    assert told == [False]
+    store.close()
+    with place.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {child}")

@@ -18,17 +18,6 @@ from waxwing.ledger.members import Member, Record
 from waxwing.ledger.store import OwnersTransaction, Race, Step, Stored
 from waxwing.ledger.windows import STATE_HEAD_BYTES, Defined, dump_streams, load_streams
 
-
-def _move(moves: Sequence[str], token: bytes | None) -> sa.Update:
-    """The compare-and-set: `seen_` is in front of what has to stand there."""
-    seen = ["flow", "step", "source_id", "source_partition", "offset_next", "owner", "owner_token"]
-    where = [progress.c[name] == sa.bindparam(f"seen_{name}") for name in seen]
-    where.append(progress.c.token.is_(None) if token is None else progress.c.token == sa.bindparam("seen_token"))
-    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*moves, "owner", "owner_token")}
-    # The version always changes: some servers count the rows that an update changes, and not those that it finds.
-    return progress.update().where(*where).values(**values, version=progress.c.version + 1)
-
-
 # No server takes values of any size.
 STATE_PART_BYTES = 1_000_000
 # Keys of dead letters in one statement: each is two comparisons, and SQLite nests no more than 1,000.
@@ -284,7 +273,11 @@ class SqlTransaction(OwnersTransaction):
             super().finish()
             return
         self.committing = True
-        self._together(*self._proof(), Bound(self._database.commit_sql))
+        try:
+            self._together(*self._proof(), Bound(self._database.commit_sql))
+        except BaseException:
+            self.committing = not self._database.stands_in_error(self._connection)
+            raise
         self._outer.commit()  # nothing is left to do
 
     @override
@@ -292,3 +285,13 @@ class SqlTransaction(OwnersTransaction):
         self._together()
         self.committing = True
         self._outer.commit()
+
+
+def _move(moves: Sequence[str], token: bytes | None) -> sa.Update:
+    """The compare-and-set: `seen_` is in front of what has to stand there."""
+    seen = ["flow", "step", "source_id", "source_partition", "offset_next", "owner", "owner_token"]
+    where = [progress.c[name] == sa.bindparam(f"seen_{name}") for name in seen]
+    where.append(progress.c.token.is_(None) if token is None else progress.c.token == sa.bindparam("seen_token"))
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in (*moves, "owner", "owner_token")}
+    # The version always changes: some servers count the rows that an update changes, and not those that it finds.
+    return progress.update().where(*where).values(**values, version=progress.c.version + 1)

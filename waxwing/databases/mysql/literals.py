@@ -9,9 +9,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from waxwing.databases.json_rows import Encode, dumper, each, encoders, escapes, rows_as_json
+from waxwing.databases.json_rows import Encode, dumper, each, encoded, encoders, escapes, rows_as_json
 from waxwing.databases.refusals import encodes
-from waxwing.tables.plan import columns_of
 
 # Named parameters, so that "%" in a name or an expression is not doubled.
 SA_DIALECT: sa.Dialect = mysql.dialect(paramstyle="named")
@@ -37,11 +36,7 @@ class Literals:
     @encodes
     def encode(self, rows: Sequence[tuple[Any, ...]]) -> bytes:
         """The rows, a line for each."""
-        if self._encoders:
-            columns = columns_of(rows)
-            for number, encode in self._encoders.items():
-                columns[number] = encode(columns[number])
-            rows = list(zip(*columns, strict=True))
+        rows = encoded(rows, self._encoders)
         text = rows_as_json(rows, self._dumps, self._between, _FOREIGN)
         if text is None:
             text = self._between.join([b",".join(map(_literal, row)) for row in rows])

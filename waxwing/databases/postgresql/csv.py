@@ -16,9 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from waxwing.databases.json_rows import Encode, dumper, each, encoders, escapes, rows_as_json
+from waxwing.databases.json_rows import Encode, dumper, each, encoded, encoders, escapes, rows_as_json
 from waxwing.databases.refusals import encodes
-from waxwing.tables.plan import columns_of
 
 # The encoding is named here, so that no setting of the session changes what the bytes mean. (E: a lone backslash may escape.)
 COPY_OPTIONS = r"FROM STDIN (FORMAT csv, NULL 'null', ESCAPE E'\\', ENCODING 'UTF8')"
@@ -45,7 +44,7 @@ class CopyCsv:
         """The rows as CSV in UTF-8, in parts."""
         parts = []
         for first in range(0, len(rows), PART_ROWS):
-            part = self._encoded(rows[first : first + PART_ROWS])
+            part = encoded(rows[first : first + PART_ROWS], self._encoders)
             text = rows_as_json(part, self._dumps, b"\n", _FOREIGN)
             parts.append(_value_by_value(part) if text is None else text + b"\n")
         return parts
@@ -53,15 +52,7 @@ class CopyCsv:
     @encodes
     def values(self, rows: Sequence[tuple[Any, ...]]) -> list[list[str | None]]:
         """The rows as texts, which the columns' types read as they read CSV."""
-        return [[None if value is None else str(value) for value in row] for row in self._encoded(rows)]
-
-    def _encoded(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-        if not self._encoders:
-            return rows
-        columns = columns_of(rows)
-        for number, encode in self._encoders.items():
-            columns[number] = encode(columns[number])
-        return list(zip(*columns, strict=True))
+        return [[None if value is None else str(value) for value in row] for row in encoded(rows, self._encoders)]
 
 
 def _value_by_value(rows: Sequence[tuple[Any, ...]]) -> bytes:

@@ -168,6 +168,11 @@ class PostgreSQL(Database):
         driver.autocommit = True  # else psycopg sends BEGIN in a round trip of its own
 
     @override
+    def stands_in_error(self, connection: sa.Connection) -> bool:
+        driver = connection.connection.driver_connection
+        return driver is not None and driver.info.transaction_status == psycopg.pq.TransactionStatus.INERROR
+
+    @override
     def together(self, connection: sa.Connection, statements: Sequence[Bound]) -> list[int]:
         driver = connection.connection.driver_connection
         assert driver is not None
