@@ -164,6 +164,10 @@ class WindowAdmission:
         letters = [*self._letters, *refused]
         return Change(batches, {self._stream: before}, {self._stream: after}, letters, messages=self._messages)
 
+    def give_back(self, items: list[Piece | Mark]) -> None:
+        """What was folded can't come again."""
+        raise AssertionError(items)
+
     def moved(self, change: Change) -> None:
         """The emission is durable."""
         self._position = change.after[self._stream]._replace(state=None)

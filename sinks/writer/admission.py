@@ -46,6 +46,9 @@ class Admits(Protocol):
     def take(self, items: list[Any], *, flushing: bool) -> tuple[list[Batch[Any]], int]:
         """What to write now, and how many of the items given so far are durable then."""
 
+    def give_back(self, items: list[Any]) -> None:
+        """These, of those that were taken last, come again. (Never asked where it folds.)"""
+
     def change(self, batches: list[Batch[Any]]) -> Change:
         """The transaction for these batches."""
 
@@ -87,6 +90,11 @@ class Admission:
     def take(self, items: list[Batch[Any]], *, flushing: bool) -> tuple[list[Batch[Any]], int]:  # noqa: ARG002 - windows ask
         """The batches to write, which are durable then."""
         return self.admit(items), len(items)
+
+    def give_back(self, items: list[Batch[Any]]) -> None:
+        """These, of those that were taken last, come again."""
+        for batch in reversed(items):
+            self._arrived[batch.stream] = batch.offset_first
 
     def admit(self, batches: list[Batch[Any]]) -> list[Batch[Any]]:
         """Cut off what was taken in before.

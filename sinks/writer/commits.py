@@ -57,20 +57,28 @@ class Commits:
         self._session_now: Session | None = None
         self.size = TransactionSize(target.size)
         self._staged = Change([], {}, {}, messages=0, rows=0)
+        self._shared = False  # is what is being committed of several writers?
         self._contended_since_s = math.inf  # since when others were in the way, and nothing got through
         self._asked_to_stop_s = 0.0  # when the flow was, while the target was away
         self.called_s = 0.0  # since when the target has been asked something, 0 while it is not
 
-    def commit(self, batches: list[Batch[Any]]) -> Steps[None]:
-        """Take the batches in: in one transaction, or in halves where that is too much at once."""
+    def commit(self, batches: list[Batch[Any]], *, shared: bool = False) -> Steps[None]:
+        """Take the batches in: in one transaction, or in halves where that is too much at once.
+
+        Raises:
+            InTheWay: others are, or it is too much, and the batches are of several writers (`shared`). Nothing was written.
+        """
+        self._shared = shared
         while not self._too_many(batches):
             try:
                 yield from self._commit_at_once(batches)
                 return
             except TableAltered:
                 continue  # all anew: what was bad may be good now
-            except _TooLarge:
+            except InTheWay:
                 break
+        if shared:
+            raise InTheWay
         for half in halves(batches):
             yield from self.commit(half)
 
@@ -302,6 +310,8 @@ class Commits:
         if isinstance(error, TableAltered):
             log.warning("table_altered", error.message, part=self._part)
             raise error
+        if self._shared and (error.too_large or contended):
+            raise InTheWay from error
         if not (error.too_large or contended >= CONTENDED_MAX) or not halves(change.batches)[1]:
             return
         if error.too_large:
@@ -309,12 +319,12 @@ class Commits:
         else:
             self.size.give_way(_rows(change.batches))
             log.warning("contended", f"{self._target.name}: writing fewer rows at once: {error.message}", part=self._part)
-        raise _TooLarge from error
+        raise InTheWay from error
 
 
 def _rows(batches: list[Batch[Any]]) -> int:
     return sum(len(batch.records) + len(batch.deletes) for batch in batches)
 
 
-class _TooLarge(Exception):
-    """A transaction was ended for taking too long, or others were in its way."""
+class InTheWay(Exception):
+    """A transaction was ended for taking too long, or others were in its way; it is to be cut."""

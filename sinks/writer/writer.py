@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sinks.writer.admission import Admits, admission_of
-from sinks.writer.commits import SILENCE_S, Commits
+from sinks.writer.commits import SILENCE_S, Commits, InTheWay
 from sinks.writer.crew import LITTLE, Crew
 from sinks.writer.suspects import Steps
 from waxwing import runtime
+from waxwing.batch import Stream
 from waxwing.errors import StopError, TransientError
 from waxwing.target import Target
 
@@ -51,11 +52,13 @@ class Writer:
         self._commits = self._make_commits()
         self._queue: deque[Any] = deque()
         self._waiting = 0  # records in the queue, by their weight
+        self._came_s = 0.0  # when the first of them did
         self._under_way = 0  # batches put and not yet durable
         self._flushing = self._closing = False
         self._error: BaseException | None = None
         self._writing = self._helped = False  # by this thread; by another's
-        self._helping: dict[Writer, int] = {}  # for whom this thread writes as well, and how many batches
+        self._helping: dict[Writer, list[Any]] = {}  # for whom this thread writes as well, and which batches
+        self._apart = False  # what it has was in the way of others, and is not written with theirs
         self._in_flood = False  # was the last transaction a large one?
         self._records = 0  # in the transaction under way or gathered for, by their weight
         self._wake = threading.Condition(self._crew.lock)
@@ -79,10 +82,13 @@ class Writer:
             while self._waiting >= self._settings.queue_records_max and self._error is None:
                 self._wait()
             self._raise()
+            now_s = self._now_s()
+            if not self._queue:
+                self._came_s = now_s
             self._queue.append(batch)
             self._waiting += self._admission.weight(batch)
             self._under_way += 1
-            self._crew.has_more(self, self._now_s())
+            self._crew.has_more(self, now_s)
 
     def flush(self) -> None:
         """Wait until all that was handed over is durable."""
@@ -126,6 +132,11 @@ class Writer:
         return self._waiting < LITTLE
 
     @property
+    def may_wait(self) -> bool:
+        """May what waits here stay in the queue, where another can take it into its transaction?"""
+        return self.has_little and self._waiting < self._settings.queue_records_max
+
+    @property
     def is_free(self) -> bool:
         """May its thread be woken to write for others?"""
         return not (self._writing or self._closing)
@@ -133,7 +144,7 @@ class Writer:
     @property
     def may_be_helped(self) -> bool:
         """Does something wait here, little, and nothing before it is on its way?"""
-        return bool(self._queue) and self.has_little and not (self._records or self._helped or self._closing)
+        return bool(self._queue) and self.has_little and not (self._records or self._helped or self._apart or self._closing)
 
     def wake(self) -> None:
         """Say to the thread that there is something new. The lock is held."""
@@ -174,7 +185,12 @@ class Writer:
         while (group := (yield from self._gather(at_once=self._admission.folds))) is not None:
             batches, durable = yield from self._admitted(group)
             if batches:
-                yield from self._commits.commit(batches)
+                shared = bool(self._helping) and not self._admission.folds
+                try:
+                    yield from self._commits.commit(batches, shared=shared)
+                except InTheWay:
+                    batches, durable = self._each_for_itself(batches, durable)
+                    yield from self._commits.commit(batches)
                 # Of windows' totals there may be few, of many records.
                 self._in_flood = max(self._records, sum(len(batch.messages) for batch in batches)) >= LITTLE
             self._are_durable(durable)
@@ -202,19 +218,38 @@ class Writer:
 
     def _are_durable(self, batches: int) -> None:
         with self._wake:
-            for other, number in self._helping.items():
-                other._under_way -= number
+            for other, theirs in self._helping.items():
+                other._under_way -= len(theirs)
                 other._helped = False
                 other._wake.notify_all()
-                batches -= number
+                batches -= len(theirs)
             self._helping = {}
             self._under_way -= batches
+            self._apart = False
             self._wake.notify_all()
+
+    def _each_for_itself(self, batches: list[Any], durable: int) -> tuple[list[Any], int]:
+        """Somebody else is in the way of one of the writers in this transaction: the others' batches go back to them, and ours
+        and their number are left.
+        """
+        with self._wake:
+            streams: set[Stream] = set()
+            for other, theirs in self._helping.items():
+                self._admission.give_back(theirs)
+                streams.update(batch.stream for batch in theirs)
+                other._queue.extendleft(reversed(theirs))
+                other._waiting += sum(map(self._admission.weight, theirs))
+                other._helped, other._apart = False, True
+                other.wake()
+                durable -= len(theirs)
+            self._helping, self._apart = {}, True
+        return [batch for batch in batches if batch.stream not in streams], durable
 
     def _stop(self, error: BaseException) -> None:
         self._commits.drop_session()
         if isinstance(error, StopError):
-            error.context.setdefault("positions", {str(s): p.offset_next for s, p in self._admission.positions.items()})
+            positions = dict(self._admission.positions)  # at once: others of the crew go on
+            error.context.setdefault("positions", {str(s): p.offset_next for s, p in positions.items()})
         try:
             runtime.fail(error)  # in a run this ends the process, before a worker could raise it through Bytewax
         except BaseException:  # elsewhere `put` and `flush` raise it
@@ -225,42 +260,53 @@ class Writer:
         """The batches of the next transaction; None when closing. `due_s`: when something is due without any; `at_once`: whatever
         has come.
 
-        Waits for as many records as a change takes, or for the first one to be as old as a change gets, or for a flush.
+        Waits for as many records as a change takes, or for the first one to be as old as a change gets, or for a flush. What is
+        little is left in the queue meanwhile, where another may take it into its own transaction.
         """
         group: list[Any] = []
-        self._records, since_s, deadline_s = 0, 0.0, math.inf
+        self._records, began_s, first_s, waits = 0, self._now_s(), math.inf, False
         while True:
             self._commits.check_ownership()
             with self._wake:
                 self._seen, self._writing = self._signals, False
                 if self._closing:
                     return None
-                now_s = self._now_s()
-                if not self._helped:
-                    group += self._taken(self._commits.size.rows_max)
-                little = self._records < LITTLE
-                if deadline_s == math.inf and (group or (little and self._crew.to_help(self))):
-                    since_s = now_s
-                    deadline_s = now_s + max(self._target.size.age_s, FILLING_S if self._in_flood else TURN_S)
-                    if little:
-                        self._crew.begins(self, now_s)
-                next_s = min(deadline_s, self._admission.due_s, due_s)
-                if self._in_flood and deadline_s < math.inf:
-                    next_s = min(next_s, max(since_s + self._target.size.age_s, self._crew.given_s + PAUSE_S))
-                enough = self._records >= self._commits.size.rows_max or self._flushing
+                now_s, is_mine = self._now_s(), not self._helped
+                came_s = [first_s, *([max(self._came_s, began_s)] if self._queue and is_mine else [])]
+                if is_mine and (at_once or group or not self.may_wait):
+                    first_s = min(came_s)
+                    group += self._taken()
+                records = self._records + (self._waiting if is_mine else 0)
+                if little := records < LITTLE:
+                    came_s += [max(other._came_s, began_s) for other in self._crew.to_help(self)]
+                due_of_records_s = self._due_s(min(came_s))
+                if little and not waits and due_of_records_s < math.inf:
+                    self._crew.begins(self, now_s)
+                waits = due_of_records_s < math.inf
+                next_s = min(due_of_records_s, self._admission.due_s, due_s)
+                enough = records >= self._commits.size.rows_max or self._flushing
                 if now_s >= next_s or (enough and next_s < math.inf) or (at_once and group):
                     self._writing = True
+                    if is_mine:
+                        group += self._taken()
                     if little:
                         group += self._of_others(now_s)
                     return group
-                if deadline_s == math.inf:
+                if not waits:
                     self._crew.rests(self)
             yield min(max(next_s - now_s, TURN_S), IDLE_S)
 
-    def _taken(self, records_max: float) -> list[Any]:
-        """Batches from the queue, until the transaction has so many records."""
+    def _due_s(self, first_s: float) -> float:
+        """When a transaction is to begin whose first record has been waiting for that since then."""
+        if not self._in_flood:
+            return first_s + max(self._target.size.age_s, TURN_S)
+        pause_s = max(first_s + self._target.size.age_s, self._crew.given_s + PAUSE_S)
+        return min(first_s + max(self._target.size.age_s, FILLING_S), pause_s)
+
+    def _taken(self) -> list[Any]:
+        """Batches from the queue, until the transaction has as many records as a change takes."""
         taken = []
-        while self._queue and self._records < records_max:
+        while self._queue and self._records < self._commits.size.rows_max:
             batch = self._queue.popleft()
             weight = self._admission.weight(batch)
             self._waiting -= weight
@@ -271,14 +317,15 @@ class Writer:
         return taken
 
     def _of_others(self, now_s: float) -> list[Any]:
-        """What the others of the crew have, where it is little: it goes into the same transaction."""
+        """What the others of the crew have, where it is little and there is room: it goes into the same transaction."""
         self._crew.begins(self, now_s)
         out = []
         for other in self._crew.to_help(self):
-            batches = list(other._queue)
+            if self._records and self._records + other._waiting > self._commits.size.rows_max:
+                continue
+            self._helping[other] = theirs = list(other._queue)
             other._queue.clear()
             self._records += other._waiting
             other._waiting, other._helped = 0, True
-            self._helping[other] = len(batches)
-            out += batches
+            out += theirs
         return out

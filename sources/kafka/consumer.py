@@ -89,7 +89,7 @@ class SharedConsumer:
         """Wait for a message, whichever lane it is for; what came with it is taken, too."""
         found = self._consumer.consume(1, timeout_s)  # for more than one it would wait until all have come
         if found:
-            self._give([*found, *self._consumer.consume(self._asked, 0)])
+            self._give([*found, *(self._consumer.consume(self._asked - 1, 0) if self._asked > 1 else ())])
 
     def taken(self, messages: int) -> None:
         """So many messages have been taken by their lane."""

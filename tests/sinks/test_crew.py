@@ -43,6 +43,7 @@ class Target(MemoryTarget):
         self.changes: list[dict[int, int]] = []  # rows by lane
         self.faults: Iterator[BaseException] = iter(())
         self.gate: threading.Event | None = None
+        self.locked: int | None = None  # somebody else has locked rows of this lane
 
     @override
     def token(self) -> str:
@@ -62,6 +63,8 @@ class Session(MemorySession):
             assert target.gate.wait(20)
         for fault in target.faults:
             raise fault
+        if target.locked is not None and any(batch.stream.partition == target.locked for batch in change.batches):
+            raise TransientError("others hold a lock", contended=True)
         super().commit(change)
         rows: Counter[int] = Counter()
         for one in change.batches:
@@ -142,9 +145,9 @@ def test_much_is_written_by_its_own_writer() -> None:
 
 def test_what_a_writer_has_begun_to_gather_is_not_passed_by_another() -> None:
     all_of = Steps()
-    all_of.writers[1].put(batch(1, 0, 1))
+    all_of.writers[1].put(batch(1, 0, LITTLE))
     all_of.step(1, 0.0)  # has taken the first
-    all_of.writers[1].put(batch(1, 1, 2))
+    all_of.writers[1].put(batch(1, LITTLE, LITTLE + 1))
     all_of.writers[0].put(batch(0, 0, 1))
     with all_of.writers[0]._wake:
         all_of.writers[0].wake()
@@ -152,7 +155,93 @@ def test_what_a_writer_has_begun_to_gather_is_not_passed_by_another() -> None:
     all_of.step(0)
     assert all_of.target.changes == [{0: 1}]
     all_of.step(1)
-    assert sum(change.get(1, 0) for change in all_of.target.changes) == 2
+    assert sum(change.get(1, 0) for change in all_of.target.changes) == LITTLE + 1
+
+
+@pytest.mark.parametrize("locked", [0, 1])
+def test_a_lock_on_rows_of_one_lane_holds_up_the_others_once(locked: int) -> None:
+    all_of = Steps()
+    for lane, writer in enumerate(all_of.writers):
+        writer.put(batch(lane, 0, 2))
+    all_of.target.locked = locked
+    all_of.step(0, 0.0)
+    all_of.step(0)  # writes for all, and others hold a lock
+    for number in range(1, 4):
+        for lane in (0, 1, 2):
+            all_of.step(lane, 0.3)
+        for lane in (0, 1, 2):
+            all_of.writers[lane].put(batch(lane, 2 * number, 2 * number + 2))
+    written = sum(map(Counter, all_of.target.changes), Counter())
+    free = {0, 1, 2} - {locked}
+    assert set(written) == free
+    assert all(written[lane] >= 4 for lane in free), written
+    all_of.target.locked = None
+    for _ in range(4):
+        for lane in (0, 1, 2):
+            all_of.step(lane, 0.3)
+    assert sum(map(Counter, all_of.target.changes), Counter()) == Counter({0: 8, 1: 8, 2: 8})
+    for lane, writer in enumerate(all_of.writers):
+        writer.put(batch(lane, 8, 9))
+    all_of.step(2)  # one that was never locked: the other writes fewer rows at once for a while
+    assert all_of.target.changes[-1] == {0: 1, 1: 1, 2: 1}, "afterwards one writes for all again"
+
+
+@pytest.mark.parametrize(("rows_max", "first"), [(100, {0: 10, 1: 90}), (1, {0: 10})])
+def test_a_transaction_for_all_is_no_larger_than_is_asked(rows_max: int, first: dict[int, int]) -> None:
+    all_of = Steps(Target(SinkSettings(flush_rows_max=rows_max)))
+    all_of.writers[0].put(batch(0, 0, 10))
+    for lane in (1, 2):
+        all_of.writers[lane].put(batch(lane, 0, 90))
+    all_of.step(0, 0.0)
+    all_of.step(0)
+    assert all_of.target.changes[0] == first
+    for lane in (0, 1, 2, 0, 1, 2):
+        all_of.step(lane)
+    assert sum(map(Counter, all_of.target.changes), Counter()) == Counter({0: 10, 1: 90, 2: 90})
+
+
+def slow_steps() -> Steps:
+    """Records wait 2 s for others."""
+    return Steps(Target(SinkSettings(flush_interval_s=2.0)))
+
+
+def test_what_waits_for_others_goes_with_the_first_that_has_waited_long_enough() -> None:
+    all_of = slow_steps()
+    for lane, writer in enumerate(all_of.writers):
+        writer.put(batch(lane, 0, 2))
+        all_of.step(lane, 0.0)
+        all_of.now_s += 0.5
+    all_of.step(0, 0.4)
+    assert all_of.target.changes == []
+    all_of.step(0, 0.2)
+    assert all_of.target.changes == [{0: 2, 1: 2, 2: 2}]
+
+
+def test_a_record_waits_as_long_as_is_asked_though_another_took_along_what_its_lane_had_before() -> None:
+    all_of = slow_steps()
+    all_of.writers[1].put(batch(1, 0, 1))
+    all_of.step(1, 0.0)
+    all_of.writers[0].put(batch(0, 0, LITTLE // 2))
+    all_of.step(0, 0.0)
+    with all_of.writers[0]._wake:
+        all_of.writers[0]._flushing = True
+    all_of.step(0, 1.0)  # takes it along after half of the time
+    all_of.writers[0]._flushing = False
+    assert all_of.target.changes == [{0: LITTLE // 2, 1: 1}]
+    all_of.writers[1].put(batch(1, 1, 2))
+    all_of.step(1, 1.5)
+    assert len(all_of.target.changes) == 1, "the second one has waited 1.5 s"
+    all_of.step(1, 0.6)
+    assert all_of.target.changes[1:] == [{1: 1}]
+
+
+def test_a_queue_that_takes_no_more_is_emptied_while_a_transaction_waits() -> None:
+    all_of = Steps(Target(SinkSettings(flush_interval_s=2.0, queue_records_max=1)))
+    for first in range(3):
+        all_of.writers[0].put(batch(0, first, first + 1))  # would wait for room
+        all_of.step(0, 0.1)
+    all_of.step(0, 2.0)
+    assert all_of.target.changes == [{0: 3}]
 
 
 def test_who_tries_again_or_takes_long_lets_the_others_write_for_themselves() -> None:

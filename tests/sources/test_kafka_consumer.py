@@ -99,17 +99,25 @@ def test_one_look_brings_each_lane_what_is_its_own(lanes: Lanes) -> None:
 
 
 def test_a_wait_ends_for_whichever_lane_it_is(lanes: Lanes) -> None:
+    lanes.lanes[0].read(100)
     lanes.client.queue = [Message(3, 5), Message(3, 6)]
     lanes.lanes[0].wait(0.05)
-    assert lanes.client.asked == [(1, 0.05), (1, 0)], "and what came with it"
+    assert lanes.client.asked == [(100, 0), (1, 0.05), (99, 0)], "and what came with it"
     lanes.lanes[1].wait(0.05)
-    assert len(lanes.client.asked) == 2, "it has something"
+    assert len(lanes.client.asked) == 3, "it has something"
     assert told(lanes.lanes[1].read(100)) == [(3, [5, 6], False)]
     lanes.lanes[0].read(100)
     lanes.client.queue += [Message(3, n) for n in (7, 8)]
     lanes.lanes[0].wait(0.05)
     assert told(lanes.lanes[1].read(100)) == [(3, [7, 8], False)]
     assert lanes.lanes[0].waits_with is lanes.lanes[1].waits_with
+
+
+def test_a_wait_takes_no_more_than_is_asked_for(lanes: Lanes) -> None:
+    lanes.lanes[1].read(1)
+    lanes.client.queue = [Message(3, 5), Message(3, 6)]
+    lanes.lanes[1].wait(0.05)
+    assert told(lanes.lanes[1].read(1)) == [(3, [5], False)]
 
 
 def test_a_lane_that_does_not_ask_stops_the_others_from_filling_the_memory(lanes: Lanes) -> None:

@@ -14,8 +14,8 @@ Cut = Callable[[bytes], bytes]
 
 # What may be such digits, sought in a whole batch at once (a point first: that is looked for fastest); and what is, in a value:
 # those of a time of day, of a duration.
-_MAYBE = re.compile(rb'\.\d{6}(?:(?<=:\d\d\.\d{6})\d|\d+S")')
-_DIGITS = re.compile(rb'(:\d\d\.\d{6}|\.\d{6}(?=\d+S"))\d+')
+_MAYBE = re.compile(rb'\.\d{6}(?:(?<=:\d\d\.\d{6})\d|\d+[Ss]")')
+_DIGITS = re.compile(rb'(:\d\d\.\d{6}|\.\d{6}(?=\d+[Ss]"))\d+')
 
 # A zero with a sign and nothing else, which msgspec reads as 0 where a type says Any; with an exponent it is a Decimal's.
 _ZERO = re.compile(rb"-0(?=[\s,\]}]|$)")

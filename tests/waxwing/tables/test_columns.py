@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects.postgresql import JSONB
 
 from waxwing.databases.postgresql.database import DIALECT as POSTGRESQL
 from waxwing.databases.sqlite.database import DIALECT as SQLITE
@@ -59,6 +60,17 @@ def check_of(kind: Any, *, nullable: bool = True, mode: Append | Upsert | None =
 )
 def test_a_refused_value_has_its_reason(kind: Any, value: object, reason: str) -> None:
     assert check_of(kind)([None, value]) == {1: reason}
+
+
+@pytest.mark.parametrize("kind", [sa.JSON(), JSONB()], ids=["json", "jsonb"])
+def test_numbers_in_json_that_are_too_long_are_found_at_once(kind: Any) -> None:
+    longest = int("9" * 4_299)
+    found = check_of(kind)([[longest, -longest], [10**5_000], {"a": [Decimal(f"1.{'0' * 16_400}1")]}, [Decimal("1.50")]])
+    assert found.pop(1).startswith("no JSON: Exceeds the limit (4300 digits)")
+    assert [number for number, reason in found.items() if "beyond the range of numbers in JSONB" in reason] == (
+        [2] if isinstance(kind, JSONB) else []
+    )
+    assert len(found) == isinstance(kind, JSONB)
 
 
 def test_lengths_are_counted_as_the_database_counts_them() -> None:

@@ -7,8 +7,9 @@ it can; what it can't, integers beyond 64 bits, is written value by value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from decimal import Decimal
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from decimal import Context, Decimal, Inexact
 from itertools import chain
 from math import isfinite
 from types import NoneType
@@ -32,7 +33,12 @@ _NUMERIC_DIGITS_MAX, _NUMERIC_DECIMALS_MAX = 131_072, 16_383
 # An integer that msgspec reads no more.
 _LONG = re.compile(r"-?\d{4300,}")
 _DEPTH_MAX = 250  # orjson's own limit
-_ALWAYS_KEPT = frozenset({bool, int, NoneType})
+# The first integer that msgspec reads no more.
+_INTEGER_MAX = 10**4_299
+_ALWAYS_KEPT = frozenset({bool, NoneType})
+# Raises where a Decimal has more digits.
+_DIGITS_MAX = _NUMERIC_DECIMALS_MAX // 2
+_of_few_digits = Context(prec=_DIGITS_MAX, traps=[Inexact]).plus
 NAMED_CHARACTERS_MAX = 60
 
 
@@ -125,15 +131,25 @@ class _Fast:
     def _leaves_fit(self, kind: type, values: list[Any]) -> bool:
         if kind is str:
             return self._texts_fit(values)
+        if kind is int:
+            return bool(min(values) > -_INTEGER_MAX and max(values) < _INTEGER_MAX)
         if kind is float:
             return all(map(isfinite, values))
         if kind is not Decimal or not all(map(Decimal.is_finite, values)):
             return False
-        return not self._as_numbers or max(map(abs, map(Decimal.adjusted, values))) <= _NUMERIC_DECIMALS_MAX // 2
+        return not self._as_numbers or (max(map(abs, map(Decimal.adjusted, values))) <= _DIGITS_MAX and _are_short(values))
 
     def _texts_fit(self, texts: Collection[str]) -> bool:
         joined = "".join(texts)
         return (joined.isascii() or is_utf8(joined)) and (self._nul or "\x00" not in joined)
+
+
+def _are_short(values: Iterable[Decimal]) -> bool:
+    try:
+        deque(map(_of_few_digits, values), maxlen=0)
+    except Inexact:
+        return False
+    return True
 
 
 def all_fit(column: sa.Column[Any], dialect: Dialect) -> Callable[[Sequence[Any]], bool]:
