@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +26,7 @@ Parts:
   processes   orders into the memory target, one process and two
   start       seconds to the first row
   orders narrow wide   records of that shape, new and existing rows, beside the raw limit; stages
-  latency     how soon a row is visible at three rates, beside a hand-written loop
+  latency     how soon a row is visible at 200, 2,000 and 20,000 records/s, beside a hand-written loop
   idle        CPU with nothing to do
   windows     windows as whole flows into PostgreSQL
   closing     how soon a closed window is visible, in PostgreSQL
@@ -71,22 +73,60 @@ class Options:
         return bool(self.shapes) or not {"start", "latency", "idle"}.isdisjoint(self.parts)
 
 
+def whole_number(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def number_above_zero(text: str) -> float:
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def program(text: str) -> str:
+    if text and shutil.which(text) is None:
+        raise argparse.ArgumentTypeError(f"there is no program {text}")
+    return text
+
+
 def options(words: Sequence[str] | None = None) -> Options:
     """The command line's, or these."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", default=DEFAULT, choices=PARTS, metavar="PART", help="only these (see above)")
-    parser.add_argument("--databases", nargs="+", default=list(DATABASES), choices=DATABASES, metavar="NAME", help="only these")
-    parser.add_argument("--orders", type=int, default=250_000, help="orders, and as many of other records as are as much work")
-    parser.add_argument("--repeats", type=int, default=3, help="of orders and starts; the rest is measured once less")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for how long each rate of latency is measured")
-    parser.add_argument("--base", default="", metavar="COMMIT", help="the same with that commit's code, in turns")
-    parser.add_argument("--peer", default="", metavar="PYTHON", help="a Python that has Pathway")
-    parser.add_argument("--memory", choices=SHAPES, help="only this: a backlog of --orders such records, and the memory it takes")
     parser.add_argument(
+        "--databases",
+        nargs="+",
+        default=list(DATABASES),
+        choices=DATABASES,
+        metavar="NAME",
+        help=f"only these of {', '.join(DATABASES)}",
+    )
+    parser.add_argument(
+        "--orders",
+        type=whole_number,
+        default=250_000,
+        help="orders, and as many of other records as are as much work (%(default)s)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=whole_number,
+        default=3,
+        help="of orders and starts (%(default)s); the rest once less, but at least once",
+    )
+    parser.add_argument(
+        "--seconds", type=number_above_zero, default=3.0, help="for how long each rate of latency is measured (%(default)s)"
+    )
+    parser.add_argument("--base", default="", metavar="COMMIT", help="the same with that commit's code, in turns")
+    parser.add_argument("--peer", type=program, default="", metavar="PYTHON", help="a Python that has Pathway")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--memory", choices=SHAPES, help="only this: a backlog of --orders such records, and the memory it takes")
+    only.add_argument(
         "--bursts",
-        type=float,
+        type=number_above_zero,
         nargs="?",
         const=5.0,
         metavar="MINUTES",
@@ -94,6 +134,10 @@ def options(words: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md, each in its section")
     read = Options(**vars(parser.parse_args(words)))
+    if (read.memory or read.bursts) and read.parts is not DEFAULT:
+        parser.error("--memory and --bursts measure only that: leave --parts out")
+    if not set(read.parts) - {"windows", "closing", "peer"} and "postgresql" not in read.databases:
+        parser.error(f"{', '.join(read.parts)}: measured in PostgreSQL only: leave --databases out")
     if (read.memory or read.bursts) and read.databases == list(DATABASES):
         read = Options(**{**vars(read), "databases": ["postgresql"]})
     return read
