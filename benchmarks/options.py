@@ -115,7 +115,7 @@ def options(words: Sequence[str] | None = None) -> Options:
         "--repeats",
         type=whole_number,
         default=3,
-        help="of orders and starts (%(default)s); the rest once less, but at least once",
+        help="of orders and starts (%(default)s); the rest once less, if more than once",
     )
     parser.add_argument(
         "--seconds", type=number_above_zero, default=3.0, help="for how long each rate of latency is measured (%(default)s)"
