@@ -86,7 +86,7 @@ def _one(place: Place, kafka: Kafka, folder: Path, tree: Tree, seconds: float) -
     url = place.empty("closing")
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), "SOURCE_TOPIC": topic, "DATABASE_URL": url}
     env |= {"TOTALS": "on_close", "TOTALS_LENGTH_S": str(LENGTH_S), **tree.env}
-    trickle = Trickle(Producer({"bootstrap.servers": kafka.bootstrap(), "linger.ms": 0}), topic)
+    trickle = Trickle(Producer({"bootstrap.servers": kafka.bootstrap(), "linger.ms": 0, "log_level": 0}), topic)
     with Cluster(FLOW, env, folder, root=tree.root) as cluster:
         sending = threading.Thread(target=trickle)
         sending.start()
