@@ -6,7 +6,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 from sinks.writer.admission import Admits, admission_of
@@ -23,8 +24,10 @@ CLOSE_S = 5.0
 IDLE_S = 60.0
 # What the worker hands over in one turn comes within so long of the first.
 TURN_S = 0.001
-# In a flood a transaction waits for more to come, so long at most, and no longer than nothing has come for a while.
+# In a flood a transaction waits for more to come, so long at most, and no longer than nothing has come for a while; so many come
+# in that while.
 FILLING_S, PAUSE_S = 0.5, 0.1
+FLOOD_MIN = LITTLE * PAUSE_S / FILLING_S
 
 
 class Writer:
@@ -277,9 +280,11 @@ class Writer:
                     first_s = min(came_s)
                     group += self._taken()
                 records = self._records + (self._waiting if is_mine else 0)
-                if little := records < LITTLE:
-                    came_s += [max(other._came_s, began_s) for other in self._crew.to_help(self)]
-                due_of_records_s = self._due_s(min(came_s))
+                others = self._crew.to_help(self) if (little := records < LITTLE) else []
+                came_s += [max(other._came_s, began_s) for other in others]
+                if began_s + PAUSE_S < min(came_s) < math.inf:
+                    self._in_flood = False
+                due_of_records_s = self._due_s(min(came_s), chain(group, self._queue, *(other._queue for other in others)))
                 if little and not waits and due_of_records_s < math.inf:
                     self._crew.begins(self, now_s)
                 waits = due_of_records_s < math.inf
@@ -296,12 +301,14 @@ class Writer:
                     self._crew.rests(self)
             yield min(max(next_s - now_s, TURN_S), IDLE_S)
 
-    def _due_s(self, first_s: float) -> float:
-        """When a transaction is to begin whose first record has been waiting for that since then."""
+    def _due_s(self, first_s: float, items: Iterable[Any]) -> float:
+        """When a transaction is to begin for these, the first of which has been waiting since then."""
+        age_s = self._target.size.age_s
         if not self._in_flood:
-            return first_s + max(self._target.size.age_s, TURN_S)
-        pause_s = max(first_s + self._target.size.age_s, self._crew.given_s + PAUSE_S)
-        return min(first_s + max(self._target.size.age_s, FILLING_S), pause_s)
+            return first_s + max(age_s, TURN_S)
+        if not self._admission.folds and sum(len(batch.messages) for batch in items) < FLOOD_MIN:
+            return first_s + max(age_s, PAUSE_S)
+        return min(first_s + max(age_s, FILLING_S), max(first_s + age_s, self._crew.given_s + PAUSE_S))
 
     def _taken(self) -> list[Any]:
         """Batches from the queue, until the transaction has as many records as a change takes."""

@@ -16,7 +16,7 @@ from sinks.memory.target import MemorySession
 from sinks.writer import writer as writer_module
 from sinks.writer.admission import admission_of
 from sinks.writer.crew import AT_IT_MAX_S, LITTLE, Crew
-from sinks.writer.writer import TURN_S, Writer
+from sinks.writer.writer import FILLING_S, PAUSE_S, TURN_S, Writer
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import RowError, TransientError
@@ -198,6 +198,42 @@ def test_a_transaction_for_all_is_no_larger_than_is_asked(rows_max: int, first: 
     for lane in (0, 1, 2, 0, 1, 2):
         all_of.step(lane)
     assert sum(map(Counter, all_of.target.changes), Counter()) == Counter({0: 10, 1: 90, 2: 90})
+
+
+def test_behind_a_flood_a_trickle_is_quick_again() -> None:
+    all_of = Steps()
+    all_of.writers[0].put(batch(0, 0, LITTLE))
+    all_of.step(0, 0.0)
+    all_of.step(0, PAUSE_S)
+    assert all_of.target.changes == [{0: LITTLE}]
+    for number in range(3):  # with no pause behind it
+        all_of.writers[0].put(batch(0, LITTLE + number, LITTLE + number + 1))
+        all_of.step(0, PAUSE_S / 3)
+    all_of.step(0, PAUSE_S / 3)
+    assert all_of.target.changes[1:] == [{0: 3}], "so few are no flood"
+    all_of.writers[1].put(batch(1, 0, LITTLE))
+    all_of.step(1, 0.0)
+    all_of.step(1, PAUSE_S)
+    all_of.now_s += 10.0
+    all_of.writers[1].put(batch(1, LITTLE, LITTLE + 1))
+    all_of.step(1, 0.0)
+    all_of.step(1)
+    assert all_of.target.changes[2:] == [{1: LITTLE}, {1: 1}], "nothing had come for a while"
+
+
+def test_a_flood_fills_its_transactions() -> None:
+    all_of = Steps()
+    all_of.writers[0].put(batch(0, 0, LITTLE))
+    all_of.step(0, 0.0)
+    all_of.step(0, PAUSE_S)
+    all_of.writers[0]._commits.size.learn(10 * LITTLE, 0.01)  # it may be as large
+    size = LITTLE // 2
+    for number in range(8):
+        all_of.writers[0].put(batch(0, LITTLE + number * size, LITTLE + (number + 1) * size))
+        all_of.step(0, FILLING_S / 10)
+        assert len(all_of.target.changes) == 1
+    all_of.step(0, 2 * FILLING_S / 10)
+    assert all_of.target.changes[1:] == [{0: 8 * size}]
 
 
 def slow_steps() -> Steps:

@@ -168,7 +168,10 @@ class SinkSettings(LaneSettings):
         description="Records in a transaction at most (a batch is not cut). How many follows from how fast they are taken.",
     )
     flush_interval_s: float = Field(
-        default=0.0, ge=0.0, le=60.0, description="How long the first record of a transaction waits for others at least, before it begins."
+        default=0.0,
+        ge=0.0,
+        le=60.0,
+        description="How long the first record of a transaction waits for others at least, before it begins.",
     )
     queue_records_max: int = Field(
         default=10_000,
