@@ -6,13 +6,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 from sinks.writer.admission import Admits, admission_of
 from sinks.writer.commits import SILENCE_S, Commits, InTheWay
 from sinks.writer.crew import LITTLE, Crew
+from sinks.writer.pace import TURN_S, Pace
 from sinks.writer.suspects import Steps
 from waxwing import runtime
 from waxwing.batch import Stream
@@ -22,12 +23,6 @@ from waxwing.target import Target
 CLOSE_S = 5.0
 # An idle thread looks up this often.
 IDLE_S = 60.0
-# What the worker hands over in one turn comes within so long of the first.
-TURN_S = 0.001
-# In a flood a transaction waits for more to come, so long at most, and no longer than nothing has come for a while; so many come
-# in that while.
-FILLING_S, PAUSE_S = 0.5, 0.1
-FLOOD_MIN = LITTLE * PAUSE_S / FILLING_S
 
 
 class Writer:
@@ -62,7 +57,7 @@ class Writer:
         self._writing = self._helped = False  # by this thread; by another's
         self._helping: dict[Writer, list[Any]] = {}  # for whom this thread writes as well, and which batches
         self._apart = False  # what it has was in the way of others, and is not written with theirs
-        self._in_flood = False  # was the last transaction a large one?
+        self._pace = Pace(target.size.age_s)
         self._records = 0  # in the transaction under way or gathered for, by their weight
         self._wake = threading.Condition(self._crew.lock)
         self._signals = self._seen = 0  # what the worker has said, and what of it the thread has seen
@@ -193,9 +188,10 @@ class Writer:
                     yield from self._commits.commit(batches, shared=shared)
                 except InTheWay:
                     batches, durable = self._each_for_itself(batches, durable)
-                    yield from self._commits.commit(batches)
+                    if batches:
+                        yield from self._commits.commit(batches)
                 # Of windows' totals there may be few, of many records.
-                self._in_flood = max(self._records, sum(len(batch.messages) for batch in batches)) >= LITTLE
+                self._pace.wrote(max(self._records, sum(len(batch.messages) for batch in batches)))
             self._are_durable(durable)
 
     def _stage_all(self) -> Steps[None]:
@@ -241,7 +237,8 @@ class Writer:
                 self._admission.give_back(theirs)
                 streams.update(batch.stream for batch in theirs)
                 other._queue.extendleft(reversed(theirs))
-                other._waiting += sum(map(self._admission.weight, theirs))
+                other._waiting += (weight := sum(map(self._admission.weight, theirs)))
+                self._records -= weight
                 other._helped, other._apart = False, True
                 other.wake()
                 durable -= len(theirs)
@@ -282,9 +279,8 @@ class Writer:
                 records = self._records + (self._waiting if is_mine else 0)
                 others = self._crew.to_help(self) if (little := records < LITTLE) else []
                 came_s += [max(other._came_s, began_s) for other in others]
-                if began_s + PAUSE_S < min(came_s) < math.inf:
-                    self._in_flood = False
-                due_of_records_s = self._due_s(min(came_s), chain(group, self._queue, *(other._queue for other in others)))
+                items = None if self._admission.folds else chain(group, self._queue, *(other._queue for other in others))
+                due_of_records_s = self._pace.due_s(began_s, min(came_s), self._crew.given_s, items)
                 if little and not waits and due_of_records_s < math.inf:
                     self._crew.begins(self, now_s)
                 waits = due_of_records_s < math.inf
@@ -300,15 +296,6 @@ class Writer:
                 if not waits:
                     self._crew.rests(self)
             yield min(max(next_s - now_s, TURN_S), IDLE_S)
-
-    def _due_s(self, first_s: float, items: Iterable[Any]) -> float:
-        """When a transaction is to begin for these, the first of which has been waiting since then."""
-        age_s = self._target.size.age_s
-        if not self._in_flood:
-            return first_s + max(age_s, TURN_S)
-        if not self._admission.folds and sum(len(batch.messages) for batch in items) < FLOOD_MIN:
-            return first_s + max(age_s, PAUSE_S)
-        return min(first_s + max(age_s, FILLING_S), max(first_s + age_s, self._crew.given_s + PAUSE_S))
 
     def _taken(self) -> list[Any]:
         """Batches from the queue, until the transaction has as many records as a change takes."""

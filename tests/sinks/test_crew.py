@@ -16,7 +16,8 @@ from sinks.memory.target import MemorySession
 from sinks.writer import writer as writer_module
 from sinks.writer.admission import admission_of
 from sinks.writer.crew import AT_IT_MAX_S, LITTLE, Crew
-from sinks.writer.writer import FILLING_S, PAUSE_S, TURN_S, Writer
+from sinks.writer.pace import FILLING_S, PAUSE_S, TURN_S
+from sinks.writer.writer import Writer
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import RowError, TransientError
@@ -184,6 +185,20 @@ def test_a_lock_on_rows_of_one_lane_holds_up_the_others_once(locked: int) -> Non
         writer.put(batch(lane, 8, 9))
     all_of.step(2)  # one that was never locked: the other writes fewer rows at once for a while
     assert all_of.target.changes[-1] == {0: 1, 1: 1, 2: 1}, "afterwards one writes for all again"
+
+
+def test_who_has_nothing_itself_writes_nothing_when_a_lock_is_in_the_way() -> None:
+    all_of = Steps()
+    all_of.writers[0].put(batch(0, 0, 1))
+    all_of.step(0, 0.0)
+    all_of.step(0)  # it writes for all from now on
+    all_of.target.locked = 1
+    for lane in (1, 2):
+        all_of.writers[lane].put(batch(lane, 0, 1))
+    for lane in (0, 0, 1, 2):
+        all_of.step(lane)
+    assert all_of.target.changes == [{0: 1}, {2: 1}]
+    assert [writer._under_way for writer in all_of.writers] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(("rows_max", "first"), [(100, {0: 10, 1: 90}), (1, {0: 10})])
