@@ -189,7 +189,7 @@ def test_a_bounded_run_ends_before_an_open_transaction_which_the_next_one_takes_
 
 def test_batches_keep_keys_headers_timestamps_and_offsets_and_pickle(kafka: Kafka, read: Start) -> None:
     topic = kafka.new_topic()
-    producer = Producer({**kafka.client(), "linger.ms": 1000})  # one record batch, so one fetch
+    producer = Producer({**kafka.client(), "linger.ms": 60_000})  # one record batch, so one fetch: flush() sends at once
     producer.produce(topic, b"value", b"key", headers=[("h", b"1"), ("h", None)], timestamp=1_700_000_000_123)
     producer.produce(topic, None, timestamp=1_700_000_000_124)
     assert producer.flush(20) == 0
