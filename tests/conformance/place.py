@@ -14,9 +14,11 @@ import sqlalchemy as sa
 from psycopg import pq
 from sqlalchemy.schema import SchemaItem
 
+from tests.servers.process import until
 from waxwing.databases import database_for
 from waxwing.databases.base import Bulk, Database
 from waxwing.databases.ddl import ensure
+from waxwing.databases.ledger.schema import owners
 from waxwing.databases.plain import Bound
 from waxwing.databases.postgresql.database import PostgreSQL
 from waxwing.errors import TransientError
@@ -117,6 +119,18 @@ class Place:
             return False
         with self.engine.connect() as connection:
             return "Babelfish" in str(connection.exec_driver_sql("SELECT @@VERSION").scalar())
+
+    def stopped(self, flow: str, stale_s: float = 1.0) -> None:
+        """Wait until no process of a flow counts as alive here. A run that ends lets go by itself, but waits for nobody to do so:
+        behind a heartbeat that is under way it leaves its record as it is."""
+        since = sa.text(self.database.dialect.now_ms_sql + f" - {round(stale_s * 1000)}")
+        fresh = sa.select(owners.c.token).where(owners.c.flow == flow, owners.c.heartbeat_ms > since)
+
+        def over() -> bool:
+            with self.engine.connect() as connection:
+                return not (sa.inspect(connection).has_table(owners.name) and connection.execute(fresh).first())
+
+        until(over, timeout_s=60.0, what=f"nobody alive of {flow}")
 
     def kind_of_failure(self, call: Callable[[], object]) -> str:
         """What the error means that the call raises."""

@@ -76,6 +76,7 @@ def run(
     mode: Any = None,
     topic: str,
     begin: Any = "",
+    alone: bool = True,
 ) -> None:
     """Run a flow with one step over these messages."""
     target = at(place, SqlTarget(settings(place), to, mode or Upsert(keys=("id",))))
@@ -83,11 +84,11 @@ def run(
     source = MemorySource(list(data), feeds=[target], topic=topic, begin=begin)
     records = ww.parse("parse", op.input("in", graph, source), Record)
     sink(step, ww.map("row", records, lambda record: (record.id,)), target)
-    play(graph)
+    play(graph, *([place] if alone else []))
 
 
-def play(graph: Dataflow) -> None:
-    """Run it; what Bytewax wraps comes out as it was."""
+def play(graph: Dataflow, *places: Place) -> None:
+    """Run it, until nobody is alive in these places; what Bytewax wraps comes out as it was."""
     try:
         run_main(graph)
     except BaseException as error:
@@ -95,6 +96,9 @@ def play(graph: Dataflow) -> None:
         while found is not None and not isinstance(found, WaxwingError):
             found = found.__cause__ or found.__context__
         raise found or error from None
+    finally:
+        for place in places:
+            place.stopped(graph.flow_id)
 
 
 def said(text: str, event: str) -> list[str]:
@@ -122,7 +126,7 @@ def test_a_flow_is_kept_under_the_name_that_its_setting_gives_it(place: Place) -
     graph = Dataflow(flow)
     records = ww.parse("parse", op.input("in", graph, MemorySource([{"id": 1}, b"?"], topic=topic)), Record)
     sink("out", ww.map("row", records, lambda record: (record.id,)), target)
-    play(graph)
+    play(graph, place)
     assert target.flow == name
     assert steps_of(place, name).kept() == {"out": KeptOfStep(positions=1, dead_letters=1)}
     assert steps_of(place, flow).kept() == {}
@@ -137,9 +141,10 @@ def test_two_live_flows_of_one_name_are_told_and_a_stopped_one_is_as_before(plac
     assert other.ownership.take() == ""
     try:
         with pytest.raises(ConfigError) as told:
-            run(place, flow, [{"id": 2}], table(place), step="second", topic="another")
+            run(place, flow, [{"id": 2}], table(place), step="second", topic="another", alone=False)
     finally:
         other.ownership.release()
+        place.stopped(flow)
     assert f"A flow of the name {flow} is alive (" in str(told.value)
     assert f"pid {os.getpid()}" in str(told.value)
     assert "by steps that this one lacks: first. Is it another flow? Give one of the two another FLOW_NAME" in str(told.value)
@@ -274,7 +279,7 @@ def fold(place: Place, flow: str, data: Sequence[Any], to: sa.Table, kind: Any, 
     graph = Dataflow(flow)
     source = MemorySource(list(data), feeds=[target], topic=topic, ends=ends)
     window_sink("totals", ww.parse("parse", op.input("in", graph, source), Record), target)
-    play(graph)
+    play(graph, place)
 
 
 @pytest.mark.parametrize("kind", [SqlWindows, SqlLiveWindows])
@@ -309,7 +314,7 @@ def test_a_step_goes_on_with_what_it_wrote_so_far_and_with_nothing_else(place: P
         source = MemorySource(data, feeds=[target], topic=topic)
         rows = ww.map("row", ww.parse("parse", op.input("in", graph, source), Record), lambda one: (one.at, 1))
         sink("totals", rows, target)
-        return play(graph)
+        return play(graph, place)
 
     write(first)
     before = place.read(to)
@@ -397,7 +402,7 @@ def two_steps(places: Sequence[Place], steps: Sequence[str], tables: Sequence[sa
     rows = ww.map("row", records, lambda record: (record.id,))
     for step, target in zip(steps, targets, strict=True):
         sink(step, rows, target)
-    play(graph)
+    play(graph, *places)
 
 
 def test_steps_that_change_places_are_refused(place: Place, tmp_path: Path) -> None:
@@ -426,9 +431,9 @@ def test_flows_whose_names_differ_by_a_blank_are_two(place: Place) -> None:
 
 def test_sql_server_which_passes_over_blanks_refuses_a_name_that_ends_in_one(sqlserver_place: Place) -> None:
     flow, _, topic = names()
-    for wrong in ({"flow": f"{flow} "}, {"flow": flow, "step": "out "}):
+    for name, step in ((f"{flow} ", "out"), (flow, "out ")):
         with pytest.raises(ConfigError, match="ends in a blank"):
-            run(sqlserver_place, data=[{"id": 1}], to=table(sqlserver_place), topic=topic, **wrong)
+            run(sqlserver_place, name, [{"id": 1}], table(sqlserver_place), step=step, topic=topic)
 
 
 def test_sql_server_tells_a_renamed_flow_and_carries_it_over(sqlserver_place: Place) -> None:

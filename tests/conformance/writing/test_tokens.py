@@ -64,7 +64,7 @@ def test_a_database_keeps_the_place_that_a_source_is_read_from(place: Database) 
         rows = ww.map("row", ww.parse("parse", read("in", graph, source), Record), lambda record: (record.id,))
         for number, table in enumerate(tables[:steps]):
             sink(f"step_{number}", rows, at(place, SqlTarget(settings(place), table, Append())))
-        play(graph)
+        play(graph, place)
         (found,) = source.places
         return found
 
@@ -155,9 +155,9 @@ def test_each_bucket_of_windows_keeps_the_place_that_it_can_be_read_from(place: 
         window_sink("totals", ww.parse("parse", read("in", graph, source), Record), windows)
         if windows.end >= 0:
             with pytest.raises(TargetError, match="killed"):
-                play(graph)
+                play(graph, place)
         else:
-            play(graph)
+            play(graph, place)
         (found,) = source.places
         return found
 
@@ -216,7 +216,7 @@ def test_more_tokens_than_the_first_part_of_a_state_holds_are_read_whole(place: 
         graph = Dataflow(flow)
         target = at(place, SqlWindows(settings(place).model_copy(update={"window_buckets": 1}), to, each))
         window_sink("totals", ww.parse("parse", read("in", graph, source), Record), target)
-        play(graph)
+        play(graph, place)
         assert source.places == [end - 1] * partitions
         assert [(one.offset_next, one.token_offset) for one in target.positions()] == [(end, end)] * partitions
         assert {one.offset_next for one in steps_of(place, flow).positions_of("totals")} == {end}
