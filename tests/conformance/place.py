@@ -120,10 +120,13 @@ class Place:
         with self.engine.connect() as connection:
             return "Babelfish" in str(connection.exec_driver_sql("SELECT @@VERSION").scalar())
 
-    def stopped(self, flow: str, stale_s: float = 1.0) -> None:
-        """Wait until no process of a flow counts as alive here. A run that ends lets go by itself, but waits for nobody to do so:
-        behind a heartbeat that is under way it leaves its record as it is."""
-        since = sa.text(self.database.dialect.now_ms_sql + f" - {round(stale_s * 1000)}")
+    def stopped(self, flow: str) -> None:
+        """Wait until no process of a flow, whose OWNER_STALE_S is one second, counts as alive here.
+
+        A run that ends lets go by itself, but waits for nobody to do so: behind a heartbeat that is under way it leaves its
+        record as it is.
+        """
+        since = sa.text(f"{self.database.dialect.now_ms_sql} - 1000")
         fresh = sa.select(owners.c.token).where(owners.c.flow == flow, owners.c.heartbeat_ms > since)
 
         def over() -> bool:
