@@ -1,0 +1,119 @@
+"""A topic of one partition, read as a map: of each key the last value."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from sinks.kafka.records import EMISSION, Entry
+from waxwing.errors import ConfigError, TransientError
+from waxwing.kafka_client import client_config, make_client, reason_of, refusal
+from waxwing.settings import KafkaClientSettings
+
+# One answer of the broker is waited for so long; whoever asks may ask again.
+ANSWER_S = 10.0
+# A transaction in the topic is as good as over once its writer is fenced; one that hangs is somebody's mistake.
+SETTLES_S = 30.0
+_TAKEN_AT_ONCE = 10_000
+
+
+class CompactedTopic:
+    """The map, read on from where the last look ended. Used by one thread at a time.
+
+    Args:
+        settings: the brokers.
+        topic: its name.
+        committed: leave out what is in no committed transaction, and so what comes behind one that is open.
+
+    Attributes:
+        found: the last record of each key.
+    """
+
+    def __init__(self, settings: KafkaClientSettings, topic: str, *, committed: bool) -> None:
+        self._settings, self._topic = settings, topic
+        self._refused: ConfigError | None = None
+        level = "read_committed" if committed else "read_uncommitted"
+        config: dict[str, Any] = {
+            **client_config(settings),
+            "group.id": "waxwing",  # a consumer has one; nothing is committed to it
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": level,
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 20,  # a look waits for an answer about the end
+            "error_cb": self._on_error,
+        }
+        self._consumer = make_client(Consumer, config, settings)
+        self._consumer.assign([TopicPartition(topic, 0, 0)])
+        self._next = 0
+        self.found: dict[bytes, Entry] = {}
+
+    def end(self) -> int:
+        """Where the log ends: for one that leaves out what is not committed, where the first open transaction begins.
+
+        Raises:
+            TransientError: no answer.
+            ConfigError: login, TLS or permission refused.
+        """
+        try:
+            return int(self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_S)[1])
+        except KafkaException as error:
+            raise self._error(error.args[0]) from error
+
+    def read(self, end: int | None = None) -> None:
+        """Read on, to this offset, or to where the log ends now.
+
+        Raises:
+            TransientError: no answer; or a transaction before this offset stays open.
+            ConfigError: login, TLS or permission refused.
+        """
+        until = self.end() if end is None else end
+        give_up_s = time.monotonic() + (ANSWER_S if end is None else SETTLES_S)
+        while self._next < until:
+            for message in self._consumer.consume(_TAKEN_AT_ONCE, 0.05):
+                self._take(message)
+            if self._refused is not None:
+                raise self._refused
+            if self._next < until and time.monotonic() > give_up_s:
+                raise TransientError(
+                    f"Topic {self._topic} can't be read beyond offset {self._next}, and ends at {until}.",
+                    hint="Does the broker answer? Or does a transaction of somebody else's hang in this topic "
+                    "(kafka-transactions.sh find-hanging)?",
+                )
+
+    def _take(self, message: KafkaMessage) -> None:
+        error = message.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._next = max(self._next, message.offset() or 0)
+                return
+            raise self._error(error)
+        self._next = (message.offset() or 0) + 1
+        key: Any = message.key()
+        value: Any = message.value()
+        if value is None:
+            self.found.pop(key, None)
+            return
+        emission = next((text.decode() for name, text in _headers(message) if name == EMISSION and text), "")
+        self.found[key] = Entry(value, emission, message.timestamp()[1])
+
+    def _error(self, error: KafkaError) -> ConfigError | TransientError:
+        known = self._refused or refusal(error, self._settings)
+        return known or TransientError(
+            f"Kafka at {self._settings.kafka_bootstrap_servers}, topic {self._topic}: {reason_of(error)}."
+        )
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._refused = refusal(error, self._settings) or self._refused
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def _headers(message: KafkaMessage) -> Sequence[tuple[str, bytes | None]]:
+    found: Any = message.headers()  # a list of pairs, whatever its type says
+    return found or ()

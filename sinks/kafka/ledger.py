@@ -1,0 +1,337 @@
+"""A ledger in a compacted topic: positions move in the transactions of the rows, the anchor in one of its own."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+
+import msgspec
+from typing_extensions import override
+
+from sinks.kafka.compacted import CompactedTopic
+from sinks.kafka.names import positions_topic, transactional_id
+from sinks.kafka.producers import Overtaken, Sender
+from sinks.kafka.records import (
+    INTO,
+    OPEN,
+    OWNERS,
+    PROOF,
+    WINDOWS,
+    Entry,
+    Record,
+    beat_key,
+    dump_owners,
+    dump_windows,
+    key_of,
+    load_head,
+    load_owners,
+    load_position,
+    load_windows,
+    position_record,
+    state_records,
+    stream_key,
+    stream_of,
+    stream_record,
+)
+from sinks.kafka.topics import MESSAGE_BYTES_DEFAULT
+from waxwing.batch import Stream
+from waxwing.errors import DataError, Fenced, TransientError
+from waxwing.ledger.anchored import Anchored
+from waxwing.ledger.contents import Contents
+from waxwing.ledger.store import Race, Step, Stored
+from waxwing.settings import KafkaTargetSettings
+
+HELD_MAX_S = 60.0
+_INITS_AT_ONCE = 8
+_STOPPED, _BEATS = b"stopped", b"beats"
+_OF_ANCHOR = {OWNERS, OPEN, WINDOWS, INTO}
+
+
+class KafkaLedger(Anchored):
+    """What one step keeps in its topic.
+
+    Args:
+        settings: the brokers.
+        step: the step.
+        into: the topic that it fills, for those who come later.
+        writers: how many writers each process of the flow has at most.
+
+    Attributes:
+        message_bytes_max: of a message in the topic that it fills.
+    """
+
+    def __init__(self, settings: KafkaTargetSettings, step: Step, into: str, writers: int) -> None:
+        self.topic = positions_topic(step)
+        self._settings, self._step, self._into, self._writers = settings, step, into, writers
+        self._lock = threading.RLock()
+        self.message_bytes_max = MESSAGE_BYTES_DEFAULT
+        self._anchor: Sender | None = None
+        self._senders: dict[str, list[Sender]] = {}  # by the token, of writers that are not in use yet
+        self._seen: dict[bytes, Entry] = {}  # of the anchor's records, when contents were loaded
+        self._loaded = Contents()
+        self._states: dict[Stream, tuple[str, bytes]] = {}
+        self._opened: Record | None = None  # goes with the next record of owners
+        self._in_use: dict[tuple[str, str], Sender] = {}  # by token and part
+
+    @cached_property
+    def _committed(self) -> CompactedTopic:
+        return CompactedTopic(self._settings, self.topic, committed=True)
+
+    @cached_property
+    def _all(self) -> CompactedTopic:
+        return CompactedTopic(self._settings, self.topic, committed=False)
+
+    @cached_property
+    def _plain(self) -> Sender:
+        """Sends heartbeats, which are no part of any transaction."""
+        return Sender(self._settings, reports=True)
+
+    @property
+    def transactional(self) -> bool:
+        """Are there transactions?"""
+        return self._settings.kafka_transactions == "yes"
+
+    # -- as one object -----------------------------------------------------------------------------
+
+    @override
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        if not self._lock.acquire(timeout=HELD_MAX_S):
+            raise TransientError(f"Topic {self.topic} is being read for {HELD_MAX_S:.0f} s.")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @override
+    def load(self) -> Contents:
+        return self._load(None)
+
+    def load_all(self) -> Contents:
+        """What is there once all transactions of now are over."""
+        return self._load(self._all.end())
+
+    def _load(self, end: int | None) -> Contents:
+        self._committed.read(end)
+        self._all.read()
+        contents = self._contents()
+        self._seen, self._loaded = self._anchored(), contents.copy()
+        return contents
+
+    def _anchored(self) -> dict[bytes, Entry]:
+        """The records that only the anchor writes."""
+        found = self._committed.found
+        return {key: entry for key, entry in found.items() if key in _OF_ANCHOR or key.startswith(b'["stream"')}
+
+    def _contents(self) -> Contents:
+        found, step = self._committed.found, self._step
+        contents = Contents()
+        emissions: dict[Stream, str] = {}
+        for key, entry in found.items():
+            of_stream = stream_of(step.flow, key)
+            if of_stream is None or of_stream[0] != "stream":
+                continue
+            stream = of_stream[1]
+            moved = found.get(stream_key("position", stream))
+            if moved is None:
+                raise self._torn(stream)
+            position, generation, emissions[stream] = load_position(stream, entry.value, moved.value)
+            contents.positions[step, stream] = Stored(position, generation)
+            if (head := found.get(stream_key("head", stream))) is not None:
+                contents.states[step, stream] = self._state(stream, head, emissions[stream])
+        if OWNERS in found:
+            contents.owners = load_owners(step, found[OWNERS].value)
+            for which, row in contents.owners.items():
+                beat = self._all.found.get(beat_key(row.token))
+                if beat is not None and row.heartbeat_ms > 0:
+                    heartbeat_ms = 0 if beat.value == _STOPPED else max(row.heartbeat_ms, beat.timestamp_ms)
+                    contents.owners[which] = row._replace(heartbeat_ms=heartbeat_ms)
+        if WINDOWS in found:
+            contents.windows[step] = load_windows(step.flow, found[WINDOWS].value)
+        return contents
+
+    def _state(self, stream: Stream, head: Entry, emission_of_position: str) -> bytes:
+        emission, chunks = load_head(head.value)
+        if emission != emission_of_position:
+            raise self._torn(stream)
+        held = self._states.get(stream)
+        if held is not None and held[0] == emission:
+            return held[1]
+        parts = [self._committed.found.get(stream_key("chunk", stream, number)) for number in range(chunks)]
+        if any(part is None or part.emission != emission for part in parts):
+            raise self._torn(stream)
+        state = b"".join(part.value for part in parts if part is not None)
+        self._states[stream] = emission, state
+        return state
+
+    def _torn(self, stream: Stream) -> Race | DataError:
+        """Parts that do not fit together: somebody who has just taken the step may be writing them."""
+        if self._anchor is not None:
+            try:
+                self._prove()
+            except Race as overtaken:
+                return overtaken
+        return DataError(
+            f"Topic {self.topic}: what is kept of {stream} does not fit together.",
+            hint="Was something written into it, or deleted, by hand? Restore it; or begin anew: empty the topic that the step "
+            "fills, delete this one, and start.",
+            step=self._step.name,
+        )
+
+    @override
+    def save(self, contents: Contents) -> None:
+        self._demand_anchor()
+        self._committed.read(self._all.end())
+        now = self._contents()
+        changed = [key for key, row in contents.positions.items() if row != self._loaded.positions.get(key)]
+        if self._anchored() != self._seen or any(now.positions.get(key) != self._loaded.positions.get(key) for key in changed):
+            raise Race(f"topic {self.topic} was written by another process")
+        self._transact(self._changes(contents))
+        self._opened = None
+        for key in changed:
+            self._states.pop(key[1], None)
+
+    def _changes(self, contents: Contents) -> list[Record]:
+        before, step = self._loaded, self._step
+        out = [] if INTO in self._committed.found else [Record(INTO, self._into.encode())]
+        for key, row in contents.positions.items():
+            held, state = before.positions.get(key), contents.states.get(key)
+            moved, kept = row.position, state is not None and state != before.states.get(key)
+            said = stream_record(moved, row.generation)
+            if held is None or stream_record(held.position, held.generation) != said:
+                out.append(said)
+            if held is None or held.position != moved or kept:
+                emission = secrets.token_hex(8) if state is not None else ""
+                out.append(position_record(moved, emission))
+                if state is not None:
+                    out += state_records(moved.stream, state, emission, self.chunks_of(moved.stream))
+        for key in before.positions.keys() - contents.positions.keys():
+            chunks = range(self.chunks_of(key[1]))
+            out += [Record(stream_key(kind, key[1]), None) for kind in ("stream", "position", "head")]
+            out += [Record(stream_key("chunk", key[1], number), None) for number in chunks]
+        if contents.owners != before.owners:
+            out.append(Record(OWNERS, dump_owners({number: row for (_, number), row in contents.owners.items()})))
+        if contents.windows != before.windows:
+            out.append(Record(WINDOWS, dump_windows(contents.windows[step])))
+        if self._opened is not None:
+            out.append(self._opened)
+        return out
+
+    def chunks_of(self, stream: Stream) -> int:
+        """How many chunks what is kept of a stream has, as far as was read."""
+        head = self._committed.found.get(stream_key("head", stream))
+        return 0 if head is None else load_head(head.value)[1]
+
+    # -- the anchor --------------------------------------------------------------------------------
+
+    def _demand_anchor(self) -> None:
+        """Become the one who may write the anchor: whoever could before can no more."""
+        if self._anchor is None:
+            anchor = Sender(self._settings, transactional_id(self._step) if self.transactional else "")
+            anchor.init()
+            self._anchor = anchor
+
+    def _transact(self, records: Sequence[Record]) -> None:
+        anchor = self._anchor
+        assert anchor is not None
+        try:
+            anchor.begin()
+            anchor.send_records(self.topic, records)
+            anchor.commit()
+        except Overtaken as error:
+            self._anchor = None
+            raise Race(f"another process writes topic {self.topic}: {error}") from error
+        except BaseException:
+            self._anchor = None  # whatever became of it is seen by who reads the topic
+            anchor.abort()
+            raise
+
+    def _prove(self) -> None:
+        """Raises Race where another process has become the one who may write the anchor."""
+        self._transact([Record(PROOF, secrets.token_hex(4).encode())])
+
+    @override
+    def fence(self, contents: Contents, step: Step, keep: Sequence[str]) -> None:
+        self._demand_anchor()
+        self._committed.read(self._all.end())
+        if self._anchored() != self._seen:
+            raise Race(f"topic {self.topic} was written by another process")
+        opened: dict[str, int] = msgspec.json.decode(self._committed.found[OPEN].value) if OPEN in self._committed.found else {}
+        own = keep[0]
+        if self.transactional:
+            self._prove()  # whose writers are about to be ended is still our predecessor
+            gone = [
+                transactional_id(step, token, n) for token, count in opened.items() if token not in keep for n in range(count)
+            ]
+            with ThreadPoolExecutor(_INITS_AT_ONCE) as pool:
+                mine = [transactional_id(step, own, number) for number in range(self._writers)]
+                self._senders = {own: list(pool.map(self._made, mine))}
+                list(pool.map(self._made, gone))
+        kept = {token: count for token, count in opened.items() if token in keep} | {own: self._writers}
+        self._opened = Record(OPEN, msgspec.json.encode(kept))
+        self._committed.read(self._all.end())
+        now = self._contents()
+        contents.positions, contents.states = now.positions, now.states
+        self._loaded = self._loaded.copy()
+        self._loaded.positions, self._loaded.states = dict(now.positions), dict(now.states)
+
+    def _made(self, name: str) -> Sender:
+        sender = Sender(self._settings, name, self.message_bytes_max)
+        sender.init()
+        return sender
+
+    # -- writers -----------------------------------------------------------------------------------
+
+    def sender(self, token: str, part: str) -> Sender:
+        """The producer of a partition: one that was made as this owner took the step.
+
+        Raises:
+            TransientError: this process has let go of the step.
+        """
+        with self.held():
+            held = self._in_use.get((token, part))
+            if held is None:
+                if not self.transactional:
+                    held = Sender(self._settings, "", self.message_bytes_max)
+                elif not (left := self._senders.get(token)):
+                    raise TransientError(f"Topic {self.topic}: this process has let go of it.")
+                else:
+                    held = left.pop()
+                self._in_use = {which: one for which, one in self._in_use.items() if which[0] == token} | {(token, part): held}
+            return held
+
+    def demand_owned(self, contents: Contents, token: str) -> None:
+        """Raises Fenced where another owner has taken the step from this one."""
+        if not self._owns(contents, token):
+            raise Fenced(
+                f"Another process of flow {self._step.flow} has taken over its positions (topic {self.topic}).",
+                hint="Nothing was written after that. The other process goes on; do not restart this one.",
+            )
+
+    def _owns(self, contents: Contents, token: str) -> bool:
+        return any(row.token == token and row.heartbeat_ms >= 0 for row in contents.owners.values())
+
+    # -- heartbeats --------------------------------------------------------------------------------
+
+    @override
+    def now_ms(self) -> int:
+        return self._plain.timestamp_ms(self.topic, key_of("clock"), b"")
+
+    @override
+    def beat(self, token: str) -> bool:
+        with self.held():
+            self._plain.timestamp_ms(self.topic, beat_key(token), _BEATS)
+            return self._owns(self.load(), token) or self._owns(self.load_all(), token)
+
+    @override
+    def stop(self, token: str) -> None:
+        if self._lock.acquire(timeout=1.0):
+            try:
+                self._plain.send(self.topic, key=beat_key(token), value=_STOPPED, partition=0)
+                self._plain.acknowledged(1.0)
+            finally:
+                self._lock.release()

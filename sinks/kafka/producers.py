@@ -1,0 +1,296 @@
+"""Producers: what is sent through one belongs to its transaction, or, without transactions, is acknowledged before it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Message as KafkaMessage
+
+from sinks.kafka.records import EMISSION, Record
+from waxwing.errors import ConfigError, TransientError, WaxwingError
+from waxwing.kafka_client import client_config, make_client, reason_of, refusal
+from waxwing.settings import KafkaTargetSettings
+
+# So much may wait inside a producer; more than one transaction takes.
+_QUEUE_MESSAGES, _QUEUE_KBYTES = 1_000_000, 262_144
+_SENT_AT_ONCE = 5_000
+# One call to the transactions' coordinator waits so long for its answer; it is then made again.
+ANSWER_S = 10.0
+_FENCED = {
+    KafkaError._FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    KafkaError.INVALID_TXN_STATE,
+    KafkaError.TRANSACTION_COORDINATOR_FENCED,
+}
+_NO_TRANSACTIONS = {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE}
+
+
+class Overtaken(Exception):
+    """The producer is of no more use: another one of its name was made, or the broker has ended its transaction."""
+
+
+class Refused(Exception):
+    """The broker (or the client before it) takes no message like this one; the transaction is undone."""
+
+
+class Sender:
+    """A producer of one transaction after the other. Used by one thread at a time.
+
+    Args:
+        settings: the brokers.
+        transactional_id: its name; empty: it has no transactions.
+        message_bytes_max: of one message.
+        reports: whether it is told of what was acknowledged, and not of errors alone.
+
+    Attributes:
+        in_doubt: whether a commit is under way whose outcome nobody knows.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaTargetSettings,
+        transactional_id: str = "",
+        message_bytes_max: int = 1_000_000,
+        *,
+        reports: bool = False,
+    ) -> None:
+        self._settings, self._transactional = settings, bool(transactional_id)
+        self._refused: ConfigError | None = None
+        self._failed: list[KafkaError] = []
+        config: dict[str, Any] = {
+            "partitioner": "murmur2_random",  # as Java's clients do it
+            "compression.type": settings.kafka_compression,
+            "linger.ms": settings.kafka_linger_ms,
+            "queue.buffering.max.messages": _QUEUE_MESSAGES,
+            "queue.buffering.max.kbytes": _QUEUE_KBYTES,
+            **client_config(settings),
+            "enable.idempotence": True,
+            "acks": "all",
+            "message.max.bytes": max(1_000_000, message_bytes_max),
+            "delivery.report.only.error": not reports,
+            "error_cb": self._on_error,
+        }
+        if transactional_id:
+            config |= {
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": round(settings.kafka_transaction_timeout_s * 1000),
+            }
+        self._producer = make_client(Producer, config, settings)
+        self.in_doubt = self._open = False
+
+    def init(self, give_up_s: float | None = None) -> None:
+        """Fence all others of its name, and end what they left open.
+
+        Raises:
+            ConfigError: refused: rights, or a broker without transactions.
+            TransientError: no answer for so long.
+        """
+        if self._transactional:
+            self._again(self._producer.init_transactions, give_up_s)
+
+    def begin(self) -> None:
+        """Begin a transaction.
+
+        Raises:
+            Overtaken: it is of no more use.
+        """
+        self._failed = []
+        if self._transactional:
+            self._again(self._producer.begin_transaction, None, takes_timeout=False)
+        self._open = True
+
+    def send_all(
+        self, topic: str, messages: Sequence[dict[str, Any]], *, named: Callable[[int, str], object] | None = None
+    ) -> None:
+        """Messages (of key, value, timestamp and headers) in this order.
+
+        Args:
+            topic: where they go.
+            messages: as produce takes them.
+            named: is told the number, and why, of each that is refused; asking for it costs time.
+
+        Raises:
+            TransientError: they can't be handed over, since nothing goes out.
+        """
+        for first in range(0, len(messages), _SENT_AT_ONCE):
+            for number, message in enumerate(messages[first : first + _SENT_AT_ONCE], first):
+                report = self._report if named is None else partial(self._report_of, named, number)
+                self.send(topic, on_delivery=report, **message)
+            self._producer.poll(0)
+
+    def send(
+        self, topic: str, *, on_delivery: Callable[[KafkaError | None, KafkaMessage], None] | None = None, **message: Any
+    ) -> None:
+        """One message; waits while the queue is full.
+
+        Raises:
+            TransientError: nothing goes out.
+        """
+        give_up_s = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                self._producer.produce(topic, on_delivery=on_delivery or self._report, **message)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+                if time.monotonic() > give_up_s:
+                    raise TransientError(f"Kafka at {self._settings.kafka_bootstrap_servers} takes no messages.") from None
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise self._error(error.args[0]) from error
+                (on_delivery or self._report)(error.args[0], None)  # type: ignore[arg-type]  # it was never a message
+                return
+
+    def send_records(self, topic: str, records: Sequence[Record]) -> None:
+        """Records of a step's own topic. Raises as `send` does."""
+        for record in records:
+            headers = [(EMISSION, record.emission.encode())] if record.emission else None
+            more: dict[str, Any] = {} if headers is None else {"headers": headers}
+            self.send(topic, key=record.key, value=record.value, partition=0, **more)
+
+    def acknowledged(self, timeout_s: float = 0.0) -> None:
+        """Wait until all that was sent has been acknowledged, for as long as a transaction may take, or for `timeout_s`.
+
+        Raises:
+            Refused: a message was not.
+            TransientError: no answer.
+        """
+        give_up_s = time.monotonic() + (timeout_s or self._settings.kafka_transaction_timeout_s)
+        while self._producer.flush(min(timeout_s or 1.0, 1.0)):
+            self._look_up()
+            if time.monotonic() > give_up_s:
+                self._producer.purge()
+                raise TransientError(f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer.")
+        self._look_up()
+        if self._failed:
+            self._judge(self._failed[0])
+
+    def commit(self) -> None:
+        """Make the transaction durable. Called again where the outcome of the last call is unknown.
+
+        Raises:
+            Refused: a message was not taken; undone.
+            Overtaken: it is of no more use; whether it was committed has to be looked up.
+            TransientError: no answer; its `committing` says whether the outcome is unknown.
+        """
+        if not self._transactional:
+            self.acknowledged()
+            self._open = False
+            return
+        if not self.in_doubt:
+            try:
+                self.acknowledged()
+            except BaseException:
+                self.abort()
+                raise
+        self.in_doubt = True
+        self._again(self._producer.commit_transaction, None, committing=True)
+        self.in_doubt = self._open = False
+
+    def abort(self) -> None:
+        """Undo the transaction; what can't be undone now is undone by the broker, later."""
+        if not self._open or self.in_doubt:
+            return
+        self._open = False
+        if not self._transactional:
+            self._producer.purge()
+            return
+        with contextlib.suppress(Overtaken, WaxwingError):
+            self._again(self._producer.abort_transaction, None)
+
+    def timestamp_ms(self, topic: str, key: bytes, value: bytes) -> int:
+        """Send one record by itself, and wait for its time, by the broker's clock where the topic has it.
+
+        Raises:
+            TransientError: no answer.
+        """
+        answers: list[KafkaMessage | KafkaError] = []
+
+        def on_delivery(error: KafkaError | None, message: KafkaMessage) -> None:
+            answers.append(message if error is None else error)
+
+        self.send(topic, key=key, value=value, partition=0, on_delivery=on_delivery)
+        give_up_s = time.monotonic() + ANSWER_S
+        while not answers:
+            self._producer.poll(0.05)
+            self._look_up()
+            if time.monotonic() > give_up_s:
+                self._producer.purge()
+                raise TransientError(f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer.")
+        (answer,) = answers
+        if isinstance(answer, KafkaError):
+            raise self._error(answer)
+        return int(answer.timestamp()[1])
+
+    # -- errors ------------------------------------------------------------------------------------
+
+    def _again(
+        self, call: Callable[..., object], give_up_s: float | None, *, committing: bool = False, takes_timeout: bool = True
+    ) -> None:
+        until_s = time.monotonic() + (give_up_s or self._settings.retry_max_s)
+        while True:
+            try:
+                call(ANSWER_S) if takes_timeout else call()
+                return
+            except KafkaException as raised:
+                error: KafkaError = raised.args[0]
+                self._look_up()
+                if error.fatal() or error.code() in _FENCED:
+                    raise Overtaken(reason_of(error)) from raised
+                if committing and error.txn_requires_abort():
+                    self.in_doubt = False
+                    self.abort()
+                    self._judge(error)
+                if not (error.retriable() or error.code() == KafkaError._TIMED_OUT):
+                    raise self._error(error) from raised
+                if time.monotonic() > until_s:
+                    raise TransientError(self._about(error), committing=committing) from raised
+                time.sleep(0.1)
+
+    def _judge(self, error: KafkaError) -> None:
+        """Raises what a message that was not taken means."""
+        if error.fatal() or error.code() in _FENCED:
+            raise Overtaken(reason_of(error))
+        if error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}:
+            raise Refused(reason_of(error))
+        raise self._error(error)
+
+    def _error(self, error: KafkaError) -> WaxwingError:
+        if error.code() in _NO_TRANSACTIONS:
+            return ConfigError(
+                self._settings.told(
+                    f"Kafka at {self._settings.kafka_bootstrap_servers} takes no transactions of ours: {reason_of(error)}."
+                ),
+                hint=self._settings.told(
+                    "Give the user Write and Describe on the transactional ids that begin with waxwing: (prefixed); or, where "
+                    "the broker has none, set KAFKA_TRANSACTIONS=no, and rows are written at least once."
+                ),
+            )
+        return refusal(error, self._settings, write=True) or TransientError(self._about(error))
+
+    def _about(self, error: KafkaError) -> str:
+        return f"Kafka at {self._settings.kafka_bootstrap_servers}: {reason_of(error)}."
+
+    def _look_up(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+
+    def _on_error(self, error: KafkaError) -> None:
+        if not error.fatal():
+            self._refused = refusal(error, self._settings, write=True) or self._refused
+
+    def _report(self, error: KafkaError | None, _: KafkaMessage) -> None:
+        if error is not None:
+            self._failed.append(error)
+
+    def _report_of(self, named: Callable[[int, str], object], number: int, error: KafkaError | None, _: KafkaMessage) -> None:
+        if error is not None:
+            self._failed.append(error)
+            if error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}:
+                named(number, reason_of(error))

@@ -1,0 +1,185 @@
+"""Rows to messages: a key, a value, a time, headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from waxwing.batch import Batch, Delete
+from waxwing.change import Change
+from waxwing.errors import ConfigError, RowError
+from waxwing.tables.dialect import MEMORY, Dialect
+from waxwing.tables.modes import Append
+from waxwing.tables.planning import plan
+from waxwing.tables.rows import RowMaker
+
+# JSON has no NaN and no infinities.
+TOPIC: Dialect = replace(MEMORY, name="kafka", float_nan=False, float_infinity=False)
+# What a message takes beside its key and its value: its own head and that of its batch.
+MESSAGE_HEAD_BYTES = 100
+
+Key = str | Sequence[str] | Callable[[Any], bytes | str | None]
+Header = str | Callable[[Any], bytes | str | None]
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_Message = dict[str, Any]
+
+
+class MessageMaker:
+    """Turns a change's records into messages, in the order of the messages that they were made of.
+
+    Args:
+        table: the columns that a message's value has, with their types.
+        columns: those of them that records bring; None: all.
+        key: a column, whose value is the key as plain text; several, which are a JSON object; or a function of the record.
+        headers: by their names: a column, whose value stands as plain text; or a function of the record.
+
+    Raises:
+        ConfigError: the table does not fit, or lacks a column of the key or of a header.
+    """
+
+    def __init__(
+        self, table: sa.Table, columns: Sequence[str] | None, key: Key | None, headers: Mapping[str, Header] | None
+    ) -> None:
+        self.plan = plan(table, Append(), dialect=TOPIC, columns=columns)
+        self.names = [column.name for column in self.plan.columns]
+        self._rows = RowMaker(self.plan, self.names, TOPIC)
+        self._row = msgspec.defstruct("Row", self.names, rename=None) if all(map(str.isidentifier, self.names)) else None
+        self._key = self._of(key, "key")
+        self._headers = {name: self._of(header, f"header {name}") for name, header in (headers or {}).items()}
+        self._key_names = (key,) if isinstance(key, str) else () if key is None or callable(key) else tuple(key)
+
+    def _of(self, what: Key | None, called: str) -> Callable[[Any, tuple[Any, ...]], bytes | None]:
+        """A function of the record and its row."""
+        if what is None:
+            return lambda _record, _row: None
+        if callable(what):
+            return lambda record, _row: _bytes(what(record))
+        names = (what,) if isinstance(what, str) else tuple(what)
+        if lacking := [name for name in names if name not in self.names]:
+            raise ConfigError(
+                f"Topic's table {self.plan.table.name}: there is no column {', '.join(lacking)}, which is to be the {called}.",
+                hint=f"It has {', '.join(self.names)}.",
+            )
+        at = [self.names.index(name) for name in names]
+        if isinstance(what, str):
+            return lambda _record, row: _text(row[at[0]])
+        return lambda _record, row: _encoder.encode(dict(zip(names, (row[n] for n in at), strict=True)))
+
+    def misfits(self, records: Sequence[Any]) -> dict[int, str]:
+        """By their numbers the reasons of the records that the columns can't hold."""
+        return self._rows.misfits(records)
+
+    def of(self, change: Change, message_bytes_max: int) -> list[_Message]:
+        """The messages.
+
+        Raises:
+            RowError: with the number and the reason of each row that the columns can't hold, or a message can't.
+        """
+        batches = change.batches
+        deleting = any(batch.deletes for batch in batches)
+        bare = [replace(batch, deletes=()) for batch in batches] if deleting else batches
+        rows = self._rows.of(replace(change, batches=bare)).rows
+        out: list[_Message] = []
+        bad: dict[int, str] = {}
+        first, gone = 0, len(rows)
+        for batch in batches:
+            of_batch = rows[first : first + len(batch.records)]
+            made = self._made(batch, of_batch, first, bad)
+            out += _in_order(batch, made, [self._deleting(delete, gone + n, bad) for n, delete in enumerate(batch.deletes)])
+            first, gone = first + len(batch.records), gone + len(batch.deletes)
+        for number, message in enumerate(out):
+            size = len(message["value"] or b"") + len(message["key"] or b"") + MESSAGE_HEAD_BYTES
+            if size > message_bytes_max:
+                bad.setdefault(
+                    numbers_of(batches)[number],
+                    f"a message of {size:,} bytes; the topic takes {message_bytes_max:,} (max.message.bytes)",
+                )
+        if bad:
+            raise RowError(f"{len(bad)} rows can't be messages", bad=bad)
+        return out
+
+    def _made(self, batch: Batch[Any], rows: Sequence[tuple[Any, ...]], first: int, bad: dict[int, str]) -> list[_Message]:
+        encode = _encoder.encode
+        if self._row is not None:
+            values = [encode(self._row(*row)) for row in rows]
+        else:
+            values = [encode(dict(zip(self.names, row, strict=True))) for row in rows]
+        out = []
+        for number, (record, row, value) in enumerate(zip(batch.records, rows, values, strict=True), first):
+            message: _Message = {"key": None, "value": value}
+            try:
+                message["key"] = self._key(record, row)
+                if self._headers:
+                    message["headers"] = [(name, of(record, row)) for name, of in self._headers.items()]
+            except Exception as error:  # noqa: BLE001 - a function of the flow's author failed on this record
+                bad[number] = f"its key or a header can't be made: {type(error).__name__}: {error}"
+            out.append(message)
+        if not batch.whole:
+            times = batch.messages.timestamps_ms
+            for message, at in zip(out, batch.at, strict=True):
+                if (time_ms := times[at]) > 0:
+                    message["timestamp"] = time_ms
+        return out
+
+    def _deleting(self, delete: Delete, number: int, bad: dict[int, str]) -> _Message:
+        key = delete.key
+        if isinstance(key, tuple):
+            held = dict(zip(delete.names or self._key_names, key, strict=True))
+            if not self._key_names or held.keys() != set(self._key_names):
+                bad[number] = (
+                    f"a tombstone of {', '.join(held)}, where the key is made of {', '.join(self._key_names) or 'nothing'}"
+                )
+                key = b""
+            elif len(self._key_names) == 1:
+                key = _text(key[0]) or b""
+            else:
+                key = _encoder.encode({name: held[name] for name in self._key_names})
+        return {"key": key, "value": None}
+
+
+def _in_order(batch: Batch[Any], made: list[_Message], deletes: list[_Message]) -> Iterator[_Message]:
+    if not deletes:
+        yield from made
+        return
+    events = [(at, 0, message) for at, message in zip(_places(batch), made, strict=True)]
+    events += [(delete.at, 1, message) for delete, message in zip(batch.deletes, deletes, strict=True)]
+    yield from (message for _, _, message in sorted(events, key=lambda event: event[:2]))
+
+
+def _places(batch: Batch[Any]) -> Sequence[int]:
+    """The message of each record; those of a batch that is whole stand in their own order."""
+    return range(len(batch.records)) if batch.whole else batch.at
+
+
+def numbers_of(batches: Sequence[Batch[Any]]) -> list[int]:
+    """The number of each message in a RowError: records of all batches first, then deletes."""
+    out: list[int] = []
+    first, gone = 0, sum(len(batch.records) for batch in batches)
+    for batch in batches:
+        events = [(at, 0, first + n) for n, at in enumerate(_places(batch))] + [
+            (d.at, 1, gone + n) for n, d in enumerate(batch.deletes)
+        ]
+        out += [number for _, _, number in (sorted(events) if batch.deletes else events)]
+        first, gone = first + len(batch.records), gone + len(batch.deletes)
+    return out
+
+
+def _text(value: Any) -> bytes | None:
+    """A value as plain text: that of JSON, without quotes."""
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    return _encoder.encode(value).strip(b'"')
+
+
+def _bytes(value: object) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"a {type(value).__name__}, where bytes, a str or None are needed")
