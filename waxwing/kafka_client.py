@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 from waxwing.errors import ConfigError
-from waxwing.settings import KafkaSettings
+from waxwing.settings import KafkaClientSettings
 
 C = TypeVar("C")
 
@@ -29,6 +29,9 @@ REFUSED: Mapping[str, str] = {
     "auto.offset.reset": "a position that the log no longer holds must be an error (ON_DATA_LOSS decides what follows)",
     "isolation.level": "records of aborted transactions must not be read",
     "enable.partition.eof": "positions move over transaction markers by it",
+    "transactional.id": "Waxwing names the writers of each start",
+    "enable.idempotence": "a message that is sent again must not be there twice",
+    "acks": "a message counts once all copies in sync have it",
 }
 _FILES = {
     "ssl.ca.location": "kafka_ssl_ca_file",
@@ -40,9 +43,13 @@ _AUTHORIZATION = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
 }
+_RIGHTS_TO_WRITE = (
+    "Give the user Write and Describe on the topic, on TOPIC.dead_letters and on the topics that begin with waxwing. (prefixed), "
+    "Read on these, and Create where they are not there."
+)
 
 
-def client_config(settings: KafkaSettings) -> dict[str, Any]:
+def client_config(settings: KafkaClientSettings) -> dict[str, Any]:
     """What every client of these brokers is configured with: addresses, security, KAFKA_CONFIG on top.
 
     Raises:
@@ -74,7 +81,7 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     return config
 
 
-def _sasl(settings: KafkaSettings) -> dict[str, str]:
+def _sasl(settings: KafkaClientSettings) -> dict[str, str]:
     mechanism, extra = settings.kafka_sasl_mechanism, settings.kafka_config
     wanted = "SASL" in settings.kafka_security_protocol
     if mechanism and not wanted:
@@ -99,7 +106,7 @@ def _sasl(settings: KafkaSettings) -> dict[str, str]:
     return {"sasl.mechanism": mechanism, "sasl.username": settings.kafka_sasl_username, "sasl.password": password}
 
 
-def make_client(kind: Callable[[dict[str, Any]], C], config: Mapping[str, Any], settings: KafkaSettings) -> C:
+def make_client(kind: Callable[[dict[str, Any]], C], config: Mapping[str, Any], settings: KafkaClientSettings) -> C:
     """A client of this kind (Consumer, Producer, AdminClient).
 
     Raises:
@@ -130,8 +137,8 @@ def _blame(reason: str) -> str:
     return "Look at KAFKA_CONFIG and KAFKA_BOOTSTRAP_SERVERS."
 
 
-def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
-    """The ConfigError that an error of librdkafka means; None: it may pass by itself."""
+def refusal(error: KafkaError, settings: KafkaClientSettings, *, write: bool = False) -> ConfigError | None:
+    """The ConfigError that an error of librdkafka means; None: it may pass by itself. `write`: a topic was to be written."""
     code, reason = error.code(), reason_of(error)
     if code == KafkaError._AUTHENTICATION:
         if "nsupported" in reason:
@@ -153,12 +160,14 @@ def refusal(error: KafkaError, settings: KafkaSettings) -> ConfigError | None:
         return _error(
             settings,
             f"Kafka does not allow it: {reason}.",
-            hint="Give the user Read and Describe on the topic and Read on the group (KAFKA_GROUP_ID).",
+            hint=_RIGHTS_TO_WRITE
+            if write
+            else "Give the user Read and Describe on the topic and Read on the group (KAFKA_GROUP_ID).",
         )
     return None
 
 
-def _error(settings: KafkaSettings, message: str, hint: str, **context: str) -> ConfigError:
+def _error(settings: KafkaClientSettings, message: str, hint: str, **context: str) -> ConfigError:
     return ConfigError(settings.told(message), hint=settings.told(hint), **context)
 
 

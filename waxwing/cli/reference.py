@@ -133,7 +133,7 @@ def _by_class(kind: type[Group]) -> Iterator[tuple[type[Group], set[str]]]:
 
 def _first_place(kind: type[Group], group: type[Group]) -> int:
     """What people look for first comes first: Kafka, the database, then how they are used."""
-    order = ("KafkaSettings", "DatabaseSettings", "SinkSettings", "LaneSettings")
+    order = ("KafkaClientSettings", "KafkaSettings", "KafkaTargetSettings", "DatabaseSettings", "SinkSettings", "LaneSettings")
     return order.index(group.__name__) if group.__name__ in order else (-1 if group is kind else len(order))
 
 

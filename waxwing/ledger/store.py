@@ -6,7 +6,7 @@ Whoever provides them has the whole protocol: who owns a step, take-over, the co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -206,8 +206,9 @@ class OwnersTransaction(Transaction):
         """Say in a record that its owner has stopped, unless it has lost the target."""
 
     @abstractmethod
-    def vacate(self, keep: Collection[str], generation: int) -> None:
-        """Positions that belong to none of these tokens are nobody's, and bear this number, from here on."""
+    def vacate(self, keep: Sequence[str], generation: int) -> None:
+        """Positions that belong to none of these tokens (the first is the new owner's) are nobody's, and bear this number, from
+        here on."""
 
 
 class Store(ABC):

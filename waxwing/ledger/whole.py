@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -32,6 +32,18 @@ class Whole(ABC):
     @abstractmethod
     def save(self, contents: Contents) -> None:
         """Replace it, durably, all at once."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, by the clock that heartbeats are judged by."""
+        return time.time_ns() // 1_000_000
+
+    def fence(self, contents: Contents, step: Step, keep: Sequence[str]) -> None:  # noqa: B027 - `save` alone does, as a rule
+        """See to it that owners with other tokens than these (the first is the new one's own) write no more, where `save` alone
+        does not; what they wrote last is in `contents` then.
+
+        Raises:
+            Race: another one is about to take the step, or has just done so.
+        """
 
 
 class WholeTransaction(OwnersTransaction):
@@ -136,7 +148,7 @@ class WholeTransaction(OwnersTransaction):
 
     @override
     def owners(self) -> list[Record]:
-        now_ms = _now_ms()
+        now_ms = self._whole.now_ms()
         return [
             Record(generation, one.token, one.member, one.place, one.heartbeat_ms, now_ms - one.heartbeat_ms)
             for (step, generation), one in self._contents.owners.items()
@@ -151,7 +163,7 @@ class WholeTransaction(OwnersTransaction):
     def add_owner(self, generation: int, token: str, member: Member) -> None:
         if (self._step, generation) in self._contents.owners:
             raise Race(f"owner {generation} is there already")
-        self._contents.owners[self._step, generation] = OwnerRow(token, member, member.place, _now_ms())
+        self._contents.owners[self._step, generation] = OwnerRow(token, member, member.place, self._whole.now_ms())
 
     def _owner(self, token: str, heartbeat_ms: int | None = None) -> tuple[Step, int] | None:
         for key, one in self._contents.owners.items():
@@ -166,7 +178,7 @@ class WholeTransaction(OwnersTransaction):
 
     @override
     def forget_owners(self, older_than_ms: int) -> None:
-        kept = _now_ms() - older_than_ms
+        kept = self._whole.now_ms() - older_than_ms
         owners = self._contents.owners
         for key in [key for key, one in owners.items() if key[0] == self._step and abs(one.heartbeat_ms) < kept]:
             del owners[key]
@@ -180,18 +192,19 @@ class WholeTransaction(OwnersTransaction):
 
     @override
     def set_lost(self, token: str, heartbeat_ms: int | None = None) -> bool:
-        return self._set(self._owner(token, heartbeat_ms), -_now_ms())
+        return self._set(self._owner(token, heartbeat_ms), -self._whole.now_ms())
 
     @override
     def beat(self, token: str) -> bool:
-        return self._set(self._owner(token), _now_ms())
+        return self._set(self._owner(token), self._whole.now_ms())
 
     @override
     def stop(self, token: str) -> None:
         self._set(self._owner(token), 0)
 
     @override
-    def vacate(self, keep: Collection[str], generation: int) -> None:
+    def vacate(self, keep: Sequence[str], generation: int) -> None:
+        self._whole.fence(self._contents, self._step, keep)
         for stream, row in list(self._of_step()):
             if row.token not in keep:
                 self._contents.positions[self._step, stream] = row._replace(generation=generation, token="")
@@ -215,13 +228,13 @@ class WholeStore(OwnersStore):
     """A store over such an object."""
 
     def __init__(self, whole: Whole, step: Step) -> None:
-        self._whole, self._step = whole, step
+        self.whole, self._step = whole, step
 
     @override
     @contextmanager
     def transaction(self, *, names_blockers: bool = False) -> Iterator[WholeTransaction]:
-        with self._whole.held():
-            yield WholeTransaction(self._whole, self._step, self._whole.load())
+        with self.whole.held():
+            yield WholeTransaction(self.whole, self._step, self.whole.load())
 
     @property
     @override
@@ -231,7 +244,3 @@ class WholeStore(OwnersStore):
     @override
     def close(self) -> None:
         """Nothing is open between transactions."""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

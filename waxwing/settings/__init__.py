@@ -8,7 +8,10 @@ environment.
 from waxwing.settings.group import Group, Settings, prefixed
 from waxwing.settings.groups import (
     DatabaseSettings,
+    KafkaClientSettings,
     KafkaSettings,
+    KafkaTargetSettings,
+    KafkaWindowSettings,
     LaneSettings,
     MySQLSettings,
     SinkSettings,
@@ -22,7 +25,10 @@ from waxwing.settings.groups import (
 __all__ = [
     "DatabaseSettings",
     "Group",
+    "KafkaClientSettings",
     "KafkaSettings",
+    "KafkaTargetSettings",
+    "KafkaWindowSettings",
     "LaneSettings",
     "MySQLSettings",
     "SQLServerSettings",

@@ -75,39 +75,14 @@ class SourceSettings(LaneSettings):
     _start_of = field_validator("start")(start_of)
 
 
-class KafkaSettings(SourceSettings):
-    """Where records come from."""
+class KafkaClientSettings(Group):
+    """Which Kafka, and how to talk to it."""
 
-    # Brokers are no such address: several topics of one cluster are told apart by their names.
-    addresses: ClassVar[tuple[str, ...]] = ("source_topic",)
     kafka_bootstrap_servers: str = Field(
         default="",
         validation_alias=AliasChoices("kafka_bootstrap_servers", "kafka_brokers"),
         description="Kafka brokers, host:port separated by commas. Empty: the embedded demonstration.",
         examples=["127.0.0.1:9092"],
-    )
-    kafka_group_id: str = Field(
-        default="",
-        validation_alias=AliasChoices("kafka_group_id", "sink_group_id"),
-        description="Consumer group whose offsets are committed for lag tools. They are never read back. Empty: waxwing-FLOW.",
-    )
-    source_topic: str = Field(default="", min_length=1, description="Topic to read; several with commas between them.")
-    source_topic_pattern: str = Field(
-        default="",
-        examples=["orders\\..*"],
-        description="Instead of SOURCE_TOPIC: a regular expression that the names of the topics to read fit from end to end. "
-        "Topics that come later are read from their log's start.",
-    )
-    on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
-    batch_records_max: int = Field(
-        default=5_000, ge=1, le=100_000, description="Records in a batch at most; fewer where they are large."
-    )
-    partition_refresh_interval_s: float = Field(
-        default=1.0,
-        ge=0.1,
-        # Kafka's client reads on in a re-created topic at the old offset and says nothing, so its id is asked for often.
-        le=1.0,
-        description="How often lanes look for new partitions and a re-created topic.",
     )
     kafka_away_max_s: float = Field(
         default=300.0, ge=1.0, description="How long to wait for a broker that does not answer before exit 75."
@@ -136,6 +111,36 @@ class KafkaSettings(SourceSettings):
         if text and not all(_SERVER.fullmatch(server.strip()) for server in text.split(",")):
             raise ValueError("must be host:port, several separated by commas")
         return text
+
+
+class KafkaSettings(SourceSettings, KafkaClientSettings):
+    """Where records come from."""
+
+    # Brokers are no such address: several topics of one cluster are told apart by their names.
+    addresses: ClassVar[tuple[str, ...]] = ("source_topic",)
+    kafka_group_id: str = Field(
+        default="",
+        validation_alias=AliasChoices("kafka_group_id", "sink_group_id"),
+        description="Consumer group whose offsets are committed for lag tools. They are never read back. Empty: waxwing-FLOW.",
+    )
+    source_topic: str = Field(default="", min_length=1, description="Topic to read; several with commas between them.")
+    source_topic_pattern: str = Field(
+        default="",
+        examples=["orders\\..*"],
+        description="Instead of SOURCE_TOPIC: a regular expression that the names of the topics to read fit from end to end. "
+        "Topics that come later are read from their log's start.",
+    )
+    on_unknown_topic: Literal["wait", "fail"] = Field(default="wait", description="What to do while the topic does not exist.")
+    batch_records_max: int = Field(
+        default=5_000, ge=1, le=100_000, description="Records in a batch at most; fewer where they are large."
+    )
+    partition_refresh_interval_s: float = Field(
+        default=1.0,
+        ge=0.1,
+        # Kafka's client reads on in a re-created topic at the old offset and says nothing, so its id is asked for often.
+        le=1.0,
+        description="How often lanes look for new partitions and a re-created topic.",
+    )
 
     @field_validator("source_topic")
     @classmethod
@@ -218,6 +223,37 @@ class WindowSettings(SinkSettings):
     )
 
 
+class KafkaTargetSettings(SinkSettings, KafkaClientSettings):
+    """How records are written into topics."""
+
+    kafka_transactions: Literal["yes", "no"] = Field(
+        default="yes",
+        description="`no`: for brokers without transactions. Messages are then written at least once: those of the last moment "
+        "before a crash come twice.",
+    )
+    kafka_transaction_timeout_s: float = Field(
+        default=60.0,
+        ge=1.0,
+        le=900.0,
+        description="The broker ends a transaction that is open for so long; no more than its transaction.max.timeout.ms.",
+    )
+    kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="lz4", description="How messages are compressed on their way."
+    )
+    kafka_linger_ms: float = Field(
+        default=5.0, ge=0.0, le=1_000.0, description="How long a message waits for others of its request, in milliseconds."
+    )
+    kafka_topic_partitions: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Partitions of a topic that is made because it is missing. 0: the broker's own number.",
+    )
+    kafka_topic_replication: int = Field(
+        default=0, ge=0, le=100, description="Copies of topics that are made. 0: the broker's own number."
+    )
+
+
 class MySQLSettings(Group):
     """MySQL or MariaDB by parts, which `load` makes into DATABASE_URL."""
 
@@ -288,3 +324,7 @@ class SqlSettings(SinkSettings, DatabaseSettings):
 
 class SqlWindowSettings(SqlSettings, WindowSettings):
     """What windows in an SQL database need."""
+
+
+class KafkaWindowSettings(KafkaTargetSettings, WindowSettings):
+    """What windows in a topic need."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import SecretStr
 
 from waxwing.errors import ConfigError
-from waxwing.settings import DatabaseSettings, Group, KafkaSettings
+from waxwing.settings import DatabaseSettings, Group, KafkaClientSettings, KafkaSettings
 from waxwing.settings.group import values_in
 
 T = TypeVar("T")
@@ -31,9 +31,9 @@ class _Standing:
         update: dict[str, object] = {}
         for field in values_in(type(settings)):
             update[field] = self.addressed(getattr(settings, field))
-        if isinstance(settings, KafkaSettings) and not settings.kafka_bootstrap_servers:
+        if isinstance(settings, KafkaClientSettings) and not settings.kafka_bootstrap_servers:
             update["kafka_bootstrap_servers"] = "127.0.0.1:9"
-            if not settings.source_topic_pattern:
+            if isinstance(settings, KafkaSettings) and not settings.source_topic_pattern:
                 update["source_topic"] = settings.source_topic or "memory"
         if isinstance(settings, DatabaseSettings) and not settings.database_url.get_secret_value():
             update["database_url"] = SecretStr("sqlite:////nowhere/instead.sqlite")
