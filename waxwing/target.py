@@ -249,6 +249,11 @@ class Target(ABC):
         """Steps of other flows, as (flow, step), that took these streams into this very place: of a flow that was renamed."""
         return ()
 
+    def left_behind(self) -> str:
+        """What it holds although nothing is remembered of it, so that somebody has lost its positions; empty: nothing, or nobody
+        can tell."""
+        return ""
+
     @property
     def again(self) -> str:
         """What it means for this target that records are taken in a second time."""

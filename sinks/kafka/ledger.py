@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -46,6 +48,8 @@ from waxwing.ledger.store import Race, Step, Stored
 from waxwing.settings import KafkaTargetSettings
 
 HELD_MAX_S = 60.0
+# So long, drawn anew each time, a process that was overtaken waits for the other to get done; that takes about a second.
+GIVE_WAY_S = 0.5, 3.0
 _INITS_AT_ONCE = 8
 _STOPPED, _BEATS = b"stopped", b"beats"
 _OF_ANCHOR = {OWNERS, OPEN, WINDOWS, INTO}
@@ -67,7 +71,8 @@ class KafkaLedger(Anchored):
     def __init__(self, settings: KafkaTargetSettings, step: Step, into: str, writers: int) -> None:
         self.topic = positions_topic(step)
         self._settings, self._step, self._into, self._writers = settings, step, into, writers
-        self._lock = threading.RLock()
+        self._lock, self._plain_lock = threading.RLock(), threading.Lock()
+        self._raced = False  # has another one become the anchor's writer, when we were?
         self.message_bytes_max = MESSAGE_BYTES_DEFAULT
         self._anchor: Sender | None = None
         self._senders: dict[str, list[Sender]] = {}  # by the token, of writers that are not in use yet
@@ -230,10 +235,14 @@ class KafkaLedger(Anchored):
 
     def _demand_anchor(self) -> None:
         """Become the one who may write the anchor: whoever could before can no more."""
-        if self._anchor is None:
-            anchor = Sender(self._settings, transactional_id(self._step) if self.transactional else "")
-            anchor.init()
-            self._anchor = anchor
+        if self._anchor is not None:
+            return
+        if self._raced:  # another one is at it: processes that begin together must not undo each other's work for ever
+            time.sleep(random.uniform(*GIVE_WAY_S))
+            self._raced = False
+        anchor = Sender(self._settings, transactional_id(self._step) if self.transactional else "")
+        anchor.init(self.topic)
+        self._anchor = anchor
 
     def _transact(self, records: Sequence[Record]) -> None:
         anchor = self._anchor
@@ -243,7 +252,7 @@ class KafkaLedger(Anchored):
             anchor.send_records(self.topic, records)
             anchor.commit()
         except Overtaken as error:
-            self._anchor = None
+            self._anchor, self._raced = None, True
             raise Race(f"another process writes topic {self.topic}: {error}") from error
         except BaseException:
             self._anchor = None  # whatever became of it is seen by who reads the topic
@@ -269,8 +278,7 @@ class KafkaLedger(Anchored):
             ]
             with ThreadPoolExecutor(_INITS_AT_ONCE) as pool:
                 mine = [transactional_id(step, own, number) for number in range(self._writers)]
-                self._senders = {own: list(pool.map(self._made, mine))}
-                list(pool.map(self._made, gone))
+                self._senders = {own: list(pool.map(self._made, [*mine, *gone]))[: len(mine)]}
         kept = {token: count for token, count in opened.items() if token in keep} | {own: self._writers}
         self._opened = Record(OPEN, msgspec.json.encode(kept))
         self._committed.read(self._all.end())
@@ -281,7 +289,7 @@ class KafkaLedger(Anchored):
 
     def _made(self, name: str) -> Sender:
         sender = Sender(self._settings, name, self.message_bytes_max)
-        sender.init()
+        sender.init(self.topic)
         return sender
 
     # -- writers -----------------------------------------------------------------------------------
@@ -296,7 +304,7 @@ class KafkaLedger(Anchored):
             held = self._in_use.get((token, part))
             if held is None:
                 if not self.transactional:
-                    held = Sender(self._settings, "", self.message_bytes_max)
+                    held = self._made("")
                 elif not (left := self._senders.get(token)):
                     raise TransientError(f"Topic {self.topic}: this process has let go of it.")
                 else:
@@ -319,19 +327,25 @@ class KafkaLedger(Anchored):
 
     @override
     def now_ms(self) -> int:
-        return self._plain.timestamp_ms(self.topic, key_of("clock"), b"")
+        with self._plain_lock:
+            return self._plain.timestamp_ms(self.topic, key_of("clock"), b"")
 
     @override
     def beat(self, token: str) -> bool:
-        with self.held():
+        with self._plain_lock:
             self._plain.timestamp_ms(self.topic, beat_key(token), _BEATS)
+        if not self._lock.acquire(blocking=False):
+            return True  # the topic is being read: the next heartbeat looks
+        try:
             return self._owns(self.load(), token) or self._owns(self.load_all(), token)
+        finally:
+            self._lock.release()
 
     @override
     def stop(self, token: str) -> None:
-        if self._lock.acquire(timeout=1.0):
+        if self._plain_lock.acquire(timeout=1.0):
             try:
                 self._plain.send(self.topic, key=beat_key(token), value=_STOPPED, partition=0)
                 self._plain.acknowledged(1.0)
             finally:
-                self._lock.release()
+                self._plain_lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,6 +32,12 @@ _FENCED = {
 _NO_TRANSACTIONS = {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE}
 
 
+# librdkafka writes of fatal errors to stderr by itself; whoever meets one says so.
+_SILENT = logging.getLogger("waxwing.librdkafka.producers")
+_SILENT.propagate = False
+_SILENT.addHandler(logging.NullHandler())
+
+
 class Overtaken(Exception):
     """The producer is of no more use: another one of its name was made, or the broker has ended its transaction."""
 
@@ -46,7 +53,7 @@ class Sender:
         settings: the brokers.
         transactional_id: its name; empty: it has no transactions.
         message_bytes_max: of one message.
-        reports: whether it is told of what was acknowledged, and not of errors alone.
+        reports: whether it is told of what was acknowledged, not of errors alone: for heartbeats, of which one may come twice.
 
     Attributes:
         in_doubt: whether a commit is under way whose outcome nobody knows.
@@ -70,12 +77,13 @@ class Sender:
             "queue.buffering.max.messages": _QUEUE_MESSAGES,
             "queue.buffering.max.kbytes": _QUEUE_KBYTES,
             **client_config(settings),
-            "enable.idempotence": True,
+            "enable.idempotence": not reports,
             "acks": "all",
             "message.max.bytes": max(1_000_000, message_bytes_max),
             "delivery.report.only.error": not reports,
             "error_cb": self._on_error,
         }
+        config.setdefault("logger", _SILENT)
         if transactional_id:
             config |= {
                 "transactional.id": transactional_id,
@@ -84,15 +92,17 @@ class Sender:
         self._producer = make_client(Producer, config, settings)
         self.in_doubt = self._open = False
 
-    def init(self, give_up_s: float | None = None) -> None:
-        """Fence all others of its name, and end what they left open.
+    def init(self, topic: str) -> None:
+        """Fence all others of its name, and end what they left open. The topic is one that is there.
 
         Raises:
             ConfigError: refused: rights, or a broker without transactions.
             TransientError: no answer for so long.
         """
+        # Once it is connected it has its answer in milliseconds; else librdkafka looks again half a second later.
+        self._again(lambda timeout_s: self._producer.list_topics(topic, timeout=timeout_s))
         if self._transactional:
-            self._again(self._producer.init_transactions, give_up_s)
+            self._again(self._producer.init_transactions)
 
     def begin(self) -> None:
         """Begin a transaction.
@@ -102,7 +112,7 @@ class Sender:
         """
         self._failed = []
         if self._transactional:
-            self._again(self._producer.begin_transaction, None, takes_timeout=False)
+            self._again(lambda _: self._producer.begin_transaction())
         self._open = True
 
     def send_all(
@@ -162,7 +172,7 @@ class Sender:
             TransientError: no answer.
         """
         give_up_s = time.monotonic() + (timeout_s or self._settings.kafka_transaction_timeout_s)
-        while self._producer.flush(min(timeout_s or 1.0, 1.0)):
+        while self._left(min(timeout_s or 1.0, 1.0)):
             self._look_up()
             if time.monotonic() > give_up_s:
                 self._producer.purge()
@@ -170,6 +180,20 @@ class Sender:
         self._look_up()
         if self._failed:
             self._judge(self._failed[0])
+
+    def _left(self, timeout_s: float) -> int:
+        """How many messages are not acknowledged yet, after so long at most."""
+        try:
+            return self._producer.flush(timeout_s)
+        except SystemError as raised:  # so a fatal error comes out where a report of delivery is given while it is raised
+            raise Overtaken("it was fenced, or its transaction was ended") from raised
+        except Exception as raised:
+            error: object = raised  # its type does not say that it can be raised
+            if not isinstance(error, KafkaError):
+                raise
+            if error.fatal():
+                raise Overtaken(reason_of(error)) from raised
+            raise self._error(error) from raised
 
     def commit(self) -> None:
         """Make the transaction durable. Called again where the outcome of the last call is unknown.
@@ -190,7 +214,7 @@ class Sender:
                 self.abort()
                 raise
         self.in_doubt = True
-        self._again(self._producer.commit_transaction, None, committing=True)
+        self._again(self._producer.commit_transaction, committing=True)
         self.in_doubt = self._open = False
 
     def abort(self) -> None:
@@ -202,7 +226,7 @@ class Sender:
             self._producer.purge()
             return
         with contextlib.suppress(Overtaken, WaxwingError):
-            self._again(self._producer.abort_transaction, None)
+            self._again(self._producer.abort_transaction)
 
     def timestamp_ms(self, topic: str, key: bytes, value: bytes) -> int:
         """Send one record by itself, and wait for its time, by the broker's clock where the topic has it.
@@ -230,13 +254,12 @@ class Sender:
 
     # -- errors ------------------------------------------------------------------------------------
 
-    def _again(
-        self, call: Callable[..., object], give_up_s: float | None, *, committing: bool = False, takes_timeout: bool = True
-    ) -> None:
-        until_s = time.monotonic() + (give_up_s or self._settings.retry_max_s)
+    def _again(self, call: Callable[[float], object], *, committing: bool = False) -> None:
+        """Call until there is an answer; the argument is for how long it may wait."""
+        until_s = time.monotonic() + self._settings.retry_max_s
         while True:
             try:
-                call(ANSWER_S) if takes_timeout else call()
+                call(ANSWER_S)
                 return
             except KafkaException as raised:
                 error: KafkaError = raised.args[0]

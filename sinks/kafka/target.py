@@ -168,6 +168,10 @@ class KafkaTarget(LedgerTarget):
                 out.append((step.flow, step.name))
         return out
 
+    @override
+    def left_behind(self) -> str:
+        return "messages" if Topics(self.kafka_settings).holds_records(self.topic) else ""
+
     # -- writing -------------------------------------------------------------------------------------
 
     def messages(self, change: Change) -> list[dict[str, Any]]:

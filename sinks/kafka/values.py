@@ -47,7 +47,9 @@ class MessageMaker:
         self.plan = plan(table, Append(), dialect=TOPIC, columns=columns)
         self.names = [column.name for column in self.plan.columns]
         self._rows = RowMaker(self.plan, self.names, TOPIC)
-        self._row = msgspec.defstruct("Row", self.names, rename=None) if all(map(str.isidentifier, self.names)) else None
+        self._row = (
+            msgspec.defstruct("Row", [str(name) for name in self.names]) if all(map(str.isidentifier, self.names)) else None
+        )
         self._key = self._of(key, "key")
         self._headers = {name: self._of(header, f"header {name}") for name, header in (headers or {}).items()}
         self._key_names = (key,) if isinstance(key, str) else () if key is None or callable(key) else tuple(key)

@@ -88,5 +88,9 @@ class InFront(Target):
         return self.target.taken_elsewhere(streams)
 
     @override
+    def left_behind(self) -> str:
+        return self.target.left_behind()
+
+    @override
     def connect(self, part: str, token: str) -> Session:
         return self.target.connect(part, token)

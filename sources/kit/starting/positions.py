@@ -195,6 +195,8 @@ def _start_at(found: Sequence[tuple[str, Position]], log_token: tuple[int, bytes
 def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool) -> None:
     others = target.taken_elsewhere(streams)
     if not others:
+        if held := target.left_behind():
+            _refuse_lost(target, held, anew=anew)
         return
     flow = next(iter(streams)).flow
     sources = ", ".join(sorted({stream.source for stream in streams}))
@@ -211,4 +213,16 @@ def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool
         f"Empty the table and forget it: {drops}. If it is meant, start with BEGIN=anew.",
         step=target.step,
         source=sources,
+    )
+
+
+def _refuse_lost(target: Target, held: str, *, anew: bool) -> None:
+    what = f"{target.name} holds {held}, and step {target.step} of flow {target.flow} has no positions there"
+    if anew:
+        log.warning("begins_anew", f"{what} and begins anew (BEGIN=anew): {target.again}.", step=target.step)
+        return
+    raise DataError(
+        f"{what}: beginning anew might do again what was done: {target.again}.",
+        hint="Were the positions lost? Restore them, or empty it. Did others write it, or is it meant? Start with BEGIN=anew.",
+        step=target.step,
     )
