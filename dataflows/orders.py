@@ -1,37 +1,48 @@
 """Orders from Kafka into SQL, exactly once: check each order, complete it (orders_rules.py), upsert it into the table `orders`.
 
-Beside it totals per minute (by the timestamps of the messages), of each customer and of all, in the table `order_totals`.
+Beside it totals per minute (by the timestamps of the messages), of each customer and of all, in the table `order_totals`; and
+where ENRICHED_TOPIC is given, each completed order in that topic. ORDERS_PART divides the flow there: one half fills the topic,
+the other the tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
-from bytewax.dataflow import Dataflow
+from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import Source
 from pydantic import Field
 
 import waxwing
-from dataflows.orders_rules import RawOrder, Row, enrich
+from dataflows.orders_rules import Order, RawOrder, Row, enrich
 from sinks import SqlLiveWindows, SqlTarget, SqlWindows, Upsert, sink, window_sink
+from sinks.kafka import KafkaTarget
 from sources import read
 from sources.kafka import KafkaSource
 from waxwing.batch import Batch
+from waxwing.errors import ConfigError
 from waxwing.operators import map_batch, parse, without_rejects
 from waxwing.operators.windows import MESSAGE_TIME, Count, Max, Mean, Sum, Tumbling, Windows
-from waxwing.settings import KafkaSettings, SqlWindowSettings
+from waxwing.settings import KafkaSettings, KafkaTargetSettings, SqlWindowSettings
 from waxwing.target import Target
 
-__all__ = ["OrdersSettings", "RawOrder", "Row", "build", "enrich", "flow", "order_totals", "orders", "totals_of"]
+__all__ = ["OrdersSettings", "RawOrder", "Row", "build", "build_store", "enrich", "flow", "order_totals", "orders", "totals_of"]
 
 
-class OrdersSettings(KafkaSettings, SqlWindowSettings):
+class OrdersSettings(KafkaSettings, KafkaTargetSettings, SqlWindowSettings):
     """What this flow is told from outside."""
 
     source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
+    enriched_topic: str = Field(
+        default="", max_length=249, description="Topic that completed orders go to, each once, beside the table. Empty: none."
+    )
+    orders_part: Literal["all", "enrich", "store"] = Field(
+        default="all",
+        description="`enrich`: only fill ENRICHED_TOPIC. `store`: only fill the tables, from it: two flows of names of their own.",
+    )
     order_totals: Literal["on_close", "live", "off"] = Field(
         default="on_close",
         description="Totals per minute in the table order_totals: once a minute is closed, with every transaction, or none.",
@@ -85,18 +96,42 @@ per_customer = Windows(
 of_all = replace(per_customer, by=(), null_keys="reject")
 
 Totals = SqlWindows | SqlLiveWindows
+# The columns of `orders` that rows bring.
+FILLED = [column.name for column in orders.columns if column.server_default is None]
 
 
-def build(source: Source[Batch[bytes | None]], target: Target, totals: Mapping[str, Totals] | None = None) -> Dataflow:
-    """The flow, over any source and any target; `totals` are targets of windows, by the step's name."""
-    flow = Dataflow("orders")
+def build(
+    source: Source[Batch[bytes | None]],
+    target: Target | None,
+    totals: Mapping[str, Totals] | None = None,
+    topic: Target | None = None,
+) -> Dataflow:
+    """The flow, over any source and any targets: of orders, of their totals by the step's name, of completed orders as messages.
+
+    Without a target of the orders it is the half of the flow that fills the topic alone.
+    """
+    flow = Dataflow("orders" if target is not None else "orders-enrich")
     enriched = map_batch("enrich", parse("parse", read("kafka", flow, source), RawOrder), enrich)
-    sink("orders", enriched, target)
-    if totals:
-        accepted = without_rejects("accepted", enriched)
-        for step, totals_target in totals.items():
-            window_sink(step, accepted, totals_target)
+    if topic is not None:
+        sink("enriched", enriched, topic)
+    if target is not None:
+        store(enriched, target, totals or {})
     return flow
+
+
+def build_store(source: Source[Batch[bytes | None]], target: Target, totals: Mapping[str, Totals] | None = None) -> Dataflow:
+    """The other half: from completed orders into the tables."""
+    flow = Dataflow("orders-store")
+    store(parse("parse", read("kafka", flow, source), Order), target, totals or {})
+    return flow
+
+
+def store(enriched: Stream[Batch[Any]], target: Target, totals: Mapping[str, Totals]) -> None:
+    """Completed orders into the table, and their totals."""
+    sink("orders", enriched, target)
+    accepted = without_rejects("accepted", enriched) if totals else enriched
+    for step, totals_target in totals.items():
+        window_sink(step, accepted, totals_target)
 
 
 @waxwing.flow(OrdersSettings)
@@ -106,7 +141,14 @@ def flow(settings: OrdersSettings) -> Dataflow:
         from dataflows import embedded  # noqa: PLC0415 - a flow on real servers starts a tenth of a second sooner without
 
         settings = embedded.start(settings, orders, *([order_totals] if settings.order_totals != "off" else []))
-    return build(KafkaSource(settings), SqlTarget(settings, orders, Upsert(keys=("id",))), totals_of(settings))
+    if settings.orders_part != "all" and not settings.enriched_topic:
+        raise ConfigError(f"ORDERS_PART is {settings.orders_part}, and ENRICHED_TOPIC is empty.", hint="Name the topic between.")
+    table = SqlTarget(settings, orders, Upsert(keys=("id",))) if settings.orders_part != "enrich" else None
+    if table is not None and settings.orders_part == "store":
+        between = settings.model_copy(update={"source_topic": settings.enriched_topic, "source_topic_pattern": ""})
+        return build_store(KafkaSource(between), table, totals_of(settings))
+    topic = KafkaTarget(settings, settings.enriched_topic, orders, key="id", columns=FILLED) if settings.enriched_topic else None
+    return build(KafkaSource(settings), table, totals_of(settings) if table is not None else {}, topic)
 
 
 def totals_of(settings: OrdersSettings) -> dict[str, Totals]:

@@ -42,6 +42,19 @@ class RawOrder(msgspec.Struct, frozen=True, gc=False):
 # The columns of `orders` that the flow fills, in order. Plain tuples: the fastest for the sink.
 Row = tuple[str, str, str | None, int, Decimal, Decimal, int]
 
+
+class Order(msgspec.Struct, frozen=True, gc=False):
+    """A completed order, as ENRICHED_TOPIC holds it: the fields of Row."""
+
+    id: str
+    order_id: str
+    customer: str | None
+    quantity: int
+    unit_price: Decimal
+    total_value: Decimal
+    processed_at: int
+
+
 QUANTITY_MAX = 2**31 - 1
 PRICE_MAX = Decimal("99999999.99")
 TOTAL_MAX = Decimal("9999999999.99")

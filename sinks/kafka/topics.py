@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -75,11 +76,21 @@ class Topics:
             new = NewTopic(name, partitions or -1, self._settings.kafka_topic_replication or -1, config=dict(config))
             try:
                 self._admin.create_topics([new], request_timeout=ANSWER_S)[name].result(ANSWER_S)
+                self._await(name)
                 log.info("topic_made", f"Topic {name} was not there and is made.")
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was faster
                     raise self._error(error.args[0], name) from error
         return self._described(name)
+
+    def _await(self, name: str) -> None:
+        """Until a topic that was just made has its leaders, so that clients can use it."""
+        give_up_s = time.monotonic() + ANSWER_S
+        while time.monotonic() < give_up_s:
+            found = self._admin.list_topics(timeout=ANSWER_S).topics.get(name)
+            if found is not None and found.error is None and all(part.leader >= 0 for part in found.partitions.values()):
+                return
+            time.sleep(0.05)
 
     def _described(self, name: str) -> Topic:
         resource = ConfigResource(ResourceType.TOPIC, name)
