@@ -48,6 +48,8 @@ from waxwing.ledger.store import Race, Step, Stored
 from waxwing.settings import KafkaTargetSettings
 
 HELD_MAX_S = 60.0
+# A heartbeat was sent, and then looks whose the step is: if it can, within this time.
+LOOKS_WITHIN_S = 2.0
 # So long, drawn anew each time, a process that was overtaken waits for the other to get done; that takes about a second.
 GIVE_WAY_S = 0.5, 3.0
 _INITS_AT_ONCE = 8
@@ -334,7 +336,7 @@ class KafkaLedger(Anchored):
     def beat(self, token: str) -> bool:
         with self._plain_lock:
             self._plain.timestamp_ms(self.topic, beat_key(token), _BEATS)
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(timeout=LOOKS_WITHIN_S):
             return True  # the topic is being read: the next heartbeat looks
         try:
             return self._owns(self.load(), token) or self._owns(self.load_all(), token)

@@ -56,6 +56,7 @@ class Sender:
         reports: whether it is told of what was acknowledged, not of errors alone: for heartbeats, of which one may come twice.
 
     Attributes:
+        name: the transactional id.
         in_doubt: whether a commit is under way whose outcome nobody knows.
     """
 
@@ -67,7 +68,7 @@ class Sender:
         *,
         reports: bool = False,
     ) -> None:
-        self._settings, self._transactional = settings, bool(transactional_id)
+        self.name, self._settings, self._transactional = transactional_id, settings, bool(transactional_id)
         self._refused: ConfigError | None = None
         self._failed: list[KafkaError] = []
         config: dict[str, Any] = {

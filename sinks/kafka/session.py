@@ -11,6 +11,7 @@ from typing_extensions import override
 from sinks.kafka.ledger import KafkaLedger
 from sinks.kafka.producers import Overtaken, Refused, Sender
 from sinks.kafka.records import Record, position_record, state_records
+from sinks.kafka.values import MESSAGE_HEAD_BYTES
 from waxwing.batch import Stream
 from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import ConfigError, RowError, TransientError, TryLater
@@ -20,6 +21,10 @@ from waxwing.target import Session
 
 if TYPE_CHECKING:
     from sinks.kafka.target import KafkaTarget
+
+
+# What the headers of ours take, the reason among them.
+LETTER_HEAD_BYTES = 20_000
 
 
 class KafkaSession(Session):
@@ -82,7 +87,8 @@ class KafkaSession(Session):
         try:
             sender.send_all(self._target.topic, messages, named=None if bad is None else bad.setdefault)
             for letter in change.dead_letters:
-                sender.send(self._target.letters_topic, **_letter(letter, self._target.own_step))
+                message = _letter(letter, self._target.own_step, self._target.letter_bytes_max)
+                sender.send(self._target.letters_topic, **message)
             if not self._ledger.transactional:
                 sender.acknowledged()  # a position never comes before its rows
             sender.send_records(self._ledger.topic, self._records(change))
@@ -126,8 +132,11 @@ def _chunks(state: bytes) -> int:
     return len(state_records(Stream("", "", "", 0), state, "", 0)) - 1
 
 
-def _letter(letter: DeadLetter, step: Step) -> dict[str, Any]:
-    """A dead letter as a message: the source's own, with what is known of its end in headers that begin with waxwing."""
+def _letter(letter: DeadLetter, step: Step, bytes_max: int) -> dict[str, Any]:
+    """A dead letter as a message: the source's own, with what is known of its end in headers that begin with waxwing.
+
+    Of one that is too large for the topic as much stands there as it takes; the header waxwing.bytes says how much it was.
+    """
     known: Sequence[tuple[str, object]] = (
         ("flow", step.flow),
         ("step", step.name),
@@ -138,6 +147,15 @@ def _letter(letter: DeadLetter, step: Step) -> dict[str, Any]:
         ("offset", letter.offset),
         ("row", letter.row),
     )
-    headers = [*letter.headers, *((f"waxwing.{name}", str(value).encode()) for name, value in known)]
-    message: dict[str, Any] = {"key": letter.key, "value": letter.value, "headers": headers}
+    key, value = letter.key, letter.value
+    own: list[tuple[str, bytes | None]] = [(f"waxwing.{name}", str(text).encode()) for name, text in known]
+    headers = [*letter.headers, *own]
+    head = MESSAGE_HEAD_BYTES + sum(len(name) + len(text or b"") + 10 for name, text in headers)
+    if head + len(key or b"") + len(value or b"") > bytes_max:
+        size = len(value or b"")
+        if head + len(key or b"") > bytes_max // 2:  # then they are no better
+            key, headers, head = None, own, LETTER_HEAD_BYTES
+        headers = [*headers, ("waxwing.bytes", str(size).encode())]
+        value = None if value is None else value[: max(bytes_max - head - len(key or b"") - 100, 0)]
+    message: dict[str, Any] = {"key": key, "value": value, "headers": headers}
     return message | ({"timestamp": letter.timestamp_ms} if letter.timestamp_ms > 0 else {})

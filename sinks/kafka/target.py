@@ -71,7 +71,7 @@ class KafkaTarget(LedgerTarget):
         self._compacted = compacted
         self._maker = MessageMaker(table, columns, key, headers)
         self._ledger_made: tuple[Step, KafkaLedger] | None = None
-        self._message_bytes_max = MESSAGE_BYTES_DEFAULT
+        self._message_bytes_max = self.letter_bytes_max = MESSAGE_BYTES_DEFAULT
         self._prepared = False
 
     # -- what it is ----------------------------------------------------------------------------------
@@ -118,7 +118,8 @@ class KafkaTarget(LedgerTarget):
         output = topics.ensure(self.topic, settings.kafka_topic_partitions, config)
         letters = topics.ensure(self.letters_topic, settings.kafka_topic_partitions, {})
         topics.ensure_positions(positions_topic(self.own_step))
-        self.kafka_ledger.message_bytes_max = self._message_bytes_max = min(output.message_bytes_max, letters.message_bytes_max)
+        self._message_bytes_max, self.letter_bytes_max = output.message_bytes_max, letters.message_bytes_max
+        self.kafka_ledger.message_bytes_max = max(output.message_bytes_max, letters.message_bytes_max)
         if not self._prepared and settings.kafka_transactions == "no":
             log.warning(
                 "at_least_once",
