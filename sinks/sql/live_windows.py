@@ -25,7 +25,7 @@ class SqlLiveWindows(LiveTarget, SqlTarget):
     Args:
         settings: where the database is. `database_table` has no say in it.
         table: made when missing, else checked at the start; for fixed and names see WindowTable. It needs a primary key.
-        windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
+        windows: Tumbling, Hopping or Calendar ones, of Count, Sum, Min, Max and Mean; lateness_s and grace_s have no say in it.
 
     Parallelism: one connection and one writer per lane; SQLite: one for all.
     Delivery: exactly once: totals and positions are one transaction, by compare-and-set (tests/faults/test_windows_of_kafka.py).

@@ -29,7 +29,7 @@ class WindowTable:
     Args:
         table: its columns are named as those of the windows: the key's fields and the aggregates all of them; window_start,
             window_end and revision as you like. Starts and ends go into DateTime columns (UTC), integers (epoch seconds) or,
-            of windows of whole days, Date columns.
+            of windows of whole days, Date columns: a calendar's are those of its zone, of others those of UTC.
         windows: the windows.
         fixed: columns that have one value in all rows, for several kinds of windows in one table.
         names: columns of yours in the place of window_start, window_end and revision: {"window_start": "minute"}.
@@ -125,9 +125,8 @@ class WindowTable:
             zone = UTC if column.type.timezone else None
             return lambda time_us: instant(time_us).replace(tzinfo=zone)
         if isinstance(column.type, sa.Date) and self._windows.whole_days:
-            return lambda time_us: instant(time_us).date()
-        length, every = self._windows.length_us, self._windows.every_us
-        if isinstance(column.type, sa.Integer) and length and not length % SECOND_US and not every % SECOND_US:
+            return self._windows.day
+        if isinstance(column.type, sa.Integer) and self._windows.whole_seconds:
             return lambda time_us: time_us // SECOND_US
         raise ConfigError(
             f"Column {column.name} ({column.type!r}) can't keep a window's time.",

@@ -30,9 +30,9 @@ PUBLIC = {
         "without_rejects",
     ],
     "waxwing.operators.windows": [
-        "MESSAGE_TIME", "NEVER", "UNSEEN", "Aggregate", "Bucket", "Count", "Emission", "First", "Fold", "Held", "Hopping",
-        "Last", "Late", "LateEntries", "Mark", "Max", "Mean", "Min", "Opening", "Piece", "Rows", "Session", "StreamFold", "Sum",
-        "Tumbling", "Windows", "first_held", "first_opening", "openings",
+        "MESSAGE_TIME", "NEVER", "UNSEEN", "Aggregate", "Bucket", "Calendar", "Count", "Emission", "First", "Fold", "Held",
+        "Hopping", "Last", "Late", "LateEntries", "Mark", "Max", "Mean", "Min", "Opening", "Piece", "Rows", "Session",
+        "StreamFold", "Sum", "Tumbling", "Windows", "first_held", "first_opening", "openings",
     ],
     "sources": ["read"],
     "sources.kafka": ["KafkaSource"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sinks.windows.table import WindowTable
 from waxwing.errors import ConfigError
-from waxwing.operators.windows import Count, Hopping, Rows, Session, Tumbling, Windows
+from waxwing.operators.windows import Calendar, Count, Hopping, Rows, Session, Tumbling, Windows
 
 
 def define(**changes: Any) -> Windows:
@@ -120,3 +120,52 @@ def test_windows_of_whole_days_begin_at_a_date() -> None:
         with pytest.raises(ConfigError, match="can't keep a window's time") as caught:
             WindowTable(made, define(kind=other), names={"window_start": "day"})
         assert "whole days, Date" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "starts", "days"),
+    [
+        (Calendar("day", "Europe/Berlin"), ["2026-03-28T23:00", "2026-03-29T22:00"], ["2026-03-29", "2026-03-30"]),
+        (Calendar("week", "Europe/Berlin"), ["2026-03-22T23:00", "2026-03-29T22:00"], ["2026-03-23", "2026-03-30"]),
+        (Calendar("month", "Asia/Tokyo", 3), ["2026-03-31T15:00", "2026-06-30T15:00"], ["2026-04-01", "2026-07-01"]),
+        (Calendar("day", "America/Sao_Paulo"), ["2018-11-04T03:00", "2018-11-05T02:00"], ["2018-11-04", "2018-11-05"]),
+        (Calendar("day", "Pacific/Apia"), ["2011-12-29T10:00", "2011-12-30T10:00"], ["2011-12-29", "2011-12-31"]),
+        (Calendar("day", "America/St_Johns"), ["2006-10-29T02:30", "2006-10-30T03:30"], ["2006-10-29", "2006-10-30"]),
+        (Calendar("day", "UTC"), ["1969-12-31T00:00", "1970-01-01T00:00"], ["1969-12-31", "1970-01-01"]),
+    ],
+    ids=repr,
+)
+def test_windows_of_a_calendar_begin_at_a_date_of_their_zone_or_at_a_moment_in_utc(
+    kind: Calendar, starts: list[str], days: list[str]
+) -> None:
+    definition = define(kind=kind)
+    moments = [datetime.fromisoformat(start).replace(tzinfo=UTC) for start in starts]
+    times = [round(moment.timestamp()) * 1_000_000 for moment in moments]
+    # The end of the one is the start of the other.
+    rows = Rows(definition.names, [[times[0]], [times[1]], ["a"], [3], [0]])
+    dates = [date.fromisoformat(day) for day in days]
+    for kept, expected in (
+        (sa.Date, dates),
+        (sa.BigInteger, [time // 1_000_000 for time in times]),
+        (sa.DateTime, [moment.replace(tzinfo=None) for moment in moments]),
+        (sa.DateTime(timezone=True), moments),
+    ):
+        made = sa.Table(
+            "totals",
+            sa.MetaData(),
+            sa.Column("window_start", kept, primary_key=True),
+            sa.Column("window_end", kept),
+            sa.Column("key", sa.String(9), primary_key=True),
+            sa.Column("n", sa.BigInteger),
+        )
+        one = WindowTable(made, definition)
+        assert one.tuples(rows, one.names) == [(*expected, "a", 3)]
+    by_name = sa.Table(
+        "days",
+        sa.MetaData(),
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("key", sa.String(9), primary_key=True),
+        sa.Column("n", sa.BigInteger),
+    )
+    one = WindowTable(by_name, definition)
+    assert one.tuples(rows, one.names) == [(dates[0], "a", 3)]

@@ -8,10 +8,11 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import count, cycle
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import bytewax.operators as op
 import msgspec
@@ -33,7 +34,7 @@ from waxwing.errors import ConfigError, Fenced, TransientError
 from waxwing.ledger.windows import BUCKETS_SOURCE
 from waxwing.metrics import counters
 from waxwing.operators import parse
-from waxwing.operators.windows import Count, Max, Mean, Sum, Tumbling, Windows
+from waxwing.operators.windows import Calendar, Count, Max, Mean, Sum, Tumbling, Windows
 from waxwing.settings import SqlSettings, SqlWindowSettings
 
 LENGTH_S, LATENESS_S, GRACE_S, FIRST_S = 10, 3, 6, 1_700_000_000
@@ -697,6 +698,55 @@ def test_lateness_and_grace_may_be_said_anew(place: Place, live: bool) -> None:
     assert kept == after.text
     case.run(data, case.target(replace(before, lateness_s=2.5)))
     case.check(data)
+
+
+BERLIN, HOUR_S = ZoneInfo("Europe/Berlin"), 3_600
+DAYS = replace(DEFINITION, kind=Calendar("day", "Europe/Berlin"), lateness_s=3 * HOUR_S, grace_s=6 * HOUR_S)
+
+
+@ON_THREE
+@pytest.mark.parametrize("live", [False, True], ids=["on_close", "live"])
+@pytest.mark.parametrize("start", [sa.Date, sa.DateTime])
+def test_days_of_a_zone_stay_open_over_restarts_and_are_as_long_as_the_clock_makes_them(
+    place: Place, start: Any, live: bool
+) -> None:
+    case, rng = Case(place, start=start, live=live), random.Random(33)
+    definition = replace(DAYS, grace_s=0) if live else DAYS
+    first_s, data = round(datetime(2023, 10, 27, 20, tzinfo=UTC).timestamp()), cast("Data", {})
+    for partition in range(3):
+        hours = [
+            hour - rng.choice((0, 0, 0, 2, 5, 8, 30)) for hour in range(0, 90, 2)
+        ]  # some late within the grace, some for good
+        times = [first_s + hour * HOUR_S + rng.randrange(HOUR_S) for hour in hours]
+        data[partition] = [{"time": at, "key": rng.choice(KEYS), "value": f"{rng.randint(1, 99)}.25"} for at in times]
+    for until in (9, 17, 18, 30):
+        case.run({p: records[:until] for p, records in data.items()}, case.target(definition), ends=False)
+    case.run(data, case.target(definition))
+
+    totals, late = cast("dict[tuple[str, date], list[Decimal]]", defaultdict(list)), []
+    for partition, records in data.items():
+        highest = -(10**12)
+        for offset, record in enumerate(records):
+            day = datetime.fromtimestamp(record["time"], BERLIN).date()
+            end_s = datetime.combine(day + timedelta(days=1), time(), BERLIN).timestamp()
+            if not live and highest - 9 * HOUR_S >= end_s:
+                late.append((partition, offset))
+            else:
+                totals[record["key"] or "", day].append(Decimal(record["value"]))
+            highest = max(highest, record["time"])
+    found = {}
+    for begins, scope, key, n, total, *_ in place.read(case.table):
+        assert scope == "key"
+        kept = begins
+        if start is sa.DateTime:
+            local = begins.replace(tzinfo=UTC).astimezone(BERLIN)
+            assert local.time() == time()
+            kept = local.date()
+        found[key, kept] = n, Decimal(str(total)).quantize(Decimal("0.01"))
+    assert found == {at: (len(values), sum(values)) for at, values in totals.items()}
+    assert date(2023, 10, 29) in {day for _, day in found}, "a day of 25 hours"
+    assert case.late() == late
+    assert live or len(late) > 3
 
 
 class Reading(msgspec.Struct, frozen=True):

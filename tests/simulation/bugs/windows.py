@@ -149,7 +149,9 @@ def reopened(self: OpenWindows, group: Group, closed_to: int, place: int) -> int
     window = self.held.get(group.end_us)
     if window is None:
         parts = self._definition.parts
-        window = self.held[group.end_us] = Window(Table(parts), Table(parts))
+        window = self.held[group.end_us] = Window(
+            (self._definition.start_of(group.end_us), group.end_us), Table(parts), Table(parts)
+        )
     (window.on_time if window.size is None else window.grace).merge(group.keys, group.states)
     return 0
 

@@ -3,7 +3,7 @@
 from waxwing.ledger.windows import NEVER, UNSEEN
 from waxwing.operators.windows.aggregates.functions import Aggregate, Count, First, Fold, Last, Max, Mean, Min, Sum
 from waxwing.operators.windows.bucket.bucket import Bucket, Emission
-from waxwing.operators.windows.definition import MESSAGE_TIME, Hopping, Session, Tumbling, Windows
+from waxwing.operators.windows.definition import MESSAGE_TIME, Calendar, Hopping, Session, Tumbling, Windows
 from waxwing.operators.windows.pieces import Held, Late, Mark, Opening, Piece, first_held, first_opening, openings
 from waxwing.operators.windows.rows import LateEntries, Rows
 from waxwing.operators.windows.stream.fold import StreamFold
@@ -14,6 +14,7 @@ __all__ = [
     "UNSEEN",
     "Aggregate",
     "Bucket",
+    "Calendar",
     "Count",
     "Emission",
     "First",

@@ -24,8 +24,8 @@ class Live:
     """Pre-aggregates batches. No record is late, since nothing closes.
 
     Args:
-        windows: Tumbling or Hopping ones, of Count, Sum, Min, Max and Mean. A mean needs the sum and the count of its field
-            beside it, for the database keeps those and divides.
+        windows: Tumbling, Hopping or Calendar ones, of Count, Sum, Min, Max and Mean. A mean needs the sum and the count of its
+            field beside it, for the database keeps those and divides.
         stage: the step's name, in what becomes of rejects.
         takes: by field of a Min or Max the types that its column takes: a value of another is a reject of its own.
 
@@ -78,17 +78,17 @@ class Live:
         """What the batch adds, one row per window and key; all its rejects; and how many rows of windows that began before the
         place are left out.
         """
-        start = batch.offset_first
-        fold = StreamFold(self._definition, batch.stream, 1, Opening(start, start, NEVER), self._stage, takes=self.takes)
+        first = batch.offset_first
+        fold = StreamFold(self._definition, batch.stream, 1, Opening(first, first, NEVER), self._stage, takes=self.takes)
         [piece], read = fold.pieces(batch)
-        length, left_out = self.windows.length_us, 0
-        rows = no_rows(self.windows)
+        rows, left_out = no_rows(self.windows), 0
         with localcontext(EXACT):
             for group in piece.groups:
-                if group.end_us - length < place:
+                start = self.windows.start_of(group.end_us)
+                if start < place:
                     left_out += len(group.keys)
                 else:
-                    rows.extend(rows_of_window(self.windows, group.end_us, group.keys, group.states))
+                    rows.extend(rows_of_window(self.windows, (start, group.end_us), group.keys, group.states))
         return rows, fold.rejects(batch, read), left_out
 
     def whole(self, batch: Batch[Any], rows: list[Any], rejects: list[Reject]) -> Batch[Any]:

@@ -53,11 +53,15 @@ def no_rows(definition: Windows) -> Rows:
 
 
 def rows_of_window(
-    definition: Windows, end: int, keys: Sequence[Any], states: Sequence[Sequence[Any]], revisions: Sequence[int] | None = None
+    definition: Windows,
+    span: tuple[int, int],
+    keys: Sequence[Any],
+    states: Sequence[Sequence[Any]],
+    revisions: Sequence[int] | None = None,
 ) -> Rows:
-    """Rows of one window that has a length; by default none is a correction."""
+    """Rows of one window, from here to there; by default none is a correction."""
     size = len(keys)
-    starts, ends = [end - definition.length_us] * size, [end] * size
+    starts, ends = ([at] * size for at in span)
     return make_rows(definition, starts, ends, keys, states, [0] * size if revisions is None else revisions)
 
 

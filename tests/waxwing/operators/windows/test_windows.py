@@ -170,7 +170,7 @@ def test_a_slot_is_in_exactly_the_windows_that_hold_its_times(length: int, every
     definition = define(kind=Hopping(length, every))
     t = time * SECOND
     held = [n * every + length for n in range(-1200, 1200) if n * every <= time < n * every + length]
-    assert definition.ends(t - t % definition.slot_us) == [end * SECOND for end in held]
+    assert definition.grid.ends(definition.grid.slot(t)) == [end * SECOND for end in held]
 
 
 # -- aggregates -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from waxwing.errors import OffsetGap
 from waxwing.operators.windows import (
     NEVER,
     Bucket,
+    Calendar,
     Count,
     Emission,
     First,
@@ -424,6 +426,48 @@ def test_without_idleness_nothing_depends_on_the_number_of_buckets_or_the_order(
         assert sorted(map(normal, first.rows)) == sorted(map(normal, second.rows)), f"seed {seed}"
         compared += 1
     assert compared > 50
+
+
+def in_days(seed: int) -> tuple[World, World, int] | None:
+    """A world of windows side by side, and the same one slowed down so that each of them is a day; how much slower."""
+    first, second = World(seed), World(seed)
+    kind = first.definition.kind
+    if not isinstance(kind, Hopping) or kind.length_s != kind.every_s:
+        return None
+    slower, definition = 86_400 // int(kind.length_s), second.definition
+    second.definition = replace(
+        definition,
+        kind=Calendar("day", "UTC"),
+        lateness_s=definition.lateness_s * slower,
+        grace_s=definition.grace_s * slower,
+    )
+    for records in second.topic.records.values():
+        records[:] = [(offset, time * slower, key, value) for offset, time, key, value in records]
+    starts = {stream: held.offset_start for stream, held in Bucket.positions(second.states[0]).items()}
+    second.states = [Bucket(second.definition, starts).pack() for _ in second.states]
+    second.start()
+    return first, second, slower
+
+
+def test_days_of_utc_are_windows_of_86_400_seconds_under_every_schedule() -> None:
+    compared = corrected = 0
+    for seed in range(700):
+        if (both := in_days(seed)) is None:
+            continue
+        first, second, slower = both
+        for world in (first, second):
+            for _ in range(100):
+                world.act()
+            world.start()
+            world.finish()
+        want = [(start * slower, end * slower, *row) for start, end, *row in first.rows]
+        assert second.rows == want, f"seed {seed}: {second.definition.text}"
+        assert second.late == [(end * slower, value) for end, value in first.late], f"seed {seed}"
+        assert second.late_sums == [(end * slower, value) for end, value in first.late_sums], f"seed {seed}"
+        compared += 1
+        corrected += any(row[-1] for row in first.rows)
+    assert compared > 150
+    assert corrected > 30
 
 
 def in_bounded_runs(seed: int, buckets: int, chance: int) -> tuple[list[Any], list[Any]] | None:

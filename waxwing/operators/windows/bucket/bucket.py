@@ -20,7 +20,6 @@ from waxwing.operators.windows.bucket.open_windows import OpenWindows
 from waxwing.operators.windows.bucket.progress import Progress
 from waxwing.operators.windows.bucket.sessions import OpenSessions
 from waxwing.operators.windows.definition import Windows
-from waxwing.operators.windows.definition.text import grace_of
 from waxwing.operators.windows.pieces import Held, Late, Mark, Piece, first_held
 from waxwing.operators.windows.rows import LateEntries, Rows, no_rows, rows_of_window
 
@@ -135,7 +134,8 @@ class Bucket:
                 place = self._progress.place
                 for group in piece.groups:
                     if self._windows.is_given_up(group.end_us, self._closed_to):
-                        rows = rows_of_window(self._definition, group.end_us, group.keys, group.states)
+                        span = self._definition.start_of(group.end_us), group.end_us
+                        rows = rows_of_window(self._definition, span, group.keys, group.states)
                         self._late_entries.append(LateEntries(piece.stream, rows))
                     else:
                         self._left_out += self._windows.fold(group, self._closed_to, place)
@@ -226,9 +226,10 @@ class Bucket:
             sorted(self._progress.awaited),
             self.bad_runs,
             self._windows.dropped_to,
+            self._windows.passed,
         )
         try:
-            return state.pack(header, self._windows.held, self._sessions.pack())
+            return state.pack(self._definition, header, self._windows.held, self._sessions.pack())
         except Exception:
             self._check_columns()
             raise
@@ -261,9 +262,7 @@ class Bucket:
         bucket._progress = Progress(definition, header.held, header.awaited, streams_min=streams_min)
         bucket._closed_to, bucket.bad_runs = header.closed_to, header.bad_runs
         bucket._overdue = True
-        # Under a longer grace than before, what was written and forgotten is not opened again.
-        dropped_to = max(header.dropped_to, header.closed_to - grace_of(header.text))
-        bucket._windows = OpenWindows(definition, windows, dropped_to)
+        bucket._windows = OpenWindows(definition, windows, state.forgotten_to(definition, header), header.passed)
         bucket._sessions.load(sessions)
         if live is not None:
             bucket.reads(live)

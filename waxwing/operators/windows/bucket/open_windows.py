@@ -18,10 +18,11 @@ class OpenWindows:
         definition: the windows.
         held: those that were open.
         dropped_to: up to where windows were given up under another grace: they are not opened again.
+        passed: the middle of a calendar's last window that was written and given up, whatever rules its zone will have.
     """
 
-    def __init__(self, definition: Windows, held: Mapping[int, Window], dropped_to: int = NEVER) -> None:
-        self._definition, self.dropped_to = definition, dropped_to
+    def __init__(self, definition: Windows, held: Mapping[int, Window], dropped_to: int = NEVER, passed: int = NEVER) -> None:
+        self._definition, self.dropped_to, self.passed = definition, dropped_to, passed
         self.held = dict(held)
 
     def __len__(self) -> int:
@@ -40,9 +41,10 @@ class OpenWindows:
         end = group.end_us
         window = self.held.get(end)
         if window is None:
-            if end <= closed_to and end - self._definition.length_us < place:
+            start = self._definition.start_of(end)
+            if end <= closed_to and start < place:
                 return len(group.keys)
-            window = self.held[end] = Window(Table(self._definition.parts), Table(self._definition.parts))
+            window = self.held[end] = Window((start, end), Table(self._definition.parts), Table(self._definition.parts))
             if end <= closed_to:
                 window.close()
         if window.size is not None:
@@ -56,27 +58,29 @@ class OpenWindows:
         final_to, left_out = closed_to - self._definition.grace_us, 0
         for end in sorted(end for end in self.held if end <= closed_to):
             window = self.held[end]
-            if window.size is None and end - self._definition.length_us < place:
+            if window.size is None and window.span[0] < place:
                 left_out += len(window.on_time.ids.keys() | window.grace.ids.keys())
                 del self.held[end]
                 continue
             if window.size is None:
-                rows.extend(rows_of_window(self._definition, end, list(window.on_time.ids), window.on_time.columns))
+                rows.extend(rows_of_window(self._definition, window.span, list(window.on_time.ids), window.on_time.columns))
                 window.close()
             if end <= final_to:
-                self._correct(rows, end, window)
+                self._correct(rows, window)
                 del self.held[end]
+                if self._definition.by_calendar:
+                    self.passed = max(self.passed, window.middle)
         return left_out
 
     def correct(self, rows: Rows) -> None:
         """Add a row of everything that changed since it was written."""
-        for end, window in sorted(self.held.items()):
+        for _, window in sorted(self.held.items()):
             if window.changed:
-                self._correct(rows, end, window)
+                self._correct(rows, window)
 
-    def _correct(self, rows: Rows, end: int, window: Window) -> None:
+    def _correct(self, rows: Rows, window: Window) -> None:
         numbers, revisions = window.corrections()
         if numbers:
             keys = list(window.on_time.ids)
             columns = [[column[n] for n in numbers] for column in window.on_time.columns]
-            rows.extend(rows_of_window(self._definition, end, [keys[n] for n in numbers], columns, revisions))
+            rows.extend(rows_of_window(self._definition, window.span, [keys[n] for n in numbers], columns, revisions))

@@ -156,4 +156,4 @@ class Progress:
         highest = watermark + definition.lateness_us
         if definition.gap_us is not None:
             return highest + definition.gap_us
-        return definition.ends(highest - highest % definition.slot_us)[-1] + definition.grace_us
+        return definition.grid.ends(definition.grid.slot(highest))[-1] + definition.grace_us

@@ -13,7 +13,6 @@ from waxwing.operators.windows.aggregates.parts import EXACT
 from waxwing.operators.windows.bucket import packing, state
 from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
-from waxwing.operators.windows.definition.text import grace_of
 from waxwing.operators.windows.pieces import Held, buckets_of
 
 
@@ -34,7 +33,8 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
     # has forgotten neither.
     header = headers[0]._replace(
         closed_to=max(one.closed_to for one in headers),
-        dropped_to=max(max(one.dropped_to, one.closed_to - grace_of(one.text)) for one in headers),
+        dropped_to=max(state.forgotten_to(definition, one) for one in headers),
+        passed=max(one.passed for one in headers),
         held={stream: _lowest([one.held[stream] for one in headers]) for stream in headers[0].held},
     )
     _close_alike([held for _, held, _ in old])
@@ -46,7 +46,7 @@ def rebucket(definition: Windows, packed: Sequence[bytes], buckets: int) -> list
                 windows[bucket].setdefault(end, []).append((window, on_time[bucket], grace[bucket]))
     sessions = _sessions(definition, [kept for _, _, kept in old], buckets)
     return [
-        state.pack(header, {end: _joined(definition, parts) for end, parts in kept.items()}, of_bucket)
+        state.pack(definition, header, {end: _joined(definition, parts) for end, parts in kept.items()}, of_bucket)
         for kept, of_bucket in zip(windows, sessions, strict=True)
     ]
 
@@ -70,9 +70,15 @@ def _routed(definition: Windows, keys: Sequence[Any], buckets: int) -> defaultdi
 
 def _joined(definition: Windows, parts: list[tuple[Window, list[int], list[int]]]) -> Window:
     """One window of parts of several; the keys that were written when it closed stand first, as everywhere."""
+    spans = {part.span for part, _, _ in parts}
+    if len(spans) > 1:
+        raise ConfigError(
+            "Of a window that is open the rules of its time zone have changed, and buckets have written it by either.",
+            hint="Start the flow once more, and divide the buckets when that window, and its grace, are over.",
+        )
     order = [(part, n) for part, numbers, _ in parts for n in numbers]
     order.sort(key=lambda one: one[0].size is not None and one[1] >= one[0].size)
-    out = Window(_table(definition, [(part.on_time, n) for part, n in order]), _table(definition, _grace(parts)))
+    out = Window(spans.pop(), _table(definition, [(part.on_time, n) for part, n in order]), _table(definition, _grace(parts)))
     if any(part.size is not None for part, _, _ in parts):
         out.size = sum(1 for part, n in order if n < (part.size or 0))
     out.changed = {number for number, (part, n) in enumerate(order) if n in part.changed}

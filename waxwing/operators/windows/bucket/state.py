@@ -15,6 +15,7 @@ from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows.bucket import packing
 from waxwing.operators.windows.bucket.window import Table, Window
 from waxwing.operators.windows.definition import Windows
+from waxwing.operators.windows.definition.text import grace_of
 from waxwing.operators.windows.pieces import Held
 
 # The last one is written where a stream has a token, so that others can go back to the release that did not know tokens.
@@ -30,7 +31,8 @@ RESTORE = (
 
 class Header(NamedTuple):
     """The definition's text, up to where windows are closed, how far the bucket has come, what it waits to hear of, and bad
-    records in a row by stream (None: version 2, which has none). Windows that end at `dropped_to` or before are forgotten."""
+    records in a row by stream (None: version 2, which has none). Windows that end at `dropped_to` or before are forgotten, of a
+    calendar those up to that which `passed` is in, too (NEVER: none, or no calendar)."""
 
     text: str
     closed_to: int
@@ -38,11 +40,13 @@ class Header(NamedTuple):
     awaited: list[Stream]
     bad_runs: dict[Stream, int] | None = None
     dropped_to: int = NEVER
+    passed: int = NEVER
 
 
-def pack(header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> bytes:
+def pack(definition: Windows, header: Header, windows: Mapping[int, Window], sessions: list[Any]) -> bytes:
     """All of it as bytes."""
-    body = packing.encode([[_pack_window(end, window) for end, window in windows.items()], sessions])
+    calendar = definition.by_calendar
+    body = packing.encode([[_pack_window(end, window, calendar=calendar) for end, window in windows.items()], sessions])
     return _joined(header, packing.compress(body))
 
 
@@ -65,7 +69,8 @@ def _joined(header: Header, body: bytes) -> bytes:
     with_tokens = any(one.token is not None for one in header.held.values())
     held = [[*stream, *(one if with_tokens else one[:4])] for stream, one in header.held.items()]
     runs = [[*stream, run] for stream, run in (header.bad_runs or {}).items() if run]
-    head = packing.encode([header.text, header.closed_to, held, header.awaited, runs, header.dropped_to])
+    passed = [] if header.passed == NEVER else [header.passed]
+    head = packing.encode([header.text, header.closed_to, held, header.awaited, runs, header.dropped_to, *passed])
     version = WITH_TOKENS if with_tokens else WITHOUT_TOKENS
     head_crc = _head_crc(head, version)
     front = bytes([version]) + head_crc.to_bytes(_CRC_BYTES) + len(head).to_bytes(4)
@@ -103,7 +108,36 @@ def unpack(definition: Windows, state: bytes) -> tuple[Header, dict[int, Window]
     _check(rest[:_CRC_BYTES], zlib.crc32(body, head_crc))
     windows, sessions = packing.decode(packing.decompress(body))
     interned: dict[Any, Any] = {}
-    return header, {end: _load_window(definition, packed, interned) for end, *packed in windows}, sessions
+    loaded = {end: _load_window(definition, end, packed, interned) for end, *packed in windows}
+    return header, _by_rules_of_now(definition, loaded) if definition.by_calendar else loaded, sessions
+
+
+def forgotten_to(definition: Windows, header: Header) -> int:
+    """Up to where windows were written and forgotten, by whatever grace and rules of a time zone: they are not opened again."""
+    forgotten = max(header.dropped_to, header.closed_to - grace_of(header.text))
+    return forgotten if header.passed == NEVER else max(forgotten, _window_at(definition, header.passed)[1])
+
+
+def _by_rules_of_now(definition: Windows, windows: dict[int, Window]) -> dict[int, Window]:
+    """A calendar's windows, each under the end that folds send now: the rules of its zone may have changed. One that is open
+    begins and ends by those of now; rows that are written, and so their corrections, keep what they say."""
+    out: dict[int, Window] = {}
+    for window in windows.values():
+        span = _window_at(definition, window.middle)
+        if span[1] in out:
+            raise ConfigError(
+                f"By the rules that this machine has of the time zone now, two open windows of {definition.kind!r} are one.",
+                hint="Run with the time zone data of before (package tzdata) until they have closed.",
+            )
+        out[span[1]] = window
+        if window.size is None:
+            window.span = span
+    return out
+
+
+def _window_at(definition: Windows, time_us: int) -> tuple[int, int]:
+    slot = definition.grid.slot(time_us)
+    return slot, definition.grid.behind(slot)
 
 
 def _read(state: bytes) -> tuple[Header, int, bytes]:
@@ -122,8 +156,8 @@ def _read(state: bytes) -> tuple[Header, int, bytes]:
     text, closed_to, held, awaited, *more = packing.decode(head)
     streams = {Stream(*row[:4]): Held(*row[4:]) for row in held}
     runs = {Stream(*row[:4]): row[4] for row in more[0]} if more else None
-    dropped_to = more[1] if len(more) > 1 else NEVER
-    return Header(text, closed_to, streams, [Stream(*row) for row in awaited], runs, dropped_to), head_crc, state[behind:]
+    header = Header(text, closed_to, streams, [Stream(*row) for row in awaited], runs, *more[1:])
+    return header, head_crc, state[behind:]
 
 
 def _head_crc(head: bytes, version: int) -> int:
@@ -135,20 +169,21 @@ def _check(kept: bytes, crc: int) -> None:
         raise DataError("The state of a bucket of windows is damaged: its checksum is wrong.", hint=RESTORE)
 
 
-def _pack_window(end: int, window: Window) -> list[Any]:
+def _pack_window(end: int, window: Window, *, calendar: bool) -> list[Any]:
     tables = [
         [packing.pack_column(list(table.ids)), [packing.pack_column(column) for column in table.columns]]
         for table in (window.on_time, window.grace)
     ]
-    return [end, *tables, window.size, sorted(window.changed), list(window.revisions.items())]
+    out = [end, *tables, window.size, sorted(window.changed), list(window.revisions.items())]
+    return [*out, window.span] if calendar else out
 
 
-def _load_window(definition: Windows, packed: list[Any], interned: dict[Any, Any]) -> Window:
+def _load_window(definition: Windows, end: int, packed: list[Any], interned: dict[Any, Any]) -> Window:
     tables = []
     for keys, columns in packed[:2]:
         # A key that stands in many windows is one object.
         known = [interned.setdefault(key, key) for key in packing.unpack_column(keys)]
         tables.append(Table(definition.parts, known, [packing.unpack_column(column) for column in columns]))
-    window = Window(*tables)
+    window = Window(tuple(packed[5]) if definition.by_calendar else (definition.start_of(end), end), *tables)
     window.size, window.changed, window.revisions = packed[2], set(packed[3]), dict(packed[4])
     return window

@@ -40,19 +40,25 @@ class Table:
 
 
 class Window:
-    """One window: its entries on time, and those within the grace, which are kept apart until it closes.
+    """One window: where its rows say that it begins and ends, its entries on time, and those within the grace, which are kept
+    apart until it closes.
 
     Behind its close (`size` is then the number of keys that were written) entries go together, and `changed` are the numbers
     of keys to correct; `revisions` holds the next revision of each that was corrected.
     """
 
-    __slots__ = ("changed", "grace", "on_time", "revisions", "size")
+    __slots__ = ("changed", "grace", "on_time", "revisions", "size", "span")
 
-    def __init__(self, on_time: Table, grace: Table) -> None:
-        self.on_time, self.grace = on_time, grace
+    def __init__(self, span: tuple[int, int], on_time: Table, grace: Table) -> None:
+        self.span, self.on_time, self.grace = span, on_time, grace
         self.size: int | None = None
         self.changed: set[int] = set()
         self.revisions: dict[int, int] = {}
+
+    @property
+    def middle(self) -> int:
+        """Whatever a zone's rules move its start and end by, hours, this is in the window of the same days."""
+        return sum(self.span) // 2
 
     def close(self) -> None:
         """The entries on time are written; from now on there are only corrections."""

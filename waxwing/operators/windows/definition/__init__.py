@@ -6,6 +6,7 @@ from waxwing.operators.windows.definition.kinds import (
     REVISION,
     SECOND_US,
     START,
+    Calendar,
     Hopping,
     MessageTime,
     Session,
@@ -13,4 +14,16 @@ from waxwing.operators.windows.definition.kinds import (
 )
 from waxwing.operators.windows.definition.windows import Windows
 
-__all__ = ["END", "MESSAGE_TIME", "REVISION", "SECOND_US", "START", "Hopping", "MessageTime", "Session", "Tumbling", "Windows"]
+__all__ = [
+    "END",
+    "MESSAGE_TIME",
+    "REVISION",
+    "SECOND_US",
+    "START",
+    "Calendar",
+    "Hopping",
+    "MessageTime",
+    "Session",
+    "Tumbling",
+    "Windows",
+]

@@ -9,11 +9,13 @@ from typing import Any
 from waxwing.errors import ConfigError
 from waxwing.operators.windows.aggregates.functions import Aggregate
 from waxwing.operators.windows.aggregates.values import key_problem
+from waxwing.operators.windows.definition.calendars import EVERY_MAX, zone_of
 from waxwing.operators.windows.definition.kinds import (
     END,
     MESSAGE_TIME,
     REVISION,
     START,
+    Calendar,
     Hopping,
     Session,
     Tumbling,
@@ -97,8 +99,22 @@ def check_kind(kind: Any, grace_s: Any) -> None:
             raise ConfigError(
                 f"Each record would be in {length_us / every_us:,.0f} windows.", hint=f"At most {WINDOWS_MAX:,} can be."
             )
+    elif isinstance(kind, Calendar):
+        check_calendar(kind.unit, kind.zone, kind.every)
     else:
-        raise ConfigError(f"kind={kind!r} is unknown.", hint="Take Tumbling(length_s=60), Hopping or Session.")
+        raise ConfigError(f"kind={kind!r} is unknown.", hint="Take Tumbling(length_s=60), Hopping, Calendar or Session.")
+
+
+def check_calendar(unit: Any, zone: Any, every: Any) -> None:
+    """Is it a calendar, in a zone that this machine knows?"""
+    if not isinstance(unit, str) or unit not in EVERY_MAX:
+        raise ConfigError(
+            f"Calendar: unit={unit!r} is unknown.",
+            hint='Take "day", "week" or "month"; every=3 months are a quarter, every=12 a year.',
+        )
+    if type(every) is not int or not 1 <= every <= EVERY_MAX[unit]:
+        raise ConfigError(f"Calendar: every={every!r} is no number of {unit}s.", hint=f"Take 1 to {EVERY_MAX[unit]}.")
+    zone_of(zone)
 
 
 def check_spans(spans: Mapping[str, Any], at_least_us: int = 0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from waxwing.operators.windows.aggregates.functions import Aggregate, Fold
-from waxwing.operators.windows.definition.kinds import SECOND_US, Hopping, MessageTime, Session, Tumbling, microseconds
+from waxwing.operators.windows.definition.kinds import SECOND_US, Calendar, Hopping, MessageTime, Session, Tumbling, microseconds
 
 _SPANS = re.compile(r" lateness_s=\S+ grace_s=(?P<grace>[0-9.e+-]+)")
 _WHOLE = re.compile(r"(?<=[0-9])\.0(?=[,) ]|$)")
@@ -16,7 +16,7 @@ _WHOLE = re.compile(r"(?<=[0-9])\.0(?=[,) ]|$)")
 def text_of(
     by: tuple[str, ...],
     time: str | MessageTime,
-    kind: Tumbling | Hopping | Session,
+    kind: Tumbling | Hopping | Calendar | Session,
     aggregates: Mapping[str, Aggregate],
     lateness_us: int,
     grace_us: int,

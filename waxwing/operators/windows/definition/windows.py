@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
 from waxwing.ledger.windows import NEVER
 from waxwing.operators.windows.aggregates.functions import Aggregate
 from waxwing.operators.windows.aggregates.parts import Part
+from waxwing.operators.windows.definition.calendars import calendar_grid
 from waxwing.operators.windows.definition.checks import (
     check_corrections,
     check_fields,
@@ -19,11 +20,14 @@ from waxwing.operators.windows.definition.checks import (
     check_null_keys,
     check_spans,
 )
+from waxwing.operators.windows.definition.grids import EvenGrid, Grid
 from waxwing.operators.windows.definition.kinds import (
+    DAY_US,
     END,
     REVISION,
     SECOND_US,
     START,
+    Calendar,
     Hopping,
     MessageTime,
     Session,
@@ -50,7 +54,7 @@ class Windows:
             dates, datetimes (those in a zone become UTC) or UUIDs. Equal values (1 and Decimal("1.0")) are one key.
         time: the field with the event time (epoch seconds, or a datetime, of which naive ones are UTC), or MESSAGE_TIME, which
             the clock limits (see future_s).
-        kind: Tumbling, Hopping or Session.
+        kind: Tumbling, Hopping, Calendar or Session.
         aggregates: by the name of their result.
         lateness_s: how much disorder a partition may have; windows close that much later.
         grace_s: for so long a closed window can be corrected by a row with a higher revision (0: not at all). Not for sessions.
@@ -69,7 +73,7 @@ class Windows:
 
     by: tuple[str, ...]
     time: str | MessageTime
-    kind: Tumbling | Hopping | Session
+    kind: Tumbling | Hopping | Calendar | Session
     aggregates: Mapping[str, Aggregate]
     lateness_s: float
     grace_s: float = 0
@@ -108,8 +112,8 @@ class Windows:
 
     @cached_property
     def length_us(self) -> int:
-        """The length of windows that have one."""
-        return 0 if isinstance(self.kind, Session) else microseconds(self.kind.length_s)
+        """The length of windows that all have the same one; 0 for others."""
+        return microseconds(self.kind.length_s) if isinstance(self.kind, Tumbling | Hopping) else 0
 
     @cached_property
     def every_us(self) -> int:
@@ -117,20 +121,41 @@ class Windows:
         return microseconds(self.kind.every_s) if isinstance(self.kind, Hopping) else self.length_us
 
     @cached_property
-    def whole_days(self) -> bool:
-        """Do all windows begin and end with a day (of UTC)?"""
-        day_us = 86_400 * SECOND_US
-        return bool(self.length_us) and not self.length_us % day_us and not self.every_us % day_us
+    def by_calendar(self) -> bool:
+        """Are their lengths a calendar's?"""
+        return isinstance(self.kind, Calendar)
+
+    def _of_whole(self, unit_us: int) -> bool:
+        """Do all windows begin and end with such a span, or with a day of their calendar?"""
+        return self.by_calendar or bool(self.length_us and not self.length_us % unit_us and not self.every_us % unit_us)
 
     @cached_property
-    def slot_us(self) -> int:
-        """All records of a slot are in the same windows, so that a batch is folded by slot, not by window."""
-        return math.gcd(self.length_us, self.every_us)
+    def whole_days(self) -> bool:
+        """Do all windows begin and end with a day: of UTC, or of their calendar's zone?"""
+        return self._of_whole(DAY_US)
 
-    def ends(self, slot: int) -> list[int]:
-        """The ends of the windows that a slot is in, rising."""
-        last = slot - slot % self.every_us + self.length_us
-        return [*range(last, slot, -self.every_us)][::-1]
+    @cached_property
+    def whole_seconds(self) -> bool:
+        """Do all windows begin and end with a second?"""
+        return self._of_whole(SECOND_US)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Where windows begin and end, that are no sessions."""
+        assert not isinstance(self.kind, Session)
+        return calendar_grid(self.kind) if isinstance(self.kind, Calendar) else EvenGrid(self.length_us, self.every_us)
+
+    def start_of(self, end: int) -> int:
+        """The start of the window that ends there; of a session, that of its last record.
+
+        Raises:
+            ConfigError: no window of the calendar ends there.
+        """
+        return self.grid.start_of(end) if self.gap_us is None else end - self.gap_us
+
+    def day(self, time_us: int) -> date:
+        """The day that a window's start or end stands for, where they are of whole days."""
+        return self.grid.day(time_us)
 
     @cached_property
     def lateness_us(self) -> int:

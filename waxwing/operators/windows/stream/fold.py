@@ -170,12 +170,12 @@ class StreamFold:
         return list(accumulate(times, max, initial=self._watermark + self._definition.lateness_us))
 
     def _judged(self, read: Read, watermark: int) -> _Judged:
-        slot, ends, times = self._definition.slot_us, self._definition.ends, read.times
+        times, grid = read.times, self._definition.grid
         if not self._may_be_late(read, watermark):
             return _Judged(read, None, [])
-        slots: list[Any] = [t - t % slot for t in times]
+        slots: list[Any] = grid.slots(times)
         befores, lateness, grace = self._befores(times), self._definition.lateness_us, self._definition.grace_us
-        ends_of = {one: ends(one) for one in set(slots)}
+        ends_of = {one: grid.ends(one) for one in set(slots)}
         passed_at = {one: slot_ends[0] + lateness for one, slot_ends in ends_of.items()}
         gone_for_all, late = set(), []
         for number in [n for n, (before, one) in enumerate(zip(befores, slots, strict=False)) if before >= passed_at[one]]:
@@ -192,10 +192,10 @@ class StreamFold:
 
     def _may_be_late(self, read: Read, watermark: int) -> bool:
         """Whether a look at each record is needed. Whose window ends behind the watermark of all records around it is on time."""
-        slot, ends, times = self._definition.slot_us, self._definition.ends, read.times
+        times, grid = read.times, self._definition.grid
 
         def ends_behind(t: int, passed: int) -> bool:
-            return ends(t - t % slot)[0] > passed
+            return grid.ends(grid.slot(t))[0] > passed
 
         # Of times that rise each is behind all before it in the batch.
         if ends_behind(read.span.lowest, self._watermark if read.span.rising else watermark):
@@ -222,14 +222,14 @@ class StreamFold:
     # -- the side ways ------------------------------------------------------------------------------
 
     def _add_late(self, batch: Batch[Any], read: Read, late: list[_LateFor], pieces: list[Piece]) -> None:
-        length = self._definition.gap_us or self._definition.length_us
+        start_of = self._definition.start_of
         rows: defaultdict[int, count[int]] = defaultdict(lambda: count(LATE_ROWS_FROM))  # by message, whatever the bucket
         for number, ends, watermark in late:
             t, key, at = read.times[number], read.keys[number], read.at[number]
             reason = f"late: its time is {(watermark - t) / SECOND_US:,.3f} s behind the partition's watermark"
             (bucket,) = buckets_of([key], len(self._definition.by), self._buckets)
             letter = self._letter(batch, at, 0, reason)
-            pieces[bucket].late += [Late(end - length, end, t, key, letter._replace(row=next(rows[at]))) for end in ends]
+            pieces[bucket].late += [Late(start_of(end), end, t, key, letter._replace(row=next(rows[at]))) for end in ends]
 
     def rejects(self, batch: Batch[Any], read: Read) -> list[Reject]:
         """Those of earlier steps, what was wrong with records that were read, and deletes."""

@@ -39,21 +39,22 @@ def fold_windows(definition: Windows, batch: Batch[Any], read: Read, slots: Sequ
 
 def _by_slot(definition: Windows, read: Read, slots: Sequence[Slot] | None) -> Iterator[tuple[Slot | list[Slot], Read]]:
     """Each slot with its records, or, where these are few, all records with the slot of each."""
-    slot_us, span = definition.slot_us, read.span
+    grid, span = definition.grid, read.span
     if slots is None:
-        lowest, highest = span.lowest - span.lowest % slot_us, span.highest - span.highest % slot_us
+        lowest, highest = grid.slot(span.lowest), grid.slot(span.highest)
         if lowest == highest:
             yield lowest, read
             return
-        if span.rising and (highest - lowest) // slot_us * SLOT_RECORDS_MIN < len(read.times):
-            first = 0
-            for slot in range(lowest, highest + 1, slot_us):
-                end = bisect_left(read.times, slot + slot_us, first)
+        if span.rising and (highest - lowest) // grid.slot_us * SLOT_RECORDS_MIN < len(read.times):
+            first, slot = 0, lowest
+            while slot <= highest:
+                behind = grid.behind(slot)
+                end = bisect_left(read.times, behind, first)
                 if end > first:
                     yield slot, chosen(read, range(first, end))
-                first = end
+                first, slot = end, behind
             return
-        slots = [t - t % slot_us for t in read.times]
+        slots = grid.slots(read.times)
     if len(set(slots)) * SLOT_RECORDS_MIN > len(slots):
         yield list(slots), read
         return
@@ -103,7 +104,7 @@ def _fold_slots(definition: Windows, batch: Batch[Any], read: Read, slots: Seque
 def _add_group(definition: Windows, piece: Piece, slot: Slot, group: Group) -> None:
     """To each window of the slot."""
     whole, gone, behind = slot if isinstance(slot, tuple) else (slot, 0, 0)
-    for n, end in enumerate(definition.ends(whole)):
+    for n, end in enumerate(definition.grid.ends(whole)):
         if n >= gone:
             piece.groups.append(group._replace(end_us=end, grace=n < behind))
 
