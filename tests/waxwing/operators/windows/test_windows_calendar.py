@@ -140,6 +140,8 @@ def test_a_definition_pickles_with_what_it_has_remembered() -> None:
         # Midnight is skipped: the clock goes from 23:59:59 to 01:00.
         ("America/Sao_Paulo", "2018-11-03T12:00", "2018-11-05T12:00", [("03T03", 24), ("04T03", 23), ("05T02", 24)]),
         ("Asia/Beirut", "2022-03-26T12:00", "2022-03-28T12:00", [("25T22", 24), ("26T22", 23), ("27T21", 24)]),
+        # Here from 23:30 to 00:30, so that the day begins half an hour behind midnight.
+        ("America/Toronto", "1919-03-30T12:00", "1919-03-31T12:00", [("30T05", 23.5), ("31T04:30", 23.5)]),
         # Midnight comes twice, an hour apart; and where the clock shows the day before once more, a minute later.
         ("America/Havana", "2024-11-02T12:00", "2024-11-04T12:00", [("02T04", 24), ("03T04", 25), ("04T05", 24)]),
         ("America/St_Johns", "2006-10-28T12:00", "2006-10-30T12:00", [("28T02:30", 24), ("29T02:30", 25), ("30T03:30", 24)]),
@@ -550,10 +552,15 @@ def test_a_window_that_is_open_goes_by_the_rules_of_now(rules: Rules, zone: str,
     assert not going.late
 
 
-def test_what_comes_for_a_window_that_was_written_by_other_rules_is_late_and_opens_none_over_it(rules: Rules) -> None:
-    going = Going()
-    going.on(rules.are("Etc/GMT-2"), "2026-01-10T12:00", "2026-01-10T22:10")
+@pytest.mark.parametrize("divided", [False, True])
+def test_what_comes_for_a_window_that_was_written_by_other_rules_is_late_and_opens_none_over_it(
+    rules: Rules, divided: bool
+) -> None:
+    going, before = Going(), rules.are("Etc/GMT-2")
+    going.on(before, "2026-01-10T12:00", "2026-01-10T22:10")
     assert going.rows == [("09T22", "10T22", 1, 0)]
+    if divided:
+        (going.state,) = rebucket(before, rebucket(before, [going.state], 3), 1)
     after = rules.are("Etc/GMT-1")  # by which the day lasts until 23
     going.on(after, "2026-01-10T22:20", "2026-01-10T22:30")
     going.on(after, "2026-01-10T22:40")
@@ -566,9 +573,12 @@ def test_a_correction_goes_to_the_row_that_was_written(rules: Rules) -> None:
     going = Going()
     before = replace(rules.are("Etc/GMT-2"), grace_s=20 * HOUR_S)
     going.on(before, "2026-01-10T12:00", "2026-01-10T22:10")
-    going.on(replace(rules.are("Etc/GMT-1"), grace_s=20 * HOUR_S), "2026-01-10T22:20", "2026-01-10T23:30", "2026-01-12T12:00")
+    after = replace(rules.are("Etc/GMT-1"), grace_s=20 * HOUR_S)
+    going.on(after, "2026-01-10T22:20", "2026-01-10T23:30", "2026-01-12T12:00")
     assert going.rows[:2] == [("09T22", "10T22", 1, 0), ("09T22", "10T22", 2, 1)]
     assert not going.late
+    written = at("2026-01-09T22:00")
+    assert after.day(written) == before.day(written) == date(2026, 1, 10), "a Date column keeps it in its row, too"
 
 
 def test_two_open_windows_that_are_one_by_other_rules_stop_the_flow_with_what_to_do(rules: Rules) -> None:
@@ -590,17 +600,36 @@ def test_processes_of_different_rules_stop_the_flow_with_what_to_do(rules: Rules
     assert "tzdata" in caught.value.hint
 
 
+def taken(definition: Windows, states: Sequence[bytes], offset: int, watermark: int, records: list[Any]) -> list[bytes]:
+    """The buckets with these records."""
+    lane = StreamFold(definition, STREAM, len(states), Opening(0, offset, watermark))
+    buckets = [Bucket.load(definition, state) for state in states]
+    for bucket, piece in zip(buckets, lane.fold(next(batches([records], offset))), strict=True):
+        bucket.fold(piece)
+    return [bucket.pack() for bucket in buckets]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_one_bucket_has_written_is_known_to_all_that_it_is_divided_into(rules: Rules, order: int) -> None:
+    before = rules.are("Etc/GMT-2")
+    day, end = at("2026-01-10T12:00") // SECOND, at("2026-01-10T22:00") // SECOND
+    states = taken(before, [Bucket(before, {STREAM: 0}).pack()] * 2, 0, NEVER, [(day, "a", 1), (end + 600, "a", 1)])
+    states = rebucket(before, states[::order], 3)
+    after, rows, late = rules.are("Etc/GMT-1"), 0, 0
+    lane = StreamFold(after, STREAM, 3, Opening(0, 2, (end + 600) * SECOND))
+    records = [(end + 1_200, "a", 1), (end + 1_200, "b", 1), (end + 5 * HOUR_S, "a", 1)]
+    for state, piece in zip(states, lane.fold(next(batches([records], 2))), strict=True):
+        bucket = Bucket.load(after, state)
+        bucket.fold(piece)
+        emission = bucket.emission()
+        rows, late = rows + len(emission.rows), late + sum(len(one.rows) for one in emission.late_entries)
+    assert (rows, late) == (0, 2)
+
+
 def test_buckets_that_wrote_a_window_by_different_rules_are_not_divided_before_it_is_over(rules: Rules) -> None:
     before = replace(rules.are("Etc/GMT-2"), grace_s=20 * HOUR_S)
     keys = ["a", "b", "c", "d", "e", "f"]
     day, end = at("2026-01-10T12:00") // SECOND, at("2026-01-10T22:00") // SECOND
-
-    def taken(definition: Windows, states: Sequence[bytes], offset: int, watermark: int, records: list[Any]) -> list[bytes]:
-        lane = StreamFold(definition, STREAM, len(states), Opening(0, offset, watermark))
-        buckets = [Bucket.load(definition, state) for state in states]
-        for bucket, piece in zip(buckets, lane.fold(next(batches([records], offset))), strict=True):
-            bucket.fold(piece)
-        return [bucket.pack() for bucket in buckets]
 
     states = [Bucket(before, {STREAM: 0}).pack() for _ in range(2)]
     # One key alone is written by the rules of before, so that its bucket alone has the window.

@@ -120,16 +120,12 @@ class CalendarGrid:
     # -- days ---------------------------------------------------------------------------------------
 
     def _remember(self, day: int) -> list[int]:
-        """The starts of all windows of a day of UTC, and the end of the last one."""
-        first, behind = day * DAY_US, (day + 1) * DAY_US
-        number = self._number(self._local(first))
-        while (following := self._start(number + 1)) <= first:  # clocks moved back over midnight show the day before once more
+        """The starts of all windows of a day of UTC, and the end of the last one; those of no length at their place, twice."""
+        number = self._number(self._local(day * DAY_US))
+        starts = [self._start(number)]
+        while starts[-1] < (day + 1) * DAY_US:
             number += 1
-        starts = [self._start(number), following]
-        while starts[-1] < behind:
-            number += 1
-            if (following := self._start(number + 1)) > starts[-1]:
-                starts.append(following)
+            starts.append(self._start(number))
         if len(self._days) >= DAYS_MAX:
             self._days.clear()
         self._days[day] = starts
