@@ -41,7 +41,7 @@ class OrdersSettings(KafkaSettings, KafkaTargetSettings, SqlWindowSettings):
     )
     orders_part: Literal["all", "enrich", "store"] = Field(
         default="all",
-        description="`enrich`: only fill ENRICHED_TOPIC. `store`: only fill the tables, from it: two flows of names of their own.",
+        description="`enrich`: only fill ENRICHED_TOPIC. `store`: only fill the tables, from it: two flows, each with a name.",
     )
     order_totals: Literal["on_close", "live", "off"] = Field(
         default="on_close",

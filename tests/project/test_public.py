@@ -21,8 +21,9 @@ CODE = sorted(file for folder in ("waxwing", "sources", "sinks") for file in (RO
 PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
-        "DatabaseSettings", "Group", "KafkaSettings", "LaneSettings", "MySQLSettings", "SQLServerSettings", "Settings",
-        "SinkSettings", "SourceSettings", "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
+        "DatabaseSettings", "Group", "KafkaClientSettings", "KafkaSettings", "KafkaTargetSettings", "KafkaWindowSettings",
+        "LaneSettings", "MySQLSettings", "SQLServerSettings", "Settings", "SinkSettings", "SourceSettings", "SqlSettings",
+        "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
     "waxwing.configuration": ["load"],
     "waxwing.operators": [
@@ -44,6 +45,7 @@ PUBLIC = {
         "Append", "Into", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",
         "window_sink",
     ],
+    "sinks.kafka": ["KafkaTarget", "KafkaWindows"],
 }  # fmt: skip
 
 
