@@ -142,7 +142,7 @@ def _of_aggregate(
         return Any, None
     has = fields[field]
     if isinstance(aggregate, Mean) and has is not None:
-        return Any, frozenset({float if kind is float else Decimal for kind in has})
+        return Any, frozenset({float if kind is float or aggregate.places is None else Decimal for kind in has})
     return own[field], has
 
 

@@ -193,6 +193,11 @@ def test_a_slot_is_in_exactly_the_windows_that_hold_its_times(length: int, every
         (Mean("value", 3), [1, 1, 2], Decimal("1.333")),
         (Mean("value", 3), [1.0, None, 2], 1.5),
         (Mean("value", 0), [None], None),
+        (Mean("value"), [0.1] * 3, 0.1),  # the sum, rounded before it is divided, would give 0.10000000000000002
+        (Mean("value"), [1e100, 1.0, None, -1e100], 1 / 3),
+        (Mean("value"), [1, Decimal("0.5")], 0.75),
+        (Mean("value"), [1, 1, 2], 4 / 3),
+        (Mean("value"), [None], None),
         (Min("value"), [3, None, Decimal("2.5"), 2.75], Decimal("2.5")),
         (Max("value"), ["b", "a", "c"], "c"),
         (Max("value"), [date(2026, 1, 1), date(2026, 1, 2)], date(2026, 1, 2)),
@@ -236,6 +241,15 @@ def test_a_sum_is_exact_and_rounded_once_in_any_order_and_cut(values: list[Any],
             assert type(got) is float
         else:
             assert Fraction(got) == exact
+
+
+@given(st.lists(numbers, min_size=1, max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_a_mean_without_places_is_the_double_nearest_to_the_exact_one(values: list[Any], rng: random.Random) -> None:
+    present = [Fraction(value) for value in values if value is not None]
+    rng.shuffle(values)
+    got = aggregated(Mean("value"), values, rng.sample(range(len(values)), rng.randint(0, len(values) - 1)))
+    assert got == (float(sum(present) / len(present)) if present else None)
 
 
 @given(st.lists(st.floats(-1e250, 1e250), max_size=8), st.randoms(use_true_random=False))

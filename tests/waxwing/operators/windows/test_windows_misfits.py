@@ -188,4 +188,5 @@ def test_a_table_that_takes_no_row_of_the_windows_is_told_at_the_start(make: Any
     if make is SqlWindows:
         assert "Mean (v), Decimal, where column v" in told({}, text, number, Mean("x", places=2))
         assert "Mean (v), float" in told({"x": float}, text, amount, Mean("x", places=2))
+        assert "Mean (v), float" in told({"x": int}, text, amount, Mean("x"))
         assert "First (v), Decimal" in told({}, text, text, First("x"))

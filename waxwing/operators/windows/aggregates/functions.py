@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from waxwing.errors import ConfigError
@@ -86,19 +87,20 @@ class Sum(_OfField):
 
 @dataclass(frozen=True)
 class Mean(_OfField):
-    """The exact sum by the count, rounded once, half to even, to `places` digits behind the point.
+    """The exact sum by the count, rounded once, half to even: to `places` digits behind the point, or (None) to the nearest double.
 
-    Of ints and Decimals a Decimal, with floats a float.
+    With places a Decimal of ints and Decimals, a float where floats are among them; without, always a float.
     """
 
-    places: int
+    places: int | None = None
     check = "number"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.places) is not int or not 0 <= self.places <= PLACES_MAX:
+        if self.places is not None and (type(self.places) is not int or not 0 <= self.places <= PLACES_MAX):
             raise ConfigError(
-                f"Mean({self.field!r}, places={self.places!r}): that many digits can't be kept.", hint=f"Take 0 to {PLACES_MAX}."
+                f"Mean({self.field!r}, places={self.places!r}): that many digits can't be kept.",
+                hint=f"Take 0 to {PLACES_MAX}, or none for a double.",
             )
 
     @property
@@ -106,15 +108,23 @@ class Mean(_OfField):
         return parts.Summed(self.field), parts.Counted(self.field)
 
     def results(self, *columns: Sequence[Any]) -> list[Any]:
-        unit = Decimal(1).scaleb(-self.places)
-        return [
-            None
-            if total is None
-            else float(round(parts.fraction(total) / count, self.places))
-            if type(total) is tuple
-            else parts.MEAN.divide(Decimal(total), Decimal(count)).quantize(unit, None, parts.MEAN)
-            for total, count in zip(*columns, strict=True)
-        ]
+        rounded = _double if self.places is None else _to_places(self.places)
+        return [None if total is None else rounded(total, count) for total, count in zip(*columns, strict=True)]
+
+
+def _double(total: Any, count: int) -> float:
+    return float((parts.fraction(total) if type(total) is tuple else Fraction(total)) / count)
+
+
+def _to_places(places: int) -> Callable[[Any, int], Any]:
+    unit = Decimal(1).scaleb(-places)
+
+    def rounded(total: Any, count: int) -> Any:
+        if type(total) is tuple:
+            return float(round(parts.fraction(total) / count, places))
+        return parts.MEAN.divide(Decimal(total), Decimal(count)).quantize(unit, None, parts.MEAN)
+
+    return rounded
 
 
 @dataclass(frozen=True)
