@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import sqlalchemy as sa
 from bytewax.dataflow import Dataflow, Stream
@@ -26,7 +26,7 @@ from waxwing.batch import Batch
 from waxwing.errors import ConfigError
 from waxwing.operators import map_batch, parse, without_rejects
 from waxwing.operators.windows import MESSAGE_TIME, Count, Max, Mean, Sum, Tumbling, Windows
-from waxwing.settings import KafkaSettings, KafkaTargetSettings, SqlWindowSettings
+from waxwing.settings import KafkaSettings, KafkaTargetSettings, Needed, SqlWindowSettings
 from waxwing.target import Target
 
 __all__ = ["OrdersSettings", "RawOrder", "Row", "build", "build_store", "enrich", "flow", "order_totals", "orders", "totals_of"]
@@ -35,6 +35,7 @@ __all__ = ["OrdersSettings", "RawOrder", "Row", "build", "build_store", "enrich"
 class OrdersSettings(KafkaSettings, KafkaTargetSettings, SqlWindowSettings):
     """What this flow is told from outside."""
 
+    needed: ClassVar[Mapping[str, Needed]] = {"database_url": Needed("orders_part", lambda part: part != "enrich")}
     source_topic: str = Field(default="raw_orders", min_length=1, max_length=249, description="Topic to read.")
     enriched_topic: str = Field(
         default="", max_length=249, description="Topic that completed orders go to, each once, beside the table. Empty: none."
@@ -138,6 +139,11 @@ def store(enriched: Stream[Batch[Any]], target: Target, totals: Mapping[str, Tot
 def flow(settings: OrdersSettings) -> Dataflow:
     """The flow on real servers; where none are given, the embedded demonstration."""
     if not settings.kafka_bootstrap_servers:
+        if settings.orders_part != "all":
+            raise ConfigError(
+                f"ORDERS_PART is {settings.orders_part}, and the embedded demonstration is the whole flow.",
+                hint="Give KAFKA_BOOTSTRAP_SERVERS (and, for `store`, DATABASE_URL); or leave ORDERS_PART out.",
+            )
         from dataflows import embedded  # noqa: PLC0415 - a flow on real servers starts a tenth of a second sooner without
 
         settings = embedded.start(settings, orders, *([order_totals] if settings.order_totals != "off" else []))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from bytewax.testing import cluster_main, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataflows.orders import build
+from dataflows.orders import OrdersSettings, build, flow
 from dataflows.orders_generator import orders
 from sinks import MemoryTarget
 from sources.memory import MemorySource, Message
+from waxwing.errors import ConfigError
 from waxwing.settings import SinkSettings
 
 DATA: dict[int, list[Any]] = {0: [], 1: []}
@@ -65,3 +67,12 @@ def test_two_workers_change_nothing() -> None:
     source = MemorySource(DATA, feeds=[target], lanes=2, batch_records=13)
     cluster_main(build(source, target), [], 0, worker_count_per_proc=2)
     assert columns(target) == columns(WHOLE)
+
+
+def test_the_half_that_fills_the_topic_needs_no_database() -> None:
+    topic = MemoryTarget()
+    half = OrdersSettings(orders_part="enrich", enriched_topic="enriched")
+    run_main(flow(half, kafka=MemorySource(DATA, lanes=2), enriched=topic))
+    assert columns(topic) == columns(WHOLE)
+    with pytest.raises(ConfigError, match="the embedded demonstration is the whole flow"):
+        flow(half)

@@ -22,8 +22,8 @@ PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
         "DatabaseSettings", "Group", "KafkaClientSettings", "KafkaSettings", "KafkaTargetSettings", "KafkaWindowSettings",
-        "LaneSettings", "MySQLSettings", "SQLServerSettings", "Settings", "SinkSettings", "SourceSettings", "SqlSettings",
-        "SqlWindowSettings", "WindowSettings", "prefixed",
+        "LaneSettings", "MySQLSettings", "Needed", "SQLServerSettings", "Settings", "SinkSettings", "SourceSettings",
+        "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
     "waxwing.configuration": ["load"],
     "waxwing.operators": [

@@ -5,7 +5,7 @@ with a prefix of its own where there are several (`Settings`), or inherits them;
 environment.
 """
 
-from waxwing.settings.group import Group, Settings, prefixed
+from waxwing.settings.group import Group, Needed, Settings, prefixed
 from waxwing.settings.groups import (
     DatabaseSettings,
     KafkaClientSettings,
@@ -31,6 +31,7 @@ __all__ = [
     "KafkaWindowSettings",
     "LaneSettings",
     "MySQLSettings",
+    "Needed",
     "SQLServerSettings",
     "Settings",
     "SinkSettings",

@@ -235,9 +235,12 @@ def _all_or_none(groups: Collection[GroupAt], *, partial: bool) -> Iterator[str]
     if not there or partial:
         return
     for at, field in wanted:
-        if field not in at.given:
-            all_ = "both, or neither" if len(wanted) == 2 else "all of a flow's addresses, or none,"
-            yield f"{there[0]} is given and {at.name(field)} is not. Give {all_} for the embedded demonstration."
+        needed = at.group.needed.get(field)
+        if field in at.given or (needed is not None and not needed.when(at.text(needed.field))):
+            continue
+        all_ = "both, or neither" if len(wanted) == 2 else "all of a flow's addresses, or none,"
+        other = "" if needed is None else f"; or another {at.name(needed.field)} (it is {at.text(needed.field)})"
+        yield f"{there[0]} is given and {at.name(field)} is not. Give {all_} for the embedded demonstration{other}."
 
 
 def _read_twice(groups: Collection[GroupAt]) -> Iterator[str]:

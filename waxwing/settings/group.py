@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 from pydantic_core import PydanticUndefined
+
+
+class Needed(NamedTuple):
+    """When an address is needed: as another field of the class stands.
+
+    Attributes:
+        field: that decides.
+        when: whether the address is needed where this is the field's text.
+    """
+
+    field: str
+    when: Callable[[str], bool]
 
 
 class Group(BaseModel):
@@ -17,11 +30,13 @@ class Group(BaseModel):
     Attributes:
         common: fields that are one for the whole flow: their names have no prefix, whatever the value's.
         addresses: how fields that say where something is begin: those of a prefixed value are never taken from the plain names.
+        needed: by address (`database_url`), when a flow needs it. Others are needed wherever any address is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     common: ClassVar[frozenset[str]] = frozenset()
     addresses: ClassVar[tuple[str, ...]] = ()
+    needed: ClassVar[Mapping[str, Needed]] = {}
     _prefix: str = PrivateAttr("")
     _given: dict[str, tuple[str, Any]] = PrivateAttr(default_factory=dict)
 

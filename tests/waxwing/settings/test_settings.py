@@ -467,6 +467,18 @@ def test_a_secret_that_is_a_word_is_left_in_others(place: Place) -> None:
     assert scrub("waxwing_progress, waxwing") == f"waxwing_progress, {HIDDEN}"
 
 
+def test_an_address_that_the_other_settings_have_no_use_for_may_be_left_out(place: Place) -> None:
+    place(KAFKA_BOOTSTRAP_SERVERS="k:1", ORDERS_PART="enrich", ENRICHED_TOPIC="enriched")
+    assert load(OrdersSettings).orders_part == "enrich"
+    place(KAFKA_BOOTSTRAP_SERVERS="k:1")
+    assert (
+        "KAFKA_BOOTSTRAP_SERVERS is given and DATABASE_URL is not. Give both, or neither for the embedded demonstration; or "
+        "another ORDERS_PART (it is all)."
+    ) in place.refusal()
+    place(DATABASE_URL="sqlite:///x", ORDERS_PART="enrich", ENRICHED_TOPIC="enriched")
+    assert "DATABASE_URL is given and KAFKA_BOOTSTRAP_SERVERS is not." in place.refusal()
+
+
 # -- what is made from them ------------------------------------------------------------------------
 
 

@@ -87,7 +87,7 @@ class Sum(_OfField):
 
 @dataclass(frozen=True)
 class Mean(_OfField):
-    """The exact sum by the count, rounded once, half to even: to `places` digits behind the point, or (None) to the nearest double.
+    """The exact sum by the count, rounded once, half to even: to `places` digits behind the point, or (None) to a double.
 
     With places a Decimal of ints and Decimals, a float where floats are among them; without, always a float.
     """
