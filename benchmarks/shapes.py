@@ -11,8 +11,8 @@ from confluent_kafka import Producer
 
 from benchmarks.flows import narrow, wide
 from dataflows.orders import RawOrder, enrich, orders
-from dataflows.orders_generator import PRODUCER_CONFIG, Order, Sender
 from dataflows.orders_generator import orders as generated
+from dataflows.sending import PRODUCER_CONFIG, Keyed, Sender
 from tests.servers import Kafka
 from waxwing.operators import Origin
 
@@ -38,7 +38,7 @@ class Shape:
     table: sa.Table
     record: type
     enrich: Callable[[Origin], Callable[[Any, int], Any]] | None
-    values: Callable[[int], Iterator[Sequence[Order]]]
+    values: Callable[[int], Iterator[Sequence[Keyed]]]
     share: float
 
 

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from dataflows.orders_generator import PRODUCER_CONFIG, Sender, orders
+from dataflows.orders_generator import orders
+from dataflows.sending import PRODUCER_CONFIG, Sender
 from waxwing import log, runtime
 from waxwing.databases.ledger import schema
 from waxwing.errors import ConfigError, TransientError

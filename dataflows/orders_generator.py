@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-from confluent_kafka import KafkaError, Message, Producer
+from dataflows.sending import Keyed, numbered
 
 CHUNK_ORDERS = 10_000
 CUSTOMERS = 1_000
@@ -16,56 +15,36 @@ FIRST_TS_MS = 1_767_225_600_000  # 2026-01-01; an order a millisecond
 TAILS = 4_096
 # The part of an order's 32 random bits that its tail does not use decides whether it is bad.
 BAD_STEPS = 2**32 // TAILS
-# Longer than librdkafka's message.timeout.ms (300 s): by then each message is acknowledged or refused with a reason.
-FLUSH_TIMEOUT_S = 330.0
-
-# For fast delivery that is complete: acknowledged by all replicas, and without doubles when a request is sent again.
-PRODUCER_CONFIG = {
-    "enable.idempotence": True,
-    "linger.ms": 20,
-    "batch.size": 1_000_000,
-    "batch.num.messages": 50_000,
-    "queue.buffering.max.messages": 500_000,
-}
-
-Order = tuple[bytes, bytes | None]  # a message's key (the customer) and value
-
-
-def _json(text: str) -> Callable[[int], bytes]:
-    """A value with the order's number in place of #."""
-    before, _, after = text.partition("#")
-    return lambda n: f"{before}{n:09}{after}".encode()
-
 
 # Every way in which an order can be bad: taken in turn, so that a few dozen bad orders show them all.
 BAD: dict[str, Callable[[int], bytes | None]] = {
-    "cut off": _json('{"order_id":"ORD-#","quantity":3,"unit_'),
+    "cut off": numbered('{"order_id":"ORD-#","quantity":3,"unit_'),
     "wrong encoding": lambda n: b'{"order_id":"ORD-%09d","customer":"Ren\xe9","quantity":3,"unit_price":25.50}' % n,
     "order_id missing": lambda n: b'{"quantity":3,"unit_price":25.50,"ts":%d}' % n,
-    "unit_price missing": _json('{"order_id":"ORD-#","quantity":3}'),
-    "quantity is a word": _json('{"order_id":"ORD-#","quantity":"three","unit_price":25.50}'),
-    "quantity is a fraction": _json('{"order_id":"ORD-#","quantity":2.5,"unit_price":25.50}'),
-    "quantity is true": _json('{"order_id":"ORD-#","quantity":true,"unit_price":25.50}'),
-    "quantity negative": _json('{"order_id":"ORD-#","quantity":-2,"unit_price":25.50}'),
-    "quantity zero": _json('{"order_id":"ORD-#","quantity":0,"unit_price":25.50}'),
-    "quantity too large": _json('{"order_id":"ORD-#","quantity":2147483648,"unit_price":0.01}'),
-    "price negative": _json('{"order_id":"ORD-#","quantity":3,"unit_price":-25.50}'),
-    "price with three decimals": _json('{"order_id":"ORD-#","quantity":3,"unit_price":19.995}'),
-    "price is not a number": _json('{"order_id":"ORD-#","quantity":3,"unit_price":NaN}'),
-    "price too large": _json('{"order_id":"ORD-#","quantity":3,"unit_price":1e30}'),
-    "total too large": _json('{"order_id":"ORD-#","quantity":2000000,"unit_price":99999.99}'),
-    "total wrong": _json('{"order_id":"ORD-#","quantity":3,"unit_price":25.50,"total_value":80.00}'),
-    "id too long": _json('{"id":"' + "x" * 37 + '","order_id":"ORD-#","quantity":3,"unit_price":25.50}'),
+    "unit_price missing": numbered('{"order_id":"ORD-#","quantity":3}'),
+    "quantity is a word": numbered('{"order_id":"ORD-#","quantity":"three","unit_price":25.50}'),
+    "quantity is a fraction": numbered('{"order_id":"ORD-#","quantity":2.5,"unit_price":25.50}'),
+    "quantity is true": numbered('{"order_id":"ORD-#","quantity":true,"unit_price":25.50}'),
+    "quantity negative": numbered('{"order_id":"ORD-#","quantity":-2,"unit_price":25.50}'),
+    "quantity zero": numbered('{"order_id":"ORD-#","quantity":0,"unit_price":25.50}'),
+    "quantity too large": numbered('{"order_id":"ORD-#","quantity":2147483648,"unit_price":0.01}'),
+    "price negative": numbered('{"order_id":"ORD-#","quantity":3,"unit_price":-25.50}'),
+    "price with three decimals": numbered('{"order_id":"ORD-#","quantity":3,"unit_price":19.995}'),
+    "price is not a number": numbered('{"order_id":"ORD-#","quantity":3,"unit_price":NaN}'),
+    "price too large": numbered('{"order_id":"ORD-#","quantity":3,"unit_price":1e30}'),
+    "total too large": numbered('{"order_id":"ORD-#","quantity":2000000,"unit_price":99999.99}'),
+    "total wrong": numbered('{"order_id":"ORD-#","quantity":3,"unit_price":25.50,"total_value":80.00}'),
+    "id too long": numbered('{"id":"' + "x" * 37 + '","order_id":"ORD-#","quantity":3,"unit_price":25.50}'),
     "order_id empty": lambda n: b'{"order_id":"","quantity":3,"unit_price":25.50,"ts":%d}' % n,
-    "customer too long": _json('{"order_id":"ORD-#","customer":"' + "x" * 256 + '","quantity":3,"unit_price":25.50}'),
-    "processed_at in milliseconds": _json('{"order_id":"ORD-#","quantity":3,"unit_price":25.50,"processed_at":1767225600000}'),
-    "an array": _json('[{"order_id":"ORD-#","quantity":3,"unit_price":25.50}]'),
+    "customer too long": numbered('{"order_id":"ORD-#","customer":"' + "x" * 256 + '","quantity":3,"unit_price":25.50}'),
+    "processed_at in milliseconds": numbered('{"order_id":"ORD-#","quantity":3,"unit_price":25.50,"processed_at":1767225600000}'),
+    "an array": numbered('[{"order_id":"ORD-#","quantity":3,"unit_price":25.50}]'),
     "empty value": lambda _: b"",
     "null value": lambda _: None,
 }
 
 
-def orders(count: int, *, bad_ratio: float, seed: int) -> Iterator[list[Order]]:
+def orders(count: int, *, bad_ratio: float, seed: int) -> Iterator[list[Keyed]]:
     """Orders in chunks. Half of them bring an id; about `bad_ratio` of them are bad."""
     chance = random.Random(seed)
     tails = [_tail(chance) for _ in range(TAILS)]
@@ -74,7 +53,7 @@ def orders(count: int, *, bad_ratio: float, seed: int) -> Iterator[list[Order]]:
     bad = 0
     for first in range(0, count, CHUNK_ORDERS):
         size = min(CHUNK_ORDERS, count - first)
-        chunk: list[Order] = []
+        chunk: list[Keyed] = []
         for n, bits in enumerate(array("I", chance.randbytes(4 * size)), first):
             key, tail = tails[bits % TAILS]
             if bits // TAILS < bad_below:
@@ -96,45 +75,3 @@ def _tail(chance: random.Random) -> tuple[bytes, bytes]:
         total = quantity * cents
         fields += f',"total_value":{total // 100}.{total % 100:02},"processed_at":{FIRST_TS_MS // 1_000}'
     return customer.encode(), fields.encode()
-
-
-class Sender:
-    """Sends orders, and counts what the brokers have acknowledged.
-
-    Attributes:
-        sent: orders handed to the producer.
-        delivered: orders acknowledged.
-        refused: why others were not, with how many.
-    """
-
-    def __init__(self, producer: Producer, topic: str) -> None:
-        self._producer, self._topic = producer, topic
-        self.sent = self.delivered = 0
-        self.refused: dict[str, int] = {}
-
-    def send(self, chunk: Sequence[Order]) -> None:
-        """Hand over a chunk; waits while the producer's queue is full."""
-        produce, topic = self._producer.produce, self._topic
-        for key, value in chunk:
-            while True:
-                try:
-                    produce(topic, value, key, on_delivery=self._on_delivery)
-                except BufferError:
-                    self._producer.poll(0.1)
-                    continue
-                break
-        self.sent += len(chunk)
-        self._producer.poll(0)
-
-    def finish(self) -> int:
-        """Wait for the last acknowledgement. Returns how many are missing."""
-        deadline_s = time.monotonic() + FLUSH_TIMEOUT_S
-        while self._producer.flush(1.0) and time.monotonic() < deadline_s:
-            pass
-        return self.sent - self.delivered
-
-    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
-        if error is None:
-            self.delivered += 1
-        else:
-            self.refused[error.str()] = self.refused.get(error.str(), 0) + 1

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 
 from dataflows.orders import OrdersSettings
-from dataflows.orders_generator import CHUNK_ORDERS, Order
+from dataflows.orders_generator import CHUNK_ORDERS
+from dataflows.sending import Keyed
 from sinks import SqlTarget, Upsert, sink
 from sources.kafka import KafkaSource
 from waxwing import runtime
@@ -35,7 +36,7 @@ table = sa.Table(
 )
 
 
-def values(count: int) -> Iterator[list[Order]]:
+def values(count: int) -> Iterator[list[Keyed]]:
     """Keys and values of messages, in chunks."""
     for first in range(0, count, CHUNK_ORDERS):
         numbers = range(first, min(first + CHUNK_ORDERS, count))

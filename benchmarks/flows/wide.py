@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
 
 from dataflows.orders import OrdersSettings
-from dataflows.orders_generator import CHUNK_ORDERS, Order
+from dataflows.orders_generator import CHUNK_ORDERS
+from dataflows.sending import Keyed
 from sinks import SqlTarget, Upsert, sink
 from sources.kafka import KafkaSource
 from waxwing import runtime
@@ -68,7 +69,7 @@ def _body(chance: random.Random) -> bytes:
     return orjson.dumps(record)[1:]
 
 
-def values(count: int, ids: int | None = None) -> Iterator[list[Order]]:
+def values(count: int, ids: int | None = None) -> Iterator[list[Keyed]]:
     """Keys and values of messages, in chunks; `ids`: only so many different ids, again and again."""
     chance = random.Random(1)
     bodies = [_body(chance) for _ in range(TEMPLATES)]

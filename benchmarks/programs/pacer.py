@@ -19,7 +19,8 @@ from pathlib import Path
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from dataflows.orders_generator import FLUSH_TIMEOUT_S, orders
+from dataflows.orders_generator import orders
+from dataflows.sending import FLUSH_TIMEOUT_S
 
 SLICE_S = 0.005
 

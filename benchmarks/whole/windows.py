@@ -20,7 +20,7 @@ from benchmarks.spread import cell
 from benchmarks.whole.rows import Repeats, Result
 from benchmarks.whole.runs import run, turns
 from benchmarks.whole.trees import Tree
-from dataflows.orders_generator import FLUSH_TIMEOUT_S, PRODUCER_CONFIG
+from dataflows.sending import FLUSH_TIMEOUT_S, PRODUCER_CONFIG
 from tests.faults.recompute import plain_engine
 from tests.servers import Kafka
 

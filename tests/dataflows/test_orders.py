@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows.orders import RawOrder, Row, enrich
-from dataflows.orders_generator import BAD, Order, orders
+from dataflows.orders_generator import BAD, orders
+from dataflows.sending import Keyed
 from waxwing.batch import Batch, Columns, Stream, raw
 from waxwing.operators import Origin
 from waxwing.operators.parse import Parser
@@ -159,7 +160,7 @@ def test_an_id_does_not_change_with_the_batch_that_a_record_comes_in() -> None:
 # -- generated orders ------------------------------------------------------------------------------
 
 
-def generated(count: int, bad_ratio: float, seed: int = 1) -> list[Order]:
+def generated(count: int, bad_ratio: float, seed: int = 1) -> list[Keyed]:
     return [one for chunk in orders(count, bad_ratio=bad_ratio, seed=seed) for one in chunk]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
@@ -69,33 +71,86 @@ def run(
     raise typer.Exit(Supervisor(flow, processes, context.args, Limits(restarts_max, restarts_within_s)).run())
 
 
+Rate = Annotated[float | None, typer.Option(min=0.1, help="Records per second at most. [default: as fast as it goes]")]
+Bad = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of records that are bad, in turn in every known way.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed makes the same records.")]
+ToTopic = Annotated[str | None, typer.Option(help="Topic to fill. [default: SOURCE_TOPIC]")]
+Partitions = Annotated[int | None, typer.Option(min=1, help="Partitions of a topic that has to be made. [default: 4]")]
+
+
 @produce_app.command("orders")
 def produce_orders(
     count: Annotated[int, typer.Option(min=1, help="How many orders.")] = 100_000,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="Orders per second at most. [default: as fast as it goes]")] = None,
-    bad: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of orders that are bad, in turn in every known way.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed makes the same orders.")] = 1,
-    topic: Annotated[str | None, typer.Option(help="Topic to fill. [default: SOURCE_TOPIC]")] = None,
-    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of a topic that has to be made. [default: 4]")] = None,
+    rate: Rate = None,
+    bad: Bad = 0.0,
+    seed: Seed = 1,
+    topic: ToTopic = None,
+    partitions: Partitions = None,
 ) -> None:
     """Send generated orders to Kafka; exit 75 unless every one of them is acknowledged.
 
     The key is the customer; about half of the orders bring an `id`. Kafka is where KAFKA_BOOTSTRAP_SERVERS (and the
     other KAFKA_ settings) say. The topic is made when it is missing.
     """
+    with _own_flow("orders"):
+        from waxwing.cli.produce import Where, produce_orders
+
+    produce_orders(Where(topic, partitions, rate), count, bad=bad, seed=seed)
+
+
+class TsStyle(StrEnum):
+    """How readings tell their time."""
+
+    none = "none"
+    seconds = "seconds"
+    fraction = "fraction"
+    iso = "iso"
+    mixed = "mixed"
+
+
+@produce_app.command("sensors")
+def produce_sensors(
+    count: Annotated[int, typer.Option(min=1, help="How many readings.")] = 100_000,
+    rate: Rate = None,
+    bad: Bad = 0.0,
+    late: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of readings half an hour behind the others, which say so by `ts`.")
+    ] = 0.0,
+    seed: Seed = 1,
+    sensors: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many sensors: Sensor 1, Sensor 2, ...")] = 10,
+    ts: Annotated[
+        TsStyle,
+        typer.Option(help="How a reading tells its time, up to 5 s out of order; none: by its message; mixed: the others in turn."),
+    ] = TsStyle.none,
+    topic: ToTopic = None,
+    partitions: Partitions = None,
+) -> None:
+    """Send readings of simulated sensors to Kafka; exit 75 unless every one of them is acknowledged.
+
+    The key is the sensor's name; measure1 is spread around 37 as gauss(37, 7), measure2 is anywhere from 0 to 1. Kafka is where
+    KAFKA_BOOTSTRAP_SERVERS (and the other KAFKA_ settings) say. The topic is made when it is missing.
+    """
+    with _own_flow("sensors"):
+        from waxwing.cli.produce import Where, produce_sensors
+
+    where = Where(topic, partitions, rate)
+    produce_sensors(where, count, bad=bad, late=late, seed=seed, sensors=sensors, ts=ts.value)
+
+
+@contextmanager
+def _own_flow(name: str) -> Iterator[None]:
+    """Around the import of what needs a flow of Waxwing's own."""
     try:
-        from waxwing.cli.produce import produce
+        yield
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("dataflows"):
             raise
         from waxwing.errors import ConfigError
 
         raise ConfigError(
-            "`waxwing produce orders` is a part of Waxwing's own flow, dataflows/orders.py, which is not installed.",
+            f"`waxwing produce {name}` is a part of Waxwing's own flow, dataflows/{name}.py, which is not installed.",
             hint="Run it in a clone of Waxwing.",
         ) from error
-
-    produce(count, rate=rate, bad=bad, seed=seed, topic=topic, partitions=partitions)
 
 
 @app.command()

@@ -8,7 +8,8 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from dataflows.orders_generator import CHUNK_ORDERS, PRODUCER_CONFIG, Sender, orders
+from dataflows.orders_generator import CHUNK_ORDERS, orders
+from dataflows.sending import PRODUCER_CONFIG, Sender
 
 PART_ORDERS = 500
 CONFIG = {

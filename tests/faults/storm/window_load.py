@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dataflows.orders_generator import FIRST_TS_MS, Sender
+from dataflows.orders_generator import FIRST_TS_MS
+from dataflows.sending import Sender
 from tests.faults.storm.load import Load
 
 DISORDER_MS = 30_000

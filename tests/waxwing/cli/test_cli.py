@@ -28,7 +28,7 @@ from sinks import SqlTarget, Upsert, sink
 from sources.memory import MemorySource, Message
 from tests.servers import Kafka
 from waxwing.cli import positions
-from waxwing.cli.produce import produce
+from waxwing.cli.produce import Where, produce_orders
 from waxwing.cli.supervisor import verdict
 from waxwing.errors import ConfigError
 from waxwing.operators import parse
@@ -80,7 +80,18 @@ def until(there: Callable[[], Any], timeout_s: float = 180) -> Any:
 
 @pytest.mark.parametrize(
     "args",
-    [[], ["run"], ["produce"], ["produce", "orders"], ["resume"], ["step", "rename"], ["step", "drop"], ["status"], ["settings"]],
+    [
+        [],
+        ["run"],
+        ["produce"],
+        ["produce", "orders"],
+        ["produce", "sensors"],
+        ["resume"],
+        ["step", "rename"],
+        ["step", "drop"],
+        ["status"],
+        ["settings"],
+    ],
 )
 def test_every_command_explains_itself(args: list[str]) -> None:
     done = waxwing(*args, "--help", values={"COLUMNS": "200"})
@@ -427,5 +438,5 @@ def test_orders_go_to_one_topic_of_several_only_where_somebody_says_which(monkey
             for name, value in {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", **values}.items():
                 given.setenv(name, value)
             with pytest.raises(ConfigError, match=r"The flow reads several topics: (a,b|orders\.\*)\.") as raised:
-                produce(1, rate=None, bad=0.0, seed=1, topic=None, partitions=None)
+                produce_orders(Where(), 1, bad=0.0, seed=1)
             assert "--topic NAME" in raised.value.hint

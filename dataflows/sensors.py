@@ -1,0 +1,129 @@
+"""Readings of sensors from Kafka, exactly once: each is checked (sensors_rules.py) and kept as it is in files, and every 15 s of
+each sensor become a row of statistics: in files, in a topic and in a table, whichever SENSOR_OUTPUTS names.
+
+Which 15 s a reading belongs to is said by the reading itself, so that the statistics are a function of the topic alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import sqlalchemy as sa
+from bytewax.dataflow import Dataflow
+from pydantic import Field, field_validator
+
+import waxwing
+from dataflows.sensors_rules import RawReading, Reading, reading
+from sinks import SqlWindows, sink, window_sink
+from sinks.kafka import KafkaWindows
+from sinks.windows.target import WindowTarget
+from sources import read
+from sources.kafka import KafkaSource
+from waxwing.operators import map, parse, without_rejects
+from waxwing.operators.windows import Count, Max, Mean, Min, Tumbling, Windows
+from waxwing.settings import KafkaSettings, KafkaWindowSettings, Needed, SqlWindowSettings
+from waxwing.target import Target
+
+__all__ = ["RawReading", "Reading", "SensorsSettings", "flow", "per_15_s", "reading", "sensor_data", "statistics"]
+
+OUTPUTS = ("files", "topic", "table")
+
+
+class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings):
+    """What this flow is told from outside."""
+
+    needed: ClassVar[Mapping[str, Needed]] = {"database_url": Needed("sensor_outputs", lambda outputs: "table" in outputs)}
+    source_topic: str = Field(default="sensors", min_length=1, max_length=249, description="Topic to read.")
+    sensor_outputs: str = Field(
+        default="topic,table",
+        description="Where statistics go, with commas between: `files`, `topic`, `table`. Readings themselves go to files alone.",
+    )
+    sensor_stats_topic: str = Field(
+        default="sensor_stats", min_length=1, max_length=249, description="Topic that the statistics go to."
+    )
+    sensors_path: str = Field(
+        default="var/sensors", min_length=1, description="Folder of the files: sensor_data, sensor_data_stats and what they keep."
+    )
+    sensors_format: Literal["parquet", "delta"] = Field(default="parquet", description="What the files are.")
+    sensors_idle_after_s: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=86_400.0,
+        description="A partition without readings for so long is not waited for. Empty: all are, for ever.",
+    )
+
+    @field_validator("sensor_outputs")
+    @classmethod
+    def _outputs(cls, text: str) -> str:
+        names = dict.fromkeys(name.strip() for name in text.split(","))
+        if strange := [name for name in names if name not in OUTPUTS]:
+            raise ValueError(f"must be of {', '.join(OUTPUTS)}, with commas between, and {strange[0]!r} is none of them")
+        return ",".join(names)
+
+
+sensor_data = sa.Table(
+    "sensor_data",
+    sa.MetaData(),
+    sa.Column("sensor", sa.String(255), nullable=False),
+    sa.Column("ts", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("measure1", sa.Double, nullable=False),
+    sa.Column("measure2", sa.Double, nullable=False),
+)
+
+per_15_s = Windows(
+    by=("sensor",),
+    time="ts",
+    kind=Tumbling(length_s=15),
+    aggregates={
+        "measure1_avg": Mean("measure1"),
+        "measure2_avg": Mean("measure2"),
+        "count_sensor": Count(),
+        "measure1_min": Min("measure1"),
+        "measure1_max": Max("measure1"),
+        "measure2_min": Min("measure2"),
+        "measure2_max": Max("measure2"),
+    },
+    lateness_s=10,
+)
+ENDS = {"window_end": "ts"}
+
+
+def statistics(*, zoned: bool) -> sa.Table:
+    """The table of statistics, all times in UTC. Databases keep them without a zone; some know none."""
+    measures = [
+        sa.Column(name, sa.BigInteger if name == "count_sensor" else sa.Double, nullable=False) for name in per_15_s.aggregates
+    ]
+    return sa.Table(
+        "sensor_data_stats",
+        sa.MetaData(),
+        sa.Column("sensor", sa.String(255), primary_key=True),
+        sa.Column("window_start", sa.DateTime(timezone=zoned), primary_key=True),
+        sa.Column("ts", sa.DateTime(timezone=zoned), nullable=False),  # the window's end
+        *measures,
+    )
+
+
+@waxwing.flow(SensorsSettings)
+def flow(settings: SensorsSettings) -> Dataflow:
+    """The flow on real servers; where none are given, the embedded demonstration."""
+    outputs = settings.sensor_outputs.split(",")
+    flow = Dataflow("sensors")
+    checked = map("reading", parse("parse", read("kafka", flow, KafkaSource(settings)), RawReading), reading, with_message=True)
+    windows = replace(per_15_s, idle_after_s=settings.sensors_idle_after_s)
+    if "files" in outputs:
+        data, stats = files(settings, windows)
+        sink("readings", checked, data)  # and what was refused, which needs to stand among the files but once
+        window_sink("stats_files", without_rejects("accepted", checked), stats)
+    if "topic" in outputs:
+        topic, table = settings.sensor_stats_topic, statistics(zoned=True)
+        window_sink("stats_topic", checked, KafkaWindows(settings, topic, table, windows, key="sensor", names=ENDS))
+    if "table" in outputs:
+        window_sink("stats_table", checked, SqlWindows(settings, statistics(zoned=False), windows, names=ENDS))
+    return flow
+
+
+def files(settings: SensorsSettings, windows: Windows) -> tuple[Target, WindowTarget]:
+    """The readings, and their statistics, as files."""
+    raise NotImplementedError
