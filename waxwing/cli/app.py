@@ -120,7 +120,9 @@ def produce_sensors(
     sensors: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many sensors: Sensor 1, Sensor 2, ...")] = 10,
     ts: Annotated[
         TsStyle,
-        typer.Option(help="How a reading tells its time, up to 5 s out of order; none: by its message; mixed: the others in turn."),
+        typer.Option(
+            help="How a reading tells its time, up to 5 s out of order; none: by its message; mixed: the others in turn."
+        ),
     ] = TsStyle.none,
     topic: ToTopic = None,
     partitions: Partitions = None,
