@@ -6,6 +6,7 @@ Which 15 s a reading belongs to is said by the reading itself, so that the stati
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -29,6 +30,8 @@ from waxwing.target import Target
 __all__ = ["RawReading", "Reading", "SensorsSettings", "flow", "per_15_s", "reading", "sensor_data", "statistics"]
 
 OUTPUTS = ("files", "topic", "table")
+READINGS_SHOWN, READING_STEP_S = 50_000, 0.02  # of the embedded demonstration: a quarter of an hour
+ADDRESSES = ("KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092", "DATABASE_URL=postgresql://user:password@127.0.0.1:5432/sensors")
 
 
 class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings):
@@ -108,6 +111,8 @@ def statistics(*, zoned: bool) -> sa.Table:
 @waxwing.flow(SensorsSettings)
 def flow(settings: SensorsSettings) -> Dataflow:
     """The flow on real servers; where none are given, the embedded demonstration."""
+    if not settings.kafka_bootstrap_servers:
+        settings = demonstration(settings)
     outputs = settings.sensor_outputs.split(",")
     flow = Dataflow("sensors")
     checked = map("reading", parse("parse", read("kafka", flow, KafkaSource(settings)), RawReading), reading, with_message=True)
@@ -127,3 +132,41 @@ def flow(settings: SensorsSettings) -> Dataflow:
 def files(settings: SensorsSettings, windows: Windows) -> tuple[Target, WindowTarget]:
     """The readings, and their statistics, as files."""
     raise NotImplementedError
+
+
+def demonstration(settings: SensorsSettings) -> SensorsSettings:
+    """The settings with the addresses of the embedded demonstration, which is begun."""
+    # A flow on real servers starts a tenth of a second sooner without.
+    from dataflows import embedded  # noqa: PLC0415
+    from dataflows.sensors_generator import readings  # noqa: PLC0415
+
+    outputs = settings.sensor_outputs.split(",")
+    if "files" in outputs and not settings.given_by("sensors_path"):
+        settings = settings.model_copy(update={"sensors_path": str(embedded.new_folder("demonstration-sensors"))})
+    first_s = time.time() - READINGS_SHOWN * READING_STEP_S
+    made = embedded.Demonstration(
+        records="readings",
+        chunks=readings(
+            READINGS_SHOWN, bad_ratio=0.002, late_ratio=0.001, seed=1, ts="mixed", first_s=first_s, step_s=READING_STEP_S
+        ),
+        file="demonstration-sensors.sqlite",
+        tables=[statistics(zoned=False)] if "table" in outputs else [],
+        topics=[settings.sensor_stats_topic] if "topic" in outputs else [],
+        lines=how_to_read(settings) if "files" in outputs else [],
+        real=ADDRESSES if "table" in outputs else ADDRESSES[:1],
+    )
+    return embedded.start(settings, made)
+
+
+def how_to_read(settings: SensorsSettings) -> list[str]:
+    """The files, by DuckDB and by polars."""
+    folder = f"{settings.sensors_path}/sensor_data_stats"
+    if settings.sensors_format == "delta":
+        duckdb, polars = f"delta_scan('{folder}')", f"read_delta('{folder}')"
+    else:
+        duckdb, polars = f"'{folder}/**/*.parquet'", f"read_parquet('{folder}/**/*.parquet')"
+    return [
+        f"The files lie in {settings.sensors_path}. Read them with DuckDB or with polars:",
+        f'  python -c "import duckdb; print(duckdb.sql("FROM {duckdb} ORDER BY window_start, sensor"))"',
+        f'  python -c "import polars; print(polars.{polars})"',
+    ]
