@@ -16,6 +16,7 @@ from waxwing.databases.ledger import schema
 from waxwing.errors import TransientError
 
 ROWS_SHOWN = 5
+WIDTH_MAX = 20  # of a column: a time fits
 ANSWER_S = 10.0
 LATE = "late: its window was closed"  # each says how late it is, and no two say the same
 
@@ -95,7 +96,7 @@ def _table_of(one: Shown) -> Table:
     shown = Table(title=f"{one.name}: the first {len(one.rows)} {one.unit}", title_justify="left")
     for name, value in one.rows[0].items() if one.rows else ():
         is_text = isinstance(value, str) or value is None
-        shown.add_column(name, justify="left" if is_text else "right", no_wrap=True, max_width=16)
+        shown.add_column(name, justify="left" if is_text else "right", no_wrap=True, max_width=WIDTH_MAX)
     for row in one.rows:
-        shown.add_row(*(str(value) for value in row.values()))
+        shown.add_row(*(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
     return shown

@@ -47,6 +47,7 @@ class KafkaWindows(WindowTarget):
         names: Mapping[str, str] | None = None,
     ) -> None:
         window_table = WindowTable(table, windows, fixed, names)
-        rows = KafkaTarget(settings, topic, table, key=key, headers=headers, columns=window_table.names)
+        columns = [column.name for column in table.c if column.name in window_table.names]  # a value has them in this order
+        rows = KafkaTarget(settings, topic, table, key=key, headers=headers, columns=columns)
         super().__init__(rows, windows, settings, settings.window_buckets, lambda found: window_table.tuples(found, rows.columns))
         rows.writers = self.window_buckets
