@@ -131,7 +131,19 @@ def flow(settings: SensorsSettings) -> Dataflow:
 
 def files(settings: SensorsSettings, windows: Windows) -> tuple[Target, WindowTarget]:
     """The readings, and their statistics, as files."""
-    raise NotImplementedError
+    # Imported only where files are asked for: their libraries may be missing elsewhere.
+    table = statistics(zoned=True)
+    data, stats = (f"{settings.sensors_path}/{one.name}" for one in (sensor_data, table))
+    if settings.sensors_format == "delta":
+        from sinks.delta import DeltaTarget, DeltaWindows  # type: ignore[import-untyped]  # noqa: PLC0415
+
+        return DeltaTarget(settings, data, sensor_data), DeltaWindows(settings, stats, table, windows, names=ENDS)
+    from sinks.parquet import ParquetTarget, ParquetWindows, day, hour  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    return (
+        ParquetTarget(settings, data, sensor_data, partition_by=(day("ts"), hour("ts"))),
+        ParquetWindows(settings, stats, table, windows, partition_by=(day("window_start"),), names=ENDS),
+    )
 
 
 def demonstration(settings: SensorsSettings) -> SensorsSettings:

@@ -28,13 +28,13 @@ _BOUNDS = (
 )
 
 ENV_HEAD = """\
-# Settings of the {} flow. Copy this file to .env, or give them in the environment, which wins.
-# Made by `waxwing settings --format env` from waxwing/settings/; every line shows the default or an example.
+# Settings of the {0} flow. Copy this file to .env, or give them in the environment, which wins.
+# Made by `waxwing settings {0} --format env` from waxwing/settings/; every line shows the default or an example.
 # With neither KAFKA_BOOTSTRAP_SERVERS nor DATABASE_URL the flow runs its embedded demonstration.
 # What may be secret may come from a file, as Docker and Kubernetes give it: DATABASE_URL_FILE=/run/secrets/database_url
 """
 MARKDOWN_HEAD = """\
-# Settings
+# Settings of the flow {0}
 
 Read from the environment and from a file `.env` in the working folder; the environment wins, an empty value counts as none.
 A name in `.env` that is no setting is an error that tells the nearest; in the environment only a near miss is (`DATABASE_ULR`).
@@ -54,7 +54,7 @@ one cluster are `KAFKA_BOOTSTRAP_SERVERS`, `ORDERS_SOURCE_TOPIC` and `PAYMENTS_S
 `PAYMENTS_KAFKA_BOOTSTRAP_SERVERS`, with `PAYMENTS_KAFKA_SASL_PASSWORD` and the like where they differ. Two values that read the
 same topic of one cluster, or the same database without tables of their own, are an error that names both.
 
-This page is made by `waxwing settings --format markdown` from `waxwing/settings/`.
+This page is made by `waxwing settings {0} --format markdown` from `waxwing/settings/`.
 """
 
 
@@ -83,7 +83,7 @@ def show_settings(kind: type[Group]) -> None:
 
 def env_file(kind: type[Group]) -> str:
     """A `.env` with every setting, each commented out."""
-    lines = [ENV_HEAD.format(kind.__module__.rpartition(".")[2])]
+    lines = [ENV_HEAD.format(_flow_of(kind))]
     for title, settings in groups(kind):
         lines.append(f"\n# ---- {title}\n")
         for one in settings:
@@ -96,7 +96,7 @@ def env_file(kind: type[Group]) -> str:
 
 def markdown(kind: type[Group]) -> str:
     """The reference, a table a group."""
-    lines = [MARKDOWN_HEAD]
+    lines = [MARKDOWN_HEAD.format(_flow_of(kind))]
     for title, settings in groups(kind):
         lines.append(f"\n## {title.rstrip('.')}\n\n| setting | default | bounds | what it does |\n|---|---|---|---|\n")
         for one in settings:
@@ -106,6 +106,10 @@ def markdown(kind: type[Group]) -> str:
             example = f" Such as {examples}." if examples else ""
             lines.append(f"| {names} | {f'`{default}`' if default else ''} | {_bounds(one.info)} | {what}{example} |\n")
     return "".join(lines)
+
+
+def _flow_of(kind: type[Group]) -> str:
+    return kind.__module__.rpartition(".")[2]
 
 
 def groups(kind: type[Group]) -> Iterator[tuple[str, list[Setting]]]:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pydantic import Field, SecretBytes, SecretStr
 
 from dataflows.orders import OrdersSettings
+from dataflows.sensors import SensorsSettings
 from waxwing.cli import reference
 from waxwing.cli.reference import env_file, markdown
 from waxwing.errors import ConfigError
 from waxwing.secrets import HIDDEN, scrub
-from waxwing.settings import KafkaSettings, SqlSettings
+from waxwing.settings import Group, KafkaSettings, SqlSettings
 from waxwing.settings.checking import load
 from waxwing.settings.names import environment_names, names_of
 from waxwing.settings.reading import ENV_FILE, read
@@ -475,6 +476,14 @@ def test_an_address_that_the_other_settings_have_no_use_for_may_be_left_out(plac
         "KAFKA_BOOTSTRAP_SERVERS is given and DATABASE_URL is not. Give both, or neither for the embedded demonstration; or "
         "another ORDERS_PART (it is all)."
     ) in place.refusal()
+    place(KAFKA_BOOTSTRAP_SERVERS="k:1", SENSOR_OUTPUTS="topic , files,topic")
+    assert load(SensorsSettings).sensor_outputs == "topic,files"
+    place(KAFKA_BOOTSTRAP_SERVERS="k:1", SENSOR_OUTPUTS="topic,table")
+    assert "or another SENSOR_OUTPUTS (it is topic,table)." in place.refusal(SensorsSettings)
+    place(SENSOR_OUTPUTS="topic,tables")
+    assert "SENSOR_OUTPUTS: must be of files, topic, table, with commas between, and 'tables' is none" in place.refusal(
+        SensorsSettings
+    )
     place(DATABASE_URL="sqlite:///x", ORDERS_PART="enrich", ENRICHED_TOPIC="enriched")
     assert "DATABASE_URL is given and KAFKA_BOOTSTRAP_SERVERS is not." in place.refusal()
 
@@ -482,10 +491,18 @@ def test_an_address_that_the_other_settings_have_no_use_for_may_be_left_out(plac
 # -- what is made from them ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("file", "made", "how"), [(".env.example", env_file, "env"), ("docs/settings.md", markdown, "markdown")])
-def test_the_generated_files_are_up_to_date(file: str, made: object, how: str) -> None:
-    assert callable(made)
-    assert (ROOT / file).read_text() == made(OrdersSettings), f"stale: waxwing settings --format {how} > {file}"
+@pytest.mark.parametrize(
+    ("file", "kind", "how"),
+    [
+        (".env.example", OrdersSettings, "env"),
+        ("docs/settings.md", OrdersSettings, "markdown"),
+        ("docs/settings-sensors.md", SensorsSettings, "markdown"),
+    ],
+)
+def test_the_generated_files_are_up_to_date(file: str, kind: type[Group], how: str) -> None:
+    made = env_file(kind) if how == "env" else markdown(kind)
+    flow = kind.__module__.rpartition(".")[2]
+    assert (ROOT / file).read_text() == made, f"stale: waxwing settings {flow} --format {how} > {file}"
 
 
 def test_the_example_file_can_be_used_as_it_is_and_with_its_addresses(place: Place) -> None:
@@ -496,9 +513,10 @@ def test_the_example_file_can_be_used_as_it_is_and_with_its_addresses(place: Pla
     assert load(OrdersSettings).kafka_bootstrap_servers == "127.0.0.1:9092"
 
 
-def test_every_setting_has_a_description_and_stands_in_the_reference() -> None:
-    reference = markdown(OrdersSettings)
-    for field, info in OrdersSettings.model_fields.items():
+@pytest.mark.parametrize("kind", [OrdersSettings, SensorsSettings])
+def test_every_setting_has_a_description_and_stands_in_the_reference(kind: type[Group]) -> None:
+    reference = markdown(kind)
+    for field, info in kind.model_fields.items():
         assert info.description
         assert f"`{field.upper()}`" in reference
 
