@@ -19,6 +19,8 @@ ANSWER_S = 10.0
 # A transaction in the topic is as good as over once its writer is fenced; one that hangs is somebody's mistake.
 SETTLES_S = 30.0
 _TAKEN_AT_ONCE = 10_000
+# The end of the log; and rights to its group, which it never uses.
+_NO_MATTER = {KafkaError._PARTITION_EOF, KafkaError.GROUP_AUTHORIZATION_FAILED}
 
 
 class CompactedTopic:
@@ -28,18 +30,20 @@ class CompactedTopic:
         settings: the brokers.
         topic: its name.
         committed: leave out what is in no committed transaction, and so what comes behind one that is open.
+        history_of: a key.
 
     Attributes:
         found: the last record of each key.
+        history: all records of the key `history_of`, in their order.
     """
 
-    def __init__(self, settings: KafkaClientSettings, topic: str, *, committed: bool) -> None:
+    def __init__(self, settings: KafkaClientSettings, topic: str, *, committed: bool, history_of: bytes = b"") -> None:
         self._settings, self._topic = settings, topic
         self._refused: ConfigError | None = None
         level = "read_committed" if committed else "read_uncommitted"
         config: dict[str, Any] = {
             **client_config(settings),
-            "group.id": "waxwing",  # a consumer has one; nothing is committed to it
+            "group.id": "waxwing",  # a consumer has to have one
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": level,
@@ -51,6 +55,8 @@ class CompactedTopic:
         self._consumer.assign([TopicPartition(topic, 0, 0)])
         self._next = 0
         self.found: dict[bytes, Entry] = {}
+        self.history: list[Entry] = []
+        self._history_of = history_of
 
     def end(self) -> int:
         """Where the log ends: for one that leaves out what is not committed, where the first open transaction begins.
@@ -90,6 +96,7 @@ class CompactedTopic:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._next = max(self._next, message.offset() or 0)
+            if error.code() in _NO_MATTER:
                 return
             raise self._error(error)
         self._next = (message.offset() or 0) + 1
@@ -99,7 +106,10 @@ class CompactedTopic:
             self.found.pop(key, None)
             return
         emission = next((text.decode() for name, text in _headers(message) if name == EMISSION and text), "")
-        self.found[key] = Entry(value, emission, message.timestamp()[1])
+        entry = Entry(value, emission, message.timestamp()[1], message.offset() or 0)
+        self.found[key] = entry
+        if key == self._history_of:
+            self.history.append(entry)
 
     def _error(self, error: KafkaError) -> ConfigError | TransientError:
         known = self._refused or refusal(error, self._settings)
@@ -108,7 +118,8 @@ class CompactedTopic:
         )
 
     def _on_error(self, error: KafkaError) -> None:
-        self._refused = refusal(error, self._settings) or self._refused
+        if error.code() not in _NO_MATTER:
+            self._refused = refusal(error, self._settings) or self._refused
 
     def close(self) -> None:
         self._consumer.close()

@@ -79,6 +79,7 @@ class KafkaLedger(Anchored):
         self._anchor: Sender | None = None
         self._senders: dict[str, list[Sender]] = {}  # by the token, of writers that are not in use yet
         self._seen: dict[bytes, Entry] = {}  # of the anchor's records, when contents were loaded
+        self._seen_openings = 0  # how many openings there had been by then, committed or not
         self._loaded = Contents()
         self._states: dict[Stream, tuple[str, bytes]] = {}
         self._opened: Record | None = None  # goes with the next record of owners
@@ -90,7 +91,7 @@ class KafkaLedger(Anchored):
 
     @cached_property
     def _all(self) -> CompactedTopic:
-        return CompactedTopic(self._settings, self.topic, committed=False)
+        return CompactedTopic(self._settings, self.topic, committed=False, history_of=OPEN)
 
     @cached_property
     def _plain(self) -> Sender:
@@ -126,7 +127,7 @@ class KafkaLedger(Anchored):
         self._committed.read(end)
         self._all.read()
         contents = self._contents()
-        self._seen, self._loaded = self._anchored(), contents.copy()
+        self._seen, self._seen_openings, self._loaded = self._anchored(), len(self._all.history), contents.copy()
         return contents
 
     def _anchored(self) -> dict[bytes, Entry]:
@@ -268,19 +269,14 @@ class KafkaLedger(Anchored):
     @override
     def fence(self, contents: Contents, step: Step, keep: Sequence[str]) -> None:
         self._demand_anchor()
+        own = keep[0]
+        if self.transactional:
+            self._fence_writers(step, own, keep)
+        # What those left open is over now; before, it would have had to be waited for until its time is up.
         self._committed.read(self._all.end())
         if self._anchored() != self._seen:
             raise Race(f"topic {self.topic} was written by another process")
-        opened: dict[str, int] = msgspec.json.decode(self._committed.found[OPEN].value) if OPEN in self._committed.found else {}
-        own = keep[0]
-        if self.transactional:
-            self._prove()  # whose writers are about to be ended is still our predecessor
-            gone = [
-                transactional_id(step, token, n) for token, count in opened.items() if token not in keep for n in range(count)
-            ]
-            with ThreadPoolExecutor(_INITS_AT_ONCE) as pool:
-                mine = [transactional_id(step, own, number) for number in range(self._writers)]
-                self._senders = {own: list(pool.map(self._made, [*mine, *gone]))[: len(mine)]}
+        opened = _tokens(self._committed.found[OPEN]) if OPEN in self._committed.found else {}
         kept = {token: count for token, count in opened.items() if token in keep} | {own: self._writers}
         self._opened = Record(OPEN, msgspec.json.encode(kept))
         self._committed.read(self._all.end())
@@ -288,6 +284,23 @@ class KafkaLedger(Anchored):
         contents.positions, contents.states = now.positions, now.states
         self._loaded = self._loaded.copy()
         self._loaded.positions, self._loaded.states = dict(now.positions), dict(now.states)
+
+    def _fence_writers(self, step: Step, own: str, keep: Sequence[str]) -> None:
+        """Make this owner's writers, and end those of all owners before it.
+
+        Who these are is read without waiting for what is open: all that may have begun since the last opening that is known to
+        be committed, whether theirs was or not.
+        """
+        self._all.read()
+        if len(self._all.history) != self._seen_openings:
+            raise Race(f"topic {self.topic} was written by another process")
+        self._prove()  # whose writers are about to be ended are still our predecessors
+        known = self._committed.found.get(OPEN)
+        begins = [_tokens(entry) for entry in self._all.history if known is None or entry.offset >= known.offset]
+        gone = {transactional_id(step, token, n) for one in begins for token in one.keys() - keep for n in range(one[token])}
+        mine = [transactional_id(step, own, number) for number in range(self._writers)]
+        with ThreadPoolExecutor(_INITS_AT_ONCE) as pool:
+            self._senders = {own: list(pool.map(self._made, [*mine, *gone]))[: len(mine)]}
 
     def _made(self, name: str) -> Sender:
         sender = Sender(self._settings, name, self.message_bytes_max)
@@ -351,3 +364,9 @@ class KafkaLedger(Anchored):
                 self._plain.acknowledged(1.0)
             finally:
                 self._plain_lock.release()
+
+
+def _tokens(opening: Entry) -> dict[str, int]:
+    """The owners that an opening leaves, each with the number of its writers."""
+    tokens: dict[str, int] = msgspec.json.decode(opening.value)
+    return tokens

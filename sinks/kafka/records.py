@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     value: bytes
     emission: str
     timestamp_ms: int
+    offset: int
 
 
 class Record(NamedTuple):

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
@@ -168,6 +169,27 @@ def test_a_transaction_that_takes_too_long_ends_the_run_and_nothing_of_it_is_the
     monkeypatch.setattr(Sender, "commit", real)
     run(kafka, "stalling", GOOD, "stalling")
     assert values(kafka, "stalling") == list(range(20))
+
+
+def test_what_a_crash_left_open_is_ended_by_the_next_start_and_not_waited_for(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, given = Sender.commit, settings(kafka, kafka_transaction_timeout_s=600.0, retry_max_s=5.0)
+    crashed: list[int] = []
+
+    def crashes(sender: Sender) -> None:
+        if not crashed and _writes(sender):
+            crashed.append(1)
+            sender.acknowledged()  # all of it lies in the log, and is undecided
+            raise RuntimeError("crash")
+        real(sender)
+
+    monkeypatch.setattr(Sender, "commit", crashes)
+    with pytest.raises(BytewaxRuntimeError):
+        run(kafka, "crashing", GOOD, "crashing", given=given)
+    assert _is_open(kafka, "crashing")
+    run(kafka, "crashing", GOOD, "crashing", given=given)
+    assert values(kafka, "crashing") == list(range(20))
 
 
 def _writes(sender: Sender) -> bool:
