@@ -244,7 +244,7 @@ class KafkaLedger(Anchored):
             time.sleep(random.uniform(*GIVE_WAY_S))
             self._raced = False
         anchor = Sender(self._settings, transactional_id(self._step) if self.transactional else "")
-        anchor.init(self.topic)
+        self._init(anchor)
         self._anchor = anchor
 
     def _transact(self, records: Sequence[Record]) -> None:
@@ -304,8 +304,15 @@ class KafkaLedger(Anchored):
 
     def _made(self, name: str) -> Sender:
         sender = Sender(self._settings, name, self.message_bytes_max)
-        sender.init(self.topic)
+        self._init(sender)
         return sender
+
+    def _init(self, sender: Sender) -> None:
+        try:
+            sender.init(self.topic)
+        except Overtaken as error:
+            self._anchor, self._raced = None, True
+            raise Race(f"another process takes topic {self.topic}: {error}") from error
 
     # -- writers -----------------------------------------------------------------------------------
 

@@ -98,6 +98,7 @@ class Sender:
 
         Raises:
             ConfigError: refused: rights, or a broker without transactions.
+            Overtaken: another one of its name was made at the same time.
             TransientError: no answer for so long.
         """
         # Once it is connected it has its answer in milliseconds; else librdkafka looks again half a second later.
@@ -192,7 +193,7 @@ class Sender:
             error: object = raised  # its type does not say that it can be raised
             if not isinstance(error, KafkaError):
                 raise
-            if error.fatal():
+            if _is_over(error):
                 raise Overtaken(reason_of(error)) from raised
             raise self._error(error) from raised
 
@@ -265,7 +266,7 @@ class Sender:
             except KafkaException as raised:
                 error: KafkaError = raised.args[0]
                 self._look_up()
-                if error.fatal() or error.code() in _FENCED:
+                if _is_over(error):
                     raise Overtaken(reason_of(error)) from raised
                 if committing and error.txn_requires_abort():
                     self.in_doubt = False
@@ -279,7 +280,7 @@ class Sender:
 
     def _judge(self, error: KafkaError) -> None:
         """Raises what a message that was not taken means."""
-        if error.fatal() or error.code() in _FENCED:
+        if _is_over(error):
             raise Overtaken(reason_of(error))
         if error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}:
             raise Refused(reason_of(error))
@@ -318,3 +319,8 @@ class Sender:
             self._failed.append(error)
             if error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}:
                 named(number, reason_of(error))
+
+
+def _is_over(error: KafkaError) -> bool:
+    """Was the producer fenced, or its transaction ended? What it has no right to is fatal as well, and says so itself."""
+    return error.code() in _FENCED or (error.fatal() and error.code() not in _NO_TRANSACTIONS)
