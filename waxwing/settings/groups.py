@@ -254,6 +254,34 @@ class KafkaTargetSettings(SinkSettings, KafkaClientSettings):
     )
 
 
+class ParquetSettings(SinkSettings):
+    """How large and how old the files of a folder get."""
+
+    parquet_file_bytes_max: int = Field(
+        default=134_217_728,
+        ge=1_000,
+        le=10_737_418_240,
+        description="A file that has so many bytes is closed, and the next one begun. (A row group more may be in it.)",
+    )
+    parquet_file_rows_max: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="After so many rows of a lane its files are closed and shown to readers.",
+    )
+    parquet_file_age_s: float = Field(
+        default=60.0,
+        ge=0.0,
+        le=86_400.0,
+        description="How old a row gets before its file is closed and shown to readers: less means more and smaller files.",
+    )
+    parquet_zstd_level: int = Field(default=3, ge=1, le=22, description="How hard files are compressed: 1 is the quickest.")
+
+
+class ParquetWindowSettings(ParquetSettings, WindowSettings):
+    """What windows in a folder of files need."""
+
+
 class MySQLSettings(Group):
     """MySQL or MariaDB by parts, which `load` makes into DATABASE_URL."""
 

@@ -118,7 +118,7 @@ class ArrowRows:
         self._pa = pa = load(extra)
         self.schema = pa.schema([pa.field(column.name, arrow_type(pa, column)) for column in plan.columns])
         self._types = list(self.schema.types)
-        self._encoders = [_encoder(column) for column in plan.columns]
+        self._encoders = [encoder_of(column) for column in plan.columns]
 
     def batches(self, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The rows as pyarrow.RecordBatches, of BATCH_ROWS_MAX rows at most, in their order. None for no rows.
@@ -159,7 +159,7 @@ _TYPES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _encoder(column: sa.Column[Any]) -> Callable[[Values], Values] | None:
+def encoder_of(column: sa.Column[Any]) -> Callable[[Values], Values] | None:
     """What a column's values become before pyarrow takes them; None: they stay."""
     kind: Any = column.type
     match kind_of(column):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import duckdb
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -18,13 +21,15 @@ from pydantic import SecretStr
 from sinks import Append, SqlTarget, SqlWindows
 from sinks.kafka import KafkaTarget, KafkaWindows
 from sinks.kafka.producers import Sender
+from sinks.parquet import ParquetTarget, ParquetWindows, day
+from sinks.parquet.session import Lane
 from tests.conformance.place import Place, around_commits
 from tests.conformance.writing.test_windows import DEFINITION
 from tests.servers.kafka import Kafka
 from waxwing.databases.ledger import schema
 from waxwing.errors import TransientError
 from waxwing.operators.windows import Windows
-from waxwing.settings import KafkaWindowSettings, SqlWindowSettings
+from waxwing.settings import KafkaWindowSettings, ParquetWindowSettings, SqlWindowSettings
 from waxwing.target import Target
 
 _numbers = count(1)
@@ -231,6 +236,54 @@ class Topic(Kind):
                 raise
 
         monkeypatch.setattr(Sender, "commit", commit)
+
+
+class Folder(Kind):
+    """A folder of Parquet files."""
+
+    name = "parquet"
+
+    def __init__(self, parent: Path) -> None:
+        super().__init__()
+        self._folder = parent / "items"
+
+    def _settings(self, **settings: Any) -> ParquetWindowSettings:
+        return ParquetWindowSettings(parquet_file_age_s=0.0, **(QUICK | settings))
+
+    def target(self, **settings: Any) -> ParquetTarget:
+        return ParquetTarget(self._settings(**settings), self._folder, table("items", ITEMS))
+
+    def windows(self, definition: Windows = DEFINITION, **settings: Any) -> ParquetWindows:
+        made = self._settings(**settings)
+        key = day("window_start", "day")
+        return ParquetWindows(made, self._folder, table("sums", TOTALS), definition, partition_by=[key], fixed={"scope": "key"})
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return sorted(self._read("id, name, amount", self._folder))
+
+    def totals(self) -> list[Any]:
+        found = self._read("key, epoch(window_start)::bigint, n, total, largest, mean", self._folder)
+        return last(sorted(found, key=lambda row: row[2]))  # a correction counts more
+
+    def letters(self) -> list[Letter]:
+        return sorted(
+            Letter(*row) for row in self._read('stage, "partition", "offset", value', Path(f"{self._folder}_dead_letters"))
+        )
+
+    def forget(self) -> None:
+        shutil.rmtree(self._folder.with_name(".items.waxwing"))
+
+    def _read(self, columns: str, folder: Path) -> list[tuple[Any, ...]]:
+        if not any(folder.glob("**/*.parquet")):
+            return []
+        with duckdb.connect() as connection:
+            return connection.execute(
+                f"SELECT {columns} FROM read_parquet('{folder}/**/*.parquet', hive_partitioning=true)"
+            ).fetchall()
+
+    def around_commits(self, monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[[], None]], None]) -> None:
+        real = Lane.commit
+        monkeypatch.setattr(Lane, "commit", lambda lane, change: around(lambda: real(lane, change)))
 
 
 class Item(msgspec.Struct):

@@ -1,0 +1,153 @@
+"""Rows and dead letters as record batches of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from sinks.parquet.partitions import PartitionKey, Partitions
+from waxwing.batch import Batch
+from waxwing.change import Change, DeadLetter
+from waxwing.errors import ConfigError, RowError
+from waxwing.ledger.store import Step
+from waxwing.tables.arrow import FILES, ArrowRows, file_plan, load
+from waxwing.tables.rows import RowMaker
+
+PARTITION, OFFSET = "kafka_partition", "kafka_offset"
+
+
+class FileRows:
+    """Rows of a table on their way into files.
+
+    Args:
+        table: their columns.
+        columns: those that records bring; None: all but what a database fills.
+        partition_by: keys of folders.
+        positions: whether files have columns for partition and offset.
+
+    Attributes:
+        plan: what records bring.
+        schema: of the files.
+        types: of the columns of files, and of those that stand in folders' names, by name.
+
+    Raises:
+        ConfigError: what files can't keep; pyarrow is missing.
+    """
+
+    def __init__(
+        self, table: sa.Table, columns: Sequence[str] | None, partition_by: Sequence[str | PartitionKey], *, positions: bool
+    ) -> None:
+        self.plan = file_plan(table, columns=columns)
+        self.names = [column.name for column in self.plan.columns]
+        taken = {name.lower() for name in self.names} & {PARTITION, OFFSET}
+        if positions and taken:
+            raise ConfigError(
+                f"Files of {table.name} can't have the positions of records: there is a column {', '.join(sorted(taken))}.",
+                hint="Give it another name, or leave positions=True out.",
+            )
+        self.partitions = Partitions(partition_by, self.plan.columns, table.name)
+        self._maker = RowMaker(self.plan, self.names, FILES)
+        self._arrow, self._pa, self._positions = ArrowRows(self.plan), load(), positions
+        all_of_table = self._arrow.schema
+        fields = [all_of_table.field(number) for number in self.partitions.written]
+        if positions:
+            fields += [self._pa.field(PARTITION, self._pa.int32()), self._pa.field(OFFSET, self._pa.int64())]
+        self.schema = self._pa.schema(fields)
+        self.types = {field.name: str(field.type) for field in [*all_of_table, *fields]}
+
+    def misfits(self, records: Sequence[Any]) -> Mapping[int, str]:
+        """By their numbers the reasons of records that files can't hold."""
+        return self._maker.misfits(records)
+
+    def of(self, batches: Sequence[Batch[Any]]) -> list[tuple[str, Any]]:
+        """The batches' records as record batches, each with its folder.
+
+        Raises:
+            RowError: records that can't be rows, and deletes.
+        """
+        rows = self._maker.of(Change(list(batches), {}, {})).rows
+        folders, bad = self.partitions.of(rows)
+        if bad:
+            raise RowError(f"{len(bad)} rows can't be in any folder", bad=bad)
+        places = [place for batch in batches for place in _places(batch)] if self._positions else []
+        numbers: dict[str, list[int]] = {}
+        if self.partitions.names:
+            for number, folder in enumerate(folders):
+                numbers.setdefault(folder, []).append(number)
+        elif rows:
+            return self._batches("", rows, places)
+        return [
+            one
+            for folder, some in numbers.items()
+            for one in self._batches(folder, [rows[n] for n in some], [places[n] for n in some] if places else [])
+        ]
+
+    def _batches(self, folder: str, rows: list[tuple[Any, ...]], places: list[tuple[int, int | None]]) -> list[tuple[str, Any]]:
+        made, first = [], 0
+        for batch in self._arrow.batches(rows):
+            columns = [batch.column(number) for number in self.partitions.written]
+            if self._positions:
+                some = places[first : first + batch.num_rows]
+                kinds = self.schema.types[-2:]
+                columns += [self._pa.array(values, kind) for values, kind in zip(zip(*some, strict=True), kinds, strict=True)]
+            first += batch.num_rows
+            made.append((folder, self._pa.RecordBatch.from_arrays(columns, schema=self.schema)))
+        return made
+
+
+def _places(batch: Batch[Any]) -> list[tuple[int, int | None]]:
+    """Of each record, partition and offset. (One of a batch that is whole stands for many.)"""
+    partition, offsets = batch.stream.partition, batch.messages.offsets
+    return [(partition, None if batch.whole else offsets[at]) for at in batch.at]
+
+
+def letters_schema() -> Any:
+    """Of files of dead letters: stage, error, source, partition, offset, key, value, headers, timestamp; row, flow, step."""
+    pa = load()
+    header = pa.struct([("name", pa.string()), ("value", pa.binary())])
+    return pa.schema(
+        [
+            ("stage", pa.string()),
+            ("error", pa.string()),
+            ("source", pa.string()),
+            ("partition", pa.int32()),
+            ("offset", pa.int64()),
+            ("key", pa.binary()),
+            ("value", pa.binary()),
+            ("headers", pa.list_(header)),
+            ("timestamp", pa.timestamp("us", tz="UTC")),
+            ("row", pa.int64()),
+            ("flow", pa.string()),
+            ("step", pa.string()),
+        ]
+    )
+
+
+def letters_batch(letters: Sequence[DeadLetter], step: Step, schema: Any) -> Any:
+    """Dead letters as a record batch. `row`: which of the message's rows it was; `timestamp`: null where nobody knows."""
+    rows = [
+        (
+            letter.stage,
+            _text(letter.reason),
+            letter.stream.source,
+            letter.stream.partition,
+            letter.offset,
+            letter.key,
+            letter.value,
+            [{"name": _text(name), "value": value} for name, value in letter.headers],
+            letter.timestamp_ms * 1_000 if letter.timestamp_ms >= 0 else None,
+            letter.row,
+            *step,
+        )
+        for letter in letters
+    ]
+    pa = load()
+    columns = [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _text(text: str) -> str:
+    """What half of a surrogate pair becomes its escape in."""
+    return text.encode("utf-8", "backslashreplace").decode()
