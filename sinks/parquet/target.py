@@ -167,11 +167,9 @@ class ParquetTarget(LedgerTarget):
         place = self.place
         with place.speaking():
             for own in sorted(place.all.iterdir()) if place.all.exists() else ():
-                other = Place(self.folder, self.own_step)
-                other.own, other.anchor = own, own / "anchor"
-                numbers = other.numbers() if other.anchor.exists() else []
-                if numbers and (packed := other.read(other.anchor_path(numbers[-1]))) is not None:
-                    anchor = unpack(own, packed, Anchor)
+                numbers = sorted(path for path in (own / "anchor").glob("*") if path.name.isdigit())
+                if numbers and (packed := place.read(numbers[-1])) is not None:
+                    anchor = unpack(numbers[-1], packed, Anchor)
                     yield Step(anchor.flow, anchor.step), anchor
 
     @override

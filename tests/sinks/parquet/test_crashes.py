@@ -1,0 +1,159 @@
+"""A process that dies at any call of the operating system, of its opening or of a commit: what comes next goes on exactly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from sinks.parquet import ParquetTarget, chains, session
+from sinks.parquet.place import Place
+from tests.sinks.parquet.world import CALLS, Killed, bound, change_of, stream, target_of
+from waxwing.change import Change, Start
+from waxwing.errors import Fenced
+from waxwing.ledger.members import Member
+
+ROOT = Path(__file__).parents[3]
+END = 14
+
+
+@contextmanager
+def calls(monkeypatch: pytest.MonkeyPatch, at: int, then: Callable[[], None]) -> Iterator[list[str]]:
+    """The calls of the operating system, by name; before number `at`, and before all that follow, something else happens."""
+    made: list[str] = []
+
+    def around(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if len(made) >= at:
+                then()
+            made.append(name)
+            return call(*args, **kwargs)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        for name in CALLS:
+            patch.setattr(os, name, around(name, getattr(os, name)))
+        yield made
+
+
+def dies() -> None:
+    raise Killed
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+    """Segments are short, and nobody is waited for."""
+    for module in (chains, session):
+        monkeypatch.setattr(module, "SEGMENT_RECORDS", 3)
+
+
+def opened(folder: Path, run: int) -> ParquetTarget:
+    target = bound(target_of(folder), Member(f"run-{run}", 0, f"own-{run}"))
+    target.prepare()
+    assert target.ownership.take() == ""
+    target.begin([Start(stream(0), 0, None)])
+    return target
+
+
+def write(target: ParquetTarget, end: int) -> None:
+    """Two records a commit, up to an offset; every fifth is a dead letter."""
+    at = target.connect("lane-000", target.token())
+    position = at.take_over(stream(0))
+    while position.offset_next < end:
+        change = change_of(position, min(end, position.offset_next + 2), bad=frozenset(range(0, END, 5)))
+        at.stage(change.batches)
+        at.commit(Change([], change.before, change.after, change.dead_letters))
+        position = change.after[stream(0)]
+
+
+def visible(folder: Path) -> list[int]:
+    """Offsets of rows and dead letters, as another program finds them."""
+    found: list[int] = []
+    with duckdb.connect() as connection:
+        for column, of in (("o", folder), ('"offset"', folder.with_name("out_dead_letters"))):
+            if any(of.rglob("*.parquet")):
+                found += [row[0] for row in connection.execute(f"SELECT {column} FROM '{of}/**/*.parquet'").fetchall()]
+    return sorted(found)
+
+
+def test_a_process_that_dies_before_any_call_is_followed_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    at = finished = 0
+    while not finished:
+        folder = tmp_path / f"{at}" / "out"
+        target = opened(folder, 0)
+        write(target, 6)
+        with calls(monkeypatch, at, dies):
+            try:
+                write(opened(folder, 1), END)
+                finished = at
+            except Killed:
+                pass
+        before = visible(folder)
+        assert Counter(before).most_common(1)[0][1] == 1, at
+        write(opened(folder, 2), END)
+        assert visible(folder) == list(range(END)), at
+        with pytest.raises(Fenced):
+            write(target, END)  # the first one comes back
+        staging = Place(folder, target.own_step).staging
+        assert len(list(staging.iterdir())) <= 2, at  # what is kept with the stream, at the opening and now
+        at += 1
+    assert finished > 60
+
+
+def test_what_a_commit_does_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a record names is durable before it is linked, and the record before anything is moved in."""
+    folder = tmp_path / "out"
+    target = opened(folder, 0)
+    write(target, 4)
+    at = target.connect("lane-000", target.token())
+    change = change_of(at.take_over(stream(0)), 6)
+    at.stage(change.batches)
+    with calls(monkeypatch, 1_000, dies) as made:
+        at.commit(Change([], change.before, change.after))
+    assert made == [
+        "fsync",  # the file of rows
+        "fsync",  # what is kept with the position
+        "fsync",  # the folder of both
+        "listdir",  # whose is the step?
+        "fsync",  # the record
+        "link",
+        "fsync",  # its folder
+        "unlink",  # its first name
+        "listdir",  # whose is the step now?
+        "rename",
+        "fsync",  # the folder of the rows
+        "unlink",  # what was kept before
+    ]
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import pytest
+from tests.sinks.parquet.test_crashes import calls, opened, write, END
+with pytest.MonkeyPatch.context() as patch:
+    with calls(patch, int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        write(opened(Path(sys.argv[1]), 1), END)
+"""
+
+
+@pytest.mark.parametrize("at", [25, 40, 48, 50, 53, 56])
+def test_a_process_that_is_killed_is_followed_exactly(tmp_path: Path, at: int, quick: None) -> None:
+    folder = tmp_path / "out"
+    child = subprocess.run([sys.executable, "-c", CHILD, str(folder), str(at)], cwd=ROOT, check=False, timeout=120)
+    assert child.returncode == -signal.SIGKILL
+    assert Counter(visible(folder) or [0]).most_common(1)[0][1] == 1
+    write(opened(folder, 2), END)
+    assert visible(folder) == list(range(END))
