@@ -13,6 +13,7 @@ from typing_extensions import override
 from sinks.writer.admission import Admits, admission_of
 from sinks.writer.crew import Crew
 from sinks.writer.writer import Writer
+from waxwing import runtime
 from waxwing.batch import Batch, lane_name, part_fn
 from waxwing.metrics import progress
 from waxwing.operators.declared import key_type, record_type
@@ -74,7 +75,8 @@ class TargetSink(FixedPartitionedSink[Any, None]):
 
     @override
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
-        return TargetPartition(Writer(self._target, for_part, crew=self.crew(for_part)))
+        lane = for_part if len(self._names) == self._target.settings.lanes else ""
+        return TargetPartition(Writer(self._target, for_part, crew=self.crew(for_part)), self._target, lane)
 
     def crew(self, part: str) -> Crew | None:
         """Whom the writer of a partition writes with: those of this run, where all own their positions by the same token."""
@@ -91,10 +93,16 @@ class TargetSink(FixedPartitionedSink[Any, None]):
 
 
 class TargetPartition(StatefulSinkPartition[Any, None]):
-    """Hands batches to its writer; the writer's thread does the rest."""
+    """Hands batches to its writer; the writer's thread does the rest.
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    Args:
+        writer: its own.
+        target: whose.
+        lane: which alone feeds it; empty: several do.
+    """
+
+    def __init__(self, writer: Writer, target: Target, lane: str = "") -> None:
+        self._writer, self._target, self._lane = writer, target, lane
 
     @override
     def write_batch(self, values: list[Any]) -> None:
@@ -103,8 +111,13 @@ class TargetPartition(StatefulSinkPartition[Any, None]):
 
     @override
     def snapshot(self) -> None:
-        """A barrier: what was handed over is durable afterwards. Keeps nothing, the target holds the positions."""
-        self._writer.flush()
+        """A barrier: what was handed over is durable afterwards. Keeps nothing, the target holds the positions.
+
+        A change that is staged gets as old as its target says, not as an epoch: while lanes go on, only a recovery store needs
+        the barrier. (A lane that ends sends something more into its targets, so that there is an epoch's end behind it.)
+        """
+        if not self._target.size.staged or not self._target.is_read(self._lane) or runtime.keeps_snapshots():
+            self._writer.flush()
 
     @override
     def close(self) -> None:

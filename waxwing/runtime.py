@@ -5,7 +5,19 @@
 """
 
 from waxwing.running.process import starting
-from waxwing.running.state import at_end, before_failing, fail, in_cluster, is_run, met, no_longer, stopping, words, working
+from waxwing.running.state import (
+    at_end,
+    before_failing,
+    fail,
+    in_cluster,
+    is_run,
+    keeps_snapshots,
+    met,
+    no_longer,
+    stopping,
+    words,
+    working,
+)
 
 __all__ = [
     "at_end",
@@ -13,6 +25,7 @@ __all__ = [
     "fail",
     "in_cluster",
     "is_run",
+    "keeps_snapshots",
     "met",
     "no_longer",
     "starting",

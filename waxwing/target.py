@@ -106,6 +106,7 @@ class Target(ABC):
         self.table_given: object = None  # the flow's sa.Table that one record's row goes into, if there is just one
         # The sources that the flow reads into this target, known before the first of them begins.
         self.expected: set[Expected] = set()
+        self._lanes_reading: set[str] = set()  # of this process, that go on reading
         self.ownership = Ownership()
 
     # -- which step it serves ------------------------------------------------------------------
@@ -160,6 +161,18 @@ class Target(ABC):
                 step=self.step,
                 source=source,
             )
+
+    def lane_begins(self, lane: str) -> None:
+        """Called by each lane of this process that reads into this target, by its name; and `lane_ends` once it reads no more."""
+        self._lanes_reading.add(lane)
+
+    def lane_ends(self, lane: str) -> None:
+        """See `lane_begins`."""
+        self._lanes_reading.discard(lane)
+
+    def is_read(self, lane: str = "") -> bool:
+        """Does this lane of the process go on reading into it; or any?"""
+        return lane in self._lanes_reading if lane else bool(self._lanes_reading)
 
     @property
     def flow(self) -> str:

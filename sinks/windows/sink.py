@@ -98,4 +98,4 @@ class WindowSink(TargetSink):
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> TargetPartition:
         settings = self._windows.window_settings
         admission = WindowAdmission(self._windows, self._names.index(for_part), settings, time.monotonic)
-        return TargetPartition(Writer(self._windows, for_part, admission=admission))
+        return TargetPartition(Writer(self._windows, for_part, admission=admission), self._windows)

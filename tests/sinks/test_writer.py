@@ -6,19 +6,25 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from bytewax.dataflow import Dataflow
+from bytewax.testing import run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinks import Append, MemoryTarget, Upsert
+from sinks import Append, MemoryTarget, Upsert, sink
 from sinks.memory.target import MemorySession
 from sinks.writer.admission import RATIO_BLOCK_RECORDS, Admission
 from sinks.writer.isolation import dead_letters, without_rows
 from sinks.writer.writer import Writer
+from sources import read
+from sources.memory import MemorySource
 from tests.servers.process import until
+from waxwing import operators as ww
 from waxwing.batch import Batch, Columns, Reject, Stream
 from waxwing.change import Change, Position, Size, Start
 from waxwing.errors import BadRowsLimit, Fenced, OffsetGap, RowError, TableError, TransientError
@@ -449,7 +455,7 @@ class SpooledSession(MemorySession):
         target = self._target
         assert isinstance(target, Spooled)
         assert not prepared.batches, "they were staged"
-        target.committed.append((len(target.spool), prepared.after[STREAM].offset_next))
+        target.committed.append((len(target.spool), next(iter(prepared.after.values())).offset_next))
         rows, target.spool = target.spool, []
         target.write_rows(replace(prepared, batches=[batch(0, 0).with_records(rows, [0] * len(rows))]))
 
@@ -481,6 +487,29 @@ def test_what_was_staged_and_not_committed_comes_again() -> None:
     target.spool.clear()  # it goes with the process
     run(target, [batch(0, 4)])
     assert target.rows == [(offset, 0) for offset in range(4)]
+
+
+def staged_flow(target: Spooled) -> Dataflow:
+    """Forty records of its stream, an epoch a batch."""
+    flow = Dataflow("flow")
+    source = MemorySource([b"%d" % n for n in range(40)], batch_records=4, lanes=1, topic="other")
+    sink("step", ww.map("row", read("in", flow, source), lambda value: (int(value or 0), 0)), target)
+    return flow
+
+
+def test_an_epoch_s_end_cuts_no_staged_change_while_its_source_goes_on() -> None:
+    target = Spooled(QUICK, rows_max=1_000)
+    run_main(staged_flow(target), epoch_interval=timedelta(0))
+    assert len(target.rows) == 36
+    assert len(target.committed) == 1
+
+
+def test_with_a_recovery_store_an_epoch_s_end_is_a_barrier_for_staged_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYTEWAX_RECOVERY_DIRECTORY", "/somewhere")
+    target = Spooled(QUICK, rows_max=1_000)
+    run_main(staged_flow(target), epoch_interval=timedelta(0))
+    assert len(target.rows) == 36
+    assert len(target.committed) > 2
 
 
 def test_refusals_without_a_name_stop_a_target_that_can_not_try() -> None:

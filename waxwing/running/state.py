@@ -144,6 +144,13 @@ def words() -> list[str]:
     return [] if _now.in_program else sys.argv[1:]
 
 
+def keeps_snapshots() -> bool:
+    """Was Bytewax told of a recovery store (`-r`, or its environment variable)?"""
+    return bool(
+        os.environ.get("BYTEWAX_RECOVERY_DIRECTORY") or any(re.match(r"^(-r|--recovery-directory)", word) for word in words())
+    )
+
+
 def in_cluster() -> bool:
     """Was Bytewax told of other processes (`-i`/`-a`, or its environment variables)?"""
     if _now.in_program:

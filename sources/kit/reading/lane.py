@@ -43,21 +43,34 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         self._revision = -1
         self._tries = 0
         self._awake_after_s = 0.0
-        self._closed = False
+        self._closed = self._is_over = False
         self._wanted = self._options.batch_records_max
         self._reader = source.lane(self._name, self._alert)
         self._rhythm = rhythm_here()
         self._number_here = self._rhythm.enter(self._reader)
         watch.enter(number, source.resumed(number, resume))
+        for feed in watch.feeds:
+            feed.lane_begins(self._name)
 
     @override
     def next_batch(self) -> list[Raw]:
         try:
             return self._next_batch()
         except StopIteration:
+            if not self._is_over and (last := self._end()):
+                return last
             raise
         except Exception as error:  # noqa: BLE001 - the process ends by it, or it is raised
             runtime.fail(error)
+
+    def _end(self) -> list[Raw]:
+        """It reads no more. Returns what is still to be sent: targets that stage their changes commit at the epoch's end behind
+        it, of which Bytewax tells only those who have got something."""
+        self._is_over = True
+        feeds = self._watch.feeds
+        for feed in feeds:
+            feed.lane_ends(self._name)
+        return [reader.nothing() for reader in self._known.values()] if any(feed.size.staged for feed in feeds) else []
 
     def _next_batch(self) -> list[Raw]:
         watch = self._watch
@@ -165,5 +178,6 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         if not self._closed:
             self._closed = True
             self._rhythm.leave(self._reader)
+        self._end()
         self._watch.leave(self._number)
         self._reader.close()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sources.kit.words import OpenPart, Raw, Run
-from waxwing.batch import Messages, marked, raw
+from waxwing.batch import Columns, Messages, marked, raw
 from waxwing.errors import OffsetGap, TargetError
 
 # An idle stream says so again: windows are closed by the clock so much later at most.
@@ -83,6 +83,10 @@ class StreamReader:
     def rests(self) -> Raw:
         """Says that nothing more comes in this reading, though it is not the end."""
         return marked(self.stream, self._lane, self.position, "idle")
+
+    def nothing(self) -> Raw:
+        """A batch without a record, which says nothing."""
+        return raw(self.stream, self._lane, self.position, self.position, Columns((), (), (), (), ()))
 
     def ended(self) -> Raw:
         """Says that there are no more records."""

@@ -66,7 +66,7 @@ class Fed(ABC):
     def add(self, name: str, writer: SteppedWriter) -> None:
         """A sink partition."""
         self.process.writers.append(writer)
-        self.partitions[name] = TargetPartition(writer)
+        self.partitions[name] = TargetPartition(writer, self.target)
 
     def flush(self) -> None:
         """An epoch's end."""
