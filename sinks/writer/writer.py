@@ -204,7 +204,8 @@ class Writer:
             if batches:
                 yield from self._commits.stage(batches)
             durable += more
-            is_old = self._now_s() >= since_s + size.age_s
+            # What was folded is as old as changes get when it comes; by whichever clock that was.
+            is_old = self._now_s() >= since_s + size.age_s or (bool(batches) and self._admission.folds)
             if is_old or self._commits.staged_rows >= size.rows_max or (self._flushing and not self._queue):
                 yield from self._commits.commit_staged()
                 self._are_durable(durable)

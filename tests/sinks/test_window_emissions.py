@@ -72,7 +72,7 @@ class BelowSession(MemorySession):
 class OneBucket:
     """The writer of a bucket without its thread, under a clock of its own."""
 
-    def __init__(self, below: Below, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, below: Below, interval_s: float = INTERVAL_S, tick_s: float = 0.0) -> None:
         self.now_s = 0.0
         settings = WindowSettings(**{**MEMORY_SETTINGS.model_dump(), "window_snapshot_interval_s": interval_s})
         self.target = WindowTarget(below, WINDOWS, settings, 1, lambda rows: list(rows.tuples()))
@@ -80,8 +80,12 @@ class OneBucket:
         (position,) = self.target.begin([Start(STREAM, 0, None)])
         assert position.offset_next == 0
         self._lane = StreamFold(WINDOWS, STREAM, 1, first_opening(0))
-        admission = WindowAdmission(self.target, 0, settings, lambda: self.now_s)
-        self.writer = Stepped(self.target, "bucket-000", lambda: self.now_s, admission)
+
+        def now_s() -> float:
+            self.now_s += tick_s
+            return self.now_s
+
+        self.writer = Stepped(self.target, "bucket-000", now_s, WindowAdmission(self.target, 0, settings, now_s))
 
     def put(self, *times: float) -> None:
         first = self._lane.offset
@@ -133,6 +137,21 @@ def test_a_bucket_waits_as_long_as_its_target_lets_changes_get_old_from_the_firs
     assert below.commits == 1
     bucket.at(560.0)
     assert (below.commits, bucket.offset_next, len(below.rows)) == (2, 3, 2)
+
+
+def test_an_emission_that_is_due_a_moment_after_its_change_is_committed_all_the_same() -> None:
+    """Nothing that comes later is needed for it, nor is a flush waited for in vain."""
+    below = Below(age_s=60.0, staged=True)
+    bucket = OneBucket(below, tick_s=0.000_001)
+    bucket.put(1)
+    bucket.put(12)
+    bucket.at(59.9)
+    assert below.commits == 0
+    bucket.at(60.0)
+    for _ in range(20):
+        bucket.writer.step()
+    assert (below.commits, bucket.offset_next, below.messages) == (1, 2, 2)
+    assert bucket.writer._under_way == 0
 
 
 def test_a_bucket_of_a_target_that_is_quick_waits_as_long_as_it_is_told_once() -> None:
