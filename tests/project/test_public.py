@@ -22,8 +22,8 @@ PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
         "DatabaseSettings", "Group", "KafkaClientSettings", "KafkaSettings", "KafkaTargetSettings", "KafkaWindowSettings",
-        "LaneSettings", "MySQLSettings", "Needed", "SQLServerSettings", "Settings", "SinkSettings", "SourceSettings",
-        "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
+        "LaneSettings", "MySQLSettings", "Needed", "ParquetSettings", "ParquetWindowSettings", "SQLServerSettings", "Settings",
+        "SinkSettings", "SourceSettings", "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
     "waxwing.configuration": ["load"],
     "waxwing.operators": [
@@ -46,6 +46,7 @@ PUBLIC = {
         "window_sink",
     ],
     "sinks.kafka": ["KafkaTarget", "KafkaWindows"],
+    "sinks.parquet": ["ParquetTarget", "ParquetWindows", "PartitionKey", "day", "hour"],
 }  # fmt: skip
 
 
