@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -23,7 +23,11 @@ _KINDS: tuple[Kind, ...] = ("text", "enum", "integer", "boolean", "date", "uuid"
 # Letters and digits of any script, and what no reader takes for its own.
 _PLAIN = re.compile(r"[^\w.~-]|\x7f")
 
+# So many values of a key are remembered.
+KNOWN_MAX = 100_000
+
 Row = tuple[Any, ...]
+Part = tuple[str, str]
 Folders = tuple[list[str], dict[int, str]]
 
 
@@ -37,25 +41,29 @@ class PartitionKey:
         value: makes the key of a value that is no null (a null stays one): a text, an int, a date or None, the same for the same
             value at any time.
         kinds: of columns that it can be made of; empty: of any.
+        floor: "day" or "hour": of timestamps of one of these (in UTC) the key is the same, and is made once.
     """
 
     name: str
     column: str
     value: Callable[[Any], str | int | date | None]
     kinds: tuple[Kind, ...] = ()
+    floor: Literal["", "day", "hour"] = ""
 
 
 def day(column: str, name: str = "date") -> PartitionKey:
     """The day of a column of dates or timestamps, YYYY-MM-DD; of those with a zone in UTC."""
-    return PartitionKey(name=name, column=column, value=lambda value: _in_utc(value).isoformat()[:10], kinds=("datetime", "date"))
+    kinds: tuple[Kind, ...] = ("datetime", "date")
+    return PartitionKey(name=name, column=column, value=lambda value: _in_utc(value).isoformat()[:10], kinds=kinds, floor="day")
 
 
 def hour(column: str, name: str = "hour") -> PartitionKey:
     """The hour of a column of timestamps, 00 to 23; of those with a zone in UTC."""
-    return PartitionKey(name=name, column=column, value=lambda value: _in_utc(value).strftime("%H"), kinds=("datetime",))
+    kinds: tuple[Kind, ...] = ("datetime",)
+    return PartitionKey(name=name, column=column, value=lambda value: f"{_in_utc(value).hour:02}", kinds=kinds, floor="hour")
 
 
-def _in_utc(value: date) -> date:
+def _in_utc(value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else value
 
 
@@ -101,28 +109,43 @@ class Partitions:
                 hint="A key is a column of texts, integers, dates, booleans or UUIDs; or day() or hour() of timestamps.",
             )
         self._keys = [(by_name[key.column], key) for key in made]
+        self._floors = [key.floor if kind_of(columns[number]) == "datetime" else "" for number, key in self._keys]
         self.written = [number for name, number in by_name.items() if name not in plain]
         if not self.written:
             raise ConfigError(f"Files of {table} would have no column: all are keys of folders.", hint="Leave one in the files.")
-        self._known: list[dict[Any, tuple[str, str]]] = [{} for _ in made]
+        self._known: list[dict[Any, Part]] = [{} for _ in made]
 
-    def of(self, rows: Sequence[Row]) -> Folders:
-        """The folder of each row; and the reasons of those that can't be in any, by their numbers."""
-        folders = [""] * len(rows)
+    def of(self, rows: Sequence[Row], batch: Any) -> Folders:
+        """The folder of each row; and the reasons of those that can't be in any, by their numbers. `batch`: the same rows, as a
+        record batch of all columns."""
+        parts = []
         bad: dict[int, str] = {}
-        for (number, key), known in zip(self._keys, self._known, strict=True):
-            if len(known) > 100_000:
+        for (number, key), floor, known in zip(self._keys, self._floors, self._known, strict=True):
+            if len(known) > KNOWN_MAX:
                 known.clear()
-            values = [row[number] for row in rows]
-            for value in set(values) - known.keys():
-                known[value] = self._part(key, value)
-            parts = [known[value] for value in values]
-            if any(why for _, why in {*parts}):
-                bad |= {n: f"column {key.column}: {why}" for n, (_, why) in enumerate(parts) if why}
-            folders = [f"{folder}/{part}" if folder else part for folder, (part, _) in zip(folders, parts, strict=True)]
-        return folders, bad
+            if floor:
+                of_key = self._floored(key, batch.column(number), floor, known)
+            else:
+                values = [row[number] for row in rows]
+                for value in set(values) - known.keys():
+                    known[value] = self._part(key, value)
+                of_key = [known[value] for value in values]
+            if any(why for _, why in {*of_key}):
+                bad |= {n: f"column {key.column}: {why}" for n, (_, why) in enumerate(of_key) if why}
+            parts.append([name for name, _ in of_key])
+        return ["/".join(of_row) for of_row in zip(*parts, strict=True)] if len(parts) > 1 else parts[0], bad
 
-    def _part(self, key: PartitionKey, value: Any) -> tuple[str, str]:
+    def _floored(self, key: PartitionKey, column: Any, floor: str, known: dict[Any, Part]) -> list[Part]:
+        """Timestamps differ, their days and hours do not."""
+        import pyarrow.compute as pc  # noqa: PLC0415 - see waxwing.tables.arrow
+
+        encoded = pc.floor_temporal(column, unit=floor).dictionary_encode(null_encoding="encode")
+        for value in set(moments := encoded.dictionary.to_pylist()) - known.keys():
+            known[value] = self._part(key, value)
+        of_moment = [known[value] for value in moments]
+        return [of_moment[number] for number in encoded.indices.to_pylist()]
+
+    def _part(self, key: PartitionKey, value: Any) -> Part:
         """The folder's name, and why it can't be one."""
         made = None if value is None else key.value(value)
         if made is None:

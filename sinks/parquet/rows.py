@@ -68,33 +68,40 @@ class FileRows:
             RowError: records that can't be rows, and deletes.
         """
         rows = self._maker.of(Change(list(batches), {}, {})).rows
-        folders, bad = self.partitions.of(rows)
+        places = [place for batch in batches for place in _places(batch)] if self._positions else []
+        out: list[tuple[str, Any]] = []
+        bad: dict[int, str] = {}
+        first = 0
+        for batch in self._arrow.batches(rows):
+            behind = first + batch.num_rows
+            made = self._batch(batch, places[first:behind])
+            if self.partitions.names:
+                folders, refused = self.partitions.of(rows[first:behind], batch)
+                bad |= {first + number: why for number, why in refused.items()}
+                out += self._divided(made, folders)
+            else:
+                out.append(("", made))
+            first = behind
         if bad:
             raise RowError(f"{len(bad)} rows can't be in any folder", bad=bad)
-        places = [place for batch in batches for place in _places(batch)] if self._positions else []
-        numbers: dict[str, list[int]] = {}
-        if self.partitions.names:
-            for number, folder in enumerate(folders):
-                numbers.setdefault(folder, []).append(number)
-        elif rows:
-            return self._batches("", rows, places)
-        return [
-            one
-            for folder, some in numbers.items()
-            for one in self._batches(folder, [rows[n] for n in some], [places[n] for n in some] if places else [])
-        ]
+        return out
 
-    def _batches(self, folder: str, rows: list[tuple[Any, ...]], places: list[tuple[int, int | None]]) -> list[tuple[str, Any]]:
-        made, first = [], 0
-        for batch in self._arrow.batches(rows):
-            columns = [batch.column(number) for number in self.partitions.written]
-            if self._positions:
-                some = places[first : first + batch.num_rows]
-                kinds = self.schema.types[-2:]
-                columns += [self._pa.array(values, kind) for values, kind in zip(zip(*some, strict=True), kinds, strict=True)]
-            first += batch.num_rows
-            made.append((folder, self._pa.RecordBatch.from_arrays(columns, schema=self.schema)))
-        return made
+    def _batch(self, batch: Any, places: list[tuple[int, int | None]]) -> Any:
+        """What of a record batch stands in files."""
+        columns = [batch.column(number) for number in self.partitions.written]
+        if self._positions:
+            kinds = self.schema.types[-2:]
+            columns += [self._pa.array(values, kind) for values, kind in zip(zip(*places, strict=True), kinds, strict=True)]
+        return self._pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _divided(self, batch: Any, folders: Sequence[str]) -> list[tuple[str, Any]]:
+        """Its rows by their folders."""
+        if len(names := set(folders)) == 1:
+            return [(names.pop(), batch)]
+        numbers: dict[str, list[int]] = {}
+        for number, folder in enumerate(folders):
+            numbers.setdefault(folder, []).append(number)
+        return [(folder, batch.take(self._pa.array(some))) for folder, some in numbers.items()]
 
 
 def _places(batch: Batch[Any]) -> list[tuple[int, int | None]]:

@@ -126,6 +126,27 @@ def test_a_key_that_no_folder_s_name_holds_is_a_dead_letter(tmp_path: Path) -> N
     assert pl.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=True)["id"].to_list() == [3]
 
 
+@pytest.mark.parametrize("kind", [sa.DateTime(timezone=True), sa.DateTime(), sa.Date()])
+def test_days_and_hours_are_those_of_utc_or_of_what_has_no_zone(tmp_path: Path, kind: Any) -> None:
+    folder = tmp_path / "orders"
+    zoned, is_day = getattr(kind, "timezone", False), isinstance(kind, sa.Date)
+    moments = ["0001-01-01T00:00:00", "1969-12-31T23:59:59.999999", "2026-01-31T22:30:00", "9999-12-31T23:59:59.999999"]
+    given = [datetime.fromisoformat(one).replace(tzinfo=UTC if zoned else None) for one in moments]
+    values: list[Any] = [one.date() if is_day else one for one in given] + [None]
+    made = sa.Table("t", sa.MetaData(), sa.Column("at", kind), sa.Column("n", sa.Integer))
+    target = ParquetTarget(settings(), folder, made, partition_by=[day("at")] if is_day else [day("at"), hour("at")])
+    batches = target.rows.of([plain([(one, n) for n, one in enumerate(values)])])
+    nobody = "__HIVE_DEFAULT_PARTITION__"
+    want = [f"date={one[:10]}" + ("" if is_day else f"/hour={one[11:13]}") for one in moments]
+    want.append(f"date={nobody}" + ("" if is_day else f"/hour={nobody}"))
+    assert {one: batch.column(1).to_pylist() for one, batch in batches} == {one: [n] for n, one in enumerate(want)}
+
+
+def plain(rows: list[tuple[Any, ...]]) -> Batch[Any]:
+    n = len(rows)
+    return Batch(STREAM, "lane-000", 0, n, Columns(range(n), [None] * n, [b""] * n, [-1] * n, [()] * n), rows, range(n))
+
+
 def test_a_key_may_be_made_of_a_column(tmp_path: Path) -> None:
     folder = tmp_path / "orders"
     key = PartitionKey(name="hundred", column="id", value=lambda id_: id_ // 100)
