@@ -81,7 +81,10 @@ class Chains:
                 if found is not None:
                     return found._replace(sealed=True)
             elif head is not None and (found := self._behind(folder, part, last)) is not None:
-                return found
+                # A segment that is going has ends that it never had: but then a later head stands.
+                if found.sealed or self._heads(folder, part, number)[-1:] == [last]:
+                    return found
+                continue
             self._demand_going(folder, part, last, number)
 
     def _behind(self, folder: Path, part: str, k: int) -> End | None:

@@ -21,7 +21,7 @@ from sinks.parquet.records import (
     Moved,
     Row,
     Run,
-    WindowsRecord,
+    defined_of,
     moved_of,
     owner_record,
     owner_row,
@@ -31,6 +31,7 @@ from sinks.parquet.records import (
     stored_of,
     stream_of,
     unpack,
+    windows_record,
 )
 from waxwing.batch import Stream
 from waxwing.errors import Fenced, TransientError
@@ -38,7 +39,6 @@ from waxwing.ledger.anchored import Anchored
 from waxwing.ledger.contents import Contents
 from waxwing.ledger.store import Race, Step
 from waxwing.ledger.whole_file import sync_folder
-from waxwing.ledger.windows import Defined, dump_streams, load_streams
 
 HELD_MAX_S = 60.0
 _NONE = Moved(0, 0, 0, 0, 0, None, None, 0, 0, 0)
@@ -136,8 +136,8 @@ class ParquetLedger(Anchored):
             contents.owners[step, one.generation] = owner_row(one)._replace(
                 heartbeat_ms=self._beats.of(one.token, one.heartbeat_ms)
             )
-        if (windows := anchor.windows) is not None:
-            contents.windows[step] = Defined(windows.buckets, windows.text, load_streams(step.flow, windows.streams))
+        if anchor.windows is not None:
+            contents.windows[step] = defined_of(step.flow, anchor.windows)
         return contents
 
     def _state(self, name: str) -> bytes:
@@ -166,10 +166,8 @@ class ParquetLedger(Anchored):
             if self.newest()[0] != known.number:
                 raise Race(f"{self.place.own} has a later anchor")
             self._seal([run for run in known.anchor.runs if run.token not in keep], keep[0])
-            try:
+            with self._racing():  # one of those that go on may have just committed
                 now = self._contents(known.anchor, known.live)
-            except Overtaken as error:  # one of those that go on has just committed
-                raise Race(f"{self.place.own} was read while it was written") from error
         for key, row in now.positions.items():
             contents.positions[key] = contents.positions[key]._replace(position=row.position)
         contents.states = now.states
@@ -178,16 +176,21 @@ class ParquetLedger(Anchored):
 
     def _seal(self, runs: Sequence[Run], token: str) -> None:
         known = self._known
-        try:
-            for run in runs:
-                for part in run.parts:
+        for run in runs:
+            for part in run.parts:
+                with self._racing():
                     end = self.chains.seal(run, part, known.number, token)
-                    merge(known.streams, end.streams)
-                    merge(known.live, end.streams)
-                    known.files += end.files
-                known.sealed.add(run.token)
+                merge(known.streams, end.streams)
+                merge(known.live, end.streams)
+                known.files += end.files
+            known.sealed.add(run.token)
+
+    @contextmanager
+    def _racing(self) -> Iterator[None]:
+        try:
+            yield
         except Overtaken as error:
-            raise Race(f"{self.place.own} has a later anchor") from error
+            raise Race(f"{self.place.own} was written while it was read") from error
 
     @override
     def save(self, contents: Contents) -> None:
@@ -264,12 +267,11 @@ class ParquetLedger(Anchored):
 
     def _anchor_of(self, contents: Contents, rows: Sequence[Row], runs: tuple[Run, ...]) -> Anchor:
         known = self._known
-        windows = contents.windows.get(self._step)
         return Anchor(
             FORMAT,
             *self._step,
             rows=tuple(rows),
-            windows=None if windows is None else WindowsRecord(windows.buckets, windows.text, dump_streams(windows.streams)),
+            windows=windows_record(contents.windows.get(self._step)),
             owners=tuple(owner_record(generation, row) for (_, generation), row in contents.owners.items()),
             runs=runs,
             files=self.place.left(known.files),

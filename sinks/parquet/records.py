@@ -13,6 +13,7 @@ from waxwing.errors import ConfigError, DataError
 from waxwing.ledger.contents import OwnerRow
 from waxwing.ledger.members import Member
 from waxwing.ledger.store import Stored
+from waxwing.ledger.windows import Defined, dump_streams, load_streams
 
 FORMAT = 1
 # Every so many records of a chain one is a head, with which a fresh segment begins.
@@ -190,6 +191,16 @@ def stored_of(flow: str, row: Row, moved: Moved) -> Stored:
         rows_bad_run=moved.rows_bad_run,
     )
     return Stored(position, row.generation)
+
+
+def defined_of(flow: str, record: WindowsRecord) -> Defined:
+    """The step's windows, as the ledger has them."""
+    return Defined(record.buckets, record.text, load_streams(flow, record.streams))
+
+
+def windows_record(defined: Defined | None) -> WindowsRecord | None:
+    """The step's windows, as an anchor has them."""
+    return None if defined is None else WindowsRecord(defined.buckets, defined.text, dump_streams(defined.streams))
 
 
 def owner_row(record: OwnerRecord) -> OwnerRow:
