@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ class Target(ABC):
         self.table_given: object = None  # the flow's sa.Table that one record's row goes into, if there is just one
         # The sources that the flow reads into this target, known before the first of them begins.
         self.expected: set[Expected] = set()
-        self._lanes_reading: set[str] = set()  # of this process, that go on reading
+        self._lanes_reading: Counter[str] = Counter()  # of this process, of all sources, that go on reading
         self.ownership = Ownership()
 
     # -- which step it serves ------------------------------------------------------------------
@@ -163,16 +164,17 @@ class Target(ABC):
             )
 
     def lane_begins(self, lane: str) -> None:
-        """Called by each lane of this process that reads into this target, by its name; and `lane_ends` once it reads no more."""
-        self._lanes_reading.add(lane)
+        """Called by each lane of this process that has something to read into this target, by its name; and `lane_ends` once it
+        reads no more. (Lanes of several sources have the same names.)"""
+        self._lanes_reading[lane] += 1
 
     def lane_ends(self, lane: str) -> None:
         """See `lane_begins`."""
-        self._lanes_reading.discard(lane)
+        self._lanes_reading[lane] -= 1
 
     def is_read(self, lane: str = "") -> bool:
         """Does this lane of the process go on reading into it; or any?"""
-        return lane in self._lanes_reading if lane else bool(self._lanes_reading)
+        return self._lanes_reading[lane] > 0 if lane else self._lanes_reading.total() > 0
 
     @property
     def flow(self) -> str:

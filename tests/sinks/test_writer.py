@@ -10,6 +10,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import bytewax.operators as op
 import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
@@ -502,6 +503,40 @@ def test_an_epoch_s_end_cuts_no_staged_change_while_its_source_goes_on() -> None
     run_main(staged_flow(target), epoch_interval=timedelta(0))
     assert len(target.rows) == 36
     assert len(target.committed) == 1
+
+
+def test_nor_when_another_source_of_the_same_target_ends() -> None:
+    target = Spooled(QUICK, rows_max=1_000)
+    flow = Dataflow("flow")
+    sources = [
+        read(topic, flow, MemorySource([b"%d" % n for n in range(size)], batch_records=4, lanes=1, topic=topic))
+        for topic, size in (("short", 4), ("long", 40))
+    ]
+    rows = ww.map("row", op.merge("both", *sources), lambda value: (int(value or 0), 0))
+    sink("step", rows, target)
+    run_main(flow, epoch_interval=timedelta(0))
+    assert len(target.rows) == 4 + 36
+    assert len(target.committed) == 1
+
+
+def test_a_lane_without_a_stream_is_not_waited_for() -> None:
+    """It would have nothing to say its end by."""
+    target = Spooled(QUICK, rows_max=1_000)
+    source = MemorySource([b"%d" % n for n in range(10)], batch_records=4, lanes=2, topic="other", feeds=[target])
+    lanes = [source.build_part("flow.in", name, None) for name in source.list_parts()]
+    try:
+        until(lambda: bool(lanes[0].next_batch()), timeout_s=60, what="there is something to read")
+        assert target.is_read("lane-000")
+        assert not target.is_read("lane-001")
+        with pytest.raises(StopIteration):
+            until(lambda: bool(lanes[1].next_batch()), timeout_s=60, what="it has come to its end")
+        assert target.is_read()
+        with pytest.raises(StopIteration):
+            until(lambda: lanes[0].next_batch() is None, timeout_s=60, what="so has the other one")
+    finally:
+        for lane in lanes:
+            lane.close()
+    assert not target.is_read()
 
 
 def test_with_a_recovery_store_an_epoch_s_end_is_a_barrier_for_staged_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,15 +49,15 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         self._rhythm = rhythm_here()
         self._number_here = self._rhythm.enter(self._reader)
         watch.enter(number, source.resumed(number, resume))
-        for feed in watch.feeds:
-            feed.lane_begins(self._name)
 
     @override
     def next_batch(self) -> list[Raw]:
+        if self._is_over:
+            raise StopIteration
         try:
             return self._next_batch()
         except StopIteration:
-            if not self._is_over and (last := self._end()):
+            if last := self._end():
                 return last
             raise
         except Exception as error:  # noqa: BLE001 - the process ends by it, or it is raised
@@ -66,8 +66,10 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
     def _end(self) -> list[Raw]:
         """It reads no more. Returns what is still to be sent: targets that stage their changes commit at the epoch's end behind
         it, of which Bytewax tells only those who have got something."""
+        if self._is_over:
+            return []
         self._is_over = True
-        feeds = self._watch.feeds
+        feeds = self._watch.feeds if self._known else ()
         for feed in feeds:
             feed.lane_ends(self._name)
         return [reader.nothing() for reader in self._known.values()] if any(feed.size.staged for feed in feeds) else []
@@ -144,6 +146,9 @@ class Lane(StatefulSourcePartition[Raw, Kept | None]):
         if revision < 0:
             return
         self._revision = revision
+        if opened and not self._known:  # a lane without a stream has nobody to say its end to
+            for feed in self._watch.feeds:
+                feed.lane_begins(self._name)
         fresh = []
         for part in opened:
             if part.stream in self._known:
