@@ -28,14 +28,15 @@ END = 14
 
 @contextmanager
 def calls(monkeypatch: pytest.MonkeyPatch, at: int, then: Callable[[], None]) -> Iterator[list[str]]:
-    """The calls of the operating system, by name; before number `at`, and before all that follow, something else happens."""
+    """The calls of the operating system, each with the folder (or the file's folder) that it changes; before number `at`, and
+    before all that follow, something else happens."""
     made: list[str] = []
 
     def around(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
             if len(made) >= at:
                 then()
-            made.append(name)
+            made.append(f"{name} {where(name, *args)}")
             return call(*args, **kwargs)
 
         return counted
@@ -44,6 +45,15 @@ def calls(monkeypatch: pytest.MonkeyPatch, at: int, then: Callable[[], None]) ->
         for name in CALLS:
             patch.setattr(os, name, around(name, getattr(os, name)))
         yield made
+
+
+def where(name: str, first: Any = None, second: Any = None, *_: Any) -> str:
+    """What a call changes: a file is called by its folder."""
+    if name == "fsync":
+        path = Path(f"/proc/self/fd/{first}").readlink()
+        return path.name if path.is_dir() else f"a file of {path.parent.name}"
+    path = Path(second if name in ("link", "rename") else first)
+    return path.name if name == "listdir" else path.parent.name
 
 
 def dies() -> None:
@@ -120,22 +130,89 @@ def test_what_a_commit_does_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     at = target.connect("lane-000", target.token())
     change = change_of(at.take_over(stream(0)), 6)
     at.stage(change.batches)
+    (chain,) = target.place.chains.iterdir()
+    (segment,) = (path for path in chain.iterdir() if path.is_dir())
     with calls(monkeypatch, 1_000, dies) as made:
         at.commit(Change([], change.before, change.after))
     assert made == [
-        "fsync",  # the file of rows
-        "fsync",  # what is kept with the position
-        "fsync",  # the folder of both
-        "listdir",  # whose is the step?
-        "fsync",  # the record
-        "link",
-        "fsync",  # its folder
-        "unlink",  # its first name
-        "listdir",  # whose is the step now?
-        "rename",
-        "fsync",  # the folder of the rows
-        "unlink",  # what was kept before
+        "fsync a file of staging",  # rows
+        "fsync a file of staging",  # what is kept with the position
+        "fsync staging",
+        "listdir anchor",  # whose is the step?
+        "fsync a file of staging",  # the record
+        f"link {segment.name}",
+        f"fsync {segment.name}",
+        "unlink staging",  # the record's first name
+        "listdir anchor",  # whose is the step now?
+        "rename p=0",
+        "fsync p=0",
+        "unlink staging",  # what was kept before
     ]
+
+
+def test_what_a_head_does_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment outlives a crash before a record names it, and the one before goes last."""
+    target = opened(tmp_path / "out", 0)
+    monkeypatch.setattr(session, "SEGMENT_RECORDS", 2)
+    write(target, 4)
+    at = target.connect("lane-000", target.token())
+    change = change_of(at.take_over(stream(0)), 6)
+    at.stage(change.batches)
+    (chain,) = target.place.chains.iterdir()
+    with calls(monkeypatch, 1_000, dies) as made:
+        at.commit(Change([], change.before, change.after))
+    assert made[4:10] == [
+        f"mkdir {chain.name}",
+        f"fsync {chain.name}",
+        "fsync a file of staging",
+        f"link {chain.name}",
+        f"fsync {chain.name}",
+        "unlink staging",
+    ]
+    assert made[10:13] == ["listdir anchor", "rename p=0", "fsync p=0"]
+    assert f"rmdir {chain.name}" in made[13:]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_an_opening_does_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, moved: bool) -> None:
+    """Nothing can be added to the runs before once the anchor is linked; what it names, or leaves out as it was found moved in,
+    is durable before; what those runs have left is removed behind it."""
+    folder = tmp_path / "out"
+    old = opened(folder, 0)
+    write(old, 8)
+    at = old.connect("lane-000", old.token())
+    change = change_of(at.take_over(stream(0)), 10)
+    at.stage(change.batches)
+    real = os.rename
+
+    def last(made: Path, path: Path) -> None:
+        if moved:
+            real(made, path)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", last)
+        with pytest.raises(Killed):
+            at.commit(Change([], change.before, change.after))
+    (gone,) = old.place.chains.iterdir()
+    new = bound(target_of(folder), Member("run-1", 0, "own-1"))
+    new.prepare()
+    with calls(monkeypatch, 1_000, dies) as made:
+        assert new.ownership.take() == ""
+    anchor = made.index("link anchor")
+    before, behind = made[:anchor], made[anchor:]
+    seals = [number for number, call in enumerate(before) if call.startswith("link ")]
+    assert len(seals) == 2, "a chain of each lane"
+    assert seals[-1] < before.index("mkdir chains") < before.index("fsync chains")
+    assert ("fsync p=0" in before[seals[-1] :]) == moved
+    assert "rename p=0" not in before
+    assert before[-1] == "fsync a file of staging"
+    assert behind[:3] == ["link anchor", "fsync anchor", "unlink staging"]
+    last_of_rows = [call for call in behind if call.endswith("p=0")][-2:]
+    assert last_of_rows == ([] if moved else ["rename p=0", "fsync p=0"])
+    assert not {"rmdir chains", f"unlink {gone.name}"} & {*before}
+    assert "rmdir chains" in behind[0 if moved else behind.index("fsync p=0") :]
+    assert visible(folder) == list(range(10))
 
 
 CHILD = """
