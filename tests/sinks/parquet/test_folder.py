@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,8 +21,10 @@ from bytewax.testing import run_main
 
 from sinks import sink
 from sinks.parquet import ParquetTarget, PartitionKey, day, files, hour
+from sinks.writer.writer import Writer
 from sources import read
 from sources.memory import MemorySource, Message
+from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import RowError
@@ -221,6 +224,28 @@ def test_files_that_were_removed_or_put_together_by_hand_are_not_missed(tmp_path
     assert pl.read_parquet(folder / "*.parquet")["id"].to_list() == [2, 3]
 
 
+def test_files_are_compressed_by_zstd_and_have_the_types_of_the_table_all_of_which_may_be_null(tmp_path: Path) -> None:
+    folder = tmp_path / "orders"
+    run(ParquetTarget(settings(), folder, table(), positions=True), [order(0, amount="7.50"), order(1, shop=None, at=None)])
+    (path,) = folder.glob("*.parquet")
+    file = pq.ParquetFile(path)
+    assert [(field.name, str(field.type)) for field in file.schema_arrow] == [
+        ("id", "int32"),
+        ("shop", "string"),
+        ("amount", "decimal128(10, 2)"),
+        ("at", "timestamp[us, tz=UTC]"),
+        ("kafka_partition", "int32"),
+        ("kafka_offset", "int64"),
+    ]
+    assert all(field.nullable for field in file.schema_arrow)
+    group = file.metadata.row_group(0)
+    assert {group.column(number).compression for number in range(group.num_columns)} == {"ZSTD"}
+    assert [tuple(row.values()) for row in file.read().to_pylist()] == [
+        (0, "s0", Decimal("7.50"), AT, 0, 0),
+        (1, None, Decimal("1.25"), None, 0, 1),
+    ]
+
+
 # -- sizes ------------------------------------------------------------------------------------------------------------------
 
 STREAM = Stream("flow", "topic", "id", 0)
@@ -272,6 +297,27 @@ def test_a_file_that_is_full_is_followed_by_another_of_the_same_commit(
     assert len(paths) == 10
     assert max(path.stat().st_size for path in paths) < 30_000
     assert sorted(pl.read_parquet(tmp_path / "orders" / "*.parquet")["id"]) == list(range(10_000))
+
+
+@pytest.mark.parametrize("limits", [{"parquet_file_age_s": 0.2}, {"parquet_file_rows_max": 3}])
+def test_files_are_shown_when_they_are_old_or_large_enough_and_no_sooner(
+    opened: Any, tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    target, _, _ = opened(**limits)
+    writer = Writer(target, "lane-000")
+    try:
+        began_s = time.monotonic()
+        writer.put(batch(0, [order(0), order(1)]))
+        if "parquet_file_rows_max" in limits:
+            until(lambda: any(target.place.staging.iterdir()), timeout_s=60, what="they are staged")
+            assert not found(tmp_path / "orders")
+            writer.put(batch(2, [order(2)]))
+        until(lambda: bool(found(tmp_path / "orders")), timeout_s=60, what="a reader sees them")
+        assert time.monotonic() - began_s >= limits.get("parquet_file_age_s", 0.0)
+    finally:
+        writer.close()
+    (path,) = (tmp_path / "orders").glob("*.parquet")
+    assert pl.read_parquet(path)["id"].to_list() == list(range(3 if "parquet_file_rows_max" in limits else 2))
 
 
 def test_few_files_are_open_however_many_folders_there_are(opened: Any, tmp_path: Path) -> None:
