@@ -234,3 +234,76 @@ def test_a_process_that_is_killed_is_followed_exactly(tmp_path: Path, at: int, q
     assert Counter(visible(folder) or [0]).most_common(1)[0][1] == 1
     write(opened(folder, 2), END)
     assert visible(folder) == list(range(END))
+
+
+def test_files_that_an_opening_was_to_move_in_are_moved_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    folder = tmp_path / "out"
+    target = opened(folder, 0)
+    write(target, 4)
+    with monkeypatch.context() as patch:
+        at = target.connect("lane-000", target.token())
+        change = change_of(at.take_over(stream(0)), 6)
+        at.stage(change.batches)
+        others = [bound(target_of(folder), Member(f"run-{run}", 0, f"own-{run}")) for run in (1, 2)]
+        for other in others:
+            other.prepare()
+        patch.setattr(os, "rename", lambda *_: dies())
+        with pytest.raises(Killed):
+            at.commit(Change([], change.before, change.after))
+        for other in others:  # each is linked, and comes no further
+            with pytest.raises(Killed):
+                other.ownership.take()
+    assert visible(folder) == [0, 1, 2, 3]
+    last = opened(folder, 3)
+    assert visible(folder) == [0, 1, 2, 3, 4, 5]
+    assert last.positions()[0].offset_next == 6
+    assert last.place.numbers() == list(range(max(last.place.numbers()) + 1)), "anchors are never removed"
+
+
+def test_a_head_tells_of_all_streams_of_its_lane(tmp_path: Path, quick: None) -> None:
+    target = opened(tmp_path / "out", 0)
+    target.begin([Start(stream(0), 0, None), Start(stream(2), 0, None)])
+    at = target.connect("lane-000", target.token())
+    positions = {number: at.take_over(stream(number)) for number in (0, 2)}
+    for number in (2, *[0] * 8):
+        change = change_of(positions[number], positions[number].offset_next + 1)
+        at.stage(change.batches)
+        at.commit(Change([], change.before, change.after))
+        positions[number] = change.after[stream(number)]
+    found = {one.stream.partition: one.offset_next for one in opened(tmp_path / "out", 1).positions()}
+    assert found == {0: 8, 2: 1}
+
+
+def test_a_seal_that_fell_into_a_segment_on_its_way_out_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    folder = tmp_path / "out"
+    target = opened(folder, 0)
+    write(target, 4)  # a head and a record
+    (chain,) = target.place.chains.iterdir()
+    (segment,) = (path for path in chain.iterdir() if path.is_dir())
+    new = bound(target_of(folder), Member("run-1", 0, "own-1"))
+    new.prepare()
+    real, struck = os.link, False
+
+    def link(made: Path, path: Path) -> None:
+        nonlocal struck
+        if not struck and Path(path).parent == segment:
+            struck = True
+            with monkeypatch.context() as patch:  # the lane gets as far as to remove what the segment holds
+                patch.setattr(session.shutil, "rmtree", lambda gone, **_: [one.unlink() for one in Path(gone).iterdir()])
+                write(target, 8)
+            assert list(segment.iterdir()) == []
+        real(made, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", link)
+        assert new.ownership.take() == ""
+    assert struck
+    assert new.positions()[0].offset_next == 8
+    with pytest.raises(Fenced):
+        write(target, 10)
+    write(new, END)
+    assert visible(folder) == list(range(END))

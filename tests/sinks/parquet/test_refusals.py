@@ -357,6 +357,27 @@ def test_a_position_that_is_set_while_it_is_written_stops_the_lane(tmp_path: Pat
     assert [one.offset_next for one in again.positions()] == [3]
 
 
+def test_a_position_that_is_set_right_behind_a_commit_stops_the_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> None:
+    target = opened(tmp_path / "orders")
+    at = target.connect("lane-000", target.token())
+    position = commit(at, at.take_over(STREAM), 4)
+    real, jumps = Place.link, [5]
+
+    def link(own: Place, path: Path, *some: Any, **more: Any) -> bool:
+        made = real(own, path, *some, **more)
+        if jumps and path.parent != own.anchor:
+            target.jump(STREAM, jumps.pop(), 2)
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "link", link)
+        with pytest.raises(TargetError, match="was set anew"):
+            commit(at, position, 5)
+    assert [one.offset_next for one in target.positions()] == [2]
+
+
 def test_a_chain_stays_short_however_long_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (chains, session):
         monkeypatch.setattr(module, "SEGMENT_RECORDS", 4)
