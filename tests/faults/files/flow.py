@@ -19,7 +19,7 @@ from waxwing.operators import parse
 from waxwing.operators.windows import Count, Sum, Tumbling, Windows
 from waxwing.settings import ParquetWindowSettings
 
-PARTITIONS, EACH, FIRST_S = 3, 4_000, 1_767_225_600
+PARTITIONS, EACH, FIRST_S = 3, 2_000, 1_767_225_600
 
 
 class Reading(msgspec.Struct):

@@ -54,8 +54,10 @@ def check(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_flow_that_is_killed_while_another_program_reads_writes_each_row_once(tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize(("processes", "kills"), [(1, 5), (2, 2)])
+def test_a_flow_that_is_killed_while_another_program_reads_writes_each_row_once(
+    tmp_path: Path, processes: int, kills: int
+) -> None:
     rng, reader = random.Random(processes), Reader(tmp_path)
     env = {
         "FOLDER": str(tmp_path),
@@ -66,9 +68,9 @@ def test_a_flow_that_is_killed_while_another_program_reads_writes_each_row_once(
         "OWNER_STALE_S": "0.5",
         "PATH": os.environ["PATH"],
     }
-    for kill in range(6):
+    for kill in range(kills):
         with Cluster("tests.faults.files.flow:flow", env, tmp_path, processes=processes, name=f"run-{kill}") as cluster:
-            after = reader.rows + rng.randint(1, 1_500)
+            after = reader.rows + rng.randint(1, 4_500 // kills)
 
             def came_further(cluster: Cluster = cluster, after: int = after) -> bool:
                 return reader.look() >= after or not cluster.running()

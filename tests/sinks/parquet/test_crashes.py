@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,7 +227,7 @@ with pytest.MonkeyPatch.context() as patch:
 """
 
 
-@pytest.mark.parametrize("at", [25, 40, 48, 50, 53, 56])
+@pytest.mark.parametrize("at", [25, 48, 56])
 def test_a_process_that_is_killed_is_followed_exactly(tmp_path: Path, at: int, quick: None) -> None:
     folder = tmp_path / "out"
     child = subprocess.run([sys.executable, "-c", CHILD, str(folder), str(at)], cwd=ROOT, check=False, timeout=120)
@@ -276,6 +277,11 @@ def test_a_head_tells_of_all_streams_of_its_lane(tmp_path: Path, quick: None) ->
     assert found == {0: 8, 2: 1}
 
 
+def emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
 def test_a_seal_that_fell_into_a_segment_on_its_way_out_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
@@ -293,7 +299,7 @@ def test_a_seal_that_fell_into_a_segment_on_its_way_out_does_not_count(
         if not struck and Path(path).parent == segment:
             struck = True
             with monkeypatch.context() as patch:  # the lane gets as far as to remove what the segment holds
-                patch.setattr(session.shutil, "rmtree", lambda gone, **_: [one.unlink() for one in Path(gone).iterdir()])
+                patch.setattr(shutil, "rmtree", lambda gone, **_: emptied(gone))
                 write(target, 8)
             assert list(segment.iterdir()) == []
         real(made, path)
