@@ -16,13 +16,14 @@ from benchmarks.limits.stages import STAGES, profile
 from benchmarks.options import Options, options
 from benchmarks.report import Report
 from benchmarks.shapes import GOOD_ORDERS, SHAPES, Topic, filled
-from benchmarks.whole import backlog, bursts, closing, idle, latency, peer, windows
+from benchmarks.whole import backlog, bursts, closing, idle, latency, outputs, peer, windows
 from benchmarks.whole.rows import against_raw, first_row, in_memory, warm_up
 from benchmarks.whole.trees import OURS, Tree, checked_out, compiled, other_packages
 from tests.faults.recompute import Expected, expected
 from tests.servers import Kafka, Unavailable
 
 PROFILE_RECORDS = 200_000
+OUTPUTS_FACTOR = 4  # readings are as much less work
 MEMORY_FACTOR = 4  # as much faster it is without a database
 
 
@@ -56,6 +57,10 @@ class Bench:
             report.write()
         if "closing" in asked.parts:
             self._closing()
+            report.write()
+        if "outputs" in asked.parts:
+            report.section("outputs")
+            outputs.measure(report, self._kafka, self._folder, OUTPUTS_FACTOR * asked.orders, asked.less)
             report.write()
         if "peer" in asked.parts:
             self._peer()

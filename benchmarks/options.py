@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from benchmarks.databases import DATABASES
 from benchmarks.shapes import SHAPES
 
-DEFAULT = ("processes", "start", *SHAPES, "latency", "idle", "windows", "closing", "peer")
+DEFAULT = ("processes", "start", *SHAPES, "latency", "idle", "windows", "closing", "outputs", "peer")
 PARTS = (*DEFAULT, "folds", "nexmark")
 DESCRIPTION = """Waxwing from a real broker beside the raw limit of the same database, another commit and a peer, in one run.
 
@@ -30,6 +30,7 @@ Parts:
   idle        CPU with nothing to do
   windows     windows as whole flows into PostgreSQL
   closing     how soon a closed window is visible, in PostgreSQL
+  outputs     readings into Parquet files, a Delta table and a topic, beside the bare writers of these
   peer        orders into PostgreSQL beside Pathway, whole processes
   folds       (not by default) windows in memory, beside Bytewax's own and polars
   nexmark     (not by default) Nexmark's queries of windows, in memory
@@ -136,7 +137,7 @@ def options(words: Sequence[str] | None = None) -> Options:
     read = Options(**vars(parser.parse_args(words)))
     if (read.memory or read.bursts) and read.parts is not DEFAULT:
         parser.error("--memory and --bursts measure only that: leave --parts out")
-    if not set(read.parts) - {"windows", "closing", "peer"} and "postgresql" not in read.databases:
+    if not set(read.parts) - {"windows", "closing", "outputs", "peer"} and "postgresql" not in read.databases:
         parser.error(f"{', '.join(read.parts)}: measured in PostgreSQL only: leave --databases out")
     if (read.memory or read.bursts) and read.databases == list(DATABASES):
         read = Options(**{**vars(read), "databases": ["postgresql"]})

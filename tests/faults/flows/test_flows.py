@@ -30,8 +30,8 @@ def test_orders_through_a_topic_into_a_table(kafka: Kafka, postgresql: PostgreSQ
 
 
 @pytest.mark.slow
-def test_readings_into_a_topic_and_a_table(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    events, outputs = Events(kills=3, seed=5), ("topic", "table")
-    url = postgresql.new_database()
+def test_readings_into_parquet_files_a_topic_and_a_table(kafka: Kafka, tmp_path: Path) -> None:
+    events, outputs = Events(kills=3, seed=5), ("files", "topic", "table")
+    url = f"sqlite:///{tmp_path}/sensors.sqlite"
     with closing(SensorsStorm(kafka, tmp_path, readings=20_000, events=events, outputs=outputs, url=url)) as storm:
-        assert storm.run().startswith("equal: 20,000 readings")
+        assert storm.run().startswith("equal: 20,000 readings; read ")

@@ -1,0 +1,113 @@
+"""Readings into files, Delta tables and topics: the whole flow beside decoding and the bare writer, one after the other."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow.dataset as ds
+from confluent_kafka import Producer
+from deltalake import DeltaTable
+
+from benchmarks.limits.outputs import decoded, writers
+from benchmarks.report import Report
+from benchmarks.shapes import PARTITIONS, START_RECORDS
+from benchmarks.spread import Spread
+from benchmarks.whole.runs import Run, run
+from dataflows.sending import PRODUCER_CONFIG, Sender
+from dataflows.sensors_generator import readings
+from tests.faults.watch import end_offsets
+from tests.servers import Kafka
+
+FLOW = "benchmarks.flows.readings"
+SENSORS = 1_000
+# So many readings a second they are of, so that a million fall into a few hours.
+STEP_S, FIRST_S = 0.005, 1_767_225_600.0
+COLUMNS = (
+    "into",
+    "readings/s",
+    "running",
+    "of decoding, then the bare writer",
+    "bare writer alone, readings/s",
+    "own CPU, us/reading",
+    "running",
+    "peak memory, MB",
+)
+
+
+def fill(kafka: Kafka, topic: str, count: int) -> None:
+    """A topic of readings, all of them good."""
+    kafka.create_topic(topic, PARTITIONS)
+    sender = Sender(Producer({**PRODUCER_CONFIG, "bootstrap.servers": kafka.bootstrap()}), topic)
+    for chunk in readings(count, bad_ratio=0, seed=1, sensors=SENSORS, ts="fraction", first_s=FIRST_S, step_s=STEP_S):
+        sender.send(chunk)
+    if missing := sender.finish():
+        raise SystemExit(f"{missing:,} readings were not acknowledged: {sender.refused}")
+
+
+def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: int) -> None:
+    """The table."""
+    for name, count in (("readings", records), ("readings-start", START_RECORDS)):
+        fill(kafka, name, count)
+    runs: dict[str, list[Run]] = defaultdict(list)
+    starts: dict[str, list[Run]] = defaultdict(list)
+    bare: dict[str, list[float]] = defaultdict(list)
+    decoding: list[float] = []
+    for repeat in range(repeats):
+        rows, seconds = decoded(kafka.bootstrap(), "readings", records)
+        decoding.append(seconds)
+        for output, write in writers(kafka.bootstrap()).items():
+            place = _place(kafka, folder, f"bare-{output}-{repeat}", output)
+            gc.collect()
+            began_s = time.perf_counter()
+            write(rows, place)
+            bare[output].append(time.perf_counter() - began_s)
+        del rows
+        for output in bare:
+            for name, count, found in (("readings", records, runs), ("readings-start", START_RECORDS, starts)):
+                place = _place(kafka, folder, f"{name}-{output}-{repeat}", output)
+                env = {"SOURCE_TOPIC": name, "OUTPUT": output, "OUTPUT_PLACE": place, "FLOW_NAME": f"{name}-{output}-{repeat}"}
+                found[output].append(run(FLOW, {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), **env}, folder, count))
+                if (there := _count(kafka, place, output)) < count:
+                    raise SystemExit(f"{output}: {there:,} of {count:,} readings in {place}")
+    cells = []
+    for output, found in runs.items():
+        middle = Run(
+            START_RECORDS, *(median(getattr(one, name) for one in starts[output]) for name in ("seconds", "cpu_s", "peak_mb"))
+        )
+        running = [one.without(middle) for one in found]
+        limit = Spread([records / (first + then) for first, then in zip(decoding, bare[output], strict=True)])
+        rate = Spread([one.rate for one in running])
+        shown: Sequence[tuple[Spread, str]] = [
+            (Spread([one.rate for one in found]), ",.0f"),
+            (rate, ",.0f"),
+            (rate.over(limit), ".2f"),
+            (Spread([records / seconds for seconds in bare[output]]), ",.0f"),
+            (Spread([one.cpu_us for one in found]), ".2f"),
+            (Spread([one.cpu_us for one in running]), ".2f"),
+            (Spread([one.peak_mb for one in found]), ".0f"),
+        ]
+        cells.append([output, *(spread.text(form) for spread, form in shown)])
+    report.table(f"{records:,} readings of {SENSORS:,} sensors", COLUMNS, cells)
+
+
+def _place(kafka: Kafka, folder: Path, name: str, output: str) -> str:
+    """Where they go: a topic, or a folder that is not there."""
+    if output == "kafka":
+        kafka.create_topic(name, PARTITIONS)
+        return name
+    shutil.rmtree(folder / "outputs", ignore_errors=True)
+    return str(folder / "outputs" / name)
+
+
+def _count(kafka: Kafka, place: str, output: str) -> int:
+    if output == "kafka":
+        return sum(end_offsets(kafka.bootstrap(), place).values())
+    found: Any = DeltaTable(place).to_pyarrow_dataset() if output == "delta" else ds.dataset(place, partitioning="hive")
+    return int(found.count_rows())
