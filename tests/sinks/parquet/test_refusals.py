@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from sinks.parquet import ParquetTarget, PartitionKey, chains, day, hour, place, session
 from sinks.parquet.place import Place
-from sinks.parquet.records import Anchor, unpack
+from sinks.parquet.records import Anchor, Moved, unpack
 from sinks.writer.writer import Writer
 from tests.sinks.parquet.test_folder import STREAM, batch, commit, order, run, settings, table
 from tests.sinks.parquet.world import bound
@@ -404,3 +404,29 @@ def test_what_an_anchor_says_can_be_read_by_hand(tmp_path: Path) -> None:
     assert place.is_of_others("0000000003-token-x", 3, ())
     assert not place.is_of_others("0000000003-token-x", 2, ())
     assert not place.is_of_others("0000000003-token-x", 3, ("token",))
+
+
+def test_a_record_whose_answer_was_lost_is_ours_and_that_of_another_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = opened(tmp_path / "orders")
+    real = os.link
+
+    def link(made: Path, path: Path) -> None:
+        real(made, path)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", link)
+        assert target.place.link(target.place.own / "record", b"1", 0, "token")
+    assert not target.place.link(target.place.own / "record", b"2", 0, "token")
+    assert target.place.read(target.place.own / "record") == b"1"
+
+
+def test_what_a_chain_says_counts_where_it_builds_on_the_place_of_the_anchor() -> None:
+    held = Moved(3, 10, 10, 0, 0, None, None, 0, 0, 0)
+    for since, offset, counts in ((2, 20, False), (3, 9, False), (3, 20, True)):
+        moved = Moved(since, offset, offset, 0, 0, None, None, 0, 0, 0)
+        streams = {STREAM: held}
+        chains.merge(streams, {STREAM: moved})
+        assert (streams == {STREAM: moved}) == counts
