@@ -21,7 +21,8 @@ CODE = sorted(file for folder in ("waxwing", "sources", "sinks") for file in (RO
 PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
-        "DatabaseSettings", "Group", "KafkaClientSettings", "KafkaSettings", "KafkaTargetSettings", "KafkaWindowSettings",
+        "DatabaseSettings", "DeltaSettings", "DeltaWindowSettings", "Group", "KafkaClientSettings", "KafkaSettings",
+        "KafkaTargetSettings", "KafkaWindowSettings",
         "LaneSettings", "MySQLSettings", "Needed", "SQLServerSettings", "Settings", "SinkSettings", "SourceSettings",
         "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
