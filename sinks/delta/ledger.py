@@ -53,6 +53,7 @@ LOOKS_MAX = 20
 # So long, drawn anew each time, a process that was overtaken waits: those that begin together must not be in each other's way.
 GIVE_WAY_S = 0.0, 0.3
 _STOPPED, _BEATS, _CLOCK = b"stopped", b"beats", "clock"
+_NO_LETTERS = Letters()  # they have no part in what is compared
 R = TypeVar("R", Anchor, Part)
 
 
@@ -227,9 +228,9 @@ class DeltaLedger(Anchored):
             or (found.number is None and bool(found.numbers))
             or (taking is not None and taking.full)
         )
-        anchor = self._anchor(contents, {key_of(stream) for _, stream in changed}, whole=whole)
-        if whole or anchor != structs.replace(found.anchor, version=anchor.version):
-            self._replace(anchor, whole=whole)
+        if taking is None and not whole and _kept(contents) == before:
+            return  # it was read
+        self._replace(self._anchor(contents, {key_of(stream) for _, stream in changed}, whole=whole), whole=whole)
         if taking is not None and whole:
             self._tidy(taking, found)
         if taking is not None or whole:
@@ -367,7 +368,7 @@ class DeltaLedger(Anchored):
             found = self.look()
         finally:
             self._lock.release()
-        return any(row[1] == token and row[4] >= 0 for row in found.anchor.owners)
+        return token in found.anchor.open and any(row[1] == token and row[4] >= 0 for row in found.anchor.owners)
 
     @override
     def stop(self, token: str) -> None:
@@ -376,4 +377,4 @@ class DeltaLedger(Anchored):
 
 def _kept(contents: Contents) -> Contents:
     """What was loaded, to be compared later; dead letters are only read when they are asked for."""
-    return Contents(dict(contents.positions), dict(contents.states), dict(contents.windows), owners=dict(contents.owners))
+    return Contents(dict(contents.positions), dict(contents.states), dict(contents.windows), _NO_LETTERS, dict(contents.owners))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -73,12 +74,12 @@ class LettersTable:
         library, path = load(), f"part-{secrets.token_hex(16)}.zstd.parquet"
         rows = [_row(step, letter, number) for letter in letters]
         table = library.pyarrow.Table.from_pylist(rows, schema=self._schema())
-        file = self._files.open_new(path)
-        library.parquet.write_table(table, file, compression="zstd")
-        size = self._files.finish(path, file)
+        with self._files.open_new(path) as file:
+            library.parquet.write_table(table, file, compression="zstd")
+            size = self._files.finish(path, file)
         only = {NUMBER: number}  # by it readers, and deletes, find the file
         stats = {"numRecords": len(rows), "minValues": only, "maxValues": only, "nullCount": {NUMBER: 0}}
-        return library.AddAction(path, size, {}, 0, data_change=True, stats=json.dumps(stats))
+        return library.AddAction(path, size, {}, time.time_ns() // 1_000_000, data_change=True, stats=json.dumps(stats))
 
     def all(self, step: Step) -> list[Letter]:
         """Those of a step, in the order of their places."""

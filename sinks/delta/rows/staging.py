@@ -97,8 +97,9 @@ class Staging:
         self._write(growing)
         if growing.writer is None:
             return
-        growing.writer.close()
-        size = self._files.finish(growing.path, growing.file)
+        with growing.file:
+            growing.writer.close()
+            size = self._files.finish(growing.path, growing.file)
         stats = stats_of(growing.metadata[0], self._schema.indexed, growing.with_nan)
         by = dict(zip(self._schema.by, values, strict=True))
         # The log has paths as URLs have them.
