@@ -102,9 +102,7 @@ class Staging:
             size = self._files.finish(growing.path, growing.file)
         stats = stats_of(growing.metadata[0], self._schema.indexed, growing.with_nan)
         by = dict(zip(self._schema.by, values, strict=True))
-        # The log has paths as URLs have them.
-        path = quote(growing.path, safe="/=")
-        added = load().AddAction(path, size, by, time.time_ns() // 1_000_000, data_change=True, stats=stats)
+        added = load().AddAction(growing.path, size, by, time.time_ns() // 1_000_000, data_change=True, stats=stats)
         self._done.append(added)
 
     def finish(self) -> list[Any]:

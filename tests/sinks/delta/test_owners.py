@@ -56,7 +56,7 @@ def test_a_zombie_that_compared_before_the_fence_commits_nothing_after_it(
 
     def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
         ours = log.folder.path.endswith(".dead_letters") == (which == "letters")
-        if not found and ours and log is not None and (log is old.target.place.rows or log is old.target.place.letters.log):
+        if not found and ours and (log is old.target.place.rows or log is old.target.place.letters.log):
             old.is_gone()  # it freezes here
             found.append(Process(path))
             found[0].open(0)

