@@ -46,7 +46,7 @@ class KafkaTarget(LedgerTarget):
         compacted: whether the topic keeps the last message of each key alone.
 
     Parallelism: one producer a lane.
-    Delivery: exactly once, for consumers that read committed messages alone (tests/faults/test_kafka_target.py). With
+    Delivery: exactly once, for consumers that read committed messages alone (tests/faults/flows/test_flows.py). With
         KAFKA_TRANSACTIONS=no at least once.
 
     Raises:

@@ -28,7 +28,7 @@ class KafkaWindows(WindowTarget):
 
     Parallelism: one producer per bucket.
     Delivery: exactly once: a bucket's messages, late records, positions and open state are one transaction
-        (tests/faults/test_kafka_target.py).
+        (tests/faults/flows/test_flows.py).
 
     Raises:
         ConfigError: a table that does not fit the windows.

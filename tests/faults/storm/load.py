@@ -34,8 +34,7 @@ class Load:
         self._topic = topic
         self._producer = Producer({**CONFIG, "bootstrap.servers": bootstrap})
         self._sender = self.sender(self._producer, topic)
-        sizes = [min(CHUNK_ORDERS, count - first) for first in range(0, count, CHUNK_ORDERS)]
-        self.total = sum(size * times(number) for number, size in enumerate(sizes))
+        self.total = self._total()
         self._allowed = 0.0
         self._closed = False
         self._error: BaseException | None = None
@@ -83,6 +82,10 @@ class Load:
                     self._sender.send(part)
         except BaseException as error:
             self._error = error
+
+    def _total(self) -> int:
+        sizes = [min(CHUNK_ORDERS, self._count - first) for first in range(0, self._count, CHUNK_ORDERS)]
+        return sum(size * times(number) for number, size in enumerate(sizes))
 
     def _chunks(self) -> Iterator[Sequence[Any]]:
         """What the sender is given."""

@@ -1,0 +1,37 @@
+"""Short storms over whole flows: every output is what another computation of the source topic says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.faults.flows.orders import OrdersStorm
+from tests.faults.flows.sensors import SensorsStorm
+from tests.faults.flows.storm import Events, FlowStorm
+from tests.servers import Kafka, PostgreSQL
+
+
+@contextmanager
+def closing(storm: FlowStorm) -> Iterator[FlowStorm]:
+    try:
+        yield storm
+    finally:
+        storm.close()
+
+
+@pytest.mark.slow
+def test_orders_through_a_topic_into_a_table(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    events = Events(kills=4, freezes=1, seed=3)
+    with closing(OrdersStorm(kafka, postgresql.new_database(), tmp_path, orders=8_000, events=events)) as storm:
+        assert storm.run().startswith("equal: 7,9")
+
+
+@pytest.mark.slow
+def test_readings_into_a_topic_and_a_table(kafka: Kafka, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    events, outputs = Events(kills=3, seed=5), ("topic", "table")
+    url = postgresql.new_database()
+    with closing(SensorsStorm(kafka, tmp_path, readings=20_000, events=events, outputs=outputs, url=url)) as storm:
+        assert storm.run().startswith("equal: 20,000 readings")
