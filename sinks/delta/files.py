@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ from urllib.parse import quote
 from typing_extensions import override
 
 from sinks.delta.library import load
-from waxwing.errors import ConfigError, RightsError, TransientError, is_disk_full
+from waxwing.errors import ConfigError, RightsError, TransientError, TryLater, WaxwingError
 
 
 class Folder(NamedTuple):
@@ -203,12 +205,8 @@ class LocalFiles(Files):
     def _asked(self, what: str) -> Iterator[None]:
         try:
             yield
-        except PermissionError as error:
-            raise _refused(str(self._folder), what, error) from error
         except OSError as error:
-            if is_disk_full(error):
-                raise
-            raise TransientError(f"{self._folder} can't be {what}: {error}") from error
+            raise failed(str(self._folder), f"can't be {what}", error) from error
 
 
 def sync(folder: Path) -> None:
@@ -287,11 +285,22 @@ class StoreFiles(Files):
     def _asked(self, what: str) -> Iterator[None]:
         try:
             yield
-        except PermissionError as error:
-            raise _refused(self._url, what, error) from error
         except (OSError, load().DeltaError) as error:
-            raise TransientError(f"{self._url} can't be {what}: {error}") from error
+            raise failed(self._url, f"can't be {what}", error) from error
 
 
-def _refused(where: str, what: str, error: Exception) -> RightsError:
-    return RightsError(f"{where} can't be {what}: {error}.", hint="The flow reads, writes, lists and deletes files there.")
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
+# In what the package deltalake says of a local disk.
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+
+
+def failed(where: str, what: str, error: Exception) -> WaxwingError:
+    """What an error of a place means."""
+    number = getattr(error, "errno", None)
+    if number is None and (said := _NUMBER.search(str(error))):
+        number = int(said[1])
+    if isinstance(error, PermissionError) or number in _REFUSED:
+        return RightsError(f"{where} {what}: {error}.", hint="The flow reads, writes, lists and deletes files there.")
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return TryLater(f"{where} {what}: {error}.", hint="Make room, and start again: nothing is lost.")
+    return TransientError(f"{where} {what}: {error}")

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sinks.delta.files import Folder, sync
+from sinks.delta.files import Folder, failed, sync
 from sinks.delta.library import load
 from waxwing import log
-from waxwing.errors import ConfigError, DataError, TransientError
+from waxwing.errors import DataError, TransientError
 
 
 class Conflict(Exception):
@@ -52,7 +52,7 @@ class DeltaLog:
             TransientError: the place is away.
         """
         try:
-            self.refresh()
+            self._refresh()
         except load().TableNotFoundError:
             return False
         return True
@@ -78,15 +78,25 @@ class DeltaLog:
 
         Raises:
             TransientError: the place is away.
-            TableNotFoundError: there is no such table (the package's own).
-            DataError: it is another one than it was.
+            DataError: it is gone, or another one than it was.
         """
+        try:
+            self._refresh()
+        except load().TableNotFoundError as error:
+            raise DataError(
+                f"The table {self.folder.path} is gone.",
+                hint="Put it back as it was, and start again; to begin anew, start with BEGIN=anew.",
+            ) from error
+
+    def _refresh(self) -> None:
         with self._asked():
             opened, self._opened = self._opened, None
             if opened is None:
                 opened = load().DeltaTable(self.folder.path, storage_options=self._options)
             else:
                 opened.update_incremental()
+                if not self._is_there(opened.version()):
+                    opened = load().DeltaTable(self.folder.path, storage_options=self._options)
             found = str(opened.metadata().id)
         if self._id and found != self._id:
             raise DataError(
@@ -94,6 +104,11 @@ class DeltaLog:
                 hint="Stop flows before a table is made anew. The next start finds the new one.",
             )
         self._opened, self._id = opened, found
+
+    def _is_there(self, version: int) -> bool:
+        """The library notices only what was added: not that a table was removed, or made anew."""
+        names = (f"{version:020}.json", f"{version:020}.checkpoint.parquet")
+        return not self.folder.is_local or any(Path(self.folder.path, "_delta_log", name).exists() for name in names)
 
     def number(self, name: str) -> int | None:
         """What the snapshot says of an application id; None: nothing."""
@@ -162,7 +177,10 @@ class DeltaLog:
         except load().CommitFailedError as error:
             raise Conflict(str(error)) from error
         except (load().DeltaError, OSError) as error:
-            raise Unknown(str(error)) from error
+            reason = failed(self.folder.path, "can't be committed to", error)
+            if isinstance(reason, TransientError):
+                raise Unknown(str(error)) from error
+            raise reason from error
         self.synced_from = before
 
     synced_from = 0
@@ -221,10 +239,8 @@ class DeltaLog:
             yield
         except library.TableNotFoundError:
             raise
-        except PermissionError as error:
-            raise ConfigError(f"{self.folder.path}: {error}.", hint="The flow reads, writes and lists files there.") from error
         except (library.DeltaError, OSError) as error:
-            raise TransientError(f"{self.folder.path}: {error}") from error
+            raise failed(self.folder.path, "can't be read or written", error) from error
 
 
 def _restores(entries: Sequence[Mapping[str, Any]]) -> dict[int, int | None]:

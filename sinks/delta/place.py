@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 
 from sinks.delta.files import Files, Folder, files_in, folder_of
 from sinks.delta.letters import LettersTable
 from sinks.delta.log import DeltaLog
+from waxwing import secrets
 from waxwing.errors import ConfigError
 from waxwing.settings import DeltaSettings
 
 LETTERS_SUFFIX = ".dead_letters"
+# Options that messages may quote.
+_PUBLIC = re.compile(r"(region|endpoint|url|account_name|bucket|container_name)$", re.IGNORECASE)
 
 
 class DeltaPlace:
@@ -27,6 +31,8 @@ class DeltaPlace:
 
     def __init__(self, settings: DeltaSettings, path: str | os.PathLike[str]) -> None:
         self._options = {name: value.get_secret_value() for name, value in settings.delta_storage_options.items()}
+        for name, value in self._options.items():  # the library's errors may quote them
+            secrets.remember(value, whole=_PUBLIC.search(name) is None)
         self.table = folder_of(path, "The path of a Delta table")
         self._given = folder_of(given, "DELTA_STATE_PATH") if (given := settings.delta_state_path) else None
         if self._given is not None and f"{self._given.path}/".startswith(f"{self.table.path}/"):

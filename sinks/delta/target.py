@@ -14,7 +14,8 @@ from sinks.delta.files import escaped
 from sinks.delta.ledger import DeltaLedger
 from sinks.delta.place import DeltaPlace
 from sinks.delta.records import key_of
-from sinks.delta.rows.schema import RowsSchema
+from sinks.delta.rows.keys import PartitionKey
+from sinks.delta.rows.schema import Divided, RowsSchema
 from sinks.delta.rows.staging import Staging
 from sinks.delta.writer import DeltaSession, DeltaWriter
 from sinks.ledger import LedgerTarget
@@ -41,7 +42,8 @@ class DeltaTarget(LedgerTarget):
         settings: how large and how old commits get; how an object store is reached.
         path: of the table, or its URL (s3://, abfss://, gs://). It is made where there is none.
         table: the columns, with their types. Those that an existing table lacks are added to it.
-        partition_by: columns that divide the table into folders.
+        partition_by: columns that divide the table into folders: of the table, or made of one (day, hour, PartitionKey).
+        positions: are there to be columns kafka_partition and kafka_offset?
         columns: those that records bring; None: all but those with a server default.
 
     Parallelism: one writer a lane, each with files of its own; commits come one after the other.
@@ -57,15 +59,17 @@ class DeltaTarget(LedgerTarget):
         path: str | os.PathLike[str],
         table: sa.Table,
         *,
-        partition_by: Sequence[str] = (),
+        partition_by: str | PartitionKey | Sequence[str | PartitionKey] = (),
+        positions: bool = False,
         columns: Sequence[str] | None = None,
     ) -> None:
         super().__init__(settings)
         self.delta_settings, self.table_given = settings, table
         self.place = DeltaPlace(settings, path)
         self.writers = settings.lanes
-        plan = file_plan(table, columns=columns)
-        self._schema = RowsSchema(plan, [partition_by] if isinstance(partition_by, str) else partition_by)
+        self.plan = plan = file_plan(table, columns=columns)
+        keys = [partition_by] if isinstance(partition_by, str | PartitionKey) else partition_by
+        self._schema = RowsSchema(plan, keys, positions=positions)
         self._names = [column.name for column in plan.columns]
         self._maker = RowMaker(plan, self._names, FILES)
         self._ledger_made: tuple[Step, DeltaLedger] | None = None
@@ -196,15 +200,15 @@ class DeltaTarget(LedgerTarget):
 
     # -- writing -------------------------------------------------------------------------------------
 
-    def rows_of(self, batches: Sequence[Batch[Any]]) -> list[tuple[Any, ...]]:
-        """The rows of batches.
+    def rows_of(self, batches: Sequence[Batch[Any]]) -> list[Divided]:
+        """The rows of batches, divided by partitions.
 
         Raises:
             RowError: rows that can't be stored.
         """
         rows = self._maker.of(Change(list(batches), {}, {})).rows
-        self._schema.refuse(rows)
-        return rows
+        places = _places(batches) if self._schema.positions else ()
+        return self._schema.divided(rows, places)
 
     @override
     def connect(self, part: str, token: str) -> DeltaSession:
@@ -216,3 +220,8 @@ class DeltaTarget(LedgerTarget):
                 staging = Staging(self.place.data, self._schema, self.name)
                 self._writers[token, part] = DeltaWriter(self.ledger_of_step, int(part.rpartition("-")[2]), token, staging)
             return DeltaSession(self, self._writers[token, part])
+
+
+def _places(batches: Sequence[Batch[Any]]) -> list[tuple[int, int | None]]:
+    """Of each record its partition and offset. (One of a batch that is whole stands for many.)"""
+    return [(b.stream.partition, None if b.whole else b.messages.offsets[at]) for b in batches for at in b.at]

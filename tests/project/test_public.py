@@ -22,9 +22,8 @@ PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
         "DatabaseSettings", "DeltaSettings", "DeltaWindowSettings", "Group", "KafkaClientSettings", "KafkaSettings",
-        "KafkaTargetSettings", "KafkaWindowSettings",
-        "LaneSettings", "MySQLSettings", "Needed", "SQLServerSettings", "Settings", "SinkSettings", "SourceSettings",
-        "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
+        "KafkaTargetSettings", "KafkaWindowSettings", "LaneSettings", "MySQLSettings", "Needed", "SQLServerSettings", "Settings",
+        "SinkSettings", "SourceSettings", "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
     "waxwing.configuration": ["load"],
     "waxwing.operators": [
@@ -46,6 +45,7 @@ PUBLIC = {
         "Append", "Into", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",
         "window_sink",
     ],
+    "sinks.delta": ["DeltaTarget", "DeltaWindows", "PartitionKey", "day", "hour"],
     "sinks.kafka": ["KafkaTarget", "KafkaWindows"],
 }  # fmt: skip
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from sinks.delta.library import EXTRA, load
+from sinks.delta.rows.keys import PartitionKey, field_of, made
 from sinks.delta.rows.stats import COLUMNS_MAX
 from waxwing.errors import ConfigError, RowError
 from waxwing.tables.arrow import ArrowRows
@@ -27,7 +29,14 @@ _REFUSED_METADATA = {
     "delta.identity.start": "is numbered by the table",
     "delta.invariants": "has an invariant, which is not checked here",
 }
-EMPTY_PARTITION = "an empty text, which readers of a partition take for null"
+# What stands for a null in the name of a partition's folder.
+NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+# A name of a folder holds so much.
+NAME_BYTES_MAX = 255
+PARTITION, OFFSET = "kafka_partition", "kafka_offset"
+
+# The values of a partition's columns, as the log says them, and its rows.
+Divided = tuple[tuple[str | None, ...], Any]
 
 
 class RowsSchema:
@@ -35,10 +44,13 @@ class RowsSchema:
 
     Args:
         plan: what is written.
-        partition_by: columns that divide the table, in this order.
+        partition_by: columns that divide the table, in this order: of the plan, or made of one.
+        positions: are there columns for a record's partition and offset?
 
     Attributes:
-        by: the same.
+        by: the names of the columns that divide.
+        positions: as given.
+        schema: of the whole table, as a new one is made.
         written: the schema of data files, which have no partition columns.
         indexed: the columns that statistics are given of.
 
@@ -46,27 +58,39 @@ class RowsSchema:
         ConfigError: a partition column is not written, or its type can't be one.
     """
 
-    def __init__(self, plan: Plan, partition_by: Sequence[str]) -> None:
-        self.plan, self.by = plan, tuple(partition_by)
+    def __init__(self, plan: Plan, partition_by: Sequence[str | PartitionKey] = (), *, positions: bool = False) -> None:
         columns = {column.name: column for column in plan.columns}
-        self._at = [list(columns).index(name) for name in self.by if name in columns]
-        problems = [f"rows bring no column {name}" for name in self.by if name not in columns]
+        self.plan, self.by = plan, tuple(key if isinstance(key, str) else key.name for key in partition_by)
+        self._made = [key for key in partition_by if isinstance(key, PartitionKey)]
+        more = [*(key.name for key in self._made), *((PARTITION, OFFSET) if positions else ())]
+        problems = [f"rows bring no column {name}" for key in partition_by if (name := _source(key)) not in columns]
         problems += [
             f"column {name} ({columns[name].type!r}) can't be the name of a partition (take {', '.join(_PARTITIONS)})"
             for name in self.by
             if name in columns and kind_of(columns[name]) not in _PARTITIONS
         ]
-        if len(set(self.by)) < len(self.by) or len(self.by) >= len(columns):
+        problems += [
+            f"column {key.column} ({columns[key.column].type!r}) has no {key.floor}"
+            for key in self._made
+            if key.floor
+            and key.column in columns
+            and kind_of(columns[key.column]) not in ("datetime", "date")[: 2 - (key.floor == "hour")]
+        ]
+        lower = [name.lower() for name in [*columns, *more]]
+        problems += [f"there are two columns {name}" for name in more if lower.count(name.lower()) > 1]
+        if len(set(self.by)) < len(self.by) or len(self.by) >= len(columns) + len(more):
             problems.append("there must be columns besides those that partition, and each of these once")
         if problems:
             raise ConfigError(
-                f"Table {plan.table.fullname} can't be partitioned by {', '.join(self.by)}: {'; '.join(problems)}.",
-                hint="Partition by a few values of a column, a date's say; or not at all.",
+                f"Table {plan.table.fullname} can't be divided or written like that: {'; '.join(problems)}.",
+                hint="Partition by few values: day() and hour() of timestamps, or a column; or not at all.",
             )
-        self._texts = [at for at in self._at if kind_of(plan.columns[at]) == "text"]
-        self._names = {at: plan.columns[at].name for at in self._at}
-        self._rows = ArrowRows(plan, EXTRA)
-        self.schema = self._rows.schema
+        pa = load().pyarrow
+        self._rows, self.positions = ArrowRows(plan, EXTRA), positions
+        fields = [*self._rows.schema, *map(field_of, self._made)]
+        if positions:
+            fields += [pa.field(PARTITION, pa.int32()), pa.field(OFFSET, pa.int64())]
+        self.schema = pa.schema(fields)
         self._set_types(self.schema)
 
     def _set_types(self, schema: Any) -> None:
@@ -83,30 +107,62 @@ class RowsSchema:
 
     # -- rows ----------------------------------------------------------------------------------------
 
-    def refuse(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Raises RowError for values that can't name a partition."""
-        bad = {
-            number: f"column {self._names[at]}: {EMPTY_PARTITION}"
-            for at in self._texts
-            for number, row in enumerate(rows)
-            if row[at] == ""
-        }
+    def divided(self, rows: Sequence[tuple[Any, ...]], places: Sequence[tuple[int, int | None]]) -> list[Divided]:
+        """The rows as pyarrow.RecordBatches of the schema `written`, each of one partition, with its values as the log says.
+
+        Args:
+            rows: those of the plan.
+            places: of each row its record's partition and offset, where they are columns.
+
+        Raises:
+            RowError: values that can't name a partition.
+        """
+        out: list[Divided] = []
+        bad: dict[int, str] = {}
+        first = 0
+        for batch in self._rows.batches(rows):
+            behind = first + batch.num_rows
+            try:
+                out += self._parts(self._whole(batch, places[first:behind]))
+            except RowError as error:
+                bad |= {first + number: why for number, why in error.bad.items()}
+            first = behind
         if bad:
             raise RowError(f"{len(bad)} rows have no partition", bad=bad)
+        return out
 
-    def batches(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[tuple[str | None, ...], Any]]:
-        """The rows as pyarrow.RecordBatches of the schema `written`, each of one partition, with its values as the log says."""
-        for batch in self._rows.batches(rows):
-            full = batch.cast(self._full) if self._cast else batch
-            if not self.by:
-                yield (), full
-                continue
-            of_rows: dict[tuple[Any, ...], list[int]] = {}
-            for number, values in enumerate(zip(*(full.column(name).to_pylist() for name in self.by), strict=True)):
-                of_rows.setdefault(values, []).append(number)
-            kept = full.select(self._kept)
-            for values, numbers in of_rows.items():
-                yield tuple(map(_named, values)), kept if len(of_rows) == 1 else kept.take(load().pyarrow.array(numbers))
+    def _whole(self, batch: Any, places: Sequence[tuple[int, int | None]]) -> Any:
+        """A record batch with all columns."""
+        columns = [*batch.columns, *(made(key, batch.column(key.column)) for key in self._made)]
+        if self.positions:
+            kinds = self.schema.types[-2:]
+            columns += [load().pyarrow.array(values, kind) for values, kind in zip(zip(*places, strict=True), kinds, strict=True)]
+        whole = load().pyarrow.RecordBatch.from_arrays(columns, schema=self.schema)
+        return whole.cast(self._full) if self._cast else whole
+
+    def _parts(self, whole: Any) -> list[Divided]:
+        if not self.by:
+            return [((), whole)]
+        of_rows: dict[tuple[Any, ...], list[int]] = {}
+        for number, values in enumerate(zip(*(whole.column(name).to_pylist() for name in self.by), strict=True)):
+            of_rows.setdefault(values, []).append(number)
+        named = {values: tuple(map(_named, values)) for values in of_rows}
+        reasons = {values: why for values, names in named.items() if (why := self._refused(names))}
+        if reasons:
+            bad = {number: why for values, why in reasons.items() for number in of_rows[values]}
+            raise RowError(f"{len(bad)} rows have no partition", bad=bad)
+        kept = whole.select(self._kept)
+        if len(of_rows) == 1:
+            return [(*named.values(), kept)]
+        return [(named[values], kept.take(load().pyarrow.array(numbers))) for values, numbers in of_rows.items()]
+
+    def _refused(self, names: tuple[str | None, ...]) -> str:
+        for column, name in zip(self.by, names, strict=True):
+            if name in ("", NULL_FOLDER):
+                return f"column {column}: {name!r} is a null to readers of a partition"
+            if (size := len(folder_name(column, name))) > NAME_BYTES_MAX:
+                return f"column {column}: as the name of a folder it has {size} bytes, at most {NAME_BYTES_MAX}"
+        return ""
 
     def nan_in(self, batch: Any) -> set[str]:
         """The columns of floats that hold a NaN."""
@@ -125,6 +181,7 @@ class RowsSchema:
         there = {field.name: field for field in table.schema().fields}
         mine = {field.name: field for field in load().Schema.from_arrow(self.schema).fields}
         nullable = {column.name: bool(column.nullable) for column in self.plan.columns}
+        nullable |= {key.name: nullable[key.column] for key in self._made} | {PARTITION: False, OFFSET: True}
         problems = [f"it {why}" for name, why in _REFUSED_PROPERTIES.items() if _is_set(metadata.configuration, name)]
         problems += [
             f"it has a constraint ({name.rpartition('.')[2]}), which is not checked here"
@@ -161,6 +218,19 @@ class RowsSchema:
             )
         )
         return lacking
+
+
+def folder_name(column: str, value: str | None) -> str:
+    """Of a partition's folder."""
+    return f"{_escaped(column)}={NULL_FOLDER if value is None else _escaped(value)}"
+
+
+def _escaped(text: str) -> str:
+    return quote(text, safe="-_.~") if text not in (".", "..") else text.replace(".", "%2E")
+
+
+def _source(key: str | PartitionKey) -> str:
+    return key if isinstance(key, str) else key.column
 
 
 def _is_set(configuration: dict[str, Any], name: str) -> bool:

@@ -8,21 +8,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 from sinks.delta.files import Files
 from sinks.delta.library import load
-from sinks.delta.rows.schema import RowsSchema
+from sinks.delta.rows.schema import Divided, RowsSchema, folder_name
 from sinks.delta.rows.stats import stats_of
-from waxwing.errors import TryLater, WaxwingError
+from waxwing.errors import TransientError, TryLater
 
 # Rows of a file's row group, and bytes of them in memory, before they are written; of all partitions together as well.
 GROUP_ROWS = 131_072
 GROUP_BYTES = 64 * 2**20
 # So many files are open at once, each of another partition; the one that was written longest ago is closed for the next.
 OPEN_MAX = 64
-# What stands for a null in the name of a partition's folder.
-NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 
 class _Growing:
@@ -52,14 +49,14 @@ class Staging:
         self._growing: OrderedDict[tuple[str | None, ...], _Growing] = OrderedDict()
         self._done: list[Any] = []
 
-    def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Take in rows that were checked.
+    def add(self, batches: Sequence[Divided]) -> None:
+        """Take in rows.
 
         Raises:
             TryLater: a file can't be written.
         """
         with self._writing():
-            for values, batch in self._schema.batches(rows):
+            for values, batch in batches:
                 growing = self._of(values)
                 growing.batches.append(batch)
                 growing.rows += batch.num_rows
@@ -75,7 +72,7 @@ class Staging:
         if growing is None:
             if len(self._growing) >= OPEN_MAX:
                 self._close(*self._growing.popitem(last=False))
-            folders = [f"{_escaped(name)}={_folder(value)}/" for name, value in zip(self._schema.by, values, strict=True)]
+            folders = [f"{folder_name(name, value)}/" for name, value in zip(self._schema.by, values, strict=True)]
             growing = self._growing[values] = _Growing(f"{''.join(folders)}part-{secrets.token_hex(16)}.zstd.parquet")
         self._growing.move_to_end(values)
         return growing
@@ -133,16 +130,8 @@ class Staging:
     def _writing(self) -> Any:
         try:
             yield
-        except (OSError, WaxwingError) as error:
+        except (OSError, TransientError) as error:
             raise TryLater(
                 f"{self._where}: a data file can't be written: {error}.",
                 hint="What came since the last commit is taken in again: the next start goes on from the stored positions.",
             ) from error
-
-
-def _folder(value: str | None) -> str:
-    return NULL_FOLDER if value is None else _escaped(value)
-
-
-def _escaped(text: str) -> str:
-    return quote(text, safe="-_.~") if text not in (".", "..") else text.replace(".", "%2E")

@@ -6,41 +6,26 @@ import builtins
 import json
 import math
 import shutil
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import duckdb
-import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from bytewax.dataflow import Dataflow
-from bytewax.testing import run_main
 from deltalake import DeltaTable, write_deltalake
 
-from sinks import sink
-from sinks.delta import DeltaTarget, library
+from sinks.delta import DeltaTarget, PartitionKey, day, hour, library
 from sinks.delta.files import Folder, escaped, folder_of
 from sinks.delta.rows.stats import LAST_CHARACTER
-from sources import read
-from sources.memory import MemorySource
-from waxwing.errors import ConfigError, DataError, WaxwingError
-from waxwing.operators import map as map_records
-from waxwing.operators import parse
+from tests.sinks.delta.running import QUICK, run
+from waxwing.errors import ConfigError, DataError
 from waxwing.settings import DeltaSettings
 
-
-class N(msgspec.Struct):
-    """A message: which record it stands for."""
-
-    n: int
-
-
-QUICK = DeltaSettings(lanes=1, owner_stale_s=1.0, delta_commit_age_s=0.0)
 EVERY = sa.Table(
     "every",
     sa.MetaData(),
@@ -76,25 +61,6 @@ FULL: dict[str, Any] = {
 }
 AS_READ = FULL | {"which": str(UUID(int=7)), "doc": '{"a":[1,null]}'}
 EMPTY = dict.fromkeys(FULL)
-
-
-def run(
-    path: Path, table: sa.Table, records: list[Any], *, begin: str = "", settings: DeltaSettings = QUICK, **options: Any
-) -> DeltaTarget:
-    """Write records, as they are, by a flow."""
-    flow = Dataflow("demo")
-    target = DeltaTarget(settings, path, table, **options)
-    source = MemorySource([{"n": n} for n in range(len(records))], begin=begin)  # type: ignore[arg-type]
-    batches = parse("parse", read("in", flow, source), N)
-    sink("out", map_records("record", batches, lambda one: records[one.n]), target)
-    try:
-        run_main(flow)
-    except BaseException as error:
-        found: BaseException | None = error
-        while found is not None and not isinstance(found, WaxwingError):
-            found = found.__cause__ or found.__context__
-        raise found or error from None
-    return target
 
 
 def test_every_type_is_read_alike_by_all_readers(tmp_path: Path) -> None:
@@ -157,13 +123,84 @@ def test_partitions_bear_any_value(tmp_path: Path) -> None:
     assert pl.scan_delta(str(path)).filter(pl.col("shop") == "100%").collect().height == 3
 
 
-def test_an_empty_text_can_be_no_partition_and_is_a_dead_letter(tmp_path: Path) -> None:
+def test_a_text_that_can_be_no_partition_is_a_dead_letter(tmp_path: Path) -> None:
     path = tmp_path / "parts"
-    run(path, PARTS, [{"id": n, "shop": shop, "day": None, "n": 0} for n, shop in enumerate(["a", "", "b"])], partition_by="shop")
+    shops = ["a", "", "b", "é" * 42, "__HIVE_DEFAULT_PARTITION__"]
+    run(path, PARTS, [{"id": n, "shop": shop, "day": None, "n": 0} for n, shop in enumerate(shops)], partition_by="shop")
     assert sorted(DeltaTable(path).to_pyarrow_table().column("id").to_pylist()) == [0, 2]
     letters = DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
-    assert [(row["stage"], row["source_offset"]) for row in letters] == [("sink", 1)]
-    assert "readers of a partition take for null" in letters[0]["reason"]
+    assert sorted((row["stage"], row["source_offset"]) for row in letters) == [("sink", 1), ("sink", 3), ("sink", 4)]
+    reasons = {row["source_offset"]: row["reason"] for row in letters}
+    assert "is a null to readers of a partition" in reasons[1]
+    assert "has 257 bytes, at most 255" in reasons[3]
+
+
+KEYED = sa.Table(
+    "keyed",
+    sa.MetaData(),
+    sa.Column("id", sa.BigInteger),
+    sa.Column("at", sa.DateTime(timezone=True)),
+    sa.Column("local", sa.DateTime),
+    sa.Column("on", sa.Date),
+)
+
+
+def keyed(n: int, at: datetime | None) -> dict[str, Any]:
+    local = None if at is None else at.replace(tzinfo=None)
+    return {"id": n, "at": at, "local": local, "on": None if local is None else local.date()}
+
+
+def test_keys_of_day_and_hour_and_of_anything_divide_the_table_by_event_time(tmp_path: Path) -> None:
+    path = tmp_path / "keyed"
+    ats = [datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC), None, NOW, NOW + timedelta(minutes=40), NOW + timedelta(days=1)]
+    berlin = datetime(2026, 3, 2, 0, 30, tzinfo=timezone(timedelta(hours=1)))
+    rows = [keyed(n, at) for n, at in enumerate([*ats, berlin])]
+    keys = [day("at"), hour("at"), day("on", "on_day"), PartitionKey(name="half", column="id", value=lambda n: f"k{n // 3}")]
+    run(path, KEYED, rows, partition_by=keys, positions=True)
+    table = DeltaTable(path)
+    assert table.metadata().partition_columns == ["date", "hour", "on_day", "half"]
+    found = sorted(table.to_pyarrow_table().to_pylist(), key=lambda row: row["id"])
+    assert found == [
+        row
+        | {
+            "date": row["at"] and row["at"].astimezone(UTC).date(),
+            "hour": row["at"] and row["at"].astimezone(UTC).hour,
+            "on_day": row["on"],
+            "half": f"k{n // 3}",
+            "kafka_partition": 0,
+            "kafka_offset": n,
+        }
+        for n, row in enumerate(rows)
+    ]
+    assert (path / "date=2026-03-01" / "hour=23" / "on_day=2026-03-02" / "half=k1").is_dir()
+    assert sorted(pl.scan_delta(str(path)).filter(pl.col("hour") == 23).collect()["id"].to_list()) == [0, 5]
+    run(path, KEYED, [*rows, keyed(6, None)], partition_by=keys, positions=True)
+    assert count(path) == 7
+
+
+def test_records_of_which_no_key_can_be_made_are_dead_letters(tmp_path: Path) -> None:
+    path = tmp_path / "keyed"
+    made: dict[int, Any] = {0: 1, 1: "x", 2: 2**63, 4: None, 5: True}
+    key = PartitionKey(name="k", column="id", value=made.__getitem__, type="integer")
+    run(path, KEYED, [keyed(n, NOW) for n in range(6)], partition_by=key)
+    assert sorted((row["id"], row["k"]) for row in DeltaTable(path).to_pyarrow_table().to_pylist()) == [(0, 1), (4, None)]
+    letters = DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
+    assert sorted(row["source_offset"] for row in letters) == [1, 2, 3, 5]
+    assert "column id: no key k can be made of" in letters[0]["reason"]
+
+
+def test_keys_and_positions_must_fit_the_table(tmp_path: Path) -> None:
+    for options, why in (
+        ({"partition_by": hour("on")}, r"column on .* has no hour"),
+        ({"partition_by": day("id")}, r"column id .* has no day"),
+        ({"partition_by": day("at", "ON")}, "two columns ON"),
+        ({"partition_by": day("none")}, "no column none"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            DeltaTarget(QUICK, tmp_path / "t", KEYED, **options)  # type: ignore[arg-type]
+    taken = sa.Table("t", sa.MetaData(), sa.Column("kafka_offset", sa.Integer))
+    with pytest.raises(ConfigError, match="two columns kafka_offset"):
+        DeltaTarget(QUICK, tmp_path / "t", taken, positions=True)
 
 
 def test_a_partition_must_be_a_column_of_few_values(tmp_path: Path) -> None:
