@@ -18,6 +18,9 @@ from typing_extensions import override
 from sinks.delta.library import load
 from waxwing.errors import ConfigError, RightsError, TransientError, TryLater, WaxwingError
 
+# Stores of the package deltalake that refuse to make a file that is there already.
+SCHEMES = ("s3", "s3a", "abfss", "abfs", "az", "azure", "gs")
+
 
 class Folder(NamedTuple):
     """A place by its path or URL, without a slash at its end."""
@@ -58,6 +61,10 @@ def folder_of(text: str | os.PathLike[str], what: str) -> Folder:
         return Folder(str(Path(given).expanduser().absolute()))
     scheme, _, rest = given.partition("://")
     parts = [part for part in rest.split("/") if part]
+    if scheme not in SCHEMES:
+        raise ConfigError(
+            f"{what}: {given} is of no store that is known here.", hint=f"There are {', '.join(SCHEMES)}, and folders."
+        )
     if len(parts) < 2:
         raise ConfigError(f"{what}: {given} names no folder in a bucket or container.", hint=f"Such as {scheme}://bucket/orders.")
     return Folder(f"{scheme}://{'/'.join(parts)}")
@@ -290,17 +297,24 @@ class StoreFiles(Files):
 
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
-# In what the package deltalake says of a local disk.
+# In what the package deltalake says: of a local disk, of a store.
 _NUMBER = re.compile(r"\(os error (\d+)\)")
+_FORBIDDEN = re.compile(r"\b(401 Unauthorized|403 Forbidden)\b")
+_ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|↳")
+
+
+def said(error: Exception) -> str:
+    """The words of an error, on one line."""
+    return " ".join(_ORNAMENTS.sub("", str(error)).split())
 
 
 def failed(where: str, what: str, error: Exception) -> WaxwingError:
     """What an error of a place means."""
-    number = getattr(error, "errno", None)
-    if number is None and (said := _NUMBER.search(str(error))):
-        number = int(said[1])
-    if isinstance(error, PermissionError) or number in _REFUSED:
-        return RightsError(f"{where} {what}: {error}.", hint="The flow reads, writes, lists and deletes files there.")
+    words, number = said(error), getattr(error, "errno", None)
+    if number is None and (found := _NUMBER.search(words)):
+        number = int(found[1])
+    if isinstance(error, PermissionError) or number in _REFUSED or _FORBIDDEN.search(words):
+        return RightsError(f"{where} {what}: {words}.", hint="The flow reads, writes, lists and deletes files there.")
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return TryLater(f"{where} {what}: {error}.", hint="Make room, and start again: nothing is lost.")
-    return TransientError(f"{where} {what}: {error}")
+        return TryLater(f"{where} {what}: {words}.", hint="Make room, and start again: nothing is lost.")
+    return TransientError(f"{where} {what}: {words}")

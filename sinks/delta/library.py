@@ -33,7 +33,7 @@ class Library:
         self.CommitFailedError, self.DeltaError = exceptions.CommitFailedError, exceptions.DeltaError
         self.TableNotFoundError = exceptions.TableNotFoundError
         self._properties, self._transaction = deltalake.CommitProperties, deltalake.Transaction
-        self._handler = DeltaStorageHandler
+        self._handler = _writable(DeltaStorageHandler, pyarrow.PythonFile)
 
     def properties(self, numbers: Mapping[str, int]) -> Any:
         """Of a commit that replaces the numbers of these application ids. (No time in them: it would let them expire.)
@@ -53,6 +53,28 @@ class Library:
     def selector(self, path: str) -> Any:
         """All that is right in a folder, which need not be there."""
         return self._fs.FileSelector(path, allow_not_found=True)
+
+
+def _writable(handler: Any, python_file: Any) -> Any:
+    """Of the package's files, those that are written take bytes alone, and newer releases of pyarrow give them its buffers."""
+
+    class Handler(handler):  # type: ignore[misc]
+        def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> Any:
+            return python_file(_Bytes(self._handler.open_output_stream(path, metadata)))
+
+    return Handler
+
+
+class _Bytes:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        self._file.write(bytes(data))
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @cache

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sinks.delta.files import Folder, failed, sync
+from sinks.delta.files import Folder, failed, said, sync
 from sinks.delta.library import load
 from waxwing import log
 from waxwing.errors import DataError, TransientError
@@ -175,11 +175,11 @@ class DeltaLog:
         try:
             yield
         except load().CommitFailedError as error:
-            raise Conflict(str(error)) from error
+            raise Conflict(said(error)) from error
         except (load().DeltaError, OSError) as error:
             reason = failed(self.folder.path, "can't be committed to", error)
             if isinstance(reason, TransientError):
-                raise Unknown(str(error)) from error
+                raise Unknown(said(error)) from error
             raise reason from error
         self.synced_from = before
 
@@ -249,5 +249,5 @@ def _restores(entries: Sequence[Mapping[str, Any]]) -> dict[int, int | None]:
 
 def _target(entry: Mapping[str, Any]) -> int | None:
     """The version that a RESTORE goes back to; None: it does not say."""
-    said = (entry.get("operationParameters") or {}).get("version")
-    return int(said) if said is not None and str(said).isdecimal() else None
+    version = (entry.get("operationParameters") or {}).get("version")
+    return int(version) if version is not None and str(version).isdecimal() else None

@@ -446,7 +446,7 @@ def test_paths_and_urls_name_one_folder() -> None:
     assert folder_of("s3://bucket//a/b/", "x") == Folder("s3://bucket/a/b")
     assert folder_of("s3://bucket/a/b", "x").beside(".b.waxwing") == Folder("s3://bucket/a/.b.waxwing")
     assert not folder_of("s3://bucket/a", "x").is_local
-    for bad in ("", "s3://bucket"):
+    for bad in ("", "s3://bucket", "ftp://bucket/a"):
         with pytest.raises(ConfigError):
             folder_of(bad, "x")
     assert [escaped(name) for name in ("a b", "..", "a/b", ".x")] == ["a%20b", "%2E%2E", "a%2Fb", "%2Ex"]
