@@ -8,7 +8,7 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -87,6 +87,10 @@ class Files(ABC):
         """What a file holds; None: there is none."""
 
     @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Is there such a file?"""
+
+    @abstractmethod
     def write(self, path: str, content: bytes) -> None:
         """Make or replace a file, durably and all at once."""
 
@@ -105,6 +109,10 @@ class Files(ABC):
     @abstractmethod
     def folders(self, path: str = "") -> list[str]:
         """The names of the folders right in there."""
+
+    @abstractmethod
+    def asked(self, what: str) -> AbstractContextManager[None]:
+        """Errors of the place within it as ours; `what`: read, written."""
 
     @abstractmethod
     def open_new(self, path: str) -> Any:
@@ -128,15 +136,20 @@ class LocalFiles(Files):
 
     @override
     def read(self, path: str) -> bytes | None:
-        with self._asked("read"):
+        with self.asked("read"):
             try:
                 return (self._folder / path).read_bytes()
             except FileNotFoundError:
                 return None
 
     @override
+    def exists(self, path: str) -> bool:
+        with self.asked("read"):
+            return (self._folder / path).exists()
+
+    @override
     def write(self, path: str, content: bytes) -> None:
-        with self._asked("written"):
+        with self.asked("written"):
             at = self._ready(path)
             beside = at.with_name(f"{at.name}.{secrets.token_hex(4)}.part")
             with beside.open("wb") as file:
@@ -148,7 +161,7 @@ class LocalFiles(Files):
 
     @override
     def stamp(self, path: str, content: bytes) -> int:
-        with self._asked("written"):
+        with self.asked("written"):
             at = self._ready(path)
             at.write_bytes(content)
             return at.stat().st_mtime_ns // 1_000_000
@@ -167,7 +180,7 @@ class LocalFiles(Files):
 
     @override
     def remove(self, path: str) -> None:
-        with self._asked("written"):
+        with self.asked("written"):
             (self._folder / path).unlink(missing_ok=True)
 
     @override
@@ -186,7 +199,7 @@ class LocalFiles(Files):
         return [entry.name for entry in self._entries(path) if entry.is_dir()]
 
     def _entries(self, path: str) -> list[os.DirEntry[str]]:
-        with self._asked("read"):
+        with self.asked("read"):
             try:
                 with os.scandir(self._folder / path) as found:
                     return list(found)
@@ -195,12 +208,12 @@ class LocalFiles(Files):
 
     @override
     def open_new(self, path: str) -> Any:
-        with self._asked("written"):
+        with self.asked("written"):
             return self._ready(path).open("xb")
 
     @override
     def finish(self, path: str, file: Any) -> int:
-        with self._asked("written"):
+        with self.asked("written"):
             file.flush()
             os.fsync(file.fileno())
             size: int = file.tell()
@@ -209,7 +222,8 @@ class LocalFiles(Files):
             return size
 
     @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    @override
+    def asked(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -230,12 +244,12 @@ class StoreFiles(Files):
 
     def __init__(self, folder: Folder, options: Mapping[str, str]) -> None:
         self._url = folder.path
-        with self._asked("opened"):
+        with self.asked("opened"):
             self._system = load().file_system(folder.path, dict(options))
 
     @override
     def read(self, path: str) -> bytes | None:
-        with self._asked("read"):
+        with self.asked("read"):
             try:
                 with self._system.open_input_stream(path) as file:
                     content: bytes = file.read()
@@ -244,20 +258,25 @@ class StoreFiles(Files):
                 return None
 
     @override
+    def exists(self, path: str) -> bool:
+        with self.asked("read"):
+            return bool(self._system.get_file_info(path).is_file)
+
+    @override
     def write(self, path: str, content: bytes) -> None:
-        with self._asked("written"), self._system.open_output_stream(path) as file:
+        with self.asked("written"), self._system.open_output_stream(path) as file:
             file.write(content)
 
     @override
     def stamp(self, path: str, content: bytes) -> int:
         self.write(path, content)
-        with self._asked("read"):
+        with self.asked("read"):
             found: int = self._system.get_file_info(path).mtime_ns
             return found // 1_000_000
 
     @override
     def remove(self, path: str) -> None:
-        with self._asked("written"):
+        with self.asked("written"):
             try:
                 self._system.delete_file(path)
             except FileNotFoundError:
@@ -272,24 +291,25 @@ class StoreFiles(Files):
         return [one.base_name for one in self._infos(path) if not one.is_file]
 
     def _infos(self, path: str) -> list[Any]:
-        with self._asked("read"):
+        with self.asked("read"):
             found: list[Any] = self._system.get_file_info(load().selector(path))
             return found
 
     @override
     def open_new(self, path: str) -> Any:
-        with self._asked("written"):
+        with self.asked("written"):
             return self._system.open_output_stream(path)
 
     @override
     def finish(self, path: str, file: Any) -> int:
-        with self._asked("written"):
+        with self.asked("written"):
             size: int = file.tell()
             file.close()
             return size
 
     @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    @override
+    def asked(self, what: str) -> Iterator[None]:
         try:
             yield
         except (OSError, load().DeltaError) as error:
@@ -298,7 +318,7 @@ class StoreFiles(Files):
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
 # In what the package deltalake says: of a local disk, of a store.
-_NUMBER = re.compile(r"\(os error (\d+)\)")
+_NUMBER = re.compile(r"\bos error (\d+)\b|\bOs { code: (\d+)\b")
 _FORBIDDEN = re.compile(r"\b(401 Unauthorized|403 Forbidden)\b")
 _ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|↳")
 
@@ -312,7 +332,7 @@ def failed(where: str, what: str, error: Exception) -> WaxwingError:
     """What an error of a place means."""
     words, number = said(error), getattr(error, "errno", None)
     if number is None and (found := _NUMBER.search(words)):
-        number = int(found[1])
+        number = int(found[1] or found[2])
     if isinstance(error, PermissionError) or number in _REFUSED or _FORBIDDEN.search(words):
         return RightsError(f"{where} {what}: {words}.", hint="The flow reads, writes, lists and deletes files there.")
     if number in (errno.ENOSPC, errno.EDQUOT):

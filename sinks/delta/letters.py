@@ -74,7 +74,7 @@ class LettersTable:
         library, path = load(), f"part-{secrets.token_hex(16)}.zstd.parquet"
         rows = [_row(step, letter, number) for letter in letters]
         table = library.pyarrow.Table.from_pylist(rows, schema=self._schema())
-        with self._files.open_new(path) as file:
+        with self._files.asked("written"), self._files.open_new(path) as file:
             library.parquet.write_table(table, file, compression="zstd")
             size = self._files.finish(path, file)
         only = {NUMBER: number}  # by it readers, and deletes, find the file
@@ -124,7 +124,7 @@ def _row(step: Step, letter: DeadLetter, number: int) -> dict[str, Any]:
         "flow": step.flow,
         "step": step.name,
         "stage": letter.stage,
-        "reason": letter.reason,
+        "reason": _text(letter.reason),
         "source": stream.source,
         "source_id": stream.source_id,
         "source_partition": stream.partition,
@@ -138,9 +138,14 @@ def _row(step: Step, letter: DeadLetter, number: int) -> dict[str, Any]:
     }
 
 
+def _text(given: str) -> str:
+    """What files take: no half of a pair."""
+    return given.encode(errors="backslashreplace").decode()
+
+
 def _dumped(headers: Headers) -> str | None:
     """Pairs as JSON, with values in Base64, as a database has them."""
-    pairs = [[name, None if value is None else b64encode(value).decode()] for name, value in headers]
+    pairs = [[_text(name), None if value is None else b64encode(value).decode()] for name, value in headers]
     return msgspec.json.encode(pairs).decode() if pairs else None
 
 

@@ -68,6 +68,8 @@ class DeltaLog:
                 load().DeltaTable.create(
                     self.folder.path, schema, mode="error", partition_by=list(partition_by), storage_options=self._options
                 )
+        except load().TableNotFoundError as error:
+            raise failed(self.folder.path, "can't be made", error) from error
         except TransientError:
             if not self.exists():
                 raise

@@ -118,6 +118,7 @@ class DeltaWriter:
             return self._was_replaced(found, pending)
         if pending.letters and letters.number(self._name) != pending.number:
             self._write_letters(found, pending)
+        self.staging.demand_there(self._files)
         ledger.rows.append({self._name: pending.number}, self._files)
         if not ledger.rows.stands({self._name: pending.number}):
             return False

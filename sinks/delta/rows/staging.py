@@ -114,6 +114,14 @@ class Staging:
         done, self._done = self._done, []
         return done
 
+    def demand_there(self, added: Sequence[Any]) -> None:
+        """Raises TryLater where files that are to be added are gone: a vacuum that keeps nothing takes them for nobody's."""
+        if gone := [one.path for one in added if not self._files.exists(one.path)]:
+            raise TryLater(
+                f"{self._where}: {gone[0]} is gone before it was committed.",
+                hint="Let a vacuum keep young files (7 days is its default). Nothing of it was written; start again.",
+            )
+
     def discard(self) -> None:
         """Let go of files that nobody will add. Those that were written stay where they are, until the table is vacuumed."""
         for growing in self._growing.values():
