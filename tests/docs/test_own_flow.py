@@ -27,6 +27,7 @@ def test_a_first_flow_and_its_test_are_short() -> None:
 PAGES = [
     ("your-own-flow.md", ["payments", "totals", "customers"]),
     ("windows.md", ["minutes", "days"]),
+    ("delta.md", ["lake"]),
     ("recipes.md", ["two_tables", "one_transaction", "two_places", "checked", "placed"]),
 ]
 

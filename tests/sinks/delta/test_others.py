@@ -11,10 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from pydantic import SecretStr
 
+from sinks.delta import DeltaTarget
 from sinks.delta.files import failed, said
-from tests.sinks.delta.process import Process, check
+from tests.sinks.delta.process import Process, check, table
 from waxwing.errors import DataError, RightsError, TransientError, TryLater, WaxwingError
+from waxwing.settings import DeltaSettings
 
 OTHERS = pa.table({"partition": pa.array([99], pa.int32()), "offset": pa.array([7], pa.int64())})
 
@@ -48,10 +51,10 @@ def test_compaction_vacuum_and_checkpoints_at_any_moment_change_nothing(tmp_path
         for partition in (0, 1):
             one.write(partition, 3, bad=[1, 4, 7, 10, 13, 16])
             change = one.change(partition, 3, bad=[1, 4, 7, 10, 13, 16])
-            for table in (path, f"{path}.dead_letters"):
-                DeltaTable(table).optimize.compact()
-                DeltaTable(table).create_checkpoint()
-                DeltaTable(table).vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+            for one_of in (path, f"{path}.dead_letters"):
+                DeltaTable(one_of).optimize.compact()
+                DeltaTable(one_of).create_checkpoint()
+                DeltaTable(one_of).vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
             one.give(change)
         one.is_gone()
     check(path, {0: 18, 1: 18}, [1, 4, 7, 10, 13, 16])
@@ -88,8 +91,8 @@ def test_a_table_that_is_restored_while_the_flow_runs_stops_it_where_rows_are_ta
     change = one.change(0, 2)
     one.stage(change)
     write_deltalake(path, OTHERS, mode="append")
-    table = DeltaTable(path)
-    table.restore(table.version() - 1 - back)
+    there = DeltaTable(path)
+    there.restore(there.version() - 1 - back)
     if not back:
         one.commit(change)
         check(path, {0: 6})
@@ -179,3 +182,16 @@ def test_what_a_place_says_is_one_line_and_has_a_kind() -> None:
         ("tcp connect error (os error 111)", TransientError),
     ):
         assert type(failed("s3://a/b", "can't be read", OSError(text))) is kind
+
+
+def test_no_storage_option_is_told_but_where_the_store_is(tmp_path: Path) -> None:
+    options = {
+        "AWS_SECRET_ACCESS_KEY": "very/secret+",
+        "azure_storage_sas_key": "sig=also%2Bsecret",
+        "AWS_REGION": "eu-central-1",
+    }
+    settings = DeltaSettings(delta_storage_options={name: SecretStr(text) for name, text in options.items()})
+    assert "secret+" not in repr(settings)
+    DeltaTarget(settings, "s3://bucket/items", table())
+    told = str(failed("s3://bucket/items", "can't be read", OSError(f"no {' '.join(options.values())}")))
+    assert told == "s3://bucket/items can't be read: no (hidden) (hidden) eu-central-1"
