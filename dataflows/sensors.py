@@ -135,9 +135,12 @@ def files(settings: SensorsSettings, windows: Windows) -> tuple[Target, WindowTa
     table = statistics(zoned=True)
     data, stats = (f"{settings.sensors_path}/{one.name}" for one in (sensor_data, table))
     if settings.sensors_format == "delta":
-        from sinks.delta import DeltaTarget, DeltaWindows  # noqa: PLC0415
+        from sinks import delta  # noqa: PLC0415
 
-        return DeltaTarget(settings, data, sensor_data), DeltaWindows(settings, stats, table, windows, names=ENDS)
+        return (
+            delta.DeltaTarget(settings, data, sensor_data, partition_by=(delta.day("ts"), delta.hour("ts"))),
+            delta.DeltaWindows(settings, stats, table, windows, partition_by=delta.day("window_start"), names=ENDS),
+        )
     from sinks.parquet import ParquetTarget, ParquetWindows, day, hour  # type: ignore[import-untyped]  # noqa: PLC0415
 
     return (

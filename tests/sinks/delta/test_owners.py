@@ -9,6 +9,8 @@ import pytest
 from deltalake import DeltaTable
 
 from sinks.delta.log import Conflict, DeltaLog
+from sinks.delta.records import draw
+from sinks.delta.rows.staging import Staging
 from tests.sinks.delta.process import FLOW, STEP, Process, check, stream
 from waxwing.change import Start
 from waxwing.errors import Fenced, TransientError, TryLater
@@ -67,6 +69,36 @@ def test_a_zombie_that_compared_before_the_fence_commits_nothing_after_it(
         old.give(change)
     found[0].write(0, 3, bad=[4])
     check(path, {0: 6}, [4])
+
+
+def test_a_commit_is_made_on_the_snapshot_that_was_compared_and_on_no_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "items"
+    old = Process(path).open(0)
+    old.write(0, 3)
+    real = Staging.demand_there
+    found: list[Process] = []
+
+    def demand_there(staging: Staging, added: Any) -> None:
+        if not found:
+            old.is_gone()  # it freezes behind the comparison
+            found.append(Process(path).open(0))
+        real(staging, added)
+
+    monkeypatch.setattr(Staging, "demand_there", demand_there)
+    with pytest.raises(Fenced):
+        old.write(0, 3)
+    found[0].write(0, 3)
+    check(path, {0: 6})
+
+
+def test_numbers_are_drawn_so_that_no_two_processes_have_the_same() -> None:
+    drawn = [draw() for _ in range(100)]
+    assert len(set(drawn)) == 100
+    assert drawn != sorted(drawn)
+    assert max(drawn) > 2**55
+    assert all(0 < number < 2**63 for number in drawn)
 
 
 def test_of_two_that_open_at_once_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
