@@ -24,7 +24,14 @@ from sources import read
 from sources.kafka import KafkaSource
 from waxwing.operators import map, parse, without_rejects
 from waxwing.operators.windows import Count, Max, Mean, Min, Tumbling, Windows
-from waxwing.settings import KafkaSettings, KafkaWindowSettings, Needed, ParquetWindowSettings, SqlWindowSettings
+from waxwing.settings import (
+    DeltaWindowSettings,
+    KafkaSettings,
+    KafkaWindowSettings,
+    Needed,
+    ParquetWindowSettings,
+    SqlWindowSettings,
+)
 from waxwing.target import Target
 
 __all__ = ["RawReading", "Reading", "SensorsSettings", "flow", "per_15_s", "reading", "sensor_data", "statistics"]
@@ -34,7 +41,7 @@ READINGS_SHOWN, READING_STEP_S = 50_000, 0.02  # of the embedded demonstration: 
 ADDRESSES = ("KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092", "DATABASE_URL=postgresql://user:password@127.0.0.1:5432/sensors")
 
 
-class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings, ParquetWindowSettings):
+class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings, ParquetWindowSettings, DeltaWindowSettings):
     """What this flow is told from outside."""
 
     needed: ClassVar[Mapping[str, Needed]] = {"database_url": Needed("sensor_outputs", lambda outputs: "table" in outputs)}
@@ -135,9 +142,12 @@ def files(settings: SensorsSettings, windows: Windows) -> tuple[Target, WindowTa
     table = statistics(zoned=True)
     data, stats = (f"{settings.sensors_path}/{one.name}" for one in (sensor_data, table))
     if settings.sensors_format == "delta":
-        from sinks.delta import DeltaTarget, DeltaWindows  # type: ignore[import-untyped]  # noqa: PLC0415
+        from sinks import delta  # noqa: PLC0415
 
-        return DeltaTarget(settings, data, sensor_data), DeltaWindows(settings, stats, table, windows, names=ENDS)
+        return (
+            delta.DeltaTarget(settings, data, sensor_data, partition_by=(delta.day("ts"), delta.hour("ts"))),
+            delta.DeltaWindows(settings, stats, table, windows, partition_by=delta.day("window_start"), names=ENDS),
+        )
     from sinks.parquet import ParquetTarget, ParquetWindows, day, hour  # noqa: PLC0415
 
     return (

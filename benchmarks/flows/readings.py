@@ -14,7 +14,7 @@ from sinks.kafka import KafkaTarget
 from sinks.parquet import ParquetTarget, day, hour
 from sources import read
 from sources.kafka import KafkaSource
-from waxwing.operators import map, parse
+from waxwing.operators import map, parse  # noqa: A004 - as a flow has it
 from waxwing.settings import DeltaSettings, KafkaSettings, KafkaTargetSettings, ParquetSettings
 from waxwing.target import Target
 

@@ -77,21 +77,21 @@ def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: i
                 if (there := _count(kafka, place, output)) < count:
                     raise SystemExit(f"{output}: {there:,} of {count:,} readings in {place}")
     cells = []
-    for output, found in runs.items():
+    for output, done in runs.items():
         middle = Run(
             START_RECORDS, *(median(getattr(one, name) for one in starts[output]) for name in ("seconds", "cpu_s", "peak_mb"))
         )
-        running = [one.without(middle) for one in found]
+        running = [one.without(middle) for one in done]
         limit = Spread([records / (first + then) for first, then in zip(decoding, bare[output], strict=True)])
         rate = Spread([one.rate for one in running])
         shown: Sequence[tuple[Spread, str]] = [
-            (Spread([one.rate for one in found]), ",.0f"),
+            (Spread([one.rate for one in done]), ",.0f"),
             (rate, ",.0f"),
             (rate.over(limit), ".2f"),
             (Spread([records / seconds for seconds in bare[output]]), ",.0f"),
-            (Spread([one.cpu_us for one in found]), ".2f"),
+            (Spread([one.cpu_us for one in done]), ".2f"),
             (Spread([one.cpu_us for one in running]), ".2f"),
-            (Spread([one.peak_mb for one in found]), ".0f"),
+            (Spread([one.peak_mb for one in done]), ".0f"),
         ]
         cells.append([output, *(spread.text(form) for spread, form in shown)])
     report.table(f"{records:,} readings of {SENSORS:,} sensors", COLUMNS, cells)

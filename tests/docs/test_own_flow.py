@@ -28,6 +28,7 @@ PAGES = [
     ("your-own-flow.md", ["payments", "totals", "customers"]),
     ("windows.md", ["minutes", "days"]),
     ("parquet.md", ["archive"]),
+    ("delta.md", ["lake"]),
     ("recipes.md", ["two_tables", "one_transaction", "two_places", "checked", "placed"]),
 ]
 

@@ -21,8 +21,9 @@ CODE = sorted(file for folder in ("waxwing", "sources", "sinks") for file in (RO
 PUBLIC = {
     "waxwing": ["Settings", "flow", "prefixed", "run"],
     "waxwing.settings": [
-        "DatabaseSettings", "Group", "KafkaClientSettings", "KafkaSettings", "KafkaTargetSettings", "KafkaWindowSettings",
-        "LaneSettings", "MySQLSettings", "Needed", "ParquetSettings", "ParquetWindowSettings", "SQLServerSettings", "Settings",
+        "DatabaseSettings", "DeltaSettings", "DeltaWindowSettings", "Group", "KafkaClientSettings", "KafkaSettings",
+        "KafkaTargetSettings", "KafkaWindowSettings", "LaneSettings", "MySQLSettings", "Needed", "ParquetSettings",
+        "ParquetWindowSettings", "SQLServerSettings", "Settings",
         "SinkSettings", "SourceSettings", "SqlSettings", "SqlWindowSettings", "WindowSettings", "prefixed",
     ],
     "waxwing.configuration": ["load"],
@@ -45,6 +46,7 @@ PUBLIC = {
         "Append", "Into", "MemoryTarget", "MemoryWindows", "Merge", "SqlLiveWindows", "SqlTarget", "SqlWindows", "Upsert", "sink",
         "window_sink",
     ],
+    "sinks.delta": ["DeltaTarget", "DeltaWindows", "PartitionKey", "day", "hour"],
     "sinks.kafka": ["KafkaTarget", "KafkaWindows"],
     "sinks.parquet": ["ParquetTarget", "ParquetWindows", "PartitionKey", "day", "hour"],
 }  # fmt: skip

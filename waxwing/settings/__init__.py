@@ -8,6 +8,8 @@ environment.
 from waxwing.settings.group import Group, Needed, Settings, prefixed
 from waxwing.settings.groups import (
     DatabaseSettings,
+    DeltaSettings,
+    DeltaWindowSettings,
     KafkaClientSettings,
     KafkaSettings,
     KafkaTargetSettings,
@@ -26,6 +28,8 @@ from waxwing.settings.groups import (
 
 __all__ = [
     "DatabaseSettings",
+    "DeltaSettings",
+    "DeltaWindowSettings",
     "Group",
     "KafkaClientSettings",
     "KafkaSettings",

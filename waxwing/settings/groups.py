@@ -356,3 +356,33 @@ class SqlWindowSettings(SqlSettings, WindowSettings):
 
 class KafkaWindowSettings(KafkaTargetSettings, WindowSettings):
     """What windows in a topic need."""
+
+
+class DeltaSettings(SinkSettings):
+    """How records are written into Delta tables."""
+
+    addresses: ClassVar[tuple[str, ...]] = ("delta_state_path",)
+    delta_commit_age_s: float = Field(
+        default=60.0,
+        ge=0.0,
+        le=3_600.0,
+        description="How long the first record of a commit waits for others. Each commit is a version of the table, with files "
+        "of its own: many small ones are what readers complain of.",
+    )
+    delta_commit_rows_max: int = Field(
+        default=1_000_000, ge=1, le=100_000_000, description="Rows in a commit at most (a batch is not cut)."
+    )
+    delta_storage_options: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="For tables in an object store: the storage options of the package deltalake, as JSON. All of it is secret.",
+        examples=['{"AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "...", "AWS_SECRET_ACCESS_KEY": "..."}'],
+    )
+    delta_state_path: str = Field(
+        default="",
+        description="Folder (or URL) for what the flow remembers of the table: positions, open windows, owners. It must not lie "
+        "inside the table. Empty: beside it, .NAME.waxwing.",
+    )
+
+
+class DeltaWindowSettings(DeltaSettings, WindowSettings):
+    """What windows in a Delta table need."""

@@ -16,9 +16,12 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, KafkaError, TopicPartition
+from deltalake import DeltaTable
 from pydantic import SecretStr
 
 from sinks import Append, SqlTarget, SqlWindows
+from sinks.delta import DeltaTarget, DeltaWindows
+from sinks.delta.log import DeltaLog, Unknown
 from sinks.kafka import KafkaTarget, KafkaWindows
 from sinks.kafka.producers import Sender
 from sinks.parquet import ParquetTarget, ParquetWindows, day
@@ -29,7 +32,7 @@ from tests.servers.kafka import Kafka
 from waxwing.databases.ledger import schema
 from waxwing.errors import TransientError
 from waxwing.operators.windows import Windows
-from waxwing.settings import KafkaWindowSettings, ParquetWindowSettings, SqlWindowSettings
+from waxwing.settings import DeltaWindowSettings, KafkaWindowSettings, ParquetWindowSettings, SqlWindowSettings
 from waxwing.target import Target
 
 _numbers = count(1)
@@ -284,6 +287,65 @@ class Folder(Kind):
     def around_commits(self, monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[[], None]], None]) -> None:
         real = Lane.commit
         monkeypatch.setattr(Lane, "commit", lambda lane, change: around(lambda: real(lane, change)))
+
+
+class Delta(Kind):
+    """A Delta table in a folder."""
+
+    name = "delta"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._path = folder / f"items {self.number}"
+
+    def _settings(self, **settings: Any) -> DeltaWindowSettings:
+        return DeltaWindowSettings(**(QUICK | {"delta_commit_age_s": 0.0} | settings))
+
+    def target(self, **settings: Any) -> DeltaTarget:
+        return DeltaTarget(self._settings(**settings), self._path, table("items", ITEMS))
+
+    def windows(self, definition: Windows = DEFINITION, **settings: Any) -> DeltaWindows:
+        return DeltaWindows(self._settings(**settings), self._path, table("sums", TOTALS), definition, fixed={"scope": "key"})
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return sorted((row["id"], row["name"], row["amount"]) for row in self._read())
+
+    def totals(self) -> list[Any]:
+        found = sorted(self._read(), key=lambda row: row["n"])  # a correction brings more
+        return last(
+            [
+                (one["key"], round(one["window_start"].timestamp()), one["n"], one["total"], one["largest"], one["mean"])
+                for one in found
+            ]
+        )
+
+    def letters(self) -> list[Letter]:
+        return sorted(
+            Letter(one["stage"], one["source_partition"], one["source_offset"], one["message_value"])
+            for one in self._read(".dead_letters")
+        )
+
+    def forget(self) -> None:
+        shutil.rmtree(self._folder / f".{self._path.name}.waxwing")
+
+    def _read(self, suffix: str = "") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = DeltaTable(f"{self._path}{suffix}").to_pyarrow_table().to_pylist()
+        return found
+
+    def around_commits(self, monkeypatch: pytest.MonkeyPatch, around: Callable[[Callable[[], None]], None]) -> None:
+        real = DeltaLog.append
+
+        def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
+            if log.folder.path.endswith(".dead_letters"):
+                real(log, numbers, files)
+                return
+            try:
+                around(lambda: real(log, numbers, files))
+            except TransientError as error:  # as when no answer comes
+                raise Unknown(str(error)) from error
+
+        monkeypatch.setattr(DeltaLog, "append", append)
 
 
 class Item(msgspec.Struct):

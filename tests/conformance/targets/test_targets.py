@@ -17,7 +17,7 @@ from sinks import sink, window_sink
 from sources import read
 from sources.memory import MemorySource
 from tests.conformance.place import make_place
-from tests.conformance.targets.kinds import Folder, Item, Kind, Sql, Topic
+from tests.conformance.targets.kinds import Delta, Folder, Item, Kind, Sql, Topic
 from tests.conformance.writing.test_windows import DEFINITION, Data, Sale, recomputed, sales
 from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
@@ -32,13 +32,15 @@ FEEDS: dict[int, list[Any]] = {
 }
 
 
-@pytest.fixture(params=["sql", "kafka", "parquet"])
+@pytest.fixture(params=["sql", "kafka", "parquet", "delta"])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
     """Each kind in turn, with a place of its own; a database stands for all of them, which have suites of their own."""
     if request.param == "kafka":
         return Topic(request.getfixturevalue("kafka"))
     if request.param == "parquet":
         return Folder(tmp_path_factory.mktemp("folder"))
+    if request.param == "delta":
+        return Delta(tmp_path_factory.mktemp("delta"))
     return Sql(make_place(sa.make_url(f"sqlite:///{tmp_path_factory.mktemp('targets')}/targets.sqlite")))
 
 

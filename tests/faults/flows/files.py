@@ -21,7 +21,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Format(ABC):
-    """How rows lie in a folder."""
+    """How rows lie in a folder.
+
+    Attributes:
+        place: the columns of a dead letter that say where its record stands.
+    """
+
+    place = '"partition", "offset"'
 
     @abstractmethod
     def read(self, folder: Path, columns: str) -> list[tuple[Any, ...]]:
@@ -56,6 +62,8 @@ class Parquet(Format):
 class Delta(Format):
     """By the package deltalake and DuckDB."""
 
+    place = "source_partition, source_offset"
+
     def read(self, folder: Path, columns: str) -> list[tuple[Any, ...]]:
         try:
             rows = DeltaTable(str(folder)).to_pyarrow_table()
@@ -64,7 +72,7 @@ class Delta(Format):
         return duckdb.connect().register("found", rows).execute(f"SELECT {columns} FROM found").fetchall()
 
     def letters(self, folder: Path) -> Path:
-        return folder.with_name(f"{folder.name}_dead_letters")
+        return folder.with_name(f"{folder.name}.dead_letters")
 
     def strange(self, folder: Path) -> list[str]:
         # Files that no version names are what a killed commit leaves; readers do not see them, and a vacuum removes them.
@@ -122,7 +130,7 @@ class Files:
 
     def letters(self, name: str) -> Counter[tuple[int, int]]:
         """Partition and offset of each dead letter."""
-        rows = self._form.read(self._form.letters(self.folder / name), '"partition", "offset"')
+        rows = self._form.read(self._form.letters(self.folder / name), self._form.place)
         return Counter((int(partition), int(offset)) for partition, offset in rows)
 
     def _rows(self) -> list[tuple[Any, ...]]:

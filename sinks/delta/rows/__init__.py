@@ -1,0 +1,1 @@
+"""Rows as data files of a Delta table."""
