@@ -14,9 +14,10 @@ from benchmarks.inside.sinks import COLUMNS as SINK_COLUMNS
 from benchmarks.inside.sinks import against_peers
 from benchmarks.limits.stages import STAGES, profile
 from benchmarks.options import Options, options
+from benchmarks.outputs import whole as outputs
 from benchmarks.report import Report
 from benchmarks.shapes import GOOD_ORDERS, SHAPES, Topic, filled
-from benchmarks.whole import backlog, bursts, closing, idle, latency, outputs, peer, windows
+from benchmarks.whole import backlog, bursts, closing, idle, latency, peer, windows
 from benchmarks.whole.rows import against_raw, first_row, in_memory, warm_up
 from benchmarks.whole.trees import OURS, Tree, checked_out, compiled, other_packages
 from tests.faults.recompute import Expected, expected

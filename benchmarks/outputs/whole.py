@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 from confluent_kafka import Producer
 from deltalake import DeltaTable
 
-from benchmarks.limits.outputs import decoded, writers
+from benchmarks.outputs.bare import decoded, writers
 from benchmarks.report import Report
 from benchmarks.shapes import PARTITIONS, START_RECORDS
 from benchmarks.spread import Spread
@@ -25,7 +25,7 @@ from dataflows.sensors_generator import readings
 from tests.faults.watch import end_offsets
 from tests.servers import Kafka
 
-FLOW = "benchmarks.flows.readings"
+FLOW = "benchmarks.outputs.flow"
 SENSORS = 1_000
 # So many readings a second they are of, so that a million fall into a few hours.
 STEP_S, FIRST_S = 0.005, 1_767_225_600.0
