@@ -80,14 +80,19 @@ class Record(NamedTuple):
         return self.heartbeat_ms > 0 and self.age_ms < stale_ms
 
 
-def is_rival(record: Record, me: Member, stale_ms: float) -> bool:
-    """Is it a record of another start? (Of a mesh without a name of its own, what is stale is of an earlier start.)"""
+def beating(asked: Iterable[Sequence[Record]], stale_ms: float) -> set[Member]:
+    """The processes that beat on any of these targets: a heartbeat on one of them may be late."""
+    return {record.member for records in asked for record in records if record.fresh(stale_ms)}
+
+
+def is_rival(record: Record, me: Member, beat: Collection[Member]) -> bool:
+    """Is it a record of another start? (Of a mesh without a name of its own, who beats nowhere is of an earlier start.)"""
     other = record.member
     if other == me:
         return False
     if other.run != me.run or other.process == me.process:
         return True
-    return me.reused and not record.fresh(stale_ms)
+    return me.reused and other not in beat
 
 
 def alive(
@@ -102,8 +107,10 @@ def alive(
         robbed: starts that have lost a target to us.
     """
     of_run: dict[str, dict[Member, list[Record]]] = {}
+    asked = list(asked)
+    beat = beating(asked, stale_ms)
     for record in (record for records in asked for record in records):
-        if is_rival(record, me, stale_ms):
+        if is_rival(record, me, beat):
             member = record.member
             run = member.own if member.run == me.run else member.run  # one that had our place in the mesh before us
             of_run.setdefault(run, {}).setdefault(member, []).append(record)

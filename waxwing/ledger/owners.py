@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from waxwing.errors import TransientError
 from waxwing.ledger.ledger import Owner
-from waxwing.ledger.members import Member, Record, alive, is_lost, is_rival, run_of
+from waxwing.ledger.members import Member, Record, alive, beating, is_lost, is_rival, run_of
 from waxwing.ledger.ownership import Owners
 from waxwing.ledger.store import OwnersStore, OwnersTransaction, Race
 
@@ -68,11 +68,13 @@ class LedgerOwners(Owners):
             # Before the records: whoever takes a position has its record there by then.
             highest = transaction.generation_max()
             now = transaction.owners()
-            dead = self._judged(me, {**seen, self.name: now}, robbed)
+            asked = {**seen, self.name: now}
+            dead = self._judged(me, asked, robbed)
             if dead is None:
                 return None
             before = {record.token: record.heartbeat_ms for record in seen[self.name]}
-            rivals = [record for record in now if is_rival(record, me, self.stale_ms)]
+            beat = beating(asked.values(), self.stale_ms)
+            rivals = [record for record in now if is_rival(record, me, beat)]
             for record in rivals:
                 if not self._rob(transaction, record, me, robbed, before):
                     return None  # others' records may have been changed by then: rolled back

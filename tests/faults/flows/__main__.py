@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--outputs", default="files,topic,table", help="of sensors")
     parser.add_argument("--format", default="parquet", choices=["parquet", "delta"], help="of sensors")
+    parser.add_argument("--sensors", type=int, default=20)
     args = parser.parse_args()
     events = Events(kills=args.kills, freezes=args.freezes, broker_restarts=args.broker_restarts, seed=args.seed)
     folder = Path(tempfile.mkdtemp(prefix="waxwing-flow-storm-"))
@@ -37,7 +38,8 @@ def main() -> None:
         if args.flow == "orders":
             storm = OrdersStorm(kafka, url, folder, orders=args.records, events=events)
         else:
-            storm = SensorsStorm(kafka, folder, readings=args.records, events=events, outputs=outputs, url=url, form=args.format)
+            told = {"readings": args.records, "sensors": args.sensors, "events": events, "url": url}
+            storm = SensorsStorm(kafka, folder, **told, outputs=outputs, form=args.format)
         try:
             print(f"seed {args.seed}: {storm.run()}", flush=True)
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ from deltalake.exceptions import TableNotFoundError
 from tests.dataflows.recompute_sensors import COLUMNS
 from tests.faults.flows.storm import StormError
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# No two readings are the same in all of these.
+READING = "sensor, epoch_us(ts) AS us, measure1, measure2"
 
 
 class Format(ABC):
@@ -30,8 +32,14 @@ class Format(ABC):
     place = '"partition", "offset"'
 
     @abstractmethod
+    def load(self, into: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: str) -> bool:
+        """Make a table of all rows of a folder, as a reader finds them now. False: there is nothing yet."""
+
     def read(self, folder: Path, columns: str) -> list[tuple[Any, ...]]:
-        """All rows of a folder as a reader finds them now; empty where there is nothing yet. Times are microseconds."""
+        """The same rows; empty where there is nothing yet."""
+        with duckdb.connect() as connection:
+            there = self.load(connection, "found", folder, columns)
+            return connection.execute("FROM found").fetchall() if there else []
 
     @abstractmethod
     def letters(self, folder: Path) -> Path:
@@ -45,10 +53,11 @@ class Format(ABC):
 class Parquet(Format):
     """By DuckDB."""
 
-    def read(self, folder: Path, columns: str) -> list[tuple[Any, ...]]:
+    def load(self, into: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: str) -> bool:
         if not any(folder.rglob("*.parquet")):
-            return []
-        return duckdb.connect().execute(f"SELECT {columns} FROM '{folder}/**/*.parquet'").fetchall()
+            return False
+        into.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM '{folder}/**/*.parquet'")
+        return True
 
     def letters(self, folder: Path) -> Path:
         return folder.with_name(f"{folder.name}_dead_letters")
@@ -64,12 +73,13 @@ class Delta(Format):
 
     place = "source_partition, source_offset"
 
-    def read(self, folder: Path, columns: str) -> list[tuple[Any, ...]]:
+    def load(self, into: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: str) -> bool:
         try:
             rows = DeltaTable(str(folder)).to_pyarrow_table()
         except TableNotFoundError:
-            return []
-        return duckdb.connect().register("found", rows).execute(f"SELECT {columns} FROM found").fetchall()
+            return False
+        into.register("arrow", rows).execute(f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM arrow")
+        return True
 
     def letters(self, folder: Path) -> Path:
         return folder.with_name(f"{folder.name}.dead_letters")
@@ -91,19 +101,30 @@ class Files:
 
     def __init__(self, form: Format, folder: Path) -> None:
         self._form, self.folder, self.looks = form, folder, 0
-        self._wrong = ""
+        self._wrong, self._readings = "", folder / "sensor_data"
 
     def watch(self, stop: threading.Event) -> None:
         """Read the readings again and again: none is ever there twice, and none that was there is gone."""
-        seen: set[tuple[Any, ...]] = set()
-        while not stop.wait(0.3) and not self._wrong:
-            rows = Counter(self._rows())
-            if twice := [row for row, times in rows.items() if times > 1]:
-                self._wrong = f"a reader saw {len(twice)} rows twice: {twice[:3]}"
-            elif gone := seen - rows.keys():
-                self._wrong = f"a reader missed {len(gone)} rows that had been there: {list(gone)[:3]}"
-            seen = set(rows)
-            self.looks += bool(seen)
+        try:
+            self._watch(stop)
+        except Exception as error:
+            self._wrong = f"a reader ended with {error!r}"
+
+    def _watch(self, stop: threading.Event) -> None:
+        with duckdb.connect() as reader:
+            seen = False
+            took_s = 0.0
+            while not stop.wait(max(0.3, 3 * took_s)) and not self._wrong:
+                began_s = time.monotonic()
+                if not self._form.load(reader, "now", self._readings, READING):
+                    continue
+                self.looks += 1
+                twice = reader.execute("SELECT count(*) FROM (FROM now GROUP BY ALL HAVING count(*) > 1)").fetchone()
+                gone = reader.execute("SELECT count(*) FROM (FROM seen EXCEPT FROM now)").fetchone() if seen else (0,)
+                if (twice, gone) != ((0,), (0,)):
+                    self._wrong = f"a reader saw {twice} rows twice, and {gone} no more"
+                reader.execute("CREATE OR REPLACE TABLE seen AS FROM now")
+                seen, took_s = True, time.monotonic() - began_s
 
     def told(self) -> str:
         """What the reader saw.
@@ -134,7 +155,7 @@ class Files:
         return Counter((int(partition), int(offset)) for partition, offset in rows)
 
     def _rows(self) -> list[tuple[Any, ...]]:
-        return self._form.read(self.folder / "sensor_data", "sensor, epoch_us(ts), measure1, measure2")
+        return self._form.read(self._readings, READING)
 
 
 def _time(time_us: int) -> datetime:

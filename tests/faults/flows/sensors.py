@@ -24,7 +24,8 @@ from tests.faults.storm.load import Load
 from tests.faults.storm.window_load import Timed, TimedSender
 from tests.servers import Kafka
 
-STEP_S, FIRST_S = 0.01, 1_767_225_600.0
+FIRST_S = 1_767_225_600.0
+EACH_S = 1.0  # from one reading of a sensor to its next
 SETTINGS = {
     # Small and young files, so that a kill finds some under way.
     "PARQUET_FILE_AGE_S": "1",
@@ -39,14 +40,18 @@ class ReadingsLoad(Load):
     """Readings from all partitions in turn, each with its own time or its message's."""
 
     sender = TimedSender
-    sensors = 20
+
+    def __init__(self, bootstrap: str, topic: str, count: int, *, bad: float, seed: int, sensors: int) -> None:
+        self._sensors = sensors
+        super().__init__(bootstrap, topic, count, bad=bad, seed=seed)
 
     def _chunks(self) -> Iterator[Sequence[Timed]]:
-        of, n = {"sensors": self.sensors, "ts": "mixed", "first_s": FIRST_S, "step_s": STEP_S, "late_ratio": 0.005}, 0
+        n, step_s = 0, EACH_S / self._sensors
+        of = {"sensors": self._sensors, "ts": "mixed", "first_s": FIRST_S, "step_s": step_s, "late_ratio": 0.005}
         for chunk in readings(self._count, bad_ratio=self._bad, seed=self._seed, **of):  # type: ignore[arg-type]
             timed = []
             for key, value in chunk:
-                timed.append((n % PARTITIONS, round((FIRST_S + n * STEP_S) * 1000), key, value))
+                timed.append((n % PARTITIONS, round((FIRST_S + n * step_s) * 1000), key, value))
                 n += 1
             yield timed
 
@@ -67,6 +72,7 @@ class SensorsStorm(FlowStorm):
         readings: int,
         events: Events,
         outputs: Sequence[str],
+        sensors: int = 20,
         url: str = "",
         form: str = "parquet",
         say: Callable[[str], None] = print,
@@ -74,7 +80,7 @@ class SensorsStorm(FlowStorm):
         self._topic, self._url, self._outputs = kafka.new_topic(PARTITIONS), url, outputs
         self._stats = f"{self._topic}-stats"
         self._files = Files(FORMATS[form], folder / "files")
-        load = ReadingsLoad(kafka.bootstrap(), self._topic, readings, bad=0.001, seed=events.seed)
+        load = ReadingsLoad(kafka.bootstrap(), self._topic, readings, bad=0.001, seed=events.seed, sensors=sensors)
         super().__init__(kafka, folder, load, events, say)
         told = {
             "SOURCE_TOPIC": self._topic,
@@ -85,7 +91,7 @@ class SensorsStorm(FlowStorm):
             "DATABASE_URL": url,
             "FLOW_NAME": f"sensors-{self._topic}",
         }
-        self.parts = {"sensors": {**SETTINGS, **told}}
+        self.parts = {"sensors": {**(SETTINGS if events.kills else {}), **told}}
 
     def run(self) -> str:
         if "files" not in self._outputs:

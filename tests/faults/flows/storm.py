@@ -65,6 +65,7 @@ class FlowStorm(ABC):
     def __init__(self, kafka: Kafka, folder: Path, load: Load, events: Events, say: Callable[[str], None]) -> None:
         self._kafka, self._folder, self._load, self._say = kafka, folder, load, say
         self._rng = random.Random(events.seed)
+        self.settings = SETTINGS if events.kills else {}  # without kills it is a run as anybody's
         self._events = ["kill"] * events.kills + ["freeze"] * events.freezes + ["broker"] * events.broker_restarts
         self._rng.shuffle(self._events)
         self._running: dict[str, Cluster] = {}
@@ -119,7 +120,7 @@ class FlowStorm(ABC):
 
     def _start(self, part: str, **more: str) -> None:
         self._starts[part] += 1
-        env = {**SETTINGS, "KAFKA_BOOTSTRAP_SERVERS": self._kafka.bootstrap(), **self.parts[part], **more}
+        env = {**self.settings, "KAFKA_BOOTSTRAP_SERVERS": self._kafka.bootstrap(), **self.parts[part], **more}
         processes = self._rng.randint(1, PROCESSES_MAX)
         name = f"{part}-{self._starts[part]}"
         self._running[part] = Cluster(self.module, env, self._folder, processes=processes, name=name)

@@ -18,7 +18,7 @@ from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import Fenced, TransientError
-from waxwing.ledger.members import Member, Record
+from waxwing.ledger.members import Member, Record, beating, is_rival
 from waxwing.ledger.ownership import Owners, Ownership
 from waxwing.settings import SinkSettings
 from waxwing.target import Target
@@ -188,3 +188,17 @@ def test_who_is_robbed_while_it_takes_is_fenced_when_it_asks_again() -> None:
     first.asked = [Record(1, newcomer.token, newcomer.me, newcomer.me.place, -1, 5)]
     with pytest.raises(Fenced):
         newcomer.take()
+
+
+def record_of(process: int, age_ms: int, generation: int) -> Record:
+    member = Member("mesh-a", process, f"own-{process}")
+    return Record(generation, f"token-{process}", member, f"process {process}", 1_000_000 - age_ms, age_ms)
+
+
+def test_who_beats_on_one_target_of_a_mesh_is_no_rival_where_its_heartbeat_is_late() -> None:
+    me = Member("mesh-a", 0, "own-0")
+    late, fresh = record_of(1, 3_000, 1), record_of(1, 500, 1)
+    assert not is_rival(late, me, beating([[late], [fresh]], 2_000))
+    assert is_rival(late, me, beating([[late], [late]], 2_000))  # of an earlier start
+    before = Member("mesh-a", 0, "before")  # who has our place in the mesh goes first
+    assert is_rival(fresh._replace(member=before), me, beating([[fresh]], 2_000))

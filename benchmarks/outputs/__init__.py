@@ -1,0 +1,1 @@
+"""Readings into files, Delta tables and topics."""
