@@ -93,6 +93,57 @@ def test_a_commit_is_made_on_the_snapshot_that_was_compared_and_on_no_newer_one(
     check(path, {0: 6})
 
 
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_commit_into_a_name_that_had_become_free_again_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    path = tmp_path / "items"
+    old = Process(path).open(0)
+    old.write(0, 3, bad=[1])
+    old.is_gone()
+    real, calls = DeltaLog.append, []
+
+    def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
+        calls.append(log)
+        if len(calls) != at:  # else nobody ever reads it: the log was cleaned up behind that version
+            real(log, numbers, files)
+
+    monkeypatch.setattr(DeltaLog, "append", append)
+    new = Process(path).open(0, 1)
+    new.write(0, 3, bad=[4])
+    new.write(1, 3, bad=[1])
+    assert len(calls) >= at
+    new.is_gone()
+    Process(path).open(0, 1).write(0, 1)
+    check(path, {0: 7, 1: 3}, [1, 4])
+
+
+def test_who_has_opened_removes_no_file_of_a_successor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "items"
+    old = Process(path).open(0)
+    old.write(0, 3)
+    old.is_gone()
+    one, next_one = Process(path), Process(path)
+    tidy, real = one.ledger._tidy, DeltaLog.append
+    waiting: list[Any] = []
+
+    def interrupted(*arguments: Any) -> None:
+        waiting.append(arguments)
+        one.is_gone()
+        next_one.open(0)
+
+    def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
+        if waiting and log is next_one.target.place.rows:
+            tidy(*waiting.pop())  # its files are there, and nobody names them yet
+        real(log, numbers, files)
+
+    monkeypatch.setattr(one.ledger, "_tidy", interrupted)
+    monkeypatch.setattr(DeltaLog, "append", append)
+    one.take()
+    next_one.write(0, 3)
+    check(path, {0: 6})
+
+
 def test_numbers_are_drawn_so_that_no_two_processes_have_the_same() -> None:
     drawn = [draw() for _ in range(100)]
     assert len(set(drawn)) == 100
