@@ -14,6 +14,7 @@ from sinks.delta.rows.staging import Staging
 from tests.sinks.delta.process import FLOW, STEP, Process, check, stream
 from waxwing.change import Start
 from waxwing.errors import Fenced, TransientError, TryLater
+from waxwing.ledger.store import Race
 
 
 def at(process: Process) -> Any:
@@ -90,6 +91,57 @@ def test_a_commit_is_made_on_the_snapshot_that_was_compared_and_on_no_newer_one(
     with pytest.raises(Fenced):
         old.write(0, 3)
     found[0].write(0, 3)
+    check(path, {0: 6})
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_commit_into_a_name_that_had_become_free_again_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    path = tmp_path / "items"
+    old = Process(path).open(0)
+    old.write(0, 3, bad=[1])
+    old.is_gone()
+    real, calls = DeltaLog.append, []
+
+    def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
+        calls.append(log)
+        if len(calls) != at:  # else nobody ever reads it: the log was cleaned up behind that version
+            real(log, numbers, files)
+
+    monkeypatch.setattr(DeltaLog, "append", append)
+    new = Process(path).open(0, 1)
+    new.write(0, 3, bad=[4])
+    new.write(1, 3, bad=[1])
+    assert len(calls) >= at
+    new.is_gone()
+    Process(path).open(0, 1).write(0, 1)
+    check(path, {0: 7, 1: 3}, [1, 4])
+
+
+def test_who_has_opened_removes_no_file_of_a_successor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "items"
+    old = Process(path).open(0)
+    old.write(0, 3)
+    old.is_gone()
+    one, next_one = Process(path), Process(path)
+    tidy, real = one.ledger._tidy, DeltaLog.append
+    waiting: list[Any] = []
+
+    def interrupted(*arguments: Any) -> None:
+        waiting.append(arguments)
+        one.is_gone()
+        next_one.open(0)
+
+    def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
+        if waiting and log is next_one.target.place.rows:
+            tidy(*waiting.pop())  # its files are there, and nobody names them yet
+        real(log, numbers, files)
+
+    monkeypatch.setattr(one.ledger, "_tidy", interrupted)
+    monkeypatch.setattr(DeltaLog, "append", append)
+    one.take()
+    next_one.write(0, 3)
     check(path, {0: 6})
 
 
@@ -223,6 +275,58 @@ def test_two_that_both_have_a_sink_partition_are_told_apart(tmp_path: Path) -> N
     check(path, {0: 5}, [1])
 
 
+def test_letters_of_another_with_the_same_sink_partition_are_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "items"
+    one = Process(path, run="r", number=0).open(0)
+    other = Process(path, run="r", number=1).open(0)
+    real = DeltaLog.append
+
+    def dies(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
+        if log is other.target.place.rows:
+            raise RuntimeError("the power is gone")
+        real(log, numbers, files)
+
+    monkeypatch.setattr(DeltaLog, "append", dies)
+    with pytest.raises(RuntimeError):
+        other.write(0, 3, bad=[1])
+    with pytest.raises(TryLater, match="has written dead letters of sink partition 0"):
+        one.write(0, 3, bad=[1])
+    for process in (one, other):
+        process.is_gone()
+    Process(path).open(0).write(0, 3, bad=[1])
+    check(path, {0: 3}, [1])
+
+
+def test_an_opener_that_was_overtaken_does_not_fence_its_successor_s_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "items"
+    old = Process(path).open(0)
+    old.write(0, 1)
+    old.is_gone()
+    one, successor = Process(path), Process(path)
+    settle, look = one.ledger.settle, one.ledger.look
+    monkeypatch.setattr(one.ledger, "settle", lambda: None)
+    assert one.take() == ""
+
+    def overtaken() -> Any:
+        found = look()
+        if not successor.at:
+            one.is_gone()  # it freezes here
+            successor.open(0)
+            successor.write(0, 2, bad=[1])
+        return found
+
+    monkeypatch.setattr(one.ledger, "look", overtaken)
+    with pytest.raises(Race):
+        settle()
+    check(path, {0: 3}, [1])
+    successor.write(0, 2, bad=[4])
+    check(path, {0: 5}, [1, 4])
+
+
 def test_letters_that_were_never_committed_go_with_the_next_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "items"
     old = Process(path).open(0)
@@ -265,6 +369,27 @@ def test_one_that_joins_fences_the_letters_where_the_opener_has_not_come_to_it(
     one.write(0, 3, bad=[1])
     other.write(1, 2, bad=[4])
     check(path, {0: 3, 1: 5}, [1, 4])
+
+
+def test_one_that_an_opening_keeps_fences_the_letters_where_the_opener_died_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "items"
+    one = Process(path, run="r", number=0).open(0)
+    Process(path, run="r", number=1).open(1).is_gone()
+    dying = Process(path, run="r", number=1)
+
+    def dies() -> None:
+        raise RuntimeError("the power is gone")
+
+    monkeypatch.setattr(dying.ledger, "settle", dies)
+    with pytest.raises(RuntimeError):
+        dying.take()
+    one.write(0, 3, bad=[1])
+    opening = at(one).anchor.opening
+    letters = DeltaTable(f"{path}.dead_letters")
+    assert [letters.transaction_version(name) for name in (one.ledger.names.anchor, one.ledger.names.part(1))] == [opening] * 2
+    check(path, {0: 3}, [1])
 
 
 def test_streams_begin_once_whoever_says_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
