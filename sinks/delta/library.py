@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from waxwing.errors import ConfigError
-from waxwing.tables import arrow
+from waxwing.tables.files import arrow
 
 EXTRA = "delta"
 

@@ -14,7 +14,6 @@ from sinks.delta.files import escaped
 from sinks.delta.ledger import DeltaLedger
 from sinks.delta.place import DeltaPlace
 from sinks.delta.records import key_of
-from sinks.delta.rows.keys import PartitionKey
 from sinks.delta.rows.schema import Divided, RowsSchema
 from sinks.delta.rows.staging import Staging
 from sinks.delta.writer import DeltaSession, DeltaWriter
@@ -28,7 +27,8 @@ from waxwing.ledger.anchored import AnchoredOwners
 from waxwing.ledger.store import Step
 from waxwing.ledger.whole import WholeStore
 from waxwing.settings import DeltaSettings
-from waxwing.tables.arrow import FILES, file_plan
+from waxwing.tables.files.arrow import FILES, file_plan
+from waxwing.tables.files.keys import PartitionKey
 from waxwing.tables.rows import RowMaker
 
 

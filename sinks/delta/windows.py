@@ -9,14 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import override
 
-from sinks.delta.rows.keys import PartitionKey
 from sinks.delta.target import DeltaTarget
 from sinks.misfits import check_window_rows
 from sinks.windows.table import WindowTable
 from sinks.windows.target import WindowTarget
 from waxwing.operators.windows import Windows
 from waxwing.settings import DeltaWindowSettings
-from waxwing.tables.arrow import FILES
+from waxwing.tables.files.arrow import FILES
+from waxwing.tables.files.keys import PartitionKey
 
 
 class DeltaWindows(WindowTarget):

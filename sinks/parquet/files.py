@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinks.parquet.records import File
-from waxwing.tables.arrow import load
+from waxwing.tables.files.arrow import load
 
 # Rows of a row group, and what those that wait for one take in memory, of one file and of all of a lane's.
 GROUP_ROWS_MAX = 131_072
@@ -79,7 +79,7 @@ class Growing:
     """
 
     def __init__(self, path: Path, schema: Any, level: int) -> None:
-        import pyarrow.parquet as pq  # noqa: PLC0415 - see waxwing.tables.arrow
+        import pyarrow.parquet as pq  # noqa: PLC0415 - see waxwing.tables.files.arrow
 
         self._raw = RawFile(path)
         self._writer = pq.ParquetWriter(self._raw, schema, compression="zstd", compression_level=level)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any, Literal
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
 
 import sqlalchemy as sa
 
 from waxwing.errors import ConfigError
-from waxwing.tables.arrow import encoder_of
 from waxwing.tables.columns import kind_of
+from waxwing.tables.files.arrow import encoder_of
+from waxwing.tables.files.keys import PartitionKey
 from waxwing.tables.values.rules import Kind
 
 # What stands for a null, in all of these.
@@ -29,42 +29,6 @@ KNOWN_MAX = 100_000
 Row = tuple[Any, ...]
 Part = tuple[str, str]
 Folders = tuple[list[str], dict[int, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartitionKey:
-    """A key of folders that is made of a column.
-
-    Args:
-        name: of the key: readers get a column of this name.
-        column: of the table; it stays in the files.
-        value: makes the key of a value that is no null (a null stays one): a text, an int, a date or None, the same for the same
-            value at any time.
-        kinds: of columns that it can be made of; empty: of any.
-        floor: "day" or "hour": of timestamps of one of these (in UTC) the key is the same, and is made once.
-    """
-
-    name: str
-    column: str
-    value: Callable[[Any], str | int | date | None]
-    kinds: tuple[Kind, ...] = ()
-    floor: Literal["", "day", "hour"] = ""
-
-
-def day(column: str, name: str = "date") -> PartitionKey:
-    """The day of a column of dates or timestamps, YYYY-MM-DD; of those with a zone in UTC."""
-    kinds: tuple[Kind, ...] = ("datetime", "date")
-    return PartitionKey(name=name, column=column, value=lambda value: _in_utc(value).isoformat()[:10], kinds=kinds, floor="day")
-
-
-def hour(column: str, name: str = "hour") -> PartitionKey:
-    """The hour of a column of timestamps, 00 to 23; of those with a zone in UTC."""
-    kinds: tuple[Kind, ...] = ("datetime",)
-    return PartitionKey(name=name, column=column, value=lambda value: f"{_in_utc(value).hour:02}", kinds=kinds, floor="hour")
-
-
-def _in_utc(value: Any) -> Any:
-    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else value
 
 
 class Partitions:
@@ -137,7 +101,7 @@ class Partitions:
 
     def _floored(self, key: PartitionKey, column: Any, floor: str, known: dict[Any, Part]) -> list[Part]:
         """Timestamps differ, their days and hours do not."""
-        import pyarrow.compute as pc  # noqa: PLC0415 - see waxwing.tables.arrow
+        import pyarrow.compute as pc  # noqa: PLC0415 - see waxwing.tables.files.arrow
 
         encoded = pc.floor_temporal(column, unit=floor).dictionary_encode(null_encoding="encode")
         for value in set(moments := encoded.dictionary.to_pylist()) - known.keys():
@@ -150,7 +114,7 @@ class Partitions:
         made = None if value is None else key.value(value)
         if made is None:
             return f"{key.name}={NULL}", ""
-        text = _text_of(made)
+        text = f"{made:02}" if key.floor == "hour" else _text_of(made)
         name = f"{key.name}={_PLAIN.sub(_escaped, text)}"
         if not text or text == NULL:
             return name, f"{text!r} is a null to readers, as a key of folders"
@@ -176,6 +140,3 @@ def _text_of(value: Any) -> str:
     if isinstance(value, date):
         return value.isoformat()
     return str(value)
-
-
-__all__ = ["NULL", "PartitionKey", "Partitions", "day", "hour"]

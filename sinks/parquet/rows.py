@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sinks.parquet.partitions import PartitionKey, Partitions
+from sinks.parquet.partitions import Partitions
 from waxwing.batch import Batch
 from waxwing.change import Change, DeadLetter
 from waxwing.errors import ConfigError, RowError
 from waxwing.ledger.store import Step
-from waxwing.tables.arrow import FILES, ArrowRows, file_plan, load
+from waxwing.tables.files.arrow import FILES, ArrowRows, file_plan, load
+from waxwing.tables.files.keys import PartitionKey
 from waxwing.tables.rows import RowMaker
 
 PARTITION, OFFSET = "kafka_partition", "kafka_offset"

@@ -13,7 +13,6 @@ from typing_extensions import override
 from sinks.ledger import LedgerTarget
 from sinks.misfits import check_records
 from sinks.parquet.ledger import ParquetLedger
-from sinks.parquet.partitions import PartitionKey
 from sinks.parquet.place import Place
 from sinks.parquet.records import Anchor, stream_of, unpack
 from sinks.parquet.rows import FileRows
@@ -25,7 +24,8 @@ from waxwing.ledger.anchored import AnchoredOwners
 from waxwing.ledger.store import Step, Transaction
 from waxwing.ledger.whole import WholeStore
 from waxwing.settings import ParquetSettings
-from waxwing.tables.arrow import FILES
+from waxwing.tables.files.arrow import FILES
+from waxwing.tables.files.keys import PartitionKey
 
 
 class ParquetTarget(LedgerTarget):

@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from sinks.misfits import check_window_rows
-from sinks.parquet.partitions import PartitionKey
 from sinks.parquet.target import ParquetTarget
 from sinks.windows.table import WindowTable
 from sinks.windows.target import WindowTarget
 from waxwing.operators.exchange import bucket_name
 from waxwing.operators.windows import Windows
 from waxwing.settings import ParquetWindowSettings
-from waxwing.tables.arrow import FILES
+from waxwing.tables.files.arrow import FILES
+from waxwing.tables.files.keys import PartitionKey
 
 
 class ParquetWindows(WindowTarget):

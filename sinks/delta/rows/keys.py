@@ -1,48 +1,13 @@
-"""Columns that divide a Delta table: the flow's own, and those that are made of one."""
+"""Columns that divide a Delta table, and are made of others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
 from sinks.delta.library import load
 from waxwing.errors import RowError
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartitionKey:
-    """A column that divides the table, and is made of another.
-
-    Args:
-        name: of it.
-        column: of the flow's Table; it stays in the files.
-        value: makes the key of a value that is no null (a null stays one): the same for the same value at any time.
-        type: of the key.
-        floor: of timestamps of one day, or hour (in UTC), the key is the same, and is made once.
-    """
-
-    name: str
-    column: str
-    value: Callable[[Any], str | int | date | None]
-    type: Literal["text", "integer", "date"] = "text"
-    floor: Literal["", "day", "hour"] = ""
-
-
-def day(column: str, name: str = "date") -> PartitionKey:
-    """The day of a column of dates or timestamps, as a date; of those with a zone in UTC."""
-    return PartitionKey(name=name, column=column, value=_date_of, type="date", floor="day")
-
-
-def _date_of(value: date) -> date:
-    return date(value.year, value.month, value.day)
-
-
-def hour(column: str, name: str = "hour") -> PartitionKey:
-    """The hour of a column of timestamps, 0 to 23; of those with a zone in UTC."""
-    return PartitionKey(name=name, column=column, value=lambda value: int(value.hour), type="integer", floor="hour")
-
+from waxwing.tables.files.keys import PartitionKey
 
 _TYPES = {"text": str, "integer": int, "date": date}
 _INTEGER_MAX = 2**63 - 1

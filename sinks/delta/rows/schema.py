@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 from sinks.delta.library import EXTRA, load
-from sinks.delta.rows.keys import PartitionKey, field_of, made
+from sinks.delta.rows.keys import field_of, made
 from sinks.delta.rows.stats import COLUMNS_MAX
 from waxwing.errors import ConfigError, RowError
-from waxwing.tables.arrow import ArrowRows
 from waxwing.tables.columns import kind_of
+from waxwing.tables.files.arrow import ArrowRows
+from waxwing.tables.files.keys import PartitionKey
 from waxwing.tables.plan import Plan
 
 # Kinds whose values every reader reads alike as the name of a partition.

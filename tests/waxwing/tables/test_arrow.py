@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mysql
 
 from waxwing.errors import ConfigError
-from waxwing.tables.arrow import BATCH_ROWS_MAX, FILES, ArrowRows, file_plan
 from waxwing.tables.columns import checks
+from waxwing.tables.files.arrow import BATCH_ROWS_MAX, FILES, ArrowRows, file_plan
 
 
 class Colour(enum.Enum):
@@ -195,5 +195,5 @@ def test_without_pyarrow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_layer_loads_no_pyarrow() -> None:
-    code = "import sys, waxwing.tables.arrow, sinks; sys.exit('pyarrow' in sys.modules)"
+    code = "import sys, waxwing.tables.files.arrow, sinks; sys.exit('pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""What tables that are files have in common: their columns in Arrow, the keys that divide them."""
