@@ -35,3 +35,11 @@ def test_readings_into_parquet_files_a_topic_and_a_table(kafka: Kafka, tmp_path:
     url = f"sqlite:///{tmp_path}/sensors.sqlite"
     with closing(SensorsStorm(kafka, tmp_path, readings=20_000, events=events, outputs=outputs, url=url)) as storm:
         assert storm.run().startswith("equal: 20,000 readings; read ")
+
+
+@pytest.mark.slow
+def test_readings_into_delta_tables(kafka: Kafka, tmp_path: Path) -> None:
+    with closing(
+        SensorsStorm(kafka, tmp_path, readings=15_000, events=Events(kills=2, seed=6), outputs=("files",), form="delta")
+    ) as storm:
+        assert storm.run().startswith("equal: 15,000 readings; read ")
