@@ -1,4 +1,4 @@
-"""The pages your-own-flow.md, windows.md and recipes.md, done as they say: files in an empty repository, tests run there."""
+"""The pages your-own-flow.md, windows.md, recipes.md and kafka.md, done as they say: files in an empty repository, tests run there."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ PAGES = [
     ("your-own-flow.md", ["payments", "totals", "customers"]),
     ("windows.md", ["minutes", "days"]),
     ("recipes.md", ["two_tables", "one_transaction", "two_places", "checked", "placed"]),
+    ("kafka.md", ["large_payments"]),
 ]
 
 
