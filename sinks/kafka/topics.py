@@ -54,6 +54,7 @@ class Topics:
     def __init__(self, settings: KafkaTargetSettings) -> None:
         self._settings = settings
         self._refused: ConfigError | None = None
+        self._reason = ""
         self._admin = make_client(AdminClient, {**client_config(settings), "error_cb": self._on_error}, settings)
 
     def names(self) -> set[str]:
@@ -154,14 +155,18 @@ class Topics:
             raise self._error(error.args[0]) from error
 
     def _is_mock(self) -> bool:
-        try:
-            return self._admin.cluster_id(timeout=ANSWER_S).startswith(MOCK_CLUSTER)
-        except KafkaException as error:
-            # What librdkafka says of it is about brokers of 2016.
-            raise self._refused or TransientError(
-                f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer.",
-                hint=self._settings.told("Check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and whether the broker runs."),
-            ) from error
+        give_up_s = time.monotonic() + ANSWER_S
+        while time.monotonic() < give_up_s:
+            try:
+                return self._admin.cluster_id(timeout=0.25).startswith(MOCK_CLUSTER)
+            except KafkaException:  # what librdkafka says of it is about brokers of 2016
+                self._admin.poll(0)
+                if self._refused is not None:
+                    break
+        raise self._refused or TransientError(
+            f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer{self._reason}.",
+            hint=self._settings.told("Check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and whether the broker runs."),
+        )
 
     def _error(self, error: KafkaError, topic: str = "") -> WaxwingError:
         if (known := self._refused or refusal(error, self._settings, write=True)) is not None:
@@ -177,6 +182,8 @@ class Topics:
         return TransientError(message)
 
     def _on_error(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # it only counts
+            self._reason = f" ({reason_of(error)})"
         self._refused = refusal(error, self._settings, write=True) or self._refused
 
 

@@ -1,4 +1,4 @@
-"""The pages your-own-flow.md, windows.md, recipes.md and kafka.md, done as they say: files in an empty repository, tests run there."""
+"""Pages with flows (PAGES), done as they say: files in an empty repository, tests run there."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pydantic
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -82,6 +83,8 @@ def remember(field: str, info: FieldInfo, text: str) -> None:
         secrets.remember(text, whole=True)
 
 
+# `json_schema_extra` of a setting that is no secret, whatever its name (KAFKA_OAUTH_TOKEN_URL).
+NOT_SECRET: JsonDict = {"secret": False}
 # A number or a choice is no secret, whatever its name (TOKENS_MAX).
 _NO_SECRETS = (int, float, bool)
 
@@ -90,7 +93,7 @@ def is_secret(field: str, info: FieldInfo) -> bool:
     """Is it all secret, by its type or by its name?"""
     if any(hasattr(one, "get_secret_value") for one in _types_in(info.annotation)):
         return True
-    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal
+    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal or info.json_schema_extra == NOT_SECRET
     return secrets.is_name_of_secret(field) and not plain
 
 
