@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
-from waxwing.settings.group import Group
-from waxwing.settings.secret import NOT_SECRET
+from waxwing.settings.group import OF_LOGIN, Group
 
 _SERVER = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s,:/\[\]]+)(:\d{1,5})?")
 
@@ -101,7 +100,7 @@ class KafkaClientSettings(Group):
         default="",
         description="Where OAUTHBEARER gets its tokens (OIDC, by client id and secret).",
         examples=["https://login.example.com/oauth2/v2.0/token"],
-        json_schema_extra=NOT_SECRET,
+        json_schema_extra=OF_LOGIN,
     )
     kafka_oauth_client_id: str = Field(default="", description="The client's id there.")
     kafka_oauth_client_secret: SecretStr = Field(default=SecretStr(""), description="The client's secret there.")

@@ -8,13 +8,13 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pydantic
-from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from waxwing import secrets
 from waxwing.databases import address
 from waxwing.errors import ConfigError
+from waxwing.settings.group import OF_LOGIN
 
 
 def shown(field: str, info: FieldInfo, text: str) -> str:
@@ -83,8 +83,6 @@ def remember(field: str, info: FieldInfo, text: str) -> None:
         secrets.remember(text, whole=True)
 
 
-# `json_schema_extra` of a setting that is no secret, whatever its name (KAFKA_OAUTH_TOKEN_URL).
-NOT_SECRET: JsonDict = {"secret": False}
 # A number or a choice is no secret, whatever its name (TOKENS_MAX).
 _NO_SECRETS = (int, float, bool)
 
@@ -93,7 +91,7 @@ def is_secret(field: str, info: FieldInfo) -> bool:
     """Is it all secret, by its type or by its name?"""
     if any(hasattr(one, "get_secret_value") for one in _types_in(info.annotation)):
         return True
-    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal or info.json_schema_extra == NOT_SECRET
+    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal or info.json_schema_extra == OF_LOGIN
     return secrets.is_name_of_secret(field) and not plain
 
 
