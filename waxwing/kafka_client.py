@@ -43,6 +43,9 @@ _AUTHORIZATION = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
 }
+# What librdkafka says where it gets no token, whatever the cause; and the codes of RFC 6749 (5.2) by which a server refuses one.
+_UNAUTHORIZED = "Failed to acquire SASL OAUTHBEARER token: "
+_CLIENT_REFUSED = re.compile(r'"error"\s*:\s*"(invalid_\w+|unauthorized_client|unsupported_grant_type)"')
 _RIGHTS_TO_WRITE = (
     "Give the user Write and Describe on the topic, on TOPIC.dead_letters and on the topics that begin with waxwing. (prefixed), "
     "Read on these, and Create where they are not there."
@@ -95,15 +98,35 @@ def _sasl(settings: KafkaClientSettings) -> dict[str, str]:
             raise _error(
                 settings,
                 f"KAFKA_SECURITY_PROTOCOL is {settings.kafka_security_protocol}, but KAFKA_SASL_MECHANISM is empty.",
-                hint="Set it to PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
+                hint="Set it to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.",
             )
         return {}
+    if mechanism == "OAUTHBEARER":
+        return _oauth(settings)
     password = settings.kafka_sasl_password.get_secret_value()
     if not settings.kafka_sasl_username or not password:
         raise _error(
             settings, f"KAFKA_SASL_MECHANISM {mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD.", hint="Set both."
         )
     return {"sasl.mechanism": mechanism, "sasl.username": settings.kafka_sasl_username, "sasl.password": password}
+
+
+def _oauth(settings: KafkaClientSettings) -> dict[str, str]:
+    """A token by OIDC, which librdkafka gets and renews by itself."""
+    config = {
+        "sasl.oauthbearer.token.endpoint.url": settings.kafka_oauth_token_url,
+        "sasl.oauthbearer.client.id": settings.kafka_oauth_client_id,
+        "sasl.oauthbearer.client.secret": settings.kafka_oauth_client_secret.get_secret_value(),
+        "sasl.oauthbearer.scope": settings.kafka_oauth_scope,
+        "sasl.oauthbearer.extensions": settings.kafka_oauth_extensions,
+    }
+    needed = dict(zip(config, ("KAFKA_OAUTH_TOKEN_URL", "KAFKA_OAUTH_CLIENT_ID", "KAFKA_OAUTH_CLIENT_SECRET"), strict=False))
+    lacking = [name for key, name in needed.items() if not config[key]]
+    # There are other ways to a token (a managed identity, a signed assertion), which KAFKA_CONFIG gives.
+    if lacking and not any(key.startswith("sasl.oauthbearer.") for key in settings.kafka_config):
+        raise _error(settings, f"KAFKA_SASL_MECHANISM OAUTHBEARER needs {' and '.join(lacking)}.", hint="Set what is missing.")
+    given = {key: text for key, text in config.items() if text}
+    return {"sasl.mechanism": "OAUTHBEARER", "sasl.oauthbearer.method": "oidc", **given}
 
 
 def make_client(kind: Callable[[dict[str, Any]], C], config: Mapping[str, Any], settings: KafkaClientSettings) -> C:
@@ -141,8 +164,19 @@ def refusal(error: KafkaError, settings: KafkaClientSettings, *, write: bool = F
     """The ConfigError that an error of librdkafka means; None: it may pass by itself. `write`: a topic was to be written."""
     code, reason = error.code(), reason_of(error)
     if code == KafkaError._AUTHENTICATION:
+        if reason.startswith(_UNAUTHORIZED):
+            # A server of tokens that is away comes back; and a flow that runs has a token that is good for a while yet.
+            if not _CLIENT_REFUSED.search(reason):
+                return None
+            hint = "Check KAFKA_OAUTH_TOKEN_URL, KAFKA_OAUTH_CLIENT_ID, KAFKA_OAUTH_CLIENT_SECRET and KAFKA_OAUTH_SCOPE."
+            return _error(settings, f"No token is given for Kafka: {reason.removeprefix(_UNAUTHORIZED)}.", hint=hint)
         if "nsupported" in reason:
             hint = f"Set KAFKA_SASL_MECHANISM (now {settings.kafka_sasl_mechanism}) to one that the broker offers."
+        elif settings.kafka_sasl_mechanism == "OAUTHBEARER":
+            hint = (
+                "The broker does not believe the token: is it to take those of KAFKA_OAUTH_TOKEN_URL? "
+                "Check KAFKA_OAUTH_CLIENT_ID, KAFKA_OAUTH_SCOPE and KAFKA_OAUTH_EXTENSIONS."
+            )
         else:
             hint = (
                 f"Check KAFKA_SASL_USERNAME (now {settings.kafka_sasl_username!r}), KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM."

@@ -30,6 +30,8 @@ _FENCED = {
     KafkaError.TRANSACTION_COORDINATOR_FENCED,
 }
 _NO_TRANSACTIONS = {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE}
+# Fatal for the client, and the fault of settings or rights.
+_REFUSED = {*_NO_TRANSACTIONS, KafkaError.INVALID_TRANSACTION_TIMEOUT}
 
 
 # librdkafka writes of fatal errors to stderr by itself; whoever meets one says so.
@@ -297,6 +299,13 @@ class Sender:
                     "the broker has none, set KAFKA_TRANSACTIONS=no, and rows are written at least once."
                 ),
             )
+        if error.code() == KafkaError.INVALID_TRANSACTION_TIMEOUT:
+            return ConfigError(
+                self._settings.told(
+                    f"KAFKA_TRANSACTION_TIMEOUT_S is {self._settings.kafka_transaction_timeout_s:g}: {reason_of(error)}."
+                ),
+                hint="It may be no more than the broker's transaction.max.timeout.ms.",
+            )
         return refusal(error, self._settings, write=True) or TransientError(self._about(error))
 
     def _about(self, error: KafkaError) -> str:
@@ -322,5 +331,5 @@ class Sender:
 
 
 def _is_over(error: KafkaError) -> bool:
-    """Was the producer fenced, or its transaction ended? What it has no right to is fatal as well, and says so itself."""
-    return error.code() in _FENCED or (error.fatal() and error.code() not in _NO_TRANSACTIONS)
+    """Was the producer fenced, or its transaction ended? What is refused for good is fatal as well, and says so itself."""
+    return error.code() in _FENCED or (error.fatal() and error.code() not in _REFUSED)

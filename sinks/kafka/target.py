@@ -120,6 +120,12 @@ class KafkaTarget(LedgerTarget):
         topics.ensure_positions(positions_topic(self.own_step))
         self._message_bytes_max, self.letter_bytes_max = output.message_bytes_max, letters.message_bytes_max
         self.kafka_ledger.message_bytes_max = max(output.message_bytes_max, letters.message_bytes_max)
+        if not self._prepared and self._compacted and not output.compacted:
+            log.warning(
+                "not_compacted",
+                f"Topic {self.topic} is to be compacted, and was there before with another cleanup.policy; it is left as it is.",
+                step=self.step,
+            )
         if not self._prepared and settings.kafka_transactions == "no":
             log.warning(
                 "at_least_once",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
+from sinks.kafka.names import step_of
 from waxwing import log
 from waxwing.errors import ConfigError, TransientError, WaxwingError
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
@@ -26,6 +27,14 @@ POSITIONS_CONFIG: Mapping[str, str] = {
 # way; it tells nothing of its configuration, and compacts nothing.
 MOCK_CLUSTER = "mockCluster"
 MESSAGE_BYTES_DEFAULT = 1_048_588
+_NOT_MADE = {
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.INVALID_PARTITIONS,
+    KafkaError.INVALID_CONFIG,
+    KafkaError.INVALID_REQUEST,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.UNSUPPORTED_VERSION,
+}
 
 
 class Topic(NamedTuple):
@@ -45,6 +54,7 @@ class Topics:
     def __init__(self, settings: KafkaTargetSettings) -> None:
         self._settings = settings
         self._refused: ConfigError | None = None
+        self._reason = ""
         self._admin = make_client(AdminClient, {**client_config(settings), "error_cb": self._on_error}, settings)
 
     def names(self) -> set[str]:
@@ -145,20 +155,37 @@ class Topics:
             raise self._error(error.args[0]) from error
 
     def _is_mock(self) -> bool:
-        try:
-            return self._admin.cluster_id(timeout=ANSWER_S).startswith(MOCK_CLUSTER)
-        except KafkaException as error:
-            raise self._error(error.args[0]) from error
+        give_up_s = time.monotonic() + ANSWER_S
+        while time.monotonic() < give_up_s:
+            try:
+                return self._admin.cluster_id(timeout=0.25).startswith(MOCK_CLUSTER)
+            except KafkaException:  # what librdkafka says of it is about brokers of 2016
+                self._admin.poll(0)
+                if self._refused is not None:
+                    break
+        raise self._refused or TransientError(
+            f"Kafka at {self._settings.kafka_bootstrap_servers} does not answer{self._reason}.",
+            hint=self._settings.told("Check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and whether the broker runs."),
+        )
 
     def _error(self, error: KafkaError, topic: str = "") -> WaxwingError:
         if (known := self._refused or refusal(error, self._settings, write=True)) is not None:
             return known
         where = f", topic {topic}" if topic else ""
         message = f"Kafka at {self._settings.kafka_bootstrap_servers}{where}: {reason_of(error)}."
-        if error.code() in {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.INVALID_PARTITIONS, KafkaError.POLICY_VIOLATION}:
-            hint = "Set KAFKA_TOPIC_PARTITIONS and KAFKA_TOPIC_REPLICATION as the brokers take them, or make the topic by hand."
-            return ConfigError(message, hint=self._settings.told(hint))
+        if error.code() == KafkaError.TOPIC_EXCEPTION:
+            return ConfigError(message, hint="Name a topic of letters, digits, '.', '_' and '-'.")
+        if error.code() in _NOT_MADE:
+            hint = "Set KAFKA_TOPIC_PARTITIONS and KAFKA_TOPIC_REPLICATION as the brokers take them, or make the topic by hand"
+            by_hand = f", with one partition and {_as_text(POSITIONS_CONFIG)}" if step_of(topic) is not None else ""
+            return ConfigError(message, hint=self._settings.told(f"{hint}{by_hand}."))
         return TransientError(message)
 
     def _on_error(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # it only counts
+            self._reason = f" ({reason_of(error)})"
         self._refused = refusal(error, self._settings, write=True) or self._refused
+
+
+def _as_text(config: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in config.items())

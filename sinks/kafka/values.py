@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ import sqlalchemy as sa
 from waxwing.batch import Batch, Delete
 from waxwing.change import Change
 from waxwing.errors import ConfigError, RowError
+from waxwing.tables.columns import kind_of
 from waxwing.tables.dialect import MEMORY, Dialect
+from waxwing.tables.keys import is_zoned
 from waxwing.tables.modes import Append
 from waxwing.tables.planning import plan
 from waxwing.tables.rows import RowMaker
@@ -47,6 +50,7 @@ class MessageMaker:
         self.plan = plan(table, Append(), dialect=TOPIC, columns=columns)
         self.names = [column.name for column in self.plan.columns]
         self._rows = RowMaker(self.plan, self.names, TOPIC)
+        self._zoned = [n for n, one in enumerate(self.plan.columns) if kind_of(one) == "datetime" and is_zoned(one)]
         self._row = (
             msgspec.defstruct("Row", [str(name) for name in self.names]) if all(map(str.isidentifier, self.names)) else None
         )
@@ -84,7 +88,7 @@ class MessageMaker:
         batches = change.batches
         deleting = any(batch.deletes for batch in batches)
         bare = [replace(batch, deletes=()) for batch in batches] if deleting else batches
-        rows = self._rows.of(replace(change, batches=bare)).rows
+        rows = self._in_utc(self._rows.of(replace(change, batches=bare)).rows)
         out: list[_Message] = []
         bad: dict[int, str] = {}
         first, gone = 0, len(rows)
@@ -103,6 +107,14 @@ class MessageMaker:
         if bad:
             raise RowError(f"{len(bad)} rows can't be messages", bad=bad)
         return out
+
+    def _in_utc(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """The rows with their times in UTC. Most are, and stay as they are."""
+        for at in self._zoned:
+            for number, row in enumerate(rows):
+                if row[at] is not None and row[at].tzinfo is not UTC:
+                    rows[number] = (*row[:at], row[at].astimezone(UTC), *row[at + 1 :])
+        return rows
 
     def _made(self, batch: Batch[Any], rows: Sequence[tuple[Any, ...]], first: int, bad: dict[int, str]) -> list[_Message]:
         encode = _encoder.encode

@@ -155,9 +155,10 @@ class Broker:
 
     def _retry(self, call: Callable[[float], T]) -> T:
         began_s, timeout_s, said = time.monotonic(), ATTEMPT_FIRST_S, False
+        self._reason = ""  # the last of these attempts: not each of them hears one
         while True:
             attempt_s = time.monotonic()
-            self._refused, self._reason = None, ""
+            self._refused = None
             try:
                 answer = call(timeout_s)
             except KafkaException as error:

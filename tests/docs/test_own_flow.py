@@ -1,4 +1,4 @@
-"""The pages your-own-flow.md, windows.md and recipes.md, done as they say: files in an empty repository, tests run there."""
+"""Pages with flows (PAGES), done as they say: files in an empty repository, tests run there."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ PAGES = [
     ("parquet.md", ["archive"]),
     ("delta.md", ["lake"]),
     ("recipes.md", ["two_tables", "one_transaction", "two_places", "checked", "placed"]),
+    ("kafka.md", ["large_payments"]),
 ]
 
 

@@ -67,7 +67,7 @@ def test_the_tour_works_command_by_command(kafka: Kafka, postgresql: PostgreSQL,
     assert "raw_orders" in status.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/your-own-flow.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/your-own-flow.md", "docs/kafka.md"])
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page
     for target in LINK.findall(file.read_text()):

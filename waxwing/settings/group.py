@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticUndefined
+
+# `json_schema_extra` of a URL by which one logs in (KAFKA_OAUTH_TOKEN_URL): no secret, and not where records lie.
+OF_LOGIN: JsonDict = {"of": "login"}
 
 
 class Needed(NamedTuple):
@@ -43,6 +47,9 @@ class Group(BaseModel):
     @classmethod
     def is_address(cls, field: str) -> bool:
         """Does this field say where something is: a URL or a part of one, a topic, a table?"""
+        info = cls.model_fields.get(field)
+        if info is not None and info.json_schema_extra == OF_LOGIN:
+            return False
         return field.endswith("_url") or any(field.startswith(getattr(base, "addresses", ())) for base in cls.__mro__)
 
     def given_by(self, field: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
-from waxwing.settings.group import Group
+from waxwing.settings.group import OF_LOGIN, Group
 
 _SERVER = re.compile(r"([A-Z_]+://)?(\[[0-9a-fA-F:.]+\]|[^\s,:/\[\]]+)(:\d{1,5})?")
 
@@ -90,11 +90,26 @@ class KafkaClientSettings(Group):
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="How to talk to the brokers."
     )
-    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        default="", description="SASL mechanism, with SASL_PLAINTEXT or SASL_SSL."
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        default="",
+        description="SASL mechanism, with SASL_PLAINTEXT or SASL_SSL. OAUTHBEARER: a token from KAFKA_OAUTH_TOKEN_URL.",
     )
     kafka_sasl_username: str = Field(default="", description="SASL user.")
     kafka_sasl_password: SecretStr = Field(default=SecretStr(""), description="SASL password.")
+    kafka_oauth_token_url: str = Field(
+        default="",
+        description="Where OAUTHBEARER gets its tokens (OIDC, by client id and secret).",
+        examples=["https://login.example.com/oauth2/v2.0/token"],
+        json_schema_extra=OF_LOGIN,
+    )
+    kafka_oauth_client_id: str = Field(default="", description="The client's id there.")
+    kafka_oauth_client_secret: SecretStr = Field(default=SecretStr(""), description="The client's secret there.")
+    kafka_oauth_scope: str = Field(default="", description="What the token is asked for; several with blanks between them.")
+    kafka_oauth_extensions: str = Field(
+        default="",
+        description="Told to the broker beside the token: name=value, several separated by commas.",
+        examples=["logicalCluster=lkc-abc123,identityPoolId=pool-1a2b"],
+    )
     kafka_ssl_ca_file: str = Field(default="", description="File of the certificate authorities (PEM) to trust.")
     kafka_ssl_certificate_file: str = Field(default="", description="The client's certificate (PEM), for mutual TLS.")
     kafka_ssl_key_file: str = Field(default="", description="The client's private key (PEM), for mutual TLS.")
@@ -104,6 +119,20 @@ class KafkaClientSettings(Group):
         description="Any further librdkafka settings, as JSON; they win over ours but for those that exactness rests on.",
         examples=['{"fetch.max.bytes": 52428800}'],
     )
+
+    @field_validator("kafka_oauth_token_url")
+    @classmethod
+    def _token_url(cls, text: str) -> str:
+        if text and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+            raise ValueError("must be a URL that begins with https:// or http://")
+        return text
+
+    @field_validator("kafka_oauth_extensions")
+    @classmethod
+    def _extensions(cls, text: str) -> str:
+        if text and not all(re.fullmatch(r"[a-zA-Z]+=[^\s,=]+", one) for one in text.split(",")):
+            raise ValueError("must be name=value, several separated by commas without blanks; names of letters alone")
+        return text
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod

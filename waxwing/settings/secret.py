@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from waxwing import secrets
 from waxwing.databases import address
 from waxwing.errors import ConfigError
+from waxwing.settings.group import OF_LOGIN
 
 
 def shown(field: str, info: FieldInfo, text: str) -> str:
@@ -90,7 +91,7 @@ def is_secret(field: str, info: FieldInfo) -> bool:
     """Is it all secret, by its type or by its name?"""
     if any(hasattr(one, "get_secret_value") for one in _types_in(info.annotation)):
         return True
-    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal
+    plain = info.annotation in _NO_SECRETS or get_origin(info.annotation) is Literal or info.json_schema_extra == OF_LOGIN
     return secrets.is_name_of_secret(field) and not plain
 
 

@@ -12,15 +12,17 @@ from confluent_kafka.error import KafkaError
 
 from tests.servers.kafka.certificates import KEY_PASSWORD, Certificates
 from tests.servers.kafka.distribution import jars, java
+from tests.servers.kafka.tokens import AUDIENCE, ISSUER, Issuer, TokenServer
 from tests.servers.process import Server, free_ports, listening, until
 
-__all__ = ["KEY_PASSWORD", "LISTENERS", "MECHANISMS", "Certificates", "Kafka"]
+__all__ = ["KEY_PASSWORD", "LISTENERS", "MECHANISMS", "Certificates", "Issuer", "Kafka", "TokenServer"]
 
 # SSL demands a client certificate.
 LISTENERS = ("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _CLUSTER_ID = "d2F4d2luZy10ZXN0cy0wMQ"
 _ADMIN_TIMEOUT_S = 30.0
+_ALLOWED = "org.apache.kafka.sasl.oauthbearer.allowed.urls"
 _numbers = count(1)
 
 
@@ -30,6 +32,8 @@ class Kafka(Server):
     name = "kafka"
     sasl_user = "alice"
     sasl_password = "alice-secret"
+    # As Azure Event Hubs has it: the same user for all, who shows who it is by the password. On SASL_SSL, by PLAIN.
+    connection_string = "Endpoint=sb://waxwing.test/;SharedAccessKeyName=all;SharedAccessKey=d2Fy+bGVy/NDcxMQ=="
 
     def __init__(self, port: int | None = None, *, properties: Mapping[str, str] | None = None) -> None:
         """`port` is the plain listener's; `properties` go on top of the broker's own settings."""
@@ -41,6 +45,7 @@ class Kafka(Server):
         if port is not None:
             self.ports["PLAINTEXT"] = port
         self.certificates = Certificates(self.folder / "certificates")
+        self.issuer = Issuer(self.folder)  # whose tokens (OAUTHBEARER) are taken on SASL_SSL
         self._properties = self.folder / "server.properties"
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in self._settings(properties or {}).items()))
         self._admin: AdminClient | None = None
@@ -131,7 +136,11 @@ class Kafka(Server):
     # -- the process ---------------------------------------------------------------------------------
 
     def command(self) -> Sequence[str]:
-        return [*self._jvm("-Xms256m", "-Xmx512m"), "kafka.Kafka", str(self._properties)]
+        return [
+            *self._jvm("-Xms256m", "-Xmx512m", f"-D{_ALLOWED}={self.issuer.jwks.as_uri()}"),
+            "kafka.Kafka",
+            str(self._properties),
+        ]
 
     def ready(self) -> bool:
         if not all(listening(port) for port in self.ports.values()):
@@ -205,4 +214,18 @@ class Kafka(Server):
             settings[f"listener.name.{listener}.plain.sasl.jaas.config"] = f"{plain} {users};"
             settings[f"listener.name.{listener}.scram-sha-256.sasl.jaas.config"] = scram
             settings[f"listener.name.{listener}.scram-sha-512.sasl.jaas.config"] = scram
+        settings["listener.name.sasl_ssl.plain.sasl.jaas.config"] = (
+            f'{plain} user_{self.sasl_user}="{self.sasl_password}" user_$ConnectionString="{self.connection_string}";'
+        )
+        oauth, listener = "org.apache.kafka.common.security.oauthbearer.OAuthBearer", "listener.name.sasl_ssl"
+        settings |= {
+            f"{listener}.sasl.enabled.mechanisms": ",".join([*MECHANISMS, "OAUTHBEARER"]),
+            f"{listener}.oauthbearer.sasl.jaas.config": f"{oauth}LoginModule required;",
+            f"{listener}.oauthbearer.sasl.server.callback.handler.class": f"{oauth}ValidatorCallbackHandler",
+            # For the whole broker: with a listener before them Kafka 4.1 passes these over, and believes any token.
+            "sasl.oauthbearer.jwt.validator.class": f"{oauth.removesuffix('OAuthBearer')}BrokerJwtValidator",
+            "sasl.oauthbearer.jwks.endpoint.url": self.issuer.jwks.as_uri(),
+            "sasl.oauthbearer.expected.issuer": ISSUER,
+            "sasl.oauthbearer.expected.audience": AUDIENCE,
+        }
         return {**settings, **more}

@@ -82,6 +82,24 @@ def test_a_topic_that_would_forget_positions_is_refused(kafka: Kafka) -> None:
         run(kafka, "several", GOOD, "forgotten")
 
 
+def test_a_topic_that_can_not_be_made_ends_the_start_and_says_how_to_make_it(kafka: Kafka) -> None:
+    with pytest.raises(ConfigError, match="bad/name"):
+        run(kafka, "naming", GOOD, "bad/name")
+    with pytest.raises(ConfigError, match=r"(?s)KAFKA_TOPIC_REPLICATION.*by hand"):
+        run(kafka, "copied", GOOD, "copied", given=settings(kafka, kafka_topic_replication=3))
+    kafka.create_topic("copied")
+    kafka.create_topic("copied.dead_letters")
+    with pytest.raises(ConfigError, match=r"waxwing\.copied\.out\.positions(?s:.*)one partition and cleanup\.policy=compact"):
+        run(kafka, "copied", GOOD, "copied", given=settings(kafka, kafka_topic_replication=3))
+
+
+def test_a_topic_that_was_there_is_not_made_compacted_and_this_is_said(kafka: Kafka, capfd: pytest.CaptureFixture[str]) -> None:
+    kafka.create_topic("kept", cleanup_policy="delete")
+    run(kafka, "keeping", GOOD, "kept", compacted=True)
+    assert "Topic kept is to be compacted" in capfd.readouterr().err
+    assert config_of(kafka, "kept")["cleanup.policy"] == "delete"
+
+
 def test_keys_lie_where_other_producers_put_them(kafka: Kafka) -> None:
     kafka.create_topic("meeting", 7)
     run(kafka, "meeting", GOOD, "meeting")
@@ -244,6 +262,7 @@ def guarded() -> Iterator[Kafka]:
     properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
+        "transaction.max.timeout.ms": "120000",
     }
     with Kafka(properties=properties) as server:
         yield server
@@ -276,12 +295,12 @@ def test_missing_rights_are_named_and_a_broker_without_transactions_is_written_a
     guarded.create_topic("guarded")
     guarded.create_topic("guarded.dead_letters")
     guarded.create_topic("waxwing.guard.out.positions", cleanup_policy="compact")
-    everything = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
+    writing = (AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
     with pytest.raises((ConfigError, TransientError)) as caught:
         run(guarded, "guard", GOOD, "guarded", given=as_alice(guarded, retry_max_s=1.0))
     assert isinstance(caught.value, WaxwingError)
-    allow(guarded, ResourceType.TOPIC, "guarded", *everything)
-    allow(guarded, ResourceType.TOPIC, "waxwing.guard.", *everything)
+    allow(guarded, ResourceType.TOPIC, "guarded", *writing)
+    allow(guarded, ResourceType.TOPIC, "waxwing.guard.", AclOperation.READ, *writing)
     with pytest.raises(ConfigError, match="KAFKA_TRANSACTIONS=no"):
         run(guarded, "guard", GOOD, "guarded", given=as_alice(guarded))
     run(guarded, "guard", GOOD[:5], "guarded", given=as_alice(guarded, kafka_transactions="no"))
@@ -289,3 +308,8 @@ def test_missing_rights_are_named_and_a_broker_without_transactions_is_written_a
     allow(guarded, ResourceType.TRANSACTIONAL_ID, "waxwing:", AclOperation.WRITE, AclOperation.DESCRIBE)
     run(guarded, "guard", GOOD, "guarded", given=as_alice(guarded))
     assert values(guarded, "guarded") == list(range(20))
+
+
+def test_a_time_for_transactions_beyond_the_broker_s_is_named(guarded: Kafka) -> None:
+    with pytest.raises(ConfigError, match=r"KAFKA_TRANSACTION_TIMEOUT_S is 600.*transaction\.max\.timeout\.ms"):
+        run(guarded, "long", GOOD, "long", given=settings(guarded, kafka_transaction_timeout_s=600.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -56,6 +56,14 @@ def test_values_are_json_by_the_table_s_columns_exact_and_in_utc() -> None:
     assert message["value"] == '{"id":7,"name":"Ä","price":12.340,"share":0.1,"at":"2026-03-04T05:06:07.000089Z"}'.encode()
     assert message["timestamp"] == 1_000
     assert message["key"] is None
+
+
+def test_a_time_of_another_zone_stands_in_utc_in_value_key_and_headers() -> None:
+    at = datetime(2026, 3, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
+    (first, second) = made([Row(7, "a", at=at), Row(8, "b")], "at", {"at": "at"})
+    assert b'"at":"2026-02-28T23:30:00Z"' in first["value"]
+    assert (first["key"], first["headers"]) == (b"2026-02-28T23:30:00Z", [("at", b"2026-02-28T23:30:00Z")])
+    assert b'"at":null' in second["value"]
 
 
 @pytest.mark.parametrize(

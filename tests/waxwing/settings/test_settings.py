@@ -365,7 +365,7 @@ FORMS = [
 @pytest.mark.parametrize("form", FORMS)
 def test_a_secret_in_every_setting_is_shown_and_told_nowhere(place: Place, capsys: pytest.CaptureFixture[str], form: str) -> None:
     """But for what is plain text by its name and its form (a topic, say): there nobody can know."""
-    secret_by_name = re.compile("PASSWORD|TOKEN|DATABASE_URL|KAFKA_CONFIG")
+    secret_by_name = re.compile("PASSWORD|(?<!OAUTH_)TOKEN|CLIENT_SECRET|DATABASE_URL|KAFKA_CONFIG")
     secrets = {
         name: f"{SECRET}-{number}"
         for number, name in enumerate(names_of(OwnSettings))
@@ -486,6 +486,32 @@ def test_an_address_that_the_other_settings_have_no_use_for_may_be_left_out(plac
     )
     place(DATABASE_URL="sqlite:///x", ORDERS_PART="enrich", ENRICHED_TOPIC="enriched")
     assert "DATABASE_URL is given and KAFKA_BOOTSTRAP_SERVERS is not." in place.refusal()
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_dollar_and_a_connection_string_in_the_file_are_taken_as_they_are(place: Place, quote: str) -> None:
+    secret = "Endpoint=sb://n.example/;SharedAccessKeyName=all;SharedAccessKey=ab+c/d=="
+    login = f"KAFKA_SASL_USERNAME={quote}$ConnectionString{quote}\nKAFKA_SASL_PASSWORD={quote}{secret}{quote}\n"
+    place(f"{login}KAFKA_SECURITY_PROTOCOL=SASL_SSL\nKAFKA_SASL_MECHANISM=PLAIN\n", **BOTH)
+    settings = load(OrdersSettings)
+    assert (settings.kafka_sasl_username, settings.kafka_sasl_password.get_secret_value()) == ("$ConnectionString", secret)
+
+
+def test_where_tokens_come_from_is_shown_and_the_secret_is_not(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place(KAFKA_OAUTH_TOKEN_URL="https://login.example/token", KAFKA_OAUTH_CLIENT_SECRET=SECRET)
+    reference.show_settings(OrdersSettings)
+    out = capsys.readouterr().out
+    assert "https://login.example/token" in out
+    assert SECRET not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [("TOKEN_URL", "login.example/token", "must be a URL"), ("EXTENSIONS", "a=b, c", "must be name=value")],
+)
+def test_settings_of_tokens_are_checked(place: Place, name: str, value: str, reason: str) -> None:
+    place(**BOTH, **{f"KAFKA_OAUTH_{name}": value})
+    assert reason in place.refusal()
 
 
 # -- what is made from them ------------------------------------------------------------------------

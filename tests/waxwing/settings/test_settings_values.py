@@ -20,7 +20,7 @@ from waxwing.cli import places, reference
 from waxwing.errors import ConfigError
 from waxwing.kafka_client import client_config
 from waxwing.secrets import HIDDEN, scrub
-from waxwing.settings import KafkaSettings, SqlSettings, SqlWindowSettings
+from waxwing.settings import KafkaSettings, KafkaTargetSettings, SqlSettings, SqlWindowSettings
 from waxwing.settings.checking import load
 
 
@@ -330,3 +330,17 @@ def test_a_file_that_can_t_be_used_is_named_and_never_shown(given: Given) -> Non
     assert "DATABASE_URL and DATABASE_URL_FILE are both given: give one." in refusal()
     given(**ALL, KAFKA_SASL_PASSWORD_FLIE=given.file("p", "x"))
     assert "KAFKA_SASL_PASSWORD_FLIE is no setting: did you mean KAFKA_SASL_PASSWORD_FILE?" in refusal()
+
+
+class Through(waxwing.Settings):
+    """From a topic into another."""
+
+    kafka: KafkaSettings
+    out: KafkaTargetSettings
+
+
+def test_values_share_where_their_tokens_come_from(given: Given) -> None:
+    """Its name says URL, and it is not where records lie."""
+    given(KAFKA_BOOTSTRAP_SERVERS="b:9092", SOURCE_TOPIC="t", KAFKA_OAUTH_TOKEN_URL="https://login.example/token")
+    settings = load(Through)
+    assert settings.kafka.kafka_oauth_token_url == settings.out.kafka_oauth_token_url == "https://login.example/token"
