@@ -6,6 +6,8 @@ Which 15 s a reading belongs to is said by the reading itself, so that the stati
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,7 +49,7 @@ class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings, Par
     needed: ClassVar[Mapping[str, Needed]] = {"database_url": Needed("sensor_outputs", lambda outputs: "table" in outputs)}
     source_topic: str = Field(default="sensors", min_length=1, max_length=249, description="Topic to read.")
     sensor_outputs: str = Field(
-        default="topic,table",
+        default="files,topic,table",
         description="Where statistics go, with commas between: `files`, `topic`, `table`. Readings themselves go to files alone.",
     )
     sensor_stats_topic: str = Field(
@@ -183,12 +185,13 @@ def demonstration(settings: SensorsSettings) -> SensorsSettings:
 def how_to_read(settings: SensorsSettings) -> list[str]:
     """The files, by DuckDB and by polars."""
     folder = f"{settings.sensors_path}/sensor_data_stats"
-    if settings.sensors_format == "delta":
-        duckdb, polars = f"delta_scan('{folder}')", f"read_delta('{folder}')"
-    else:
-        duckdb, polars = f"'{folder}/**/*.parquet'", f"read_parquet('{folder}/**/*.parquet')"
+    text = json.dumps(folder if settings.sensors_format == "delta" else f"{folder}/**/*.parquet")
+    duckdb, polars = f"duckdb.read_parquet({text})", f"polars.read_parquet({text})"
+    if settings.sensors_format == "delta":  # DuckDB's own reader of these would have to be downloaded
+        duckdb = f'duckdb.from_arrow(__import__("deltalake").DeltaTable({text}).to_pyarrow_dataset())'
+        polars = f"polars.read_delta({text})"
+    lines = [f'import duckdb; print({duckdb}.order("window_start, sensor"))', f"import polars; print({polars})"]
     return [
         f"The files lie in {settings.sensors_path}. Read them with DuckDB or with polars:",
-        f'  python -c "import duckdb; print(duckdb.sql("FROM {duckdb} ORDER BY window_start, sensor"))"',
-        f'  python -c "import polars; print(polars.{polars})"',
+        *(f"  python -c {shlex.quote(line)}" for line in lines),
     ]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,25 @@ def test_the_embedded_demonstration_runs_shows_and_ends_by_itself(outputs: str, 
             assert file.execute("SELECT count(*) FROM sensor_data_stats").fetchone() == (rows,)
     else:
         assert not (tmp_path / "var").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+def test_the_lines_that_read_the_files_read_them(form: str, tmp_path: Path) -> None:
+    done = waxwing("run", "sensors", cwd=tmp_path, values={"SENSORS_FORMAT": form, "SENSORS_PATH": str(tmp_path / "readings")})
+    assert done.returncode == 0, done.stderr
+    said = {event["event"]: event for event in events(done.stderr)}["demonstration_done"]["message"]
+    lines = [f"python -c {line.strip()}" for line in said.split("python -c ")[1:]]
+    assert len(lines) == 2
+    rows = re.search(r"([\d,]+) rows in sensor_data_stats", said)
+    assert rows is not None
+    for line in lines:
+        command = shlex.split(line)
+        read = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=True, cwd=tmp_path)
+        shown, number = read.stdout.replace("_", ""), rows[1].replace(",", "")
+        assert f"{number} rows" in shown or f"({number}, " in shown, read.stdout
+            read.stdout
+        )
 
 
 def test_the_settings_of_the_flow_are_listed(tmp_path: Path) -> None:
