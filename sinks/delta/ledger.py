@@ -52,6 +52,8 @@ HELD_MAX_S = 60.0
 LOOKS_MAX = 20
 # So long, drawn anew each time, a process that was overtaken waits: those that begin together must not be in each other's way.
 GIVE_WAY_S = 0.0, 0.3
+# So long a heartbeat that is under way is waited for at the end.
+BEAT_ENDS_S = 2.0
 _STOPPED, _BEATS, _CLOCK = b"stopped", b"beats", "clock"
 _NO_LETTERS = Letters()  # they have no part in what is compared
 R = TypeVar("R", Anchor, Part)
@@ -85,7 +87,7 @@ class DeltaLedger(Anchored):
     def __init__(self, step: Step, place: DeltaPlace, writers: int) -> None:
         self.names, self.place = Names(step), place
         self._step, self._writers = step, writers
-        self._lock = threading.RLock()
+        self._lock, self._beating = threading.RLock(), threading.Lock()
         self._found, self._loaded = Found(), Contents()
         self._cache: dict[int, Anchor | Part] = {}
         self._taking: _Taking | None = None
@@ -361,6 +363,10 @@ class DeltaLedger(Anchored):
 
     @override
     def beat(self, token: str) -> bool:
+        with self._beating:
+            return self._beat(token)
+
+    def _beat(self, token: str) -> bool:
         self.place.state.stamp(self.names.beat(token), _BEATS)
         if not self._lock.acquire(blocking=False):
             return True  # it is being written: the next heartbeat looks
@@ -372,7 +378,13 @@ class DeltaLedger(Anchored):
 
     @override
     def stop(self, token: str) -> None:
-        self.place.state.stamp(self.names.beat(token), _STOPPED)
+        # One that came behind would deny it; and a thread that is in the library while the process ends crashes it.
+        is_over = self._beating.acquire(timeout=BEAT_ENDS_S)
+        try:
+            self.place.state.stamp(self.names.beat(token), _STOPPED)
+        finally:
+            if is_over:
+                self._beating.release()
 
 
 def _kept(contents: Contents) -> Contents:

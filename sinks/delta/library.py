@@ -46,6 +46,10 @@ class Library:
             custom_metadata={"waxwing": {name: str(number) for name, number in numbers.items()}},
         )
 
+    def first(self) -> Any:
+        """Of the commit that makes a table. It is not tried again: on top of another's it would make the table anew."""
+        return self._properties(max_commit_retries=0)
+
     def file_system(self, url: str, options: dict[str, str]) -> Any:
         """The files below a URL."""
         return self._fs.PyFileSystem(self._handler(url, options))

@@ -66,7 +66,12 @@ class DeltaLog:
         try:
             with self._asked():
                 load().DeltaTable.create(
-                    self.folder.path, schema, mode="error", partition_by=list(partition_by), storage_options=self._options
+                    self.folder.path,
+                    schema,
+                    mode="error",
+                    partition_by=list(partition_by),
+                    storage_options=self._options,
+                    commit_properties=load().first(),
                 )
         except load().TableNotFoundError as error:
             raise failed(self.folder.path, "can't be made", error) from error

@@ -70,8 +70,6 @@ def test_the_lines_that_read_the_files_read_them(form: str, tmp_path: Path) -> N
         read = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=True, cwd=tmp_path)
         shown, number = read.stdout.replace("_", ""), rows[1].replace(",", "")
         assert f"{number} rows" in shown or f"({number}, " in shown, read.stdout
-            read.stdout
-        )
 
 
 def test_the_settings_of_the_flow_are_listed(tmp_path: Path) -> None:
