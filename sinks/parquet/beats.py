@@ -8,7 +8,7 @@ from pathlib import Path
 from waxwing.errors import TransientError
 
 _CLOCK = "clock"
-_STOPPED = b"stopped"
+_STOPPED, _BEATS = b"stopped", b"beats"
 
 
 class Beats:
@@ -33,7 +33,7 @@ class Beats:
         """
         path = self._folder / token
         try:
-            path.touch()
+            path.write_bytes(_BEATS)  # it may have said that it had stopped, and taken the step again
             return path.stat().st_mtime_ns // 1_000_000
         except OSError as error:
             raise TransientError(f"{self._folder} can't be written: {error}.") from error

@@ -16,6 +16,8 @@ from waxwing.ledger.store import OwnersStore, OwnersTransaction, Race
 
 # How long the record of an owner that has gone is kept, for whoever wants to know who wrote when: a week.
 OWNER_KEPT_MS = 7 * 86_400_000
+# So often a target is tried again where another process has just taken it: there are no more processes in a mesh, as a rule.
+RACES_MAX = 20
 
 
 class LedgerOwners(Owners):
@@ -52,16 +54,22 @@ class LedgerOwners(Owners):
 
     @override
     def take(self, me: Member, token: str, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
+        # Processes that start together meet in each of their targets: who lets go of all for that meets them again and again.
+        for _ in range(RACES_MAX):
+            with contextlib.suppress(Race):  # another one drew the same number at this moment
+                return self._take_once(me, token, seen, robbed)
+        return None
+
+    def _take_once(
+        self, me: Member, token: str, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]
+    ) -> set[str] | None:
         try:
-            try:
-                return self._take(me, token, seen, robbed)
-            except TransientError as error:
-                if not error.locked and not error.too_large:
-                    raise
-            self._end_sessions()
             return self._take(me, token, seen, robbed)
-        except Race:
-            return None  # another one drew the same number at this moment
+        except TransientError as error:
+            if not error.locked and not error.too_large:
+                raise
+        self._end_sessions()
+        return self._take(me, token, seen, robbed)
 
     def _take(self, me: Member, token: str, seen: Mapping[str, Sequence[Record]], robbed: Collection[str]) -> set[str] | None:
         with self._lock, self._store.transaction() as transaction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count, cycle
@@ -23,6 +24,7 @@ from tests.servers.process import until
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Change, Start
 from waxwing.errors import ConfigError, DataError, Fenced, TransientError, WaxwingError
+from waxwing.ledger.members import Member
 from waxwing.operators import parse
 from waxwing.operators.windows import Tumbling
 from waxwing.target import Session, Target
@@ -216,6 +218,43 @@ def test_one_that_has_stopped_is_not_waited_for(kind: Kind) -> None:
     new.prepare()
     until(lambda: new.ownership.take() == "", timeout_s=60, what="nobody is alive")
     new.ownership.release()
+
+
+def test_who_let_go_and_has_taken_it_again_is_alive(kind: Kind) -> None:
+    old, _ = opened(kind, owner_stale_s=600.0)
+    owners, me, token = old.owners(), old.ownership.me, old.ownership.token
+    assert owners is not None
+    owners.release(token)  # as one does for which the flow's next target was not free
+    assert owners.take(me, token, {owners.name: owners.ask()}, ()) is not None
+    owners.beat(token)
+    new = kind.target(owner_stale_s=600.0)
+    new.bind(kind.flow, "out")
+    new.prepare()
+    assert "pid" in new.ownership.take()
+    old.ownership.release()
+
+
+def test_processes_that_start_together_take_a_step_all_of_them(kind: Kind) -> None:
+    opened(kind)[0].ownership.release()
+    targets = [kind.target(owner_stale_s=60.0) for _ in range(3)]
+    for number, target in enumerate(targets):
+        target.bind(kind.flow, "out")
+        target.ownership.me = Member("a-start", number, f"own-{number}")
+        target.prepare()
+    taken: list[str] = []
+
+    def take(target: Target) -> None:
+        taken.append(target.ownership.take())
+
+    threads = [threading.Thread(target=take, args=(target,)) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert taken == ["", "", ""]  # and nobody had to let go
+    for target in targets:
+        target.ownership.beat("out")  # raises where another one has it
+        target.ownership.release()
 
 
 def test_a_place_that_is_not_empty_while_its_positions_are_gone_is_refused(kind: Kind) -> None:
