@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
+from sinks.delta.files import LocalFiles
+from sinks.delta.library import Library
 from sinks.delta.log import Conflict, DeltaLog
 from sinks.delta.records import draw
 from sinks.delta.rows.staging import Staging
@@ -390,6 +392,28 @@ def test_one_that_an_opening_keeps_fences_the_letters_where_the_opener_died_befo
     letters = DeltaTable(f"{path}.dead_letters")
     assert [letters.transaction_version(name) for name in (one.ledger.names.anchor, one.ledger.names.part(1))] == [opening] * 2
     check(path, {0: 3}, [1])
+
+
+@pytest.mark.parametrize(("kind", "name"), [(LocalFiles, "listed"), (Library, "first")])
+def test_of_two_that_make_the_table_at_once_one_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, name: str
+) -> None:
+    path = tmp_path / "items"
+    one, other = Process(path, run="r", number=0), Process(path, run="r", number=1)
+    real = getattr(kind, name)
+    calls: list[int] = []
+
+    def meanwhile(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            other.open(1).write(1, 2)
+        return real(*arguments)
+
+    monkeypatch.setattr(kind, name, meanwhile)
+    one.open(0).write(0, 2)
+    other.write(1, 1)
+    assert len(calls) > 1
+    check(path, {0: 2, 1: 3})
 
 
 def test_streams_begin_once_whoever_says_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
