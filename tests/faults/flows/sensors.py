@@ -91,19 +91,17 @@ class SensorsStorm(FlowStorm):
             "DATABASE_URL": url,
             "FLOW_NAME": f"sensors-{self._topic}",
         }
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        if "files" in outputs:
+            self._watcher = threading.Thread(target=self._files.watch, args=(self._stop,), name="watch")
+            self._watcher.start()
         self.parts = {"sensors": {**(SETTINGS if events.kills else {}), **told}}
 
-    def run(self) -> str:
-        if "files" not in self._outputs:
-            return super().run()
-        stop = threading.Event()
-        watcher = threading.Thread(target=self._files.watch, args=(stop,), name="watch")
-        watcher.start()
-        try:
-            return super().run()
-        finally:
-            stop.set()
-            watcher.join()
+    def stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._stop.set()
+            self._watcher.join()
 
     def compare(self) -> str:
         taken = [(p, offset, m.value(), m.timestamp()[1]) for p, offset, m in records(self._kafka.bootstrap(), self._topic)]

@@ -108,10 +108,15 @@ class FlowStorm(ABC):
             self._thaw(part, zombie)
         for part in self.parts:
             self._to_the_end(part)
+        self.stop_watching()
         return f"{self.compare()}; starts {dict(self._starts)}, ends {dict(self.ended)}"
+
+    def stop_watching(self) -> None:  # noqa: B027 - most have nobody that watches
+        """Nothing is written any more."""
 
     def close(self) -> None:
         """End all that runs."""
+        self.stop_watching()
         self._load.close()
         for flow in (*self._running.values(), *(zombie for _, zombie in self._zombies)):
             flow.kill()
