@@ -59,7 +59,6 @@ class Kind(ABC):
     """A target of one kind, with a place of its own."""
 
     name: ClassVar[str]
-    remembers_what_it_holds: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.number = next(_numbers)
@@ -123,7 +122,6 @@ class Sql(Kind):
     """A database."""
 
     name = "sql"
-    remembers_what_it_holds = False
 
     def __init__(self, place: Place) -> None:
         super().__init__()
