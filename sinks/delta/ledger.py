@@ -12,7 +12,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
@@ -189,7 +189,7 @@ class DeltaLedger(Anchored):
             numbers: dict[int, int] = {}
             while (number := self.rows.number(self.names.part(len(numbers)))) is not None:
                 numbers[len(numbers)] = number
-            return Found(None, Anchor(parts=len(numbers)), numbers, dict.fromkeys(numbers, Part()))
+            return Found(None, Anchor(parts=len(numbers)), numbers, self._parts_lost(numbers))
         gone = ", ".join(self.names.file(number or 0) for number in missing.values())
         raise DataError(
             f"{self.rows.folder.path} names a file of step {self._step.name} that is gone from {self.place.state_at}: {gone}.",
@@ -197,6 +197,14 @@ class DeltaLedger(Anchored):
             "has in it, and start with BEGIN=anew: what the table holds comes a second time.",
             step=self._step.name,
         )
+
+    def _parts_lost(self, numbers: Iterable[int]) -> dict[int, Part]:
+        """What is known of sink partitions whose files are gone: that their last dead letters may be those of rows that stand."""
+        letters = self.place.letters.log
+        if not letters.exists():
+            return dict.fromkeys(numbers, Part())
+        letters.refresh()
+        return {at: Part(letters=letters.number(self.names.part(at))) for at in numbers}
 
     def _demand_kept(self, found: Found) -> None:
         """Raises DataError where somebody has restored the table to a version before our last commits."""

@@ -125,6 +125,8 @@ class DeltaTarget(LedgerTarget):
 
     @override
     def prepare(self) -> None:
+        if os.path.isfile(self.place.table.path):  # noqa: PTH113 - it may be a URL
+            raise ConfigError(f"{self.place.table.path} is a file, and no folder of a Delta table.", step=self.step)
         with self.ledger_of_step.held():
             rows = self.place.rows
             if not rows.exists() and self._is_to_be_made():

@@ -29,6 +29,8 @@ _FENCED = {
     KafkaError.INVALID_TXN_STATE,
     KafkaError.TRANSACTION_COORDINATOR_FENCED,
 }
+# A message is not taken, whoever sends it and whenever.
+_UNFIT = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP}
 _NO_TRANSACTIONS = {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE}
 # Fatal for the client, and the fault of settings or rights.
 _REFUSED = {*_NO_TRANSACTIONS, KafkaError.INVALID_TRANSACTION_TIMEOUT}
@@ -284,7 +286,7 @@ class Sender:
         """Raises what a message that was not taken means."""
         if _is_over(error):
             raise Overtaken(reason_of(error))
-        if error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}:
+        if error.code() in _UNFIT:
             raise Refused(reason_of(error))
         raise self._error(error)
 
@@ -326,7 +328,7 @@ class Sender:
     def _report_of(self, named: Callable[[int, str], object], number: int, error: KafkaError | None, _: KafkaMessage) -> None:
         if error is not None:
             self._failed.append(error)
-            if error.code() in {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}:
+            if error.code() in _UNFIT:
                 named(number, reason_of(error))
 
 

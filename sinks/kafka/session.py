@@ -146,6 +146,8 @@ def _letter(letter: DeadLetter, step: Step, bytes_max: int) -> dict[str, Any]:
         ("partition", letter.stream.partition),
         ("offset", letter.offset),
         ("row", letter.row),
+        # As a header: brokers refuse messages of the future, and let go of old ones sooner.
+        *((("timestamp", letter.timestamp_ms),) if letter.timestamp_ms > 0 else ()),
     )
     key, value = letter.key, letter.value
     own: list[tuple[str, bytes | None]] = [(f"waxwing.{name}", str(text).encode()) for name, text in known]
@@ -157,5 +159,4 @@ def _letter(letter: DeadLetter, step: Step, bytes_max: int) -> dict[str, Any]:
             key, headers, head = None, own, LETTER_HEAD_BYTES
         headers = [*headers, ("waxwing.bytes", str(size).encode())]
         value = None if value is None else value[: max(bytes_max - head - len(key or b"") - 100, 0)]
-    message: dict[str, Any] = {"key": key, "value": value, "headers": headers}
-    return message | ({"timestamp": letter.timestamp_ms} if letter.timestamp_ms > 0 else {})
+    return {"key": key, "value": value, "headers": headers}

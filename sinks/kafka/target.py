@@ -20,6 +20,7 @@ from sinks.misfits import check_records
 from waxwing import log
 from waxwing.batch import Stream
 from waxwing.change import Change
+from waxwing.errors import ConfigError
 from waxwing.ledger.anchored import AnchoredOwners
 from waxwing.ledger.store import Step
 from waxwing.ledger.whole import WholeStore
@@ -118,6 +119,8 @@ class KafkaTarget(LedgerTarget):
         output = topics.ensure(self.topic, settings.kafka_topic_partitions, config)
         letters = topics.ensure(self.letters_topic, settings.kafka_topic_partitions, {})
         topics.ensure_positions(positions_topic(self.own_step))
+        if not self._prepared:
+            self._demand_same_topic()
         self._message_bytes_max, self.letter_bytes_max = output.message_bytes_max, letters.message_bytes_max
         self.kafka_ledger.message_bytes_max = max(output.message_bytes_max, letters.message_bytes_max)
         if not self._prepared and self._compacted and not output.compacted:
@@ -134,6 +137,17 @@ class KafkaTarget(LedgerTarget):
                 step=self.step,
             )
         self._prepared = True
+
+    def _demand_same_topic(self) -> None:
+        into = self._keys_of(self.own_step)[1]
+        if into and into != self.topic:
+            raise ConfigError(
+                f"Flow {self.own_step.flow}, step {self.own_step.name} has filled topic {into}, and is now to fill {self.topic}: "
+                f"its positions (topic {positions_topic(self.own_step)}) say how much of its sources that one holds.",
+                hint="A flow that is another one needs a FLOW_NAME of its own. The same one into a new topic, from its sources' "
+                "start, too: or delete the topic of its positions.",
+                step=self.step,
+            )
 
     @property
     def kafka_ledger(self) -> KafkaLedger:
@@ -177,7 +191,10 @@ class KafkaTarget(LedgerTarget):
 
     @override
     def left_behind(self) -> str:
-        return "messages" if Topics(self.kafka_settings).holds_records(self.topic) else ""
+        topics = Topics(self.kafka_settings)
+        if topics.holds_records(self.topic):
+            return "messages"
+        return f"messages in {self.letters_topic}" if topics.holds_records(self.letters_topic) else ""
 
     # -- writing -------------------------------------------------------------------------------------
 

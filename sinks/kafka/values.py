@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
@@ -133,9 +134,9 @@ class MessageMaker:
                 bad[number] = f"its key or a header can't be made: {type(error).__name__}: {error}"
             out.append(message)
         if not batch.whole:
-            times = batch.messages.timestamps_ms
+            times, now_ms = batch.messages.timestamps_ms, time.time_ns() // 1_000_000
             for message, at in zip(out, batch.at, strict=True):
-                if (time_ms := times[at]) > 0:
+                if 0 < (time_ms := times[at]) <= now_ms:  # brokers refuse messages of the future
                     message["timestamp"] = time_ms
         return out
 

@@ -64,6 +64,11 @@ class ParquetTarget(LedgerTarget):
     ) -> None:
         super().__init__(settings)
         self.parquet_settings, self.folder = settings, Path(os.path.abspath(folder))  # noqa: PTH100 - links stay
+        if "://" in str(folder):
+            raise ConfigError(
+                f"{folder} is no folder of a local disk, and Parquet files go into no other.",
+                hint="Object stores are written as Delta tables (docs/delta.md).",
+            )
         if not self.folder.name:
             raise ConfigError(f"{self.folder} can't be a folder of files.", hint="Give it a name of its own.")
         self.table_given = table

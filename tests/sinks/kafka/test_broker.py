@@ -33,7 +33,7 @@ from tests.conformance.targets.kinds import ITEMS, Item, read_committed, table
 from tests.conformance.targets.test_targets import play
 from tests.servers import Kafka
 from tests.servers.process import until
-from waxwing.errors import ConfigError, TransientError, TryLater, WaxwingError
+from waxwing.errors import ConfigError, DataError, TransientError, TryLater, WaxwingError
 from waxwing.operators import parse
 from waxwing.settings import KafkaTargetSettings
 
@@ -127,6 +127,30 @@ def test_keys_lie_where_other_producers_put_them(kafka: Kafka) -> None:
     consumer.close()
     assert ours == theirs
     assert len(set(ours.values())) > 3
+
+
+def test_a_step_that_has_filled_one_topic_fills_no_other(kafka: Kafka) -> None:
+    run(kafka, "moving", GOOD[:5], "first-place")
+    with pytest.raises(ConfigError, match=r"has filled topic first-place, and is now to fill second-place"):
+        run(kafka, "moving", GOOD, "second-place")
+    run(kafka, "moving", GOOD, "first-place")
+    assert values(kafka, "first-place") == list(range(20))
+
+
+def test_letters_alone_tell_that_positions_are_gone(kafka: Kafka) -> None:
+    run(kafka, "letters", [b"?"], "letters-only")
+    kafka.delete_topic("waxwing.letters.out.positions")
+    with pytest.raises(DataError, match=r"letters-only\.dead_letters.*BEGIN=anew"):
+        run(kafka, "letters", [b"?"], "letters-only")
+
+
+def test_records_of_the_future_are_written_like_any_other(kafka: Kafka) -> None:
+    at_ms = 4_102_444_800_000
+    data = [Message(msgspec.json.encode(GOOD[0]), timestamp_ms=at_ms), Message(b"?", timestamp_ms=at_ms), GOOD[1]]
+    run(kafka, "future", data, "future")
+    assert values(kafka, "future") == [0, 1]
+    ((_, _, headers),) = read_committed(kafka, "future.dead_letters")
+    assert headers["waxwing.timestamp"] == str(at_ms).encode()
 
 
 def test_tombstones_go_through(kafka: Kafka) -> None:

@@ -26,6 +26,7 @@ from waxwing.change import Start
 from waxwing.errors import EXIT_TRY_AGAIN, ConfigError, DataError, Fenced, TargetError, TryLater, WaxwingError
 from waxwing.ledger.members import Member
 from waxwing.ledger.store import Step
+from waxwing.settings import ParquetSettings
 
 
 def opened(folder: Path, run: int = 0, process: int = 0, *, member: str = "", **some: Any) -> ParquetTarget:
@@ -430,3 +431,8 @@ def test_what_a_chain_says_counts_where_it_builds_on_the_place_of_the_anchor() -
         streams = {STREAM: held}
         chains.merge(streams, {STREAM: moved})
         assert (streams == {STREAM: moved}) == counts
+
+
+def test_an_object_store_is_no_folder() -> None:
+    with pytest.raises(ConfigError, match=r"s3://bucket/x is no folder of a local disk"):
+        ParquetTarget(ParquetSettings(), "s3://bucket/x", sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer)))
