@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 
@@ -21,7 +22,7 @@ __all__ = ["KEY_PASSWORD", "LISTENERS", "MECHANISMS", "Certificates", "Issuer", 
 LISTENERS = ("PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL", "SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _CLUSTER_ID = "d2F4d2luZy10ZXN0cy0wMQ"
-_ADMIN_TIMEOUT_S = 30.0
+_ADMIN_TIMEOUT_S, _ADMIN_UNUSED_MAX_S = 60.0, 60.0
 _ALLOWED = "org.apache.kafka.sasl.oauthbearer.allowed.urls"
 _numbers = count(1)
 
@@ -49,6 +50,7 @@ class Kafka(Server):
         self._properties = self.folder / "server.properties"
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in self._settings(properties or {}).items()))
         self._admin: AdminClient | None = None
+        self._admin_used_s = 0.0
         self._format()
 
     # -- for clients ---------------------------------------------------------------------------------
@@ -76,7 +78,8 @@ class Kafka(Server):
     @property
     def admin(self) -> AdminClient:
         """An administrator on the plain listener."""
-        if self._admin is None:
+        unused_s, self._admin_used_s = time.monotonic() - self._admin_used_s, time.monotonic()
+        if self._admin is None or unused_s > _ADMIN_UNUSED_MAX_S:  # one that had stood idle for minutes answered nothing once
             # Its remarks on a broker that is down on purpose would only fill the screen.
             self._admin = AdminClient({"bootstrap.servers": self.bootstrap(), "log_level": 0})
         return self._admin
