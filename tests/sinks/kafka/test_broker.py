@@ -64,10 +64,14 @@ def config_of(kafka: Kafka, topic: str) -> dict[str, str]:
 
 def test_topics_are_made_as_they_have_to_be(kafka: Kafka) -> None:
     given = settings(kafka, kafka_topic_partitions=5)
-    run(kafka, "making", GOOD, "made", given=given, compacted=True)
+    run(kafka, "making", GOOD, "made-here", given=given, compacted=True)
     topics = kafka.admin.list_topics(timeout=30).topics
-    assert [len(topics[name].partitions) for name in ("made", "made.dead_letters", "waxwing.making.out.positions")] == [5, 5, 1]
-    assert config_of(kafka, "made")["cleanup.policy"] == "compact"
+    assert [len(topics[name].partitions) for name in ("made-here", "made-here.dead_letters", "waxwing.making.out.positions")] == [
+        5,
+        5,
+        1,
+    ]
+    assert config_of(kafka, "made-here")["cleanup.policy"] == "compact"
     of_positions = config_of(kafka, "waxwing.making.out.positions")
     assert of_positions["cleanup.policy"] == "compact"
     assert of_positions["message.timestamp.type"] == "LogAppendTime"
