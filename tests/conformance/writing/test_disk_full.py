@@ -18,6 +18,7 @@ from sinks import SqlTarget, Upsert
 from sinks.writer.writer import Writer
 from tests.conformance.place import Place, make_place
 from tests.servers import MariaDB, PostgreSQL
+from tests.servers.disk import small_disk
 from waxwing.batch import Batch, Columns, Stream
 from waxwing.change import Start
 from waxwing.errors import EXIT_TRY_AGAIN, TryLater
@@ -28,18 +29,10 @@ ROWS, WIDTH = 200, 20_000
 
 
 @pytest.fixture
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A folder of a few megabytes, open to every user."""
-    folder = Path("/tmp") / f"waxwing-disk-{tmp_path_factory.getbasetemp().name}"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=0777", "tmpfs", str(folder)], check=False)
-    try:
-        if mounted.returncode:
-            pytest.skip("a small disk can't be mounted by this user")
+    with small_disk(24) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-        folder.rmdir()
 
 
 def fill(disk: Path) -> None:

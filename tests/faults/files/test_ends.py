@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults.cluster import Cluster
 from tests.faults.files.test_files import Reader, check
+from tests.servers.disk import small_disk
 from tests.servers.process import until
 from waxwing.errors import EXIT_CONFIG, EXIT_FENCED, EXIT_TRY_AGAIN
 
@@ -43,18 +44,10 @@ def ends(folder: Path, logs: Path, name: str) -> tuple[int | None, str]:
 
 
 @pytest.fixture
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A disk of two megabytes."""
-    folder = Path("/tmp") / f"waxwing-ends-{tmp_path_factory.getbasetemp().name}"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], check=False)
-    try:
-        if mounted.returncode:
-            pytest.skip("a small disk can't be mounted by this user")
+    with small_disk(2) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-        folder.rmdir()
 
 
 def test_a_full_disk_and_one_that_can_only_be_read_are_said_and_it_goes_on_exactly_once_they_are_mended(

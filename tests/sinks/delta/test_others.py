@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from sinks.delta import DeltaTarget
 from sinks.delta.files import failed, said
+from tests.servers.disk import small_disk
 from tests.sinks.delta.process import Process, check, table
 from waxwing.errors import DataError, RightsError, TransientError, TryLater, WaxwingError
 from waxwing.settings import DeltaSettings
@@ -124,18 +125,10 @@ def test_a_table_that_is_gone_or_made_anew_while_the_flow_runs_stops_it(tmp_path
 
 
 @pytest.fixture
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A disk of a few megabytes."""
-    folder = Path("/tmp") / f"waxwing-delta-{tmp_path_factory.getbasetemp().name}"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False)
-    try:
-        if mounted.returncode:
-            pytest.skip("a small disk can't be mounted by this user")
+    with small_disk(4) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-        folder.rmdir()
 
 
 def test_on_a_full_disk_it_ends_with_75_and_goes_on_once_there_is_room(disk: Path) -> None:

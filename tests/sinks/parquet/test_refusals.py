@@ -20,6 +20,7 @@ from sinks.parquet import ParquetTarget, PartitionKey, chains, day, hour, place,
 from sinks.parquet.place import Place
 from sinks.parquet.records import Anchor, Moved, unpack
 from sinks.writer.writer import Writer
+from tests.servers.disk import small_disk
 from tests.sinks.parquet.test_folder import STREAM, batch, commit, order, run, settings, table
 from tests.sinks.parquet.world import bound
 from waxwing.change import Start
@@ -229,18 +230,10 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A disk of a few megabytes."""
-    folder = Path("/tmp") / f"waxwing-parquet-{tmp_path_factory.getbasetemp().name}"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], check=False)
-    try:
-        if mounted.returncode:
-            pytest.skip("a small disk can't be mounted by this user")
+    with small_disk(8) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-        folder.rmdir()
 
 
 def test_on_a_full_disk_it_ends_with_75_and_goes_on_once_there_is_room(disk: Path) -> None:
