@@ -13,7 +13,7 @@ from benchmarks.inside import folds, nexmark
 from benchmarks.inside.sinks import COLUMNS as SINK_COLUMNS
 from benchmarks.inside.sinks import against_peers
 from benchmarks.limits.stages import STAGES, profile
-from benchmarks.options import Options, options
+from benchmarks.options import READINGS, Options, options
 from benchmarks.outputs import whole as outputs
 from benchmarks.report import Report
 from benchmarks.shapes import GOOD_ORDERS, SHAPES, Topic, filled
@@ -77,6 +77,9 @@ class Bench:
     def only_memory(self, shape: str) -> None:
         """`--memory`: peak memory at each tenth of a backlog."""
         self._report.section(f"a backlog of {shape}")
+        if shape == READINGS:
+            outputs.measure_memory(self._report, self._kafka, self._folder, self._asked.orders)
+            return
         topic = backlog.backlog(self._kafka, shape, self._asked.orders)
         for name in self._asked.databases:
             with Place(name, self._folder) as place:

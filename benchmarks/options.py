@@ -13,6 +13,7 @@ from benchmarks.shapes import SHAPES
 
 DEFAULT = ("processes", "start", *SHAPES, "latency", "idle", "windows", "closing", "outputs", "peer")
 PARTS = (*DEFAULT, "folds", "nexmark")
+READINGS = "readings"  # into files, a table and a topic
 DESCRIPTION = """Waxwing from a real broker beside the raw limit of the same database, another commit and a peer, in one run.
 
     python -m benchmarks                                                    # some fifteen minutes
@@ -20,6 +21,7 @@ DESCRIPTION = """Waxwing from a real broker beside the raw limit of the same dat
     python -m benchmarks --parts latency idle --databases postgresql
     python -m benchmarks --parts orders --orders 100000 --repeats 5
     python -m benchmarks --memory wide --orders 10000000                    # only this: memory over a long backlog
+    python -m benchmarks --memory readings --orders 10000000                # the same of readings into files, Delta and a topic
     python -m benchmarks --bursts                                           # only this: five minutes of floods and trickles
 
 Parts:
@@ -124,7 +126,9 @@ def options(words: Sequence[str] | None = None) -> Options:
     parser.add_argument("--base", default="", metavar="COMMIT", help="the same with that commit's code, in turns")
     parser.add_argument("--peer", type=program, default="", metavar="PYTHON", help="a Python that has Pathway")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--memory", choices=SHAPES, help="only this: a backlog of --orders such records, and the memory it takes")
+    only.add_argument(
+        "--memory", choices=[*SHAPES, READINGS], help="only this: a backlog of --orders such records, and the memory it takes"
+    )
     only.add_argument(
         "--bursts",
         type=number_above_zero,

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
     [("sensor", pa.string()), ("ts", pa.timestamp("us", tz="UTC")), ("measure1", pa.float64()), ("measure2", pa.float64())]
 )
 Rows = Sequence[Reading]
+OUTPUTS = ("parquet", "delta", "kafka")
 
 
 def decoded(bootstrap: str, topic: str, records: int) -> tuple[list[Reading], float]:
@@ -86,4 +87,4 @@ def kafka(bootstrap: str) -> Callable[[Rows, str], None]:
 
 def writers(bootstrap: str) -> Mapping[str, Callable[[Rows, str], None]]:
     """By the name of the output."""
-    return {"parquet": parquet, "delta": delta, "kafka": kafka(bootstrap)}
+    return dict(zip(OUTPUTS, (parquet, delta, kafka(bootstrap)), strict=True))

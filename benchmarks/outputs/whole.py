@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 from confluent_kafka import Producer
 from deltalake import DeltaTable
 
-from benchmarks.outputs.bare import decoded, writers
+from benchmarks.outputs.bare import OUTPUTS, decoded, writers
 from benchmarks.report import Report
 from benchmarks.shapes import PARTITIONS, START_RECORDS
 from benchmarks.spread import Spread
@@ -71,11 +71,7 @@ def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: i
         del rows
         for output in bare:
             for name, count, found in (("readings", records, runs), ("readings-start", START_RECORDS, starts)):
-                place = _place(kafka, folder, f"{name}-{output}-{repeat}", output)
-                env = {"SOURCE_TOPIC": name, "OUTPUT": output, "OUTPUT_PLACE": place, "FLOW_NAME": f"{name}-{output}-{repeat}"}
-                found[output].append(run(FLOW, {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), **env}, folder, count))
-                if (there := _count(kafka, place, output)) < count:
-                    raise SystemExit(f"{output}: {there:,} of {count:,} readings in {place}")
+                found[output].append(_run(kafka, folder, output, name, f"{name}-{output}-{repeat}", count))
     cells = []
     for output, done in runs.items():
         middle = Run(
@@ -95,6 +91,34 @@ def measure(report: Report, kafka: Kafka, folder: Path, records: int, repeats: i
         ]
         cells.append([output, *(spread.text(form) for spread, form in shown)])
     report.table(f"{records:,} readings of {SENSORS:,} sensors", COLUMNS, cells)
+
+
+def measure_memory(report: Report, kafka: Kafka, folder: Path, records: int) -> None:
+    """Peak memory of a flow over a tenth of the readings and of one over all, told as they come."""
+    cells = []
+    for count in (records // 10, records):
+        fill(kafka, f"backlog-{count}", count)
+    for output in OUTPUTS:
+        peaks = []
+        for count in (records // 10, records):
+            name = f"backlog-{output}-{count}"
+            done = _run(kafka, folder, output, f"backlog-{count}", name, count)
+            report.say(f"{output}, {count:,} readings after {done.seconds:.0f} s: peak {done.peak_mb:.0f} MB")
+            peaks.append(done)
+        cells.append([output, *(f"{one.peak_mb:.0f}" for one in peaks), f"{peaks[-1].seconds:.0f}", f"{peaks[-1].cpu_us:.2f}"])
+    shutil.rmtree(folder / "outputs")
+    columns = ("into", f"peak memory over {records // 10:,}, MB", f"over {records:,}", "seconds", "own CPU, us/reading")
+    report.table(f"A backlog of {records:,} readings", columns, cells)
+
+
+def _run(kafka: Kafka, folder: Path, output: str, topic: str, name: str, count: int) -> Run:
+    """The flow over a whole topic, into a new place; all must be there."""
+    place = _place(kafka, folder, name, output)
+    env = {"SOURCE_TOPIC": topic, "OUTPUT": output, "OUTPUT_PLACE": place, "FLOW_NAME": name}
+    done = run(FLOW, {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap(), **env}, folder, count)
+    if (there := _count(kafka, place, output)) < count:
+        raise SystemExit(f"{output}: {there:,} of {count:,} readings in {place}")
+    return done
 
 
 def _place(kafka: Kafka, folder: Path, name: str, output: str) -> str:

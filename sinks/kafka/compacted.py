@@ -35,6 +35,7 @@ class CompactedTopic:
     Attributes:
         found: the last record of each key.
         history: all records of the key `history_of`, in their order.
+        offset_next: of the first record that was not read.
     """
 
     def __init__(self, settings: KafkaClientSettings, topic: str, *, committed: bool, history_of: bytes = b"") -> None:
@@ -53,7 +54,7 @@ class CompactedTopic:
         }
         self._consumer = make_client(Consumer, config, settings)
         self._consumer.assign([TopicPartition(topic, 0, 0)])
-        self._next = 0
+        self.offset_next = 0
         self.found: dict[bytes, Entry] = {}
         self.history: list[Entry] = []
         self._history_of = history_of
@@ -79,14 +80,14 @@ class CompactedTopic:
         """
         until = self.end() if end is None else end
         give_up_s = time.monotonic() + (ANSWER_S if end is None else SETTLES_S)
-        while self._next < until:
+        while self.offset_next < until:
             for message in self._consumer.consume(_TAKEN_AT_ONCE, 0.05):
                 self._take(message)
             if self._refused is not None:
                 raise self._refused
-            if self._next < until and time.monotonic() > give_up_s:
+            if self.offset_next < until and time.monotonic() > give_up_s:
                 raise TransientError(
-                    f"Topic {self._topic} can't be read beyond offset {self._next}, and ends at {until}.",
+                    f"Topic {self._topic} can't be read beyond offset {self.offset_next}, and ends at {until}.",
                     hint="Does the broker answer? Or does a transaction of somebody else's hang in this topic "
                     "(kafka-transactions.sh find-hanging)?",
                 )
@@ -95,11 +96,11 @@ class CompactedTopic:
         error = message.error()
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
-                self._next = max(self._next, message.offset() or 0)
+                self.offset_next = max(self.offset_next, message.offset() or 0)
             if error.code() in _NO_MATTER:
                 return
             raise self._error(error)
-        self._next = (message.offset() or 0) + 1
+        self.offset_next = (message.offset() or 0) + 1
         key: Any = message.key()
         value: Any = message.value()
         if value is None:

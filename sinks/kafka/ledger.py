@@ -6,7 +6,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,7 +14,7 @@ from functools import cached_property
 import msgspec
 from typing_extensions import override
 
-from sinks.kafka.compacted import CompactedTopic
+from sinks.kafka.compacted import SETTLES_S, CompactedTopic
 from sinks.kafka.names import positions_topic, transactional_id
 from sinks.kafka.producers import Overtaken, Sender
 from sinks.kafka.records import (
@@ -43,7 +43,7 @@ from sinks.kafka.topics import MESSAGE_BYTES_DEFAULT
 from waxwing.batch import Stream
 from waxwing.errors import DataError, Fenced, TransientError
 from waxwing.ledger.anchored import Anchored
-from waxwing.ledger.contents import Contents
+from waxwing.ledger.contents import Contents, OwnerRow
 from waxwing.ledger.store import Race, Step, Stored
 from waxwing.settings import KafkaTargetSettings
 
@@ -52,6 +52,8 @@ HELD_MAX_S = 60.0
 LOOKS_WITHIN_S = 2.0
 # So long, drawn anew each time, a process that was overtaken waits for the other to get done; that takes about a second.
 GIVE_WAY_S = 0.5, 3.0
+# What was read in parts is looked at again so soon; where nothing new has come for so long, the other parts never will.
+LOOKS_AGAIN_S, QUIET_S = 0.02, 1.0
 _INITS_AT_ONCE = 8
 _STOPPED, _BEATS = b"stopped", b"beats"
 _OF_ANCHOR = {OWNERS, OPEN, WINDOWS, INTO}
@@ -81,7 +83,6 @@ class KafkaLedger(Anchored):
         self._seen: dict[bytes, Entry] = {}  # of the anchor's records, when contents were loaded
         self._seen_openings = 0  # how many openings there had been by then, committed or not
         self._loaded = Contents()
-        self._states: dict[Stream, tuple[str, bytes]] = {}
         self._opened: Record | None = None  # goes with the next record of owners
         self._in_use: dict[tuple[str, str], Sender] = {}  # by token and part
 
@@ -136,59 +137,75 @@ class KafkaLedger(Anchored):
         return {key: entry for key, entry in found.items() if key in _OF_ANCHOR or key.startswith(b'["stream"')}
 
     def _contents(self) -> Contents:
+        """What is there, once each stream was seen whole.
+
+        What is committed is read up to where the first open transaction begins, and where it began in the midst of another one
+        the rest of that other one comes later.
+        """
+        contents, quiet_since = Contents(), (0, 0.0)
+        give_up_s = time.monotonic() + SETTLES_S
+        while torn := self._torn(contents):
+            end, now_s = self._all.end(), time.monotonic()
+            if end != quiet_since[0]:
+                quiet_since = end, now_s
+            is_all = self._committed.offset_next >= end and now_s - quiet_since[1] > QUIET_S
+            if is_all or now_s > give_up_s:
+                raise DataError(
+                    f"Topic {self.topic}: what is kept of {torn[0]} does not fit together.",
+                    hint="Was something written into it, or deleted, by hand? Restore it; or begin anew: empty the topic that "
+                    "the step fills, delete this one, and start.",
+                    step=self._step.name,
+                )
+            time.sleep(LOOKS_AGAIN_S)
+            self._committed.read()
         found, step = self._committed.found, self._step
-        contents = Contents()
-        emissions: dict[Stream, str] = {}
-        for key, entry in found.items():
-            of_stream = stream_of(step.flow, key)
-            if of_stream is None or of_stream[0] != "stream":
-                continue
-            stream = of_stream[1]
-            moved = found.get(stream_key("position", stream))
-            if moved is None:
-                raise self._torn(stream)
-            position, generation, emissions[stream] = load_position(stream, entry.value, moved.value)
-            contents.positions[step, stream] = Stored(position, generation)
-            if (head := found.get(stream_key("head", stream))) is not None:
-                contents.states[step, stream] = self._state(stream, head, emissions[stream])
-        if OWNERS in found:
-            contents.owners = load_owners(step, found[OWNERS].value)
-            for which, row in contents.owners.items():
-                beat = self._all.found.get(beat_key(row.token))
-                if beat is not None and row.heartbeat_ms > 0:
-                    heartbeat_ms = 0 if beat.value == _STOPPED else max(row.heartbeat_ms, beat.timestamp_ms)
-                    contents.owners[which] = row._replace(heartbeat_ms=heartbeat_ms)
+        contents.owners = self._owners()
         if WINDOWS in found:
             contents.windows[step] = load_windows(step.flow, found[WINDOWS].value)
         return contents
 
-    def _state(self, stream: Stream, head: Entry, emission_of_position: str) -> bytes:
-        emission, chunks = load_head(head.value)
-        if emission != emission_of_position:
-            raise self._torn(stream)
-        held = self._states.get(stream)
-        if held is not None and held[0] == emission:
-            return held[1]
-        parts = [self._committed.found.get(stream_key("chunk", stream, number)) for number in range(chunks)]
-        if any(part is None or part.emission != emission for part in parts):
-            raise self._torn(stream)
-        state = b"".join(part.value for part in parts if part is not None)
-        self._states[stream] = emission, state
-        return state
+    def _torn(self, contents: Contents) -> list[Stream]:
+        """Adds the streams that are whole now, and were not before; the others."""
+        found, step = self._committed.found, self._step
+        torn = []
+        for key, entry in found.items():
+            of_stream = stream_of(step.flow, key)
+            if of_stream is None or of_stream[0] != "stream" or (step, of_stream[1]) in contents.positions:
+                continue
+            stream = of_stream[1]
+            moved, head = (found.get(stream_key(kind, stream)) for kind in ("position", "head"))
+            if moved is None:
+                torn.append(stream)
+                continue
+            position, generation, emission = load_position(stream, entry.value, moved.value)
+            state = None if head is None else self._state(stream, head, emission)
+            if head is not None and state is None:
+                torn.append(stream)
+                continue
+            contents.positions[step, stream] = Stored(position, generation)
+            if state is not None:
+                contents.states[step, stream] = state
+        return torn
 
-    def _torn(self, stream: Stream) -> Race | DataError:
-        """Parts that do not fit together: somebody who has just taken the step may be writing them."""
-        if self._anchor is not None:
-            try:
-                self._prove()
-            except Race as overtaken:
-                return overtaken
-        return DataError(
-            f"Topic {self.topic}: what is kept of {stream} does not fit together.",
-            hint="Was something written into it, or deleted, by hand? Restore it; or begin anew: empty the topic that the step "
-            "fills, delete this one, and start.",
-            step=self._step.name,
-        )
+    def _state(self, stream: Stream, head: Entry, emission_of_position: str) -> bytes | None:
+        """What is kept beside the position of this emission; None: parts of it are missing."""
+        emission, chunks = load_head(head.value)
+        parts = [self._committed.found.get(stream_key("chunk", stream, number)) for number in range(chunks)]
+        if emission != emission_of_position or any(part is None or part.emission != emission for part in parts):
+            return None
+        return b"".join(part.value for part in parts if part is not None)
+
+    def _owners(self) -> dict[tuple[Step, int], OwnerRow]:
+        """The owners' records, with their last heartbeats."""
+        if OWNERS not in self._committed.found:
+            return {}
+        owners = load_owners(self._step, self._committed.found[OWNERS].value)
+        for which, row in owners.items():
+            beat = self._all.found.get(beat_key(row.token))
+            if beat is not None and row.heartbeat_ms > 0:
+                heartbeat_ms = 0 if beat.value == _STOPPED else max(row.heartbeat_ms, beat.timestamp_ms)
+                owners[which] = row._replace(heartbeat_ms=heartbeat_ms)
+        return owners
 
     @override
     def save(self, contents: Contents) -> None:
@@ -200,8 +217,6 @@ class KafkaLedger(Anchored):
             raise Race(f"topic {self.topic} was written by another process")
         self._transact(self._changes(contents))
         self._opened = None
-        for key in changed:
-            self._states.pop(key[1], None)
 
     def _changes(self, contents: Contents) -> list[Record]:
         before, step = self._loaded, self._step
@@ -336,14 +351,11 @@ class KafkaLedger(Anchored):
 
     def demand_owned(self, contents: Contents, token: str) -> None:
         """Raises Fenced where another owner has taken the step from this one."""
-        if not self._owns(contents, token):
+        if not _owns(contents.owners, token):
             raise Fenced(
                 f"Another process of flow {self._step.flow} has taken over its positions (topic {self.topic}).",
                 hint="Nothing was written after that. The other process goes on; do not restart this one.",
             )
-
-    def _owns(self, contents: Contents, token: str) -> bool:
-        return any(row.token == token and row.heartbeat_ms >= 0 for row in contents.owners.values())
 
     # -- heartbeats --------------------------------------------------------------------------------
 
@@ -359,7 +371,10 @@ class KafkaLedger(Anchored):
         if not self._lock.acquire(timeout=LOOKS_WITHIN_S):
             return True  # the topic is being read: the next heartbeat looks
         try:
-            return self._owns(self.load(), token) or self._owns(self.load_all(), token)
+            self._committed.read()
+            if not _owns(self._owners(), token):  # or it can't be seen yet
+                self._committed.read(self._all.end())
+            return _owns(self._owners(), token)
         finally:
             self._lock.release()
 
@@ -371,6 +386,10 @@ class KafkaLedger(Anchored):
                 self._plain.acknowledged(1.0)
             finally:
                 self._plain_lock.release()
+
+
+def _owns(owners: Mapping[tuple[Step, int], OwnerRow], token: str) -> bool:
+    return any(row.token == token and row.heartbeat_ms >= 0 for row in owners.values())
 
 
 def _tokens(opening: Entry) -> dict[str, int]:

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
 
 from sinks.kafka.records import EMISSION, Record
+from sinks.kafka.values import Message
 from waxwing.errors import ConfigError, TransientError, WaxwingError
 from waxwing.kafka_client import client_config, make_client, reason_of, refusal
 from waxwing.settings import KafkaTargetSettings
@@ -121,27 +122,30 @@ class Sender:
             self._again(lambda _: self._producer.begin_transaction())
         self._open = True
 
-    def send_all(
-        self, topic: str, messages: Sequence[dict[str, Any]], *, named: Callable[[int, str], object] | None = None
-    ) -> None:
-        """Messages (of key, value, timestamp and headers) in this order.
+    def send_all(self, topic: str, messages: Sequence[Message], *, named: Callable[[int, str], object] | None = None) -> None:
+        """Messages in this order.
 
         Args:
             topic: where they go.
-            messages: as produce takes them.
+            messages: each with key, value, time and headers.
             named: is told the number, and why, of each that is refused; asking for it costs time.
 
         Raises:
             TransientError: they can't be handed over, since nothing goes out.
         """
+        produce, report = self._producer.produce, self._report
         for first in range(0, len(messages), _SENT_AT_ONCE):
-            for number, message in enumerate(messages[first : first + _SENT_AT_ONCE], first):
-                report = self._report if named is None else partial(self._report_of, named, number)
-                self.send(topic, on_delivery=report, **message)
+            for number, (key, value, timestamp_ms, headers) in enumerate(messages[first : first + _SENT_AT_ONCE], first):
+                if named is not None:
+                    report = partial(self._report_of, named, number)
+                try:  # by position, which takes three quarters of the time that names take
+                    produce(topic, value, key, -1, report, report, timestamp_ms, headers)
+                except (BufferError, KafkaException):
+                    self.send(topic, report, key=key, value=value, timestamp=timestamp_ms, headers=headers)
             self._producer.poll(0)
 
     def send(
-        self, topic: str, *, on_delivery: Callable[[KafkaError | None, KafkaMessage], None] | None = None, **message: Any
+        self, topic: str, on_delivery: Callable[[KafkaError | None, KafkaMessage], None] | None = None, **message: Any
     ) -> None:
         """One message; waits while the queue is full.
 

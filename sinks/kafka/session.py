@@ -11,7 +11,7 @@ from typing_extensions import override
 from sinks.kafka.ledger import KafkaLedger
 from sinks.kafka.producers import Overtaken, Refused, Sender
 from sinks.kafka.records import Record, position_record, state_records
-from sinks.kafka.values import MESSAGE_HEAD_BYTES
+from sinks.kafka.values import MESSAGE_HEAD_BYTES, Message
 from waxwing.batch import Stream
 from waxwing.change import Change, DeadLetter, Position
 from waxwing.errors import ConfigError, RowError, TransientError, TryLater
@@ -66,7 +66,7 @@ class KafkaSession(Session):
             self._overtaken(change, error)
         self._chunks |= {stream: _chunks(after.state) for stream, after in change.after.items() if after.state is not None}
 
-    def _write(self, sender: Sender, change: Change, messages: list[dict[str, Any]]) -> None:
+    def _write(self, sender: Sender, change: Change, messages: list[Message]) -> None:
         try:
             self._send(sender, change, messages)
             return
@@ -82,7 +82,7 @@ class KafkaSession(Session):
             numbers = self._target.numbers(change)
             raise RowError(f"{len(bad)} messages are refused", bad={numbers[n]: why for n, why in bad.items()}) from None
 
-    def _send(self, sender: Sender, change: Change, messages: list[dict[str, Any]], bad: dict[int, str] | None = None) -> None:
+    def _send(self, sender: Sender, change: Change, messages: list[Message], bad: dict[int, str] | None = None) -> None:
         sender.begin()
         try:
             sender.send_all(self._target.topic, messages, named=None if bad is None else bad.setdefault)

@@ -14,7 +14,7 @@ from sinks.kafka.names import positions_topic, step_of
 from sinks.kafka.records import into_of, streams_in
 from sinks.kafka.session import KafkaSession
 from sinks.kafka.topics import MESSAGE_BYTES_DEFAULT, Topics
-from sinks.kafka.values import TOPIC, Header, Key, MessageMaker, numbers_of
+from sinks.kafka.values import TOPIC, Header, Key, Message, MessageMaker, numbers_of
 from sinks.ledger import LedgerTarget
 from sinks.misfits import check_records
 from waxwing import log
@@ -198,7 +198,7 @@ class KafkaTarget(LedgerTarget):
 
     # -- writing -------------------------------------------------------------------------------------
 
-    def messages(self, change: Change) -> list[dict[str, Any]]:
+    def messages(self, change: Change) -> list[Message]:
         """What the change's rows are in the topic.
 
         Raises:

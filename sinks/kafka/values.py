@@ -28,8 +28,10 @@ MESSAGE_HEAD_BYTES = 100
 
 Key = str | Sequence[str] | Callable[[Any], bytes | str | None]
 Header = str | Callable[[Any], bytes | str | None]
+Headers = list[tuple[str, str | bytes | None]]
+# Its key, its value, its time (0: that of its sending), its headers.
+Message = tuple[bytes | None, bytes | None, int, Headers | None]
 _encoder = msgspec.json.Encoder(decimal_format="number")
-_Message = dict[str, Any]
 
 
 class MessageMaker:
@@ -55,14 +57,12 @@ class MessageMaker:
         self._row = (
             msgspec.defstruct("Row", [str(name) for name in self.names]) if all(map(str.isidentifier, self.names)) else None
         )
-        self._key = self._of(key, "key")
+        self._key = None if key is None else self._of(key, "key")
         self._headers = {name: self._of(header, f"header {name}") for name, header in (headers or {}).items()}
         self._key_names = (key,) if isinstance(key, str) else () if key is None or callable(key) else tuple(key)
 
-    def _of(self, what: Key | None, called: str) -> Callable[[Any, tuple[Any, ...]], bytes | None]:
+    def _of(self, what: Key, called: str) -> Callable[[Any, tuple[Any, ...]], bytes | None]:
         """A function of the record and its row."""
-        if what is None:
-            return lambda _record, _row: None
         if callable(what):
             return lambda record, _row: _bytes(what(record))
         names = (what,) if isinstance(what, str) else tuple(what)
@@ -80,7 +80,7 @@ class MessageMaker:
         """By their numbers the reasons of the records that the columns can't hold."""
         return self._rows.misfits(records)
 
-    def of(self, change: Change, message_bytes_max: int) -> list[_Message]:
+    def of(self, change: Change, message_bytes_max: int) -> list[Message]:
         """The messages.
 
         Raises:
@@ -90,7 +90,7 @@ class MessageMaker:
         deleting = any(batch.deletes for batch in batches)
         bare = [replace(batch, deletes=()) for batch in batches] if deleting else batches
         rows = self._in_utc(self._rows.of(replace(change, batches=bare)).rows)
-        out: list[_Message] = []
+        out: list[Message] = []
         bad: dict[int, str] = {}
         first, gone = 0, len(rows)
         for batch in batches:
@@ -98,13 +98,8 @@ class MessageMaker:
             made = self._made(batch, of_batch, first, bad)
             out += _in_order(batch, made, [self._deleting(delete, gone + n, bad) for n, delete in enumerate(batch.deletes)])
             first, gone = first + len(batch.records), gone + len(batch.deletes)
-        for number, message in enumerate(out):
-            size = len(message["value"] or b"") + len(message["key"] or b"") + MESSAGE_HEAD_BYTES
-            if size > message_bytes_max:
-                bad.setdefault(
-                    numbers_of(batches)[number],
-                    f"a message of {size:,} bytes; the topic takes {message_bytes_max:,} (max.message.bytes)",
-                )
+        if _size_max(out) > message_bytes_max:
+            self._too_large(out, message_bytes_max, numbers_of(batches), bad)
         if bad:
             raise RowError(f"{len(bad)} rows can't be messages", bad=bad)
         return out
@@ -117,30 +112,31 @@ class MessageMaker:
                     rows[number] = (*row[:at], row[at].astimezone(UTC), *row[at + 1 :])
         return rows
 
-    def _made(self, batch: Batch[Any], rows: Sequence[tuple[Any, ...]], first: int, bad: dict[int, str]) -> list[_Message]:
+    def _made(self, batch: Batch[Any], rows: Sequence[tuple[Any, ...]], first: int, bad: dict[int, str]) -> list[Message]:
         encode = _encoder.encode
         if self._row is not None:
             values = [encode(self._row(*row)) for row in rows]
         else:
             values = [encode(dict(zip(self.names, row, strict=True))) for row in rows]
-        out = []
-        for number, (record, row, value) in enumerate(zip(batch.records, rows, values, strict=True), first):
-            message: _Message = {"key": None, "value": value}
-            try:
-                message["key"] = self._key(record, row)
-                if self._headers:
-                    message["headers"] = [(name, of(record, row)) for name, of in self._headers.items()]
-            except Exception as error:  # noqa: BLE001 - a function of the flow's author failed on this record
-                bad[number] = f"its key or a header can't be made: {type(error).__name__}: {error}"
-            out.append(message)
-        if not batch.whole:
-            times, now_ms = batch.messages.timestamps_ms, time.time_ns() // 1_000_000
-            for message, at in zip(out, batch.at, strict=True):
-                if 0 < (time_ms := times[at]) <= now_ms:  # brokers refuse messages of the future
-                    message["timestamp"] = time_ms
-        return out
+        keys: list[bytes | None] = [None] * len(rows)
+        headers: list[Headers | None] = [None] * len(rows)
+        if self._key is not None or self._headers:
+            for number, (record, row) in enumerate(zip(batch.records, rows, strict=True)):
+                try:
+                    if self._key is not None:
+                        keys[number] = self._key(record, row)
+                    if self._headers:
+                        headers[number] = [(name, of(record, row)) for name, of in self._headers.items()]
+                except Exception as error:  # noqa: BLE001 - a function of the flow's author failed on this record
+                    bad[first + number] = f"its key or a header can't be made: {type(error).__name__}: {error}"
+        return list(zip(keys, values, _times_ms(batch), headers, strict=True))
 
-    def _deleting(self, delete: Delete, number: int, bad: dict[int, str]) -> _Message:
+    def _too_large(self, messages: Sequence[Message], bytes_max: int, numbers: Sequence[int], bad: dict[int, str]) -> None:
+        for number, message in zip(numbers, messages, strict=True):
+            if (size := _size_max([message])) > bytes_max:
+                bad.setdefault(number, f"a message of {size:,} bytes; the topic takes {bytes_max:,} (max.message.bytes)")
+
+    def _deleting(self, delete: Delete, number: int, bad: dict[int, str]) -> Message:
         key = delete.key
         if isinstance(key, tuple):
             held = dict(zip(delete.names or self._key_names, key, strict=True))
@@ -153,10 +149,24 @@ class MessageMaker:
                 key = _text(key[0]) or b""
             else:
                 key = _encoder.encode({name: held[name] for name in self._key_names})
-        return {"key": key, "value": None}
+        return key, None, 0, None
 
 
-def _in_order(batch: Batch[Any], made: list[_Message], deletes: list[_Message]) -> Iterator[_Message]:
+def _times_ms(batch: Batch[Any]) -> list[int]:
+    """Of each record the time of its message."""
+    if batch.whole:
+        return [0] * len(batch.records)
+    times, now_ms = batch.messages.timestamps_ms, time.time_ns() // 1_000_000
+    # Brokers refuse messages of the future.
+    return [time_ms if 0 < time_ms <= now_ms else 0 for time_ms in map(times.__getitem__, batch.at)]
+
+
+def _size_max(messages: Sequence[Message]) -> int:
+    """What the largest of them takes, in bytes."""
+    return max((len(key or b"") + len(value or b"") for key, value, _, _ in messages), default=0) + MESSAGE_HEAD_BYTES
+
+
+def _in_order(batch: Batch[Any], made: list[Message], deletes: list[Message]) -> Iterator[Message]:
     if not deletes:
         yield from made
         return
