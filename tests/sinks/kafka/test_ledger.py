@@ -1,0 +1,90 @@
+"""What a step keeps in its topic, read while others write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Timer
+
+import pytest
+from confluent_kafka import Producer
+
+from sinks.kafka.ledger import KafkaLedger
+from sinks.kafka.names import positions_topic
+from sinks.kafka.records import EMISSION, OWNERS, Record, dump_owners, position_record, state_records, stream_record
+from sinks.kafka.topics import Topics
+from tests.servers import Kafka
+from waxwing.batch import Stream
+from waxwing.change import Position
+from waxwing.errors import DataError
+from waxwing.ledger.contents import OwnerRow
+from waxwing.ledger.members import Member
+from waxwing.ledger.store import Step
+from waxwing.settings import KafkaTargetSettings
+
+STREAM = Stream("flow", "orders", "id", 0)
+TOKEN = "token"
+
+
+class Writing:
+    """One transaction in the step's topic, open until `commit`."""
+
+    def __init__(self, kafka: Kafka, topic: str, name: str) -> None:
+        self._producer, self._topic = Producer({"bootstrap.servers": kafka.bootstrap(), "transactional.id": name}), topic
+        self._producer.init_transactions(30)
+        self._producer.begin_transaction()
+
+    def send(self, *records: Record) -> None:
+        for record in records:
+            headers: list[tuple[str, str | bytes | None]] = [(EMISSION, record.emission.encode())]
+            self._producer.produce(self._topic, record.value, record.key, 0, headers=headers)
+        assert self._producer.flush(30) == 0
+
+    def commit(self) -> None:
+        self._producer.commit_transaction(30)
+
+
+def kept(offset: int, state: bytes) -> Sequence[Record]:
+    """A position, and what windows keep beside it."""
+    emission, position = f"emission-{offset}", Position(STREAM, offset, 0)
+    return [position_record(position, emission), *state_records(STREAM, state, emission, 0)]
+
+
+@pytest.fixture
+def ledger(kafka: Kafka, request: pytest.FixtureRequest) -> KafkaLedger:
+    """Of a step that has an owner, and a stream at 5."""
+    settings, step = KafkaTargetSettings(kafka_bootstrap_servers=kafka.bootstrap()), Step(request.node.name, "totals")
+    Topics(settings).ensure_positions(positions_topic(step))
+    writing = Writing(kafka, positions_topic(step), f"first-{step.flow}")
+    member = Member("run", 0, "own")
+    writing.send(Record(OWNERS, dump_owners({1: OwnerRow(TOKEN, member, "here", 1)})))
+    writing.send(stream_record(Position(STREAM, 5, 0), 1), *kept(5, b"old"))
+    writing.commit()
+    return KafkaLedger(settings, step, "totals", 1)
+
+
+def test_a_transaction_that_is_read_in_parts_is_waited_for(kafka: Kafka, ledger: KafkaLedger) -> None:
+    parted, open_longer = Writing(kafka, ledger.topic, "parted"), Writing(kafka, ledger.topic, "open longer")
+    position, *state = kept(9, b"new")
+    parted.send(position)
+    open_longer.send(Record(b'["proof"]', b""))
+    parted.send(*state)
+    parted.commit()
+    # What is committed ends where the other one begins: behind the position, before its state.
+    assert ledger.beat(TOKEN)
+    ends = Timer(0.5, open_longer.commit)
+    ends.start()
+    contents = ledger.load()
+    ends.join()
+    assert [one.position.offset_next for one in contents.positions.values()] == [9]
+    assert list(contents.states.values()) == [b"new"]
+
+
+@pytest.mark.parametrize("damaged", [lambda records: records[:-1], lambda records: records[:1]])
+def test_what_does_not_fit_together_and_stays_so_is_damage(
+    kafka: Kafka, ledger: KafkaLedger, damaged: Callable[[Sequence[Record]], Sequence[Record]]
+) -> None:
+    writing = Writing(kafka, ledger.topic, f"damage-{ledger.topic}")
+    writing.send(*damaged(kept(9, b"new")))
+    writing.commit()
+    with pytest.raises(DataError, match="does not fit together"):
+        ledger.load()
