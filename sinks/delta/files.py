@@ -320,6 +320,8 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
 # In what the package deltalake says: of a local disk, of a store.
 _NUMBER = re.compile(r"\bos error (\d+)\b|\bOs { code: (\d+)\b")
 _FORBIDDEN = re.compile(r"\b(401 Unauthorized|403 Forbidden)\b")
+# The store's options, or the bucket, are not what they have to be: no waiting helps.
+_MISSET = re.compile(r"\bGeneric Config error\b|\bbuilder error\b|\bNoSuchBucket\b|\bContainerNotFound\b")
 _ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|↳")
 
 
@@ -335,6 +337,11 @@ def failed(where: str, what: str, error: Exception) -> WaxwingError:
         number = int(found[1] or found[2])
     if isinstance(error, PermissionError) or number in _REFUSED or _FORBIDDEN.search(words):
         return RightsError(f"{where} {what}: {words}.", hint="The flow reads, writes, lists and deletes files there.")
+    if _MISSET.search(words):
+        return ConfigError(
+            f"{where} {what}: {words}.",
+            hint="Correct the path, or DELTA_STORAGE_OPTIONS (plain http needs AWS_ALLOW_HTTP; the bucket has to be there).",
+        )
     if number in (errno.ENOSPC, errno.EDQUOT):
         return TryLater(f"{where} {what}: {words}.", hint="Make room, and start again: nothing is lost.")
     return TransientError(f"{where} {what}: {words}")

@@ -284,15 +284,16 @@ class KafkaLedger(Anchored):
     @override
     def fence(self, contents: Contents, step: Step, keep: Sequence[str]) -> None:
         self._demand_anchor()
-        own = keep[0]
+        # Drawn for each try: who saw an earlier try of ours, and did not yet see us win, ends the writers of that one alone.
+        own = f"{keep[0]}.{secrets.token_hex(3)}"
         if self.transactional:
             self._fence_writers(step, own, keep)
         # What those left open is over now; before, it would have had to be waited for until its time is up.
         self._committed.read(self._all.end())
         if self._anchored() != self._seen:
             raise Race(f"topic {self.topic} was written by another process")
-        opened = _tokens(self._committed.found[OPEN]) if OPEN in self._committed.found else {}
-        kept = {token: count for token, count in opened.items() if token in keep} | {own: self._writers}
+        opened = _writers(self._committed.found[OPEN]) if OPEN in self._committed.found else {}
+        kept = {name: count for name, count in opened.items() if _token(name) in keep[1:]} | {own: self._writers}
         self._opened = Record(OPEN, msgspec.json.encode(kept))
         self._committed.read(self._all.end())
         now = self._contents()
@@ -311,11 +312,12 @@ class KafkaLedger(Anchored):
             raise Race(f"topic {self.topic} was written by another process")
         self._prove()  # whose writers are about to be ended are still our predecessors
         known = self._committed.found.get(OPEN)
-        begins = [_tokens(entry) for entry in self._all.history if known is None or entry.offset >= known.offset]
-        gone = {transactional_id(step, token, n) for one in begins for token in one.keys() - keep for n in range(one[token])}
+        begins = [_writers(entry) for entry in self._all.history if known is None or entry.offset >= known.offset]
+        ended = {(name, count) for one in begins for name, count in one.items() if _token(name) not in keep}
+        gone = {transactional_id(step, name, number) for name, count in ended for number in range(count)}
         mine = [transactional_id(step, own, number) for number in range(self._writers)]
         with ThreadPoolExecutor(_INITS_AT_ONCE) as pool:
-            self._senders = {own: list(pool.map(self._made, [*mine, *gone]))[: len(mine)]}
+            self._senders = {_token(own): list(pool.map(self._made, [*mine, *gone]))[: len(mine)]}
 
     def _made(self, name: str) -> Sender:
         sender = Sender(self._settings, name, self.message_bytes_max)
@@ -392,7 +394,12 @@ def _owns(owners: Mapping[tuple[Step, int], OwnerRow], token: str) -> bool:
     return any(row.token == token and row.heartbeat_ms >= 0 for row in owners.values())
 
 
-def _tokens(opening: Entry) -> dict[str, int]:
-    """The owners that an opening leaves, each with the number of its writers."""
-    tokens: dict[str, int] = msgspec.json.decode(opening.value)
-    return tokens
+def _writers(opening: Entry) -> dict[str, int]:
+    """The writers that an opening leaves, by their owners' names, with how many there are of each."""
+    writers: dict[str, int] = msgspec.json.decode(opening.value)
+    return writers
+
+
+def _token(name: str) -> str:
+    """The token of an owner whose writers have this name."""
+    return name.partition(".")[0]

@@ -37,10 +37,10 @@ def step_of(topic: str) -> Step | None:
     return Step(_plain(flow), _plain(name)) if dot and flow and name else None
 
 
-def transactional_id(step: Step, token: str = "", number: int = 0) -> str:
+def transactional_id(step: Step, owner: str = "", number: int = 0) -> str:
     """Of the anchor; or of one writer of an owner."""
     whose = f"waxwing:{step.flow}:{step.name}"
-    return f"{whose}:{token}:{number}" if token else whose
+    return f"{whose}:{owner}:{number}" if owner else whose
 
 
 def _escaped(name: str) -> str:

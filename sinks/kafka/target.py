@@ -19,10 +19,10 @@ from sinks.ledger import LedgerTarget
 from sinks.misfits import check_records
 from waxwing import log
 from waxwing.batch import Stream
-from waxwing.change import Change
+from waxwing.change import Change, Start
 from waxwing.errors import ConfigError
 from waxwing.ledger.anchored import AnchoredOwners
-from waxwing.ledger.store import Step
+from waxwing.ledger.store import Step, Transaction
 from waxwing.ledger.whole import WholeStore
 from waxwing.settings import KafkaTargetSettings
 
@@ -138,6 +138,20 @@ class KafkaTarget(LedgerTarget):
             )
         self._prepared = True
 
+    @override
+    def beginning(self, transaction: Transaction, starts: Sequence[Start]) -> None:
+        super().beginning(transaction, starts)
+        self._refuse_circle([start.stream for start in starts])
+
+    def _refuse_circle(self, streams: Collection[Stream]) -> None:
+        own = {self.topic, self.letters_topic} & {stream.source for stream in streams}
+        if own and Topics(self.kafka_settings).ids(own) & {stream.source_id for stream in streams}:
+            raise ConfigError(
+                f"Step {self.own_step.name} writes into topic {min(own)}, which the flow reads: it would never come to an end.",
+                hint="Name another topic for one of the two.",
+                step=self.step,
+            )
+
     def _demand_same_topic(self) -> None:
         into = self._keys_of(self.own_step)[1]
         if into and into != self.topic:
@@ -179,6 +193,7 @@ class KafkaTarget(LedgerTarget):
 
     @override
     def taken_elsewhere(self, streams: Collection[Stream]) -> Sequence[tuple[str, str]]:
+        self._refuse_circle(streams)
         wanted = {stream[1:] for stream in streams}
         out = []
         for name in sorted(Topics(self.kafka_settings).names()):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from sinks.kafka.names import step_of
@@ -136,6 +136,16 @@ class Topics:
         except KafkaException as error:
             raise self._error(error.args[0], name) from error
         return 1 if found is None else len(found.partitions)
+
+    def ids(self, names: Collection[str]) -> set[str]:
+        """The ids of topics, which no other topic of any cluster has (old brokers tell none). Raises as `names` does."""
+        if self._is_mock():
+            return set()
+        try:
+            asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=ANSWER_S)
+            return {str(future.result(ANSWER_S).topic_id) for future in asked.values()}
+        except KafkaException as error:
+            raise self._error(error.args[0]) from error
 
     def holds_records(self, name: str) -> bool:
         """Is there anything in a topic, as far as offsets tell? Raises as `names` does."""

@@ -412,6 +412,14 @@ class DeltaSettings(SinkSettings):
         "inside the table. Empty: beside it, .NAME.waxwing.",
     )
 
+    @field_validator("delta_storage_options")
+    @classmethod
+    def _endpoints(cls, given: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in given.items():
+            if re.search(r"(?<!use_fabric_)endpoint(_url)?$", name.lower()) and "://" not in value.get_secret_value():
+                raise ValueError(f"{name} has to be a URL, such as https://host:port")
+        return given
+
 
 class DeltaWindowSettings(DeltaSettings, WindowSettings):
     """What windows in a Delta table need."""

@@ -17,7 +17,7 @@ from sinks.delta import DeltaTarget
 from sinks.delta.files import failed, said
 from tests.servers.disk import small_disk
 from tests.sinks.delta.process import Process, check, table
-from waxwing.errors import DataError, RightsError, TransientError, TryLater, WaxwingError
+from waxwing.errors import ConfigError, DataError, RightsError, TransientError, TryLater, WaxwingError
 from waxwing.settings import DeltaSettings
 
 OTHERS = pa.table({"partition": pa.array([99], pa.int32()), "offset": pa.array([7], pa.int64())})
@@ -173,8 +173,19 @@ def test_what_a_place_says_is_one_line_and_has_a_kind() -> None:
         ("x (os error 13)", RightsError),
         ("x (os error 28)", TryLater),
         ("tcp connect error (os error 111)", TransientError),
+        ('Generic Config error failed to parse "soon" as Duration', ConfigError),
+        ("HTTP error builder error URL scheme is not allowed", ConfigError),
+        ("404 Not Found <Error><Code>NoSuchBucket</Code>", ConfigError),
     ):
         assert type(failed("s3://a/b", "can't be read", OSError(text))) is kind
+
+
+def test_an_endpoint_that_is_no_url_is_refused_and_not_told() -> None:
+    for name in ("AWS_ENDPOINT_URL", "aws_endpoint", "azure_endpoint"):
+        with pytest.raises(ValueError, match="has to be a URL") as raised:
+            DeltaSettings(delta_storage_options={name: SecretStr("nonsense")})
+        assert "nonsense" not in str(raised.value)
+    DeltaSettings(delta_storage_options={"azure_use_fabric_endpoint": SecretStr("true")})
 
 
 def test_no_storage_option_is_told_but_where_the_store_is(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sinks import sink
 from sinks.kafka import KafkaTarget
 from sinks.kafka.producers import Sender
 from sources import read
+from sources.kafka import KafkaSource
 from sources.memory import MemorySource, Message
 from tests.conformance.targets.kinds import ITEMS, Item, read_committed, table
 from tests.conformance.targets.test_targets import play
@@ -35,7 +36,7 @@ from tests.servers import Kafka
 from tests.servers.process import until
 from waxwing.errors import ConfigError, DataError, TransientError, TryLater, WaxwingError
 from waxwing.operators import parse
-from waxwing.settings import KafkaTargetSettings
+from waxwing.settings import KafkaSettings, KafkaTargetSettings
 
 QUICK: dict[str, Any] = {"lanes": 2, "owner_stale_s": 1.0, "retry_max_s": 30.0}
 GOOD = [{"id": n, "name": f"n{n}", "amount": "1.00"} for n in range(20)]
@@ -139,6 +140,17 @@ def test_a_step_that_has_filled_one_topic_fills_no_other(kafka: Kafka) -> None:
         run(kafka, "moving", GOOD, "second-place")
     run(kafka, "moving", GOOD, "first-place")
     assert values(kafka, "first-place") == list(range(20))
+
+
+@pytest.mark.parametrize("read_topic", ["circle", "circle.dead_letters"])
+def test_a_flow_that_would_read_what_it_writes_is_refused(kafka: Kafka, read_topic: str) -> None:
+    run(kafka, "before", GOOD, "circle")
+    given = KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap(), source_topic=read_topic, until="end")
+    graph = Dataflow("circles")
+    items = parse("parse", read("in", graph, KafkaSource(given)), Item)
+    sink("out", items, KafkaTarget(settings(kafka), "circle", table("items", ITEMS), key="name"))
+    with pytest.raises(ConfigError, match=f"writes into topic {read_topic}, which the flow reads"):
+        play(graph)
 
 
 def test_letters_alone_tell_that_positions_are_gone(kafka: Kafka) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Timer
+from threading import Event, Timer
 
 import pytest
 from confluent_kafka import Producer
 
 from sinks.kafka.ledger import KafkaLedger
 from sinks.kafka.names import positions_topic
+from sinks.kafka.producers import Overtaken, Sender
 from sinks.kafka.records import EMISSION, OWNERS, Record, dump_owners, position_record, state_records, stream_record
 from sinks.kafka.topics import Topics
 from tests.servers import Kafka
@@ -18,7 +19,7 @@ from waxwing.change import Position
 from waxwing.errors import DataError
 from waxwing.ledger.contents import OwnerRow
 from waxwing.ledger.members import Member
-from waxwing.ledger.store import Step
+from waxwing.ledger.store import Race, Step
 from waxwing.settings import KafkaTargetSettings
 
 STREAM = Stream("flow", "orders", "id", 0)
@@ -88,3 +89,53 @@ def test_what_does_not_fit_together_and_stays_so_is_damage(
     writing.commit()
     with pytest.raises(DataError, match="does not fit together"):
         ledger.load()
+
+
+def test_an_owner_s_second_try_is_not_ended_by_who_saw_the_first(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, step = KafkaTargetSettings(kafka_bootstrap_servers=kafka.bootstrap()), Step("tries", "totals")
+    Topics(settings).ensure_positions(positions_topic(step))
+    ours, theirs = (KafkaLedger(settings, step, "totals", 1) for _ in range(2))
+
+    def take(ledger: KafkaLedger, token: str) -> None:
+        with ledger.held():
+            contents = ledger.load()
+            ledger.fence(contents, step, [token])
+            contents.owners[step, len(contents.owners)] = OwnerRow(token, Member("run", 0, token), "here", 1)
+            ledger.save(contents)
+
+    real = Sender.commit
+
+    def overtaken(sender: Sender) -> None:
+        """Another one becomes the anchor's writer while this one's opening lies in the topic, undecided."""
+        sender.acknowledged()
+        raise Overtaken
+
+    with monkeypatch.context() as first_try:
+        commits = iter([real, overtaken])  # its proof, its opening
+
+        def commit(sender: Sender) -> None:
+            next(commits)(sender)
+
+        first_try.setattr(Sender, "commit", commit)
+        with pytest.raises(Race):
+            take(ours, "ours")
+
+    made, is_ours = KafkaLedger._made, Event()
+
+    def meanwhile(ledger: KafkaLedger, name: str) -> Sender:
+        """They end the writers of those that they saw; by then our second try is done."""
+        if ledger is theirs and "theirs" in name:
+            ours._raced = False  # without its wait
+            take(ours, "ours")
+            is_ours.set()
+        elif ledger is theirs:
+            assert is_ours.wait(30)
+        return made(ledger, name)
+
+    monkeypatch.setattr(KafkaLedger, "_made", meanwhile)
+    with pytest.raises(Race):
+        take(theirs, "theirs")
+    writer = ours.sender("ours", "lane-000")
+    writer.begin()
+    writer.send_records(ours.topic, [Record(b'["proof"]', b"")])
+    writer.commit()
