@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ class Demonstration:
         file: of the database, in FOLDER; made anew.
         tables: that the flow fills there. None: it needs no database.
         topics: that it fills.
+        refused: stage and reason of each dead letter, where it fills neither.
         lines: further ones for the end, such as how to read its files.
         real: the addresses that it takes, a line each.
     """
@@ -49,6 +50,7 @@ class Demonstration:
     file: str
     tables: Sequence[sa.Table] = ()
     topics: Sequence[str] = ()
+    refused: Callable[[], Iterable[tuple[str, str]]] = list
     lines: Sequence[str] = ()
     real: Sequence[str] = (
         "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092",
@@ -155,10 +157,13 @@ def _report(demonstration: Demonstration, servers: str, url: sa.URL | None, seco
     if not counters.tally.transactions:  # only drawn, or stopped before it began
         return
     found = [shown.of_topic(servers, topic) for topic in demonstration.topics]
-    letters = shown.letters_of_topic(servers, f"{demonstration.topics[0]}.dead_letters") if found and url is None else {}
     if url is not None:
         tables, letters = shown.of_database(url, demonstration.tables)
         found = [*tables, *found]
+    elif found:
+        letters = shown.letters_of_topic(servers, f"{demonstration.topics[0]}.dead_letters")
+    else:
+        letters = shown.by_reason(demonstration.refused())
     read = counters.tally.records
     rows = "".join(f", {one.total:,} {one.unit} in {one.name}" for one in found if one is found[0] or one.unit != found[0].unit)
     summary = f"{read:,} {demonstration.records} read{rows}, {sum(letters.values()):,} dead letters"

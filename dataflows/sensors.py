@@ -176,10 +176,25 @@ def demonstration(settings: SensorsSettings) -> SensorsSettings:
         file="demonstration-sensors.sqlite",
         tables=[statistics(zoned=False)] if "table" in outputs else [],
         topics=[settings.sensor_stats_topic] if "topic" in outputs else [],
+        refused=lambda: refused(settings),
         lines=how_to_read(settings) if "files" in outputs else [],
         real=ADDRESSES if "table" in outputs else ADDRESSES[:1],
     )
     return embedded.start(settings, made)
+
+
+def refused(settings: SensorsSettings) -> list[tuple[str, str]]:
+    """Stage and reason of each dead letter beside the files."""
+    from deltalake import DeltaTable  # noqa: PLC0415 - as above
+    from pyarrow import dataset  # noqa: PLC0415
+
+    found: list[tuple[str, str]] = []
+    for name in ("sensor_data", "sensor_data_stats"):
+        folder = f"{settings.sensors_path}/{name}_dead_letters"
+        is_delta = settings.sensors_format == "delta"
+        letters = DeltaTable(folder).to_pyarrow_dataset() if is_delta else dataset.dataset(folder)
+        found += [(row["stage"], row["error"]) for row in letters.to_table(["stage", "error"]).to_pylist()]
+    return found
 
 
 def how_to_read(settings: SensorsSettings) -> list[str]:

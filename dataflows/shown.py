@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -42,7 +42,7 @@ def of_database(url: sa.URL, tables: Sequence[sa.Table]) -> tuple[list[Shown], d
             rows = [row._asdict() for row in connection.execute(sa.select(*filled).limit(ROWS_SHOWN))]
             found.append(Shown(table.name, "rows", count, rows))
         reasons = connection.execute(sa.select(letters.stage, letters.reason)).all()
-    return found, _by_reason((stage, reason) for stage, reason in reasons)
+    return found, by_reason((stage, reason) for stage, reason in reasons)
 
 
 def of_topic(servers: str, topic: str) -> Shown:
@@ -54,10 +54,11 @@ def of_topic(servers: str, topic: str) -> Shown:
 def letters_of_topic(servers: str, topic: str) -> dict[str, int]:
     """The dead letters in a topic by reason."""
     headers: list[dict[str, Any]] = [dict(message.headers() or ()) for message in _messages(servers, topic)]
-    return _by_reason((one["waxwing.stage"].decode(), one["waxwing.error"].decode()) for one in headers)
+    return by_reason((one["waxwing.stage"].decode(), one["waxwing.error"].decode()) for one in headers)
 
 
-def _by_reason(letters: Iterator[tuple[str, str]]) -> dict[str, int]:
+def by_reason(letters: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """How many of these, each a stage and a reason, there are of each kind."""
     found = Counter(LATE if stage == "late" else reason for stage, reason in letters)
     return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
 

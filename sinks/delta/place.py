@@ -13,7 +13,7 @@ from waxwing import secrets
 from waxwing.errors import ConfigError
 from waxwing.settings import DeltaSettings
 
-LETTERS_SUFFIX = ".dead_letters"
+LETTERS_SUFFIX = "_dead_letters"
 # Options that messages may quote.
 _PUBLIC = re.compile(r"(region|endpoint|url|account_name|bucket|container_name)$", re.IGNORECASE)
 

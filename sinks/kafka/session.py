@@ -143,6 +143,7 @@ def _letter(letter: DeadLetter, step: Step, bytes_max: int) -> dict[str, Any]:
         ("stage", letter.stage),
         ("error", letter.reason),
         ("source", letter.stream.source),
+        ("source_id", letter.stream.source_id),
         ("partition", letter.stream.partition),
         ("offset", letter.offset),
         ("row", letter.row),

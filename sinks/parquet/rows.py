@@ -9,9 +9,8 @@ import sqlalchemy as sa
 
 from sinks.parquet.partitions import Partitions
 from waxwing.batch import Batch
-from waxwing.change import Change, DeadLetter
+from waxwing.change import Change
 from waxwing.errors import ConfigError, RowError
-from waxwing.ledger.store import Step
 from waxwing.tables.files.arrow import FILES, ArrowRows, file_plan, load
 from waxwing.tables.files.keys import PartitionKey
 from waxwing.tables.rows import RowMaker
@@ -109,53 +108,3 @@ def _places(batch: Batch[Any]) -> list[tuple[int, int | None]]:
     """Of each record, partition and offset. (One of a batch that is whole stands for many.)"""
     partition, offsets = batch.stream.partition, batch.messages.offsets
     return [(partition, None if batch.whole else offsets[at]) for at in batch.at]
-
-
-def letters_schema() -> Any:
-    """Of files of dead letters: stage, error, source, partition, offset, key, value, headers, timestamp; row, flow, step."""
-    pa = load()
-    header = pa.struct([("name", pa.string()), ("value", pa.binary())])
-    return pa.schema(
-        [
-            ("stage", pa.string()),
-            ("error", pa.string()),
-            ("source", pa.string()),
-            ("partition", pa.int32()),
-            ("offset", pa.int64()),
-            ("key", pa.binary()),
-            ("value", pa.binary()),
-            ("headers", pa.list_(header)),
-            ("timestamp", pa.timestamp("us", tz="UTC")),
-            ("row", pa.int64()),
-            ("flow", pa.string()),
-            ("step", pa.string()),
-        ]
-    )
-
-
-def letters_batch(letters: Sequence[DeadLetter], step: Step, schema: Any) -> Any:
-    """Dead letters as a record batch. `row`: which of the message's rows it was; `timestamp`: null where nobody knows."""
-    rows = [
-        (
-            letter.stage,
-            _text(letter.reason),
-            letter.stream.source,
-            letter.stream.partition,
-            letter.offset,
-            letter.key,
-            letter.value,
-            [{"name": _text(name), "value": value} for name, value in letter.headers],
-            letter.timestamp_ms * 1_000 if letter.timestamp_ms >= 0 else None,
-            letter.row,
-            *step,
-        )
-        for letter in letters
-    ]
-    pa = load()
-    columns = [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _text(text: str) -> str:
-    """What half of a surrogate pair becomes its escape in."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -15,12 +15,12 @@ from sinks.parquet.chains import head_path, record_path
 from sinks.parquet.files import Files, Growing
 from sinks.parquet.place import staged_name, write
 from sinks.parquet.records import SEGMENT_RECORDS, Anchor, File, Link, Moved, Run, moved_of, pack, stream_of
-from sinks.parquet.rows import letters_batch, letters_schema
 from waxwing.batch import Batch, Stream
 from waxwing.change import Change, Position
 from waxwing.errors import ConfigError, TargetError, TryLater
 from waxwing.ledger.ledger import UNFED_HINT
 from waxwing.ledger.whole_file import sync_folder
+from waxwing.tables.files import letters
 from waxwing.target import Session
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ class Lane:
         if not change.dead_letters:
             return []
         path, to = self._new("")
-        schema = letters_schema()
-        growing = Growing(path, schema, self._level)
-        growing.add(letters_batch(change.dead_letters, self._target.own_step, schema))
+        made = letters.batch(change.dead_letters, self._target.own_step)
+        growing = Growing(path, made.schema, self._level)
+        growing.add(made)
         growing.finish()
         return [File(path.name, True, to)]
 

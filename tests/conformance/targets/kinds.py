@@ -319,10 +319,7 @@ class Delta(Kind):
         )
 
     def letters(self) -> list[Letter]:
-        return sorted(
-            Letter(one["stage"], one["source_partition"], one["source_offset"], one["message_value"])
-            for one in self._read(".dead_letters")
-        )
+        return sorted(Letter(one["stage"], one["partition"], one["offset"], one["value"]) for one in self._read("_dead_letters"))
 
     def forget(self) -> None:
         shutil.rmtree(self._folder / f".{self._path.name}.waxwing")

@@ -64,7 +64,7 @@ class Lake:
 
     def tidy(self) -> None:
         """What somebody does to tables now and then."""
-        for name in ("readings", "readings.dead_letters", "minutes"):
+        for name in ("readings", "readings_dead_letters", "minutes"):
             table = self.table(name)
             table.optimize.compact()
             table.vacuum(0, dry_run=False, enforce_retention_duration=False)
@@ -75,7 +75,7 @@ class Lake:
         good = [msgspec.json.decode(m, type=Reading) for p in range(PARTITIONS) for m in messages(p) if m != b"?"]
         rows = sorted((row["id"], row["kafka_partition"], row["kafka_offset"], row["hour"]) for row in self.read("readings"))
         assert rows == [(one.id, one.id // EACH, one.id % EACH, one.at.hour) for one in good]
-        letters = sorted((row["source_partition"], row["source_offset"]) for row in self.read("readings.dead_letters"))
+        letters = sorted((row["partition"], row["offset"]) for row in self.read("readings_dead_letters"))
         assert letters == [(p, n) for p in range(PARTITIONS) for n in range(99, EACH, 100)]
         want: dict[int, list[int]] = {}
         for one in good:

@@ -23,13 +23,7 @@ READING = "sensor, epoch_us(ts) AS us, measure1, measure2"
 
 
 class Format(ABC):
-    """How rows lie in a folder.
-
-    Attributes:
-        place: the columns of a dead letter that say where its record stands.
-    """
-
-    place = '"partition", "offset"'
+    """How rows lie in a folder."""
 
     @abstractmethod
     def load(self, into: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: str) -> bool:
@@ -40,10 +34,6 @@ class Format(ABC):
         with duckdb.connect() as connection:
             there = self.load(connection, "found", folder, columns)
             return connection.execute("FROM found").fetchall() if there else []
-
-    @abstractmethod
-    def letters(self, folder: Path) -> Path:
-        """Where its dead letters lie."""
 
     @abstractmethod
     def strange(self, folder: Path) -> list[str]:
@@ -59,9 +49,6 @@ class Parquet(Format):
         into.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM '{folder}/**/*.parquet'")
         return True
 
-    def letters(self, folder: Path) -> Path:
-        return folder.with_name(f"{folder.name}_dead_letters")
-
     def strange(self, folder: Path) -> list[str]:
         kept = folder.with_name(f".{folder.name}.waxwing")
         staged = [str(file) for file in kept.rglob("*.parquet")]
@@ -71,8 +58,6 @@ class Parquet(Format):
 class Delta(Format):
     """By the package deltalake and DuckDB."""
 
-    place = "source_partition, source_offset"
-
     def load(self, into: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: str) -> bool:
         try:
             rows = DeltaTable(str(folder)).to_pyarrow_table()
@@ -80,9 +65,6 @@ class Delta(Format):
             return False
         into.register("arrow", rows).execute(f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM arrow")
         return True
-
-    def letters(self, folder: Path) -> Path:
-        return folder.with_name(f"{folder.name}.dead_letters")
 
     def strange(self, folder: Path) -> list[str]:
         # Files that no version names are what a killed commit leaves; readers do not see them, and a vacuum removes them.
@@ -151,7 +133,7 @@ class Files:
 
     def letters(self, name: str) -> Counter[tuple[int, int]]:
         """Partition and offset of each dead letter."""
-        rows = self._form.read(self._form.letters(self.folder / name), self._form.place)
+        rows = self._form.read(self.folder / f"{name}_dead_letters", '"partition", "offset"')
         return Counter((int(partition), int(offset)) for partition, offset in rows)
 
     def _rows(self) -> list[tuple[Any, ...]]:

@@ -154,8 +154,7 @@ def check(path: Path, ends: dict[int, int], bad: Sequence[int] = ()) -> None:
     """Each record up to these ends is once a row or once a letter."""
     rows = Counter((row["partition"], row["offset"]) for row in DeltaTable(path).to_pyarrow_table().to_pylist())
     letters = Counter(
-        (row["source_partition"], row["source_offset"])
-        for row in DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
+        (row["partition"], row["offset"]) for row in DeltaTable(f"{path}_dead_letters").to_pyarrow_table().to_pylist()
     )
     every = {(partition, offset) for partition, end in ends.items() for offset in range(end)}
     assert rows == Counter({one: 1 for one in every if one[1] not in bad})

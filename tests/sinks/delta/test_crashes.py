@@ -31,7 +31,7 @@ def story(path: Path, ends: dict[int, int], faults: AbstractContextManager[None]
 
 def copied(path: Path, to: Path) -> None:
     """The table, the letters, and what is remembered, under another name."""
-    for name in ("{}", "{}.dead_letters", ".{}.waxwing"):
+    for name in ("{}", "{}_dead_letters", ".{}.waxwing"):
         shutil.copytree(path.with_name(name.format(path.name)), to.with_name(name.format(to.name)))
 
 

@@ -52,7 +52,7 @@ def test_compaction_vacuum_and_checkpoints_at_any_moment_change_nothing(tmp_path
         for partition in (0, 1):
             one.write(partition, 3, bad=[1, 4, 7, 10, 13, 16])
             change = one.change(partition, 3, bad=[1, 4, 7, 10, 13, 16])
-            for one_of in (path, f"{path}.dead_letters"):
+            for one_of in (path, f"{path}_dead_letters"):
                 DeltaTable(one_of).optimize.compact()
                 DeltaTable(one_of).create_checkpoint()
                 DeltaTable(one_of).vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
@@ -147,7 +147,7 @@ def test_on_a_full_disk_it_ends_with_75_and_goes_on_once_there_is_room(disk: Pat
         one.is_gone()
         one = Process(path).open(0)
     end = one.at[0].offset_next
-    bad = [row["source_offset"] for row in DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()]
+    bad = [row["offset"] for row in DeltaTable(f"{path}_dead_letters").to_pyarrow_table().to_pylist()]
     check(path, {0: end}, bad)
 
 

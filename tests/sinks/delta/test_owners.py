@@ -60,7 +60,7 @@ def test_a_zombie_that_compared_before_the_fence_commits_nothing_after_it(
     found: list[Process] = []
 
     def append(log: DeltaLog, numbers: dict[str, int], files: Any = ()) -> None:
-        ours = log.folder.path.endswith(".dead_letters") == (which == "letters")
+        ours = log.folder.path.endswith("_dead_letters") == (which == "letters")
         if not found and ours and (log is old.target.place.rows or log is old.target.place.letters.log):
             old.is_gone()  # it freezes here
             found.append(Process(path))
@@ -344,10 +344,10 @@ def test_letters_that_were_never_committed_go_with_the_next_opening(tmp_path: Pa
         patch.setattr(DeltaLog, "append", dies)
         with pytest.raises(RuntimeError):
             old.write(0, 3, bad=[4])
-    assert len(DeltaTable(f"{path}.dead_letters").to_pyarrow_table()) == 2
+    assert len(DeltaTable(f"{path}_dead_letters").to_pyarrow_table()) == 2
     old.is_gone()
     new = Process(path).open(0)
-    assert len(DeltaTable(f"{path}.dead_letters").to_pyarrow_table()) == 1
+    assert len(DeltaTable(f"{path}_dead_letters").to_pyarrow_table()) == 1
     new.write(0, 3)  # it is good now
     check(path, {0: 6}, [1])
 
@@ -389,7 +389,7 @@ def test_one_that_an_opening_keeps_fences_the_letters_where_the_opener_died_befo
         dying.take()
     one.write(0, 3, bad=[1])
     opening = at(one).anchor.opening
-    letters = DeltaTable(f"{path}.dead_letters")
+    letters = DeltaTable(f"{path}_dead_letters")
     assert [letters.transaction_version(name) for name in (one.ledger.names.anchor, one.ledger.names.part(1))] == [opening] * 2
     check(path, {0: 3}, [1])
 
@@ -471,16 +471,16 @@ def test_a_position_that_jumps_takes_its_dead_letters_along(tmp_path: Path) -> N
     new = Process(path)
     new.take()
     new.target.jump(stream(0), 6, 3)
-    letters = DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
-    assert sorted((one["source_partition"], one["source_offset"]) for one in letters) == [(0, 1), (1, 1), (1, 4)]
+    letters = DeltaTable(f"{path}_dead_letters").to_pyarrow_table().to_pylist()
+    assert sorted((one["partition"], one["offset"]) for one in letters) == [(0, 1), (1, 1), (1, 4)]
     new.at[0] = new.session(0).take_over(stream(0))
     assert new.at[0].offset_next == 3
     new.write(0, 3, bad=[5])
     new.is_gone()
     again = Process(path).open(0)
     assert again.at[0].offset_next == 6
-    letters = DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
-    assert sorted((one["source_partition"], one["source_offset"]) for one in letters) == [(0, 1), (0, 5), (1, 1), (1, 4)]
+    letters = DeltaTable(f"{path}_dead_letters").to_pyarrow_table().to_pylist()
+    assert sorted((one["partition"], one["offset"]) for one in letters) == [(0, 1), (0, 5), (1, 1), (1, 4)]
 
 
 def test_files_that_nobody_names_are_removed_and_the_last_two_stay(tmp_path: Path) -> None:

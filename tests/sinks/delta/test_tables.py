@@ -128,9 +128,9 @@ def test_a_text_that_can_be_no_partition_is_a_dead_letter(tmp_path: Path) -> Non
     shops = ["a", "", "b", "é" * 42, "__HIVE_DEFAULT_PARTITION__"]
     run(path, PARTS, [{"id": n, "shop": shop, "day": None, "n": 0} for n, shop in enumerate(shops)], partition_by="shop")
     assert sorted(DeltaTable(path).to_pyarrow_table().column("id").to_pylist()) == [0, 2]
-    letters = DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
-    assert sorted((row["stage"], row["source_offset"]) for row in letters) == [("sink", 1), ("sink", 3), ("sink", 4)]
-    reasons = {row["source_offset"]: row["reason"] for row in letters}
+    letters = DeltaTable(f"{path}_dead_letters").to_pyarrow_table().to_pylist()
+    assert sorted((row["stage"], row["offset"]) for row in letters) == [("sink", 1), ("sink", 3), ("sink", 4)]
+    reasons = {row["offset"]: row["error"] for row in letters}
     assert "is a null to readers of a partition" in reasons[1]
     assert "has 257 bytes, at most 255" in reasons[3]
 
@@ -184,9 +184,9 @@ def test_records_of_which_no_key_can_be_made_are_dead_letters(tmp_path: Path) ->
     key = PartitionKey(name="k", column="id", value=made.__getitem__, type="integer")
     run(path, KEYED, [keyed(n, NOW) for n in range(6)], partition_by=key)
     assert sorted((row["id"], row["k"]) for row in DeltaTable(path).to_pyarrow_table().to_pylist()) == [(0, 1), (4, None)]
-    letters = DeltaTable(f"{path}.dead_letters").to_pyarrow_table().to_pylist()
-    assert sorted(row["source_offset"] for row in letters) == [1, 2, 3, 5]
-    assert "column id: no key k can be made of" in letters[0]["reason"]
+    letters = DeltaTable(f"{path}_dead_letters").to_pyarrow_table().to_pylist()
+    assert sorted(row["offset"] for row in letters) == [1, 2, 3, 5]
+    assert "column id: no key k can be made of" in letters[0]["error"]
 
 
 def test_keys_and_positions_must_fit_the_table(tmp_path: Path) -> None:

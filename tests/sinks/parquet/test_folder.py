@@ -176,6 +176,7 @@ def test_dead_letters_are_whole_messages_with_their_places(tmp_path: Path) -> No
         "row": 0,
         "flow": "shop",
         "step": "files",
+        "source_id": "name:orders",
     }
     assert [(one["offset"], one["stage"], one["value"]) for one in letters[1:]] == [
         (3, "sink", None),
