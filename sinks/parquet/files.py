@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sinks.parquet.records import File
-from waxwing.tables.files.arrow import load
+from waxwing.tables.files.arrow import GROUP_BYTES_MAX, GROUP_ROWS_MAX, WAITING_BYTES_MAX, load
 
-# Rows of a row group, and what those that wait for one take in memory, of one file and of all of a lane's.
-GROUP_ROWS_MAX = 131_072
-GROUP_BYTES_MAX = 32 << 20
-WAITING_BYTES_MAX = 64 << 20
 # So many are open at once; a row for another folder closes the one that was longest without.
 OPEN_MAX = 32
 

@@ -14,10 +14,8 @@ from sinks.delta.library import load
 from sinks.delta.rows.schema import Divided, RowsSchema, folder_name
 from sinks.delta.rows.stats import stats_of
 from waxwing.errors import TransientError, TryLater
+from waxwing.tables.files.arrow import GROUP_BYTES_MAX, GROUP_ROWS_MAX, WAITING_BYTES_MAX
 
-# Rows of a file's row group, and bytes of them in memory, before they are written; of all partitions together as well.
-GROUP_ROWS = 131_072
-GROUP_BYTES = 64 * 2**20
 # So many files are open at once, each of another partition; the one that was written longest ago is closed for the next.
 OPEN_MAX = 64
 
@@ -62,9 +60,9 @@ class Staging:
                 growing.rows += batch.num_rows
                 growing.bytes += batch.nbytes
                 growing.with_nan |= self._schema.nan_in(batch)
-                if growing.rows >= GROUP_ROWS or growing.bytes >= GROUP_BYTES:
+                if growing.rows >= GROUP_ROWS_MAX or growing.bytes >= GROUP_BYTES_MAX:
                     self._write(growing)
-            while sum(one.bytes for one in self._growing.values()) > GROUP_BYTES:
+            while sum(one.bytes for one in self._growing.values()) > WAITING_BYTES_MAX:
                 self._write(max(self._growing.values(), key=lambda one: one.bytes))
 
     def _of(self, values: tuple[str | None, ...]) -> _Growing:

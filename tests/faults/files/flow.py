@@ -1,10 +1,9 @@
-"""A flow into a folder of files, and windows into another, for tests that kill it."""
+"""A flow into a folder of files, or a Delta table, and windows into another, for tests that kill it."""
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -12,12 +11,13 @@ from bytewax.dataflow import Dataflow
 
 import waxwing
 from sinks import sink, window_sink
+from sinks.delta import DeltaTarget, DeltaWindows
 from sinks.parquet import ParquetTarget, ParquetWindows, day, hour
 from sources import read
 from sources.memory import MemorySource
 from waxwing.operators import parse
 from waxwing.operators.windows import Count, Sum, Tumbling, Windows
-from waxwing.settings import ParquetWindowSettings
+from waxwing.settings import DeltaWindowSettings, ParquetWindowSettings
 
 PARTITIONS, EACH, FIRST_S = 3, 2_000, 1_767_225_600
 
@@ -54,19 +54,26 @@ def messages(partition: int) -> list[bytes]:
     return out
 
 
-@waxwing.flow(ParquetWindowSettings)
-def flow(settings: ParquetWindowSettings) -> Dataflow:
+class Settings(ParquetWindowSettings, DeltaWindowSettings):
+    """Where to, and how."""
+
+    form: Literal["parquet", "delta"] = "parquet"
+    folder: str
+
+
+@waxwing.flow(Settings)
+def flow(settings: Settings) -> Dataflow:
     """Reads what there is, to its end."""
-    made, folder = Dataflow("readings"), Path(os.environ["FOLDER"])
-    source = MemorySource({p: messages(p) for p in range(PARTITIONS)}, batch_records=20, lanes=settings.lanes)
+    made = Dataflow("readings")
+    source = MemorySource({p: messages(p) for p in range(PARTITIONS)}, batch_records=50, lanes=settings.lanes)
     readings = parse("parse", read("in", made, source), Reading)
-    sink(
-        "rows",
-        readings,
-        ParquetTarget(settings, folder / "readings", table(), partition_by=[day("at"), hour("at")], positions=True),
-    )
-    windows = Windows(
-        by=(), time="at", kind=Tumbling(60), aggregates={"n": Count(), "total": Sum("id")}, lateness_s=EACH, idle_after_s=None
-    )
-    window_sink("minutes", readings, ParquetWindows(settings, folder / "minutes", minutes(), windows))
+    windows = Windows(by=(), time="at", kind=Tumbling(60), aggregates={"n": Count(), "total": Sum("id")}, lateness_s=EACH)
+    data, closed = f"{settings.folder}/readings", f"{settings.folder}/minutes"
+    keys = (day("at"), hour("at"))
+    if settings.form == "delta":
+        sink("rows", readings, DeltaTarget(settings, data, table(), partition_by=keys, positions=True))
+        window_sink("minutes", readings, DeltaWindows(settings, closed, minutes(), windows))
+    else:
+        sink("rows", readings, ParquetTarget(settings, data, table(), partition_by=keys, positions=True))
+        window_sink("minutes", readings, ParquetWindows(settings, closed, minutes(), windows))
     return made

@@ -35,6 +35,11 @@ from waxwing.tables.values.rules import integer_range
 
 # Digits of a decimal that every reader keeps exactly.
 DECIMAL_DIGITS_MAX = 38
+# Rows of a row group at most, and what those that wait for one take in memory: of one file, and of all of a writer's. Writing one
+# takes as much again, and every lane may be at it.
+GROUP_ROWS_MAX = 65_536
+GROUP_BYTES_MAX = 16 << 20
+WAITING_BYTES_MAX = 32 << 20
 # Rows of one record batch at most: a column of text holds 2 GiB in one.
 BATCH_ROWS_MAX = 10_000
 

@@ -15,11 +15,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from tests.faults.cluster import Cluster
-from tests.faults.delta.flow import EACH, PARTITIONS, Reading, messages
+from tests.faults.files.flow import EACH, PARTITIONS, Reading, messages
 from tests.servers.process import until
 from tests.servers.s3 import S3
 
 ENV = {
+    "FORM": "delta",
     "LANES": "3",
     "WINDOW_BUCKETS": "2",
     "DELTA_COMMIT_AGE_S": "0.05",
@@ -27,7 +28,7 @@ ENV = {
     "OWNER_STALE_S": "0.5",
     "PATH": os.environ["PATH"],
 }
-FLOW = "tests.faults.delta.flow:flow"
+FLOW = "tests.faults.files.flow:flow"
 
 
 class Lake:
@@ -110,7 +111,7 @@ def storm(lake: Lake, env: Mapping[str, str], logs: Path, *, processes: int, kil
 
 @pytest.mark.slow
 def test_a_mesh_that_is_killed_while_others_compact_and_vacuum_writes_each_row_once(tmp_path: Path) -> None:
-    storm(Lake(f"{tmp_path}/lake", {}), {**ENV, "LAKE": f"{tmp_path}/lake"}, tmp_path, processes=2, kills=2)
+    storm(Lake(f"{tmp_path}/lake", {}), {**ENV, "FOLDER": f"{tmp_path}/lake"}, tmp_path, processes=2, kills=2)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def s3() -> Iterator[S3]:
 def test_a_flow_into_an_object_store_that_is_killed_writes_each_row_once_and_tells_no_secret(s3: S3, tmp_path: Path) -> None:
     options = msgspec.json.encode(s3.options).decode()
     lake = Lake("s3://lake/of/ours", s3.options)
-    env = {**ENV, "LAKE": lake.path, "DELTA_STORAGE_OPTIONS": options, "LANES": "2", "DELTA_COMMIT_AGE_S": "0.5"}
+    env = {**ENV, "FOLDER": lake.path, "DELTA_STORAGE_OPTIONS": options, "LANES": "2", "DELTA_COMMIT_AGE_S": "0.5"}
     told = storm(lake, {**env, "WINDOW_SNAPSHOT_INTERVAL_S": "0.5"}, tmp_path, processes=1, kills=1)
     assert '"begins"' in told
     assert all(s3.options[f"AWS_{name}"] not in told for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
