@@ -18,7 +18,7 @@ from waxwing.settings import KafkaClientSettings
 ANSWER_S = 10.0
 # A transaction in the topic is as good as over once its writer is fenced; one that hangs is somebody's mistake.
 SETTLES_S = 30.0
-_TAKEN_AT_ONCE = 10_000
+_TAKEN_AT_ONCE, _WAIT_S = 10_000, 0.05
 # The end of the log; and rights to its group, which it never uses.
 _NO_MATTER = {KafkaError._PARTITION_EOF, KafkaError.GROUP_AUTHORIZATION_FAILED}
 
@@ -81,7 +81,8 @@ class CompactedTopic:
         until = self.end() if end is None else end
         give_up_s = time.monotonic() + (ANSWER_S if end is None else SETTLES_S)
         while self.offset_next < until:
-            for message in self._consumer.consume(_TAKEN_AT_ONCE, 0.05):
+            first = self._consumer.poll(_WAIT_S)  # `consume` would wait for as many as it may bring
+            for message in [first, *self._consumer.consume(_TAKEN_AT_ONCE, 0.0)] if first is not None else ():
                 self._take(message)
             if self._refused is not None:
                 raise self._refused

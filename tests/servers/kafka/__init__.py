@@ -189,6 +189,11 @@ class Kafka(Server):
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(self.folder / "data"),
             "auto.create.topics.enable": "false",
+            # Who comes without a name may do everything; anybody may, where nobody was given a right.
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "true",
+            "transaction.max.timeout.ms": "700000",
             # One node, short tests: everything small, nothing waits.
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -266,13 +265,13 @@ def _is_open(kafka: Kafka, topic: str) -> bool:
 
 
 def test_a_broker_that_restarts_inside_a_commit_changes_nothing(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, once, seen = Sender._again, threading.Lock(), threading.Event()
+    real, once = Sender._again, threading.Lock()
 
     def restart() -> None:
         kafka.start()
-        seen.wait()  # a server ends with the thread that started it
+        threading.Event().wait()  # a server ends with the thread that started it: this one is for the tests behind
 
-    thread = threading.Thread(target=restart)
+    thread = threading.Thread(target=restart, daemon=True)
 
     def again(sender: Sender, call: Any, *, committing: bool = False) -> None:
         if committing and _writes(sender) and once.acquire(blocking=False):
@@ -281,37 +280,18 @@ def test_a_broker_that_restarts_inside_a_commit_changes_nothing(kafka: Kafka, mo
         real(sender, call, committing=committing)
 
     monkeypatch.setattr(Sender, "_again", again)
-    try:
-        run(kafka, "restarting", GOOD, "restarting", given=settings(kafka, retry_max_s=240.0))
-        assert once.locked()
-        assert values(kafka, "restarting") == list(range(20))
-    finally:
-        seen.set()
-        if once.locked():
-            thread.join()
-        kafka.kill()
-        kafka.start()
+    run(kafka, "restarting", GOOD, "restarting", given=settings(kafka, retry_max_s=240.0))
+    assert once.locked()
+    assert values(kafka, "restarting") == list(range(20))
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[Kafka]:
-    """A broker that asks for rights; who comes without a name may do everything."""
-    properties = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",
-        "transaction.max.timeout.ms": "120000",
-    }
-    with Kafka(properties=properties) as server:
-        yield server
-
-
-def allow(kafka: Kafka, kind: Any, name: str, *operations: Any) -> None:
+def allow(kafka: Kafka, kind: Any, name: str, *operations: Any, user: str = "alice") -> None:
     admin: AdminClient = kafka.admin
     bindings = [
-        AclBinding(kind, name, ResourcePatternType.PREFIXED, "User:alice", "*", operation, AclPermissionType.ALLOW)
+        AclBinding(kind, name, ResourcePatternType.PREFIXED, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
         for operation in operations
     ]
     for future in admin.create_acls(bindings).values():
@@ -331,25 +311,32 @@ def as_alice(kafka: Kafka, **more: Any) -> KafkaTargetSettings:
     )
 
 
-def test_missing_rights_are_named_and_a_broker_without_transactions_is_written_at_least_once(guarded: Kafka) -> None:
-    guarded.create_topic("guarded")
-    guarded.create_topic("guarded.dead_letters")
-    guarded.create_topic("waxwing.guard.out.positions", cleanup_policy="compact")
+def test_missing_rights_are_named_and_a_broker_without_transactions_is_written_at_least_once(kafka: Kafka) -> None:
+    kafka.create_topic("guarded")
+    kafka.create_topic("guarded.dead_letters")
+    kafka.create_topic("waxwing.guard.out.positions", cleanup_policy="compact")
+    mine = (
+        (ResourceType.TOPIC, "guarded"),
+        (ResourceType.TOPIC, "waxwing.guard."),
+        (ResourceType.TRANSACTIONAL_ID, "waxwing:guard"),
+    )
+    for kind, name in mine:
+        allow(kafka, kind, name, AclOperation.DESCRIBE, user="somebody-else")
     writing = (AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS)
     with pytest.raises((ConfigError, TransientError)) as caught:
-        run(guarded, "guard", GOOD, "guarded", given=as_alice(guarded, retry_max_s=1.0))
+        run(kafka, "guard", GOOD, "guarded", given=as_alice(kafka, retry_max_s=1.0))
     assert isinstance(caught.value, WaxwingError)
-    allow(guarded, ResourceType.TOPIC, "guarded", *writing)
-    allow(guarded, ResourceType.TOPIC, "waxwing.guard.", AclOperation.READ, *writing)
+    for kind, name in mine[:2]:
+        allow(kafka, kind, name, AclOperation.READ, *writing)
     with pytest.raises(ConfigError, match="KAFKA_TRANSACTIONS=no"):
-        run(guarded, "guard", GOOD, "guarded", given=as_alice(guarded))
-    run(guarded, "guard", GOOD[:5], "guarded", given=as_alice(guarded, kafka_transactions="no"))
-    assert values(guarded, "guarded") == list(range(5))
-    allow(guarded, ResourceType.TRANSACTIONAL_ID, "waxwing:", AclOperation.WRITE, AclOperation.DESCRIBE)
-    run(guarded, "guard", GOOD, "guarded", given=as_alice(guarded))
-    assert values(guarded, "guarded") == list(range(20))
+        run(kafka, "guard", GOOD, "guarded", given=as_alice(kafka))
+    run(kafka, "guard", GOOD[:5], "guarded", given=as_alice(kafka, kafka_transactions="no"))
+    assert values(kafka, "guarded") == list(range(5))
+    allow(kafka, *mine[2], AclOperation.WRITE, AclOperation.DESCRIBE)
+    run(kafka, "guard", GOOD, "guarded", given=as_alice(kafka))
+    assert values(kafka, "guarded") == list(range(20))
 
 
-def test_a_time_for_transactions_beyond_the_broker_s_is_named(guarded: Kafka) -> None:
-    with pytest.raises(ConfigError, match=r"KAFKA_TRANSACTION_TIMEOUT_S is 600.*transaction\.max\.timeout\.ms"):
-        run(guarded, "long", GOOD, "long", given=settings(guarded, kafka_transaction_timeout_s=600.0))
+def test_a_time_for_transactions_beyond_the_broker_s_is_named(kafka: Kafka) -> None:
+    with pytest.raises(ConfigError, match=r"KAFKA_TRANSACTION_TIMEOUT_S is 800.*transaction\.max\.timeout\.ms"):
+        run(kafka, "long", GOOD, "long", given=settings(kafka, kafka_transaction_timeout_s=800.0))
