@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,16 @@ def write(target: ParquetTarget, end: int) -> None:
 def visible(folder: Path) -> list[int]:
     """Offsets of rows and dead letters, as another program finds them."""
     found: list[int] = []
-    with duckdb.connect() as connection:
-        for column, of in (("o", folder), ('"offset"', folder.with_name("out_dead_letters"))):
-            if any(of.rglob("*.parquet")):
-                found += [row[0] for row in connection.execute(f"SELECT {column} FROM '{of}/**/*.parquet'").fetchall()]
+    for column, of in (("o", folder), ('"offset"', folder.with_name("out_dead_letters"))):
+        if any(of.rglob("*.parquet")):
+            found += [row[0] for row in reader().execute(f"SELECT {column} FROM '{of}/**/*.parquet'").fetchall()]
     return sorted(found)
+
+
+@cache
+def reader() -> duckdb.DuckDBPyConnection:
+    """One for all: to connect takes longer than to read."""
+    return duckdb.connect()
 
 
 def test_a_process_that_dies_before_any_call_is_followed_exactly(
