@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -12,6 +11,7 @@ from sinks.delta.files import Files, Folder
 from sinks.delta.library import load
 from sinks.delta.log import DeltaLog
 from sinks.delta.records import Key, key_of
+from sinks.delta.rows.stats import stats_of
 from waxwing.change import DeadLetter
 from waxwing.errors import ConfigError
 from waxwing.ledger.contents import Letter, Letters
@@ -19,6 +19,7 @@ from waxwing.ledger.store import Step
 from waxwing.tables.files import letters
 
 NUMBER = "change_number"
+_INDEXED = ("stage", "error", "source", "partition", "offset", "timestamp", "row", "flow", "step", "source_id", NUMBER)
 
 
 class LettersTable:
@@ -60,12 +61,15 @@ class LettersTable:
         made = letters.batch(found, step)
         numbers = library.pyarrow.array([number] * len(found), library.pyarrow.int64())
         table = library.pyarrow.Table.from_arrays([*made.columns, numbers], schema=self._schema())
+        found_in_file: list[Any] = []
         with self._files.asked("written"), self._files.open_new(path) as file:
-            library.parquet.write_table(table, file, compression="zstd")
+            with library.parquet.ParquetWriter(
+                file, table.schema, compression="zstd", metadata_collector=found_in_file
+            ) as writer:
+                writer.write_table(table)
             size = self._files.finish(path, file)
-        only = {NUMBER: number}  # by it readers, and deletes, find the file
-        stats = {"numRecords": len(found), "minValues": only, "maxValues": only, "nullCount": {NUMBER: 0}}
-        return library.AddAction(path, size, {}, time.time_ns() // 1_000_000, data_change=True, stats=json.dumps(stats))
+        stats = stats_of(found_in_file[0], _INDEXED, ())
+        return library.AddAction(path, size, {}, time.time_ns() // 1_000_000, data_change=True, stats=stats)
 
     def all(self, step: Step) -> list[Letter]:
         """Those of a step, in the order of their places."""

@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from sinks.delta.library import EXTRA, load
 from sinks.delta.rows.keys import field_of, made
-from sinks.delta.rows.stats import COLUMNS_MAX
 from waxwing.errors import ConfigError, RowError
 from waxwing.tables.columns import kind_of
 from waxwing.tables.files.arrow import ArrowRows
@@ -53,7 +52,7 @@ class RowsSchema:
         positions: as given.
         schema: of the whole table, as a new one is made.
         written: the schema of data files, which have no partition columns.
-        indexed: the columns that statistics are given of.
+        indexed: the columns of the table that statistics are given of.
 
     Raises:
         ConfigError: a partition column is not written, or its type can't be one.
@@ -98,13 +97,18 @@ class RowsSchema:
         pa = load().pyarrow
         self._kept = [name for name in schema.names if name not in self.by]
         self.written = pa.schema([schema.field(name) for name in self._kept])
-        self.indexed = {
-            field.name
-            for field in list(schema)[:COLUMNS_MAX]
-            if not (pa.types.is_binary(field.type) or pa.types.is_boolean(field.type))
-        }
+        self.indexed = self._indexed(schema)
         self._floats = [field.name for field in self.written if pa.types.is_floating(field.type)]
         self._full, self._cast = schema, schema != self.schema
+
+    def _indexed(self, schema: Any) -> set[str]:
+        """All columns that readers may expect statistics of: of others that have none they would find nothing."""
+        types = load().pyarrow.types
+        return {
+            field.name
+            for field in schema
+            if field.name not in self.by and not (types.is_binary(field.type) or types.is_nested(field.type))
+        }
 
     # -- rows ----------------------------------------------------------------------------------------
 
@@ -218,6 +222,7 @@ class RowsSchema:
                 [types.field(field.name).with_nullable(True) if field.name in there else field for field in self.schema]
             )
         )
+        self.indexed |= self._indexed(types)
         return lacking
 
 

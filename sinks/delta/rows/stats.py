@@ -1,6 +1,7 @@
 """What the log says of a data file, so that readers can pass over it: how many rows, and of columns the bounds and the nulls.
 
-Bounds that can't be said exactly lie outside of the values, never inside; where that can't be, none are given.
+Bounds that can't be said exactly lie outside of the values, never inside. Where a column's can't be said at all, none are given
+of the whole file: beside bounds of others, deltalake's pyarrow dataset takes lacking ones for null, and passes over the file.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import msgspec
 # As others write them: of a text so many characters, and what is longer ends in the last character there is.
 TEXT_CHARACTERS_MAX = 32
 LAST_CHARACTER = "\U0010ffff"
-# Readers look at so many of a table's columns by default (delta.dataSkippingNumIndexedCols).
-COLUMNS_MAX = 32
 _MILLISECOND = timedelta(milliseconds=1)
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _NOTHING = object()
@@ -28,30 +27,30 @@ def stats_of(metadata: Any, names: Collection[str], with_nan: Collection[str]) -
 
     Args:
         metadata: what pyarrow says of the file (pyarrow.parquet.FileMetaData).
-        names: the columns that readers look at.
+        names: the columns that may have bounds; those that the file lacks are null in all of its rows.
         with_nan: those that hold a NaN, which Parquet's own bounds leave out.
     """
     lowest: dict[str, Any] = {}
     highest: dict[str, Any] = {}
-    nulls: dict[str, int] = {}
+    nulls = dict.fromkeys(names, metadata.num_rows)
+    is_bounded = True
     for at in range(metadata.num_columns):
-        name = metadata.schema.column(at).name
-        if name not in names:
+        name = metadata.schema.column(at).path
+        if name not in nulls:
             continue
-        groups = [metadata.row_group(number).column(at) for number in range(metadata.num_row_groups)]
-        found = [(group.statistics, group.num_values) for group in groups]
-        if any(one is None or not one.has_null_count for one, _ in found):
+        groups = [metadata.row_group(number).column(at).statistics for number in range(metadata.num_row_groups)]
+        nulls[name] = sum(one.null_count for one in groups)
+        bounded = [one for one in groups if one.num_values]
+        if not bounded:
             continue
-        nulls[name] = sum(one.null_count for one, _ in found)
-        bounded = [one for one, _ in found if one.num_values]
-        if name in with_nan or not bounded or not all(one.has_min_max for one in bounded):
-            continue
-        low = _below(min(one.min for one in bounded))
-        high = _above(max(one.max for one in bounded))
-        if low is not _NOTHING and high is not _NOTHING:
-            lowest[name], highest[name] = low, high
-    stats = {"numRecords": metadata.num_rows, "minValues": lowest, "maxValues": highest, "nullCount": nulls}
-    return _encode(stats).decode()
+        low = high = _NOTHING
+        if name not in with_nan and all(one.has_min_max for one in bounded):
+            low, high = _below(min(one.min for one in bounded)), _above(max(one.max for one in bounded))
+        if low is _NOTHING or high is _NOTHING:
+            is_bounded = False
+        lowest[name], highest[name] = low, high
+    bounds = {"minValues": lowest, "maxValues": highest} if is_bounded else {}
+    return _encode({"numRecords": metadata.num_rows, **bounds, "nullCount": nulls}).decode()
 
 
 def _below(value: Any) -> Any:
@@ -77,7 +76,8 @@ def _prefix(value: str) -> str:
 def _prefix_and_more(value: str) -> Any:
     if len(value) <= TEXT_CHARACTERS_MAX:
         return value
-    return _NOTHING if value[TEXT_CHARACTERS_MAX] == LAST_CHARACTER else value[:TEXT_CHARACTERS_MAX] + LAST_CHARACTER
+    at = next((at for at in range(TEXT_CHARACTERS_MAX, -1, -1) if value[at] < LAST_CHARACTER), None)
+    return _NOTHING if at is None else value[:at] + LAST_CHARACTER
 
 
 def _moment(value: datetime) -> str:
@@ -95,6 +95,7 @@ def _moment_behind(value: datetime) -> Any:
 
 
 _BOTH: Mapping[type, Callable[[Any], Any]] = {
+    bool: _same,
     int: _same,
     Decimal: _same,
     float: _finite,
