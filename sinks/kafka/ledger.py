@@ -6,10 +6,11 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TypeVar
 
 import msgspec
 from typing_extensions import override
@@ -18,6 +19,7 @@ from sinks.kafka.compacted import SETTLES_S, CompactedTopic
 from sinks.kafka.names import positions_topic, transactional_id
 from sinks.kafka.producers import Overtaken, Sender
 from sinks.kafka.records import (
+    CHUNK_BYTES,
     INTO,
     OPEN,
     OWNERS,
@@ -47,6 +49,7 @@ from waxwing.ledger.contents import Contents, OwnerRow
 from waxwing.ledger.store import Race, Step, Stored
 from waxwing.settings import KafkaTargetSettings
 
+T = TypeVar("T")
 HELD_MAX_S = 60.0
 # A heartbeat was sent, and then looks whose the step is: if it can, within this time.
 LOOKS_WITHIN_S = 2.0
@@ -70,6 +73,8 @@ class KafkaLedger(Anchored):
 
     Attributes:
         message_bytes_max: of a message in the topic that it fills.
+        batch_bytes_max: of a batch in any topic that its writers fill.
+        chunk_bytes: of a chunk of what windows keep.
     """
 
     def __init__(self, settings: KafkaTargetSettings, step: Step, into: str, writers: int) -> None:
@@ -77,7 +82,8 @@ class KafkaLedger(Anchored):
         self._settings, self._step, self._into, self._writers = settings, step, into, writers
         self._lock, self._plain_lock = threading.RLock(), threading.Lock()
         self._raced = False  # has another one become the anchor's writer, when we were?
-        self.message_bytes_max = MESSAGE_BYTES_DEFAULT
+        self.message_bytes_max = self.batch_bytes_max = MESSAGE_BYTES_DEFAULT
+        self.chunk_bytes = CHUNK_BYTES
         self._anchor: Sender | None = None
         self._senders: dict[str, list[Sender]] = {}  # by the token, of writers that are not in use yet
         self._seen: dict[bytes, Entry] = {}  # of the anchor's records, when contents were loaded
@@ -144,25 +150,39 @@ class KafkaLedger(Anchored):
         """
         contents, quiet_since = Contents(), (0, 0.0)
         give_up_s = time.monotonic() + SETTLES_S
-        while torn := self._torn(contents):
+        while torn := self._read(lambda: self._torn(contents)):
             end, now_s = self._all.end(), time.monotonic()
             if end != quiet_since[0]:
                 quiet_since = end, now_s
             is_all = self._committed.offset_next >= end and now_s - quiet_since[1] > QUIET_S
             if is_all or now_s > give_up_s:
-                raise DataError(
-                    f"Topic {self.topic}: what is kept of {torn[0]} does not fit together.",
-                    hint="Was something written into it, or deleted, by hand? Restore it; or begin anew: empty the topic that "
-                    "the step fills, delete this one, and start.",
-                    step=self._step.name,
-                )
+                raise self._damaged(f"what is kept of {torn[0]} does not fit together")
             time.sleep(LOOKS_AGAIN_S)
             self._committed.read()
         found, step = self._committed.found, self._step
         contents.owners = self._owners()
         if WINDOWS in found:
-            contents.windows[step] = load_windows(step.flow, found[WINDOWS].value)
+            contents.windows[step] = self._read(lambda: load_windows(step.flow, found[WINDOWS].value))
         return contents
+
+    def _read(self, call: Callable[[], T]) -> T:
+        """What the call makes of records.
+
+        Raises:
+            DataError: they are none of ours.
+        """
+        try:
+            return call()
+        except (msgspec.MsgspecError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._damaged(f"a record is none of Waxwing's ({error})") from error
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(
+            f"Topic {self.topic}: {why}.",
+            hint="Was something written into it, or deleted, by hand? Restore it; or begin anew: empty the topic that the step "
+            "fills, delete this one, and start.",
+            step=self._step.name,
+        )
 
     def _torn(self, contents: Contents) -> list[Stream]:
         """Adds the streams that are whole now, and were not before; the others."""
@@ -199,7 +219,7 @@ class KafkaLedger(Anchored):
         """The owners' records, with their last heartbeats."""
         if OWNERS not in self._committed.found:
             return {}
-        owners = load_owners(self._step, self._committed.found[OWNERS].value)
+        owners = self._read(lambda: load_owners(self._step, self._committed.found[OWNERS].value))
         for which, row in owners.items():
             beat = self._all.found.get(beat_key(row.token))
             if beat is not None and row.heartbeat_ms > 0:
@@ -231,7 +251,7 @@ class KafkaLedger(Anchored):
                 emission = secrets.token_hex(8) if state is not None else ""
                 out.append(position_record(moved, emission))
                 if state is not None:
-                    out += state_records(moved.stream, state, emission, self.chunks_of(moved.stream))
+                    out += state_records(moved.stream, state, emission, self.chunks_of(moved.stream), self.chunk_bytes)
         for key in before.positions.keys() - contents.positions.keys():
             chunks = range(self.chunks_of(key[1]))
             out += [Record(stream_key(kind, key[1]), None) for kind in ("stream", "position", "head")]
@@ -292,7 +312,7 @@ class KafkaLedger(Anchored):
         self._committed.read(self._all.end())
         if self._anchored() != self._seen:
             raise Race(f"topic {self.topic} was written by another process")
-        opened = _writers(self._committed.found[OPEN]) if OPEN in self._committed.found else {}
+        opened = self._writers_of(self._committed.found[OPEN]) if OPEN in self._committed.found else {}
         kept = {name: count for name, count in opened.items() if _token(name) in keep[1:]} | {own: self._writers}
         self._opened = Record(OPEN, msgspec.json.encode(kept))
         self._committed.read(self._all.end())
@@ -312,15 +332,19 @@ class KafkaLedger(Anchored):
             raise Race(f"topic {self.topic} was written by another process")
         self._prove()  # whose writers are about to be ended are still our predecessors
         known = self._committed.found.get(OPEN)
-        begins = [_writers(entry) for entry in self._all.history if known is None or entry.offset >= known.offset]
+        begins = [self._writers_of(entry) for entry in self._all.history if known is None or entry.offset >= known.offset]
         ended = {(name, count) for one in begins for name, count in one.items() if _token(name) not in keep}
         gone = {transactional_id(step, name, number) for name, count in ended for number in range(count)}
         mine = [transactional_id(step, own, number) for number in range(self._writers)]
         with ThreadPoolExecutor(_INITS_AT_ONCE) as pool:
             self._senders = {_token(own): list(pool.map(self._made, [*mine, *gone]))[: len(mine)]}
 
+    def _writers_of(self, opening: Entry) -> dict[str, int]:
+        """The writers that an opening leaves, by their owners' names, with how many there are of each."""
+        return self._read(lambda: msgspec.json.decode(opening.value, type=dict[str, int]))
+
     def _made(self, name: str) -> Sender:
-        sender = Sender(self._settings, name, self.message_bytes_max)
+        sender = Sender(self._settings, name, self.message_bytes_max, self.batch_bytes_max)
         self._init(sender)
         return sender
 
@@ -392,12 +416,6 @@ class KafkaLedger(Anchored):
 
 def _owns(owners: Mapping[tuple[Step, int], OwnerRow], token: str) -> bool:
     return any(row.token == token and row.heartbeat_ms >= 0 for row in owners.values())
-
-
-def _writers(opening: Entry) -> dict[str, int]:
-    """The writers that an opening leaves, by their owners' names, with how many there are of each."""
-    writers: dict[str, int] = msgspec.json.decode(opening.value)
-    return writers
 
 
 def _token(name: str) -> str:

@@ -21,6 +21,7 @@ from waxwing.settings import KafkaTargetSettings
 # So much may wait inside a producer; more than one transaction takes.
 _QUEUE_MESSAGES, _QUEUE_KBYTES = 1_000_000, 262_144
 _SENT_AT_ONCE = 5_000
+BATCH_BYTES = 1_000_000  # as librdkafka has it
 # One call to the transactions' coordinator waits so long for its answer; it is then made again.
 ANSWER_S = 10.0
 _FENCED = {
@@ -58,6 +59,7 @@ class Sender:
         settings: the brokers.
         transactional_id: its name; empty: it has no transactions.
         message_bytes_max: of one message.
+        batch_bytes_max: of several that go together: topics take no larger batch than they take a message.
         reports: whether it is told of what was acknowledged, not of errors alone: for heartbeats, of which one may come twice.
 
     Attributes:
@@ -69,7 +71,8 @@ class Sender:
         self,
         settings: KafkaTargetSettings,
         transactional_id: str = "",
-        message_bytes_max: int = 1_000_000,
+        message_bytes_max: int = BATCH_BYTES,
+        batch_bytes_max: int = BATCH_BYTES,
         *,
         reports: bool = False,
     ) -> None:
@@ -80,12 +83,13 @@ class Sender:
             "partitioner": "murmur2_random",  # as Java's clients do it
             "compression.type": settings.kafka_compression,
             "linger.ms": settings.kafka_linger_ms,
+            "batch.size": min(BATCH_BYTES, batch_bytes_max),
             "queue.buffering.max.messages": _QUEUE_MESSAGES,
             "queue.buffering.max.kbytes": _QUEUE_KBYTES,
             **client_config(settings),
             "enable.idempotence": not reports,
             "acks": "all",
-            "message.max.bytes": max(1_000_000, message_bytes_max),
+            "message.max.bytes": max(BATCH_BYTES, message_bytes_max),
             "delivery.report.only.error": not reports,
             "error_cb": self._on_error,
         }
@@ -333,7 +337,8 @@ class Sender:
         if error is not None:
             self._failed.append(error)
             if error.code() in _UNFIT:
-                named(number, reason_of(error))
+                # Without a colon: what stands behind one may be a row's own, and is not told.
+                named(number, f"Kafka refuses it ({reason_of(error).replace(': ', ', ')})")
 
 
 def _is_over(error: KafkaError) -> bool:

@@ -16,7 +16,7 @@ from waxwing.ledger.members import Member
 from waxwing.ledger.store import Step
 from waxwing.ledger.windows import Defined, dump_streams, load_streams
 
-# What windows keep is cut into so many bytes a record: below what any broker takes (message.max.bytes is 1 MiB by default).
+# What windows keep is cut into so many bytes a record, or half of what the topic takes (message.max.bytes is 1 MiB by default).
 CHUNK_BYTES = 500_000
 EMISSION = "emission"  # the header of a chunk that names what it belongs to
 
@@ -40,6 +40,9 @@ class Record(NamedTuple):
     emission: str = ""
 
 
+_OF_STREAMS = {"stream", "position", "head", "chunk"}
+
+
 def key_of(kind: str, *parts: Any) -> bytes:
     """The key of a record."""
     return json.dumps([kind, *parts], ensure_ascii=False).encode()
@@ -57,11 +60,14 @@ def beat_key(token: str) -> bytes:
 
 def stream_of(flow: str, key: bytes) -> tuple[str, Stream, tuple[int, ...]] | None:
     """The kind of a stream's record, its stream, and what follows in its key; None: it is of no stream."""
-    kind, *parts = msgspec.json.decode(key)
-    if kind not in {"stream", "position", "head", "chunk"}:
+    try:
+        kind, *parts = msgspec.json.decode(key, type=list[str | int])
+    except (msgspec.DecodeError, ValueError):  # somebody else's
+        return None
+    if kind not in _OF_STREAMS or tuple(map(type, parts[:3])) != (str, str, int):
         return None
     source, source_id, partition, *more = parts
-    return kind, Stream(flow, source, source_id, partition), tuple(more)
+    return str(kind), Stream(flow, str(source), str(source_id), int(partition)), tuple(map(int, more))
 
 
 def streams_in(flow: str, found: Mapping[bytes, Entry]) -> list[Stream]:
@@ -72,7 +78,7 @@ def streams_in(flow: str, found: Mapping[bytes, Entry]) -> list[Stream]:
 
 def into_of(found: Mapping[bytes, Entry]) -> str:
     """The topic that the step fills; empty: nobody has said it."""
-    return found[INTO].value.decode() if INTO in found else ""
+    return found[INTO].value.decode(errors="replace") if INTO in found else ""
 
 
 # -- positions: what moves with every change, and what is said at a start, in records of their own ------------------------
@@ -115,9 +121,11 @@ def load_position(stream: Stream, said: bytes, moved: bytes) -> tuple[Position, 
 # -- what windows keep ----------------------------------------------------------------------------------------------------
 
 
-def state_records(stream: Stream, state: bytes, emission: str, chunks_before: int) -> list[Record]:
+def state_records(
+    stream: Stream, state: bytes, emission: str, chunks_before: int, chunk_bytes: int = CHUNK_BYTES
+) -> list[Record]:
     """The head and the chunks of a state, and the end of those chunks that it no longer has."""
-    parts = [state[at : at + CHUNK_BYTES] for at in range(0, len(state), CHUNK_BYTES)]
+    parts = [state[at : at + chunk_bytes] for at in range(0, len(state), chunk_bytes)]
     head = msgspec.json.encode({"emission": emission, "chunks": len(parts)})
     return [
         Record(stream_key("head", stream), head),

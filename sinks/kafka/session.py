@@ -64,7 +64,8 @@ class KafkaSession(Session):
                 self._write(sender, change, self._target.messages(change))
         except Overtaken as error:
             self._overtaken(change, error)
-        self._chunks |= {stream: _chunks(after.state) for stream, after in change.after.items() if after.state is not None}
+        kept = {stream: after.state for stream, after in change.after.items() if after.state is not None}
+        self._chunks |= {stream: -(-len(state) // self._ledger.chunk_bytes) for stream, state in kept.items()}
 
     def _write(self, sender: Sender, change: Change, messages: list[Message]) -> None:
         try:
@@ -103,7 +104,7 @@ class KafkaSession(Session):
             emission = "" if after.state is None else secrets.token_hex(8)
             out.append(position_record(after, emission))
             if after.state is not None:
-                out += state_records(stream, after.state, emission, self._chunks.get(stream, 0))
+                out += state_records(stream, after.state, emission, self._chunks.get(stream, 0), self._ledger.chunk_bytes)
         return out
 
     def _overtaken(self, change: Change, error: Overtaken) -> None:
@@ -126,10 +127,6 @@ class KafkaSession(Session):
     @override
     def close(self) -> None:
         """Its producer belongs to the ledger: another session goes on with it."""
-
-
-def _chunks(state: bytes) -> int:
-    return len(state_records(Stream("", "", "", 0), state, "", 0)) - 1
 
 
 def _letter(letter: DeadLetter, step: Step, bytes_max: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing_extensions import override
 from sinks.kafka.compacted import CompactedTopic
 from sinks.kafka.ledger import KafkaLedger
 from sinks.kafka.names import positions_topic, step_of
-from sinks.kafka.records import into_of, streams_in
+from sinks.kafka.records import CHUNK_BYTES, into_of, streams_in
 from sinks.kafka.session import KafkaSession
 from sinks.kafka.topics import MESSAGE_BYTES_DEFAULT, Topics
-from sinks.kafka.values import TOPIC, Header, Key, Message, MessageMaker, numbers_of
+from sinks.kafka.values import MESSAGE_HEAD_BYTES, TOPIC, Header, Key, Message, MessageMaker, numbers_of
 from sinks.ledger import LedgerTarget
 from sinks.misfits import check_records
 from waxwing import log
@@ -118,11 +118,13 @@ class KafkaTarget(LedgerTarget):
         config = {"cleanup.policy": "compact"} if self._compacted else {}
         output = topics.ensure(self.topic, settings.kafka_topic_partitions, config)
         letters = topics.ensure(self.letters_topic, settings.kafka_topic_partitions, {})
-        topics.ensure_positions(positions_topic(self.own_step))
+        kept = topics.ensure_positions(positions_topic(self.own_step))
         if not self._prepared:
             self._demand_same_topic()
         self._message_bytes_max, self.letter_bytes_max = output.message_bytes_max, letters.message_bytes_max
-        self.kafka_ledger.message_bytes_max = max(output.message_bytes_max, letters.message_bytes_max)
+        ledger, sizes = self.kafka_ledger, [one.message_bytes_max for one in (output, letters, kept)]
+        ledger.message_bytes_max, ledger.batch_bytes_max = max(sizes), min(sizes) - MESSAGE_HEAD_BYTES
+        ledger.chunk_bytes = min(CHUNK_BYTES, kept.message_bytes_max // 2)
         if not self._prepared and self._compacted and not output.compacted:
             log.warning(
                 "not_compacted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -194,6 +195,20 @@ def test_what_is_too_large_is_a_dead_letter_as_far_as_it_fits(kafka: Kafka) -> N
     assert len(value) < 1_500
     assert int(headers["waxwing.bytes"]) > 5_000
     assert b"max.message.bytes" in headers["waxwing.error"]
+
+
+def test_batches_are_no_larger_than_the_topics_take(kafka: Kafka) -> None:
+    rng = random.Random(1)
+    for topic in ("narrow", "narrow.dead_letters"):
+        kafka.create_topic(topic, max_message_bytes="5000")
+    good = [{"id": n, "name": rng.randbytes(5).hex(), "amount": "1.00"} for n in range(500)]
+    graph = Dataflow("narrow")
+    target = KafkaTarget(settings(kafka), "narrow", table("items", ITEMS))
+    data: list[Any] = [*good, *(b"?" + rng.randbytes(500).hex().encode() for _ in range(50))]
+    sink("out", parse("parse", read("in", graph, MemorySource(data)), Item), target)
+    play(graph)
+    assert values(kafka, "narrow") == list(range(500))
+    assert len(read_committed(kafka, "narrow.dead_letters")) == 50
 
 
 def test_at_least_once_is_said_at_the_start(kafka: Kafka, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,18 @@ from confluent_kafka import Producer
 from sinks.kafka.ledger import KafkaLedger
 from sinks.kafka.names import positions_topic
 from sinks.kafka.producers import Overtaken, Sender
-from sinks.kafka.records import EMISSION, OWNERS, Record, dump_owners, position_record, state_records, stream_record
+from sinks.kafka.records import (
+    EMISSION,
+    OWNERS,
+    WINDOWS,
+    Entry,
+    Record,
+    dump_owners,
+    position_record,
+    state_records,
+    stream_key,
+    stream_record,
+)
 from sinks.kafka.topics import Topics
 from tests.servers import Kafka
 from waxwing.batch import Stream
@@ -88,6 +99,40 @@ def test_what_does_not_fit_together_and_stays_so_is_damage(
     writing.send(*damaged(kept(9, b"new")))
     writing.commit()
     with pytest.raises(DataError, match="does not fit together"):
+        ledger.load()
+
+
+class Held:
+    """A topic with these records."""
+
+    offset_next, history = 9, ()
+
+    def __init__(self, *records: Record) -> None:
+        self.found = {one.key: Entry(one.value or b"", one.emission, 0, n) for n, one in enumerate(records)}
+
+    def end(self) -> int:
+        return self.offset_next
+
+    def read(self, end: int | None = None) -> None: ...
+
+
+def holding(*records: Record) -> KafkaLedger:
+    ledger = KafkaLedger(KafkaTargetSettings(), Step("flow", "totals"), "totals", 1)
+    vars(ledger).update(_committed=Held(*records), _all=Held(*records))
+    return ledger
+
+
+@pytest.mark.parametrize("key", [b"hello", b"{}", b'["stream"]', b'["stream","a"]', b'["stream",{"a":1},null,"x"]', b"\xff"])
+def test_records_of_others_are_passed_over(key: bytes) -> None:
+    ledger = holding(stream_record(Position(STREAM, 5, 0), 1), *kept(5, b"old"), Record(key, b"x"))
+    assert [one.position.offset_next for one in ledger.load().positions.values()] == [5]
+
+
+@pytest.mark.parametrize("key", [OWNERS, WINDOWS, *(stream_key(kind, STREAM) for kind in ("stream", "position", "head"))])
+@pytest.mark.parametrize("value", [b"x", b"[7]", b"7"])
+def test_strange_values_are_told(key: bytes, value: bytes) -> None:
+    ledger = holding(stream_record(Position(STREAM, 5, 0), 1), *kept(5, b"old"), Record(key, value))
+    with pytest.raises(DataError, match="is none of Waxwing's"):
         ledger.load()
 
 

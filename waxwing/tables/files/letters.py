@@ -10,10 +10,13 @@ from waxwing.change import DeadLetter
 from waxwing.ledger.store import Step
 from waxwing.tables.files.arrow import load
 
+# The last moment of the year 9999: readers know none behind it.
+TIMESTAMP_MAX_MS = 253_402_300_799_999
+
 
 def schema() -> Any:
     """The message as it came, and why it was refused. `row`: which of the message's rows it was; `timestamp`: null where nobody
-    knows.
+    knows, or it lies behind the year 9999.
     """
     pa = load()
     header = pa.struct([("name", pa.string()), ("value", pa.binary())])
@@ -48,7 +51,7 @@ def batch(letters: Sequence[DeadLetter], step: Step) -> Any:
             letter.key,
             letter.value,
             [{"name": _text(name), "value": value} for name, value in letter.headers],
-            letter.timestamp_ms * 1_000 if letter.timestamp_ms >= 0 else None,
+            letter.timestamp_ms * 1_000 if 0 <= letter.timestamp_ms <= TIMESTAMP_MAX_MS else None,
             letter.row,
             *step,
             letter.stream.source_id,
@@ -63,7 +66,6 @@ def batch(letters: Sequence[DeadLetter], step: Step) -> Any:
 def letters_in(table: Any) -> list[DeadLetter]:
     """The letters of a table of such rows, in its order."""
     at = table.schema.get_field_index("timestamp")
-    # A time beyond the year 9999 is no datetime of Python's.
     rows = table.set_column(at, "timestamp", table.column(at).cast(load().int64())).to_pylist()
     return [_letter(row) for row in rows]
 
