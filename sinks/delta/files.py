@@ -58,6 +58,11 @@ def folder_of(text: str | os.PathLike[str], what: str) -> Folder:
     if "://" not in given:
         if not given:
             raise ConfigError(f"{what} is empty, where a folder or a URL is needed.")
+        if found := re.search(r"%[0-9A-Fa-f]{2}", given):
+            raise ConfigError(
+                f"{what}: {given} holds {found[0]}, which the package deltalake reads as another character.",
+                hint="Name another folder.",
+            )
         return Folder(str(Path(given).expanduser().absolute()))
     scheme, _, rest = given.partition("://")
     parts = [part for part in rest.split("/") if part]
@@ -316,12 +321,14 @@ class StoreFiles(Files):
             raise failed(self._url, f"can't be {what}", error) from error
 
 
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 # In what the package deltalake says: of a local disk, of a store.
 _NUMBER = re.compile(r"\bos error (\d+)\b|\bOs { code: (\d+)\b")
 _FORBIDDEN = re.compile(r"\b(401 Unauthorized|403 Forbidden)\b")
 # The store's options, or the bucket, are not what they have to be: no waiting helps.
-_MISSET = re.compile(r"\bGeneric Config error\b|\bbuilder error\b|\bNoSuchBucket\b|\bContainerNotFound\b")
+_MISSET = re.compile(
+    r"\b(Generic Config error|builder error|NoSuchBucket|ContainerNotFound|Invalid Access Key|credential error|parsing Path)\b"
+)
 _ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|↳")
 
 

@@ -45,7 +45,7 @@ class LettersTable:
             ConfigError: it is not.
         """
         schema = self._schema()
-        if not self.log.exists():
+        if not self.log.exists() and self.log.is_to_be_made(self._files):
             self.log.create(schema, [])
         there = {field.name: field.type for field in self.log.table.schema().fields}
         wanted = {field.name: field.type for field in load().Schema.from_arrow(schema).fields}

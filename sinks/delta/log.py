@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sinks.delta.files import Folder, failed, said, sync
+from sinks.delta.files import Files, Folder, failed, said, sync
 from sinks.delta.library import load
 from waxwing import log
-from waxwing.errors import DataError, TransientError
+from waxwing.errors import ConfigError, DataError, TransientError
 
 
 class Conflict(Exception):
@@ -56,6 +56,25 @@ class DeltaLog:
         except load().TableNotFoundError:
             return False
         return True
+
+    def is_to_be_made(self, files: Files) -> bool:
+        """Is there still no table?
+
+        Args:
+            files: in its place.
+
+        Raises:
+            ConfigError: they belong to none.
+        """
+        found = set(files.listed()) | set(files.folders()) - {"_delta_log"}
+        if self.exists():  # another process has just made it
+            return False
+        if not found:
+            return True
+        raise ConfigError(
+            f"{self.folder.path} holds files, and is no Delta table.",
+            hint="Name another folder; or make a table of them first (deltalake.convert_to_deltalake).",
+        )
 
     def create(self, schema: Any, partition_by: Sequence[str]) -> None:
         """Make the table, unless somebody has just done so.

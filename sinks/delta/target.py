@@ -129,7 +129,7 @@ class DeltaTarget(LedgerTarget):
             raise ConfigError(f"{self.place.table.path} is a file, and no folder of a Delta table.", step=self.step)
         with self.ledger_of_step.held():
             rows = self.place.rows
-            if not rows.exists() and self._is_to_be_made():
+            if not rows.exists() and rows.is_to_be_made(self.place.data):
                 rows.create(self._schema.schema, self._schema.by)
                 log.info("table_made", f"{self.name} was not there and is made.")
             if lacking := self._schema.compare(rows.table):
@@ -138,19 +138,6 @@ class DeltaTarget(LedgerTarget):
                 self._schema.compare(rows.table)
             self.place.letters.prepare()
         self._prepared = True
-
-    def _is_to_be_made(self) -> bool:
-        """Is there still no table? Raises ConfigError where files lie in its place that belong to none."""
-        data = self.place.data
-        found = set(data.listed()) | set(data.folders()) - {"_delta_log"}
-        if self.place.rows.exists():  # another process has just made it
-            return False
-        if not found:
-            return True
-        raise ConfigError(
-            f"{self.place.table.path} holds files, and is no Delta table.",
-            hint="Name another folder; or make a table of them first (deltalake.convert_to_deltalake).",
-        )
 
     @property
     def ledger_of_step(self) -> DeltaLedger:

@@ -116,11 +116,19 @@ class KafkaTarget(LedgerTarget):
     def prepare(self) -> None:
         topics, settings = Topics(self.kafka_settings), self.kafka_settings
         config = {"cleanup.policy": "compact"} if self._compacted else {}
+        was_there = self._prepared or self.topic in topics.names()
         output = topics.ensure(self.topic, settings.kafka_topic_partitions, config)
         letters = topics.ensure(self.letters_topic, settings.kafka_topic_partitions, {})
         kept = topics.ensure_positions(positions_topic(self.own_step))
         if not self._prepared:
             self._demand_same_topic()
+        if not was_there and self._has_positions(self.own_step):
+            log.warning(
+                "topic_missing",
+                f"Topic {self.topic} was not there any more and is made. The step goes on at its stored positions: what it wrote "
+                f"before is missing. To have it written again, delete topic {positions_topic(self.own_step)} as well.",
+                step=self.step,
+            )
         self._message_bytes_max, self.letter_bytes_max = output.message_bytes_max, letters.message_bytes_max
         ledger, sizes = self.kafka_ledger, [one.message_bytes_max for one in (output, letters, kept)]
         ledger.message_bytes_max, ledger.batch_bytes_max = max(sizes), min(sizes) - MESSAGE_HEAD_BYTES

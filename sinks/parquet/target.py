@@ -142,6 +142,9 @@ class ParquetTarget(LedgerTarget):
 
     @override
     def prepare(self) -> None:
+        for folder in (self.place.folder, self.place.letters):
+            if (folder / "_delta_log").exists():
+                raise ConfigError(f"{folder} is a Delta table.", hint="Write into another folder; or by DeltaTarget.")
         self.place.make()
         for step, anchor in self._anchors():
             self._check(step, anchor)

@@ -175,6 +175,9 @@ def test_what_a_place_says_is_one_line_and_has_a_kind() -> None:
         ("tcp connect error (os error 111)", TransientError),
         ('Generic Config error failed to parse "soon" as Duration', ConfigError),
         ("HTTP error builder error URL scheme is not allowed", ConfigError),
+        ("Generic MicrosoftAzure error Invalid Access Key Invalid symbol 33", ConfigError),
+        ("GCP credential error Unable to decode service account file", ConfigError),
+        ("File name too long (os error 36)", RightsError),
         ("404 Not Found <Error><Code>NoSuchBucket</Code>", ConfigError),
     ):
         assert type(failed("s3://a/b", "can't be read", OSError(text))) is kind

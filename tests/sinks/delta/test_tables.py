@@ -23,9 +23,10 @@ from deltalake import DeltaTable, write_deltalake
 from sinks.delta import DeltaTarget, PartitionKey, day, hour, library
 from sinks.delta.files import Folder, escaped, folder_of
 from sinks.delta.rows.stats import LAST_CHARACTER
+from sinks.parquet import ParquetTarget
 from tests.sinks.delta.running import QUICK, run
 from waxwing.errors import ConfigError, DataError
-from waxwing.settings import DeltaSettings
+from waxwing.settings import DeltaSettings, ParquetSettings
 from waxwing.tables.files.arrow import ArrowRows, file_plan
 
 EVERY = sa.Table(
@@ -387,6 +388,18 @@ def test_a_folder_of_other_files_is_no_table(tmp_path: Path) -> None:
         run(path, SHOP, [ROW])
 
 
+def test_two_formats_do_not_mix(tmp_path: Path) -> None:
+    delta, files = tmp_path / "delta", tmp_path / "files"
+    run(delta, SHOP, [ROW])
+    for suffix in ("", "_dead_letters"):
+        with pytest.raises(ConfigError, match="is a Delta table"):
+            ParquetTarget(ParquetSettings(), f"{delta}{suffix}", SHOP).prepare()
+    files.with_name("files_dead_letters").mkdir()
+    files.with_name("files_dead_letters").joinpath("x.parquet").touch()
+    with pytest.raises(ConfigError, match="files_dead_letters holds files, and is no Delta table"):
+        run(files, SHOP, [ROW])
+
+
 def test_what_is_remembered_never_lies_inside_the_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="DELTA_STATE_PATH lies inside"):
         DeltaTarget(DeltaSettings(delta_state_path=str(tmp_path / "shop" / "state")), tmp_path / "shop", SHOP)
@@ -482,7 +495,7 @@ def test_paths_and_urls_name_one_folder() -> None:
     assert folder_of("s3://bucket//a/b/", "x") == Folder("s3://bucket/a/b")
     assert folder_of("s3://bucket/a/b", "x").beside(".b.waxwing") == Folder("s3://bucket/a/.b.waxwing")
     assert not folder_of("s3://bucket/a", "x").is_local
-    for bad in ("", "s3://bucket", "ftp://bucket/a"):
+    for bad in ("", "s3://bucket", "ftp://bucket/a", "/a/x%20y"):
         with pytest.raises(ConfigError):
             folder_of(bad, "x")
     assert [escaped(name) for name in ("a b", "..", "a/b", ".x")] == ["a%20b", "%2E%2E", "a%2Fb", "%2Ex"]

@@ -153,6 +153,15 @@ def test_a_flow_that_would_read_what_it_writes_is_refused(kafka: Kafka, read_top
         play(graph)
 
 
+def test_a_topic_that_is_gone_is_made_anew_and_this_is_said(kafka: Kafka, capfd: pytest.CaptureFixture[str]) -> None:
+    run(kafka, "gone", GOOD[:5], "gone-out")
+    assert "was not there any more" not in capfd.readouterr().err
+    kafka.delete_topic("gone-out")
+    run(kafka, "gone", GOOD, "gone-out")
+    assert "Topic gone-out was not there any more and is made." in capfd.readouterr().err
+    assert values(kafka, "gone-out") == list(range(5, 20))
+
+
 def test_letters_alone_tell_that_positions_are_gone(kafka: Kafka) -> None:
     run(kafka, "letters", [b"?"], "letters-only")
     kafka.delete_topic("waxwing.letters.out.positions")
