@@ -264,6 +264,14 @@ class Target(ABC):
         """Steps of other flows, as (flow, step), that took these streams into this very place: of a flow that was renamed."""
         return ()
 
+    def forgets(self, flow: str, step: str) -> str:
+        """What makes it forget a step: a command, or what is to be deleted."""
+        return f"waxwing step drop {flow} {step}"
+
+    def renames(self, old: str, new: str) -> str:
+        """What to do where a flow was renamed."""
+        return f"Carry its positions over: waxwing flow rename {old} {new}."
+
     def left_behind(self) -> str:
         """What it holds although nothing is remembered of it, so that somebody has lost its positions; empty: nothing, or nobody
         can tell."""

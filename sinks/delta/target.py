@@ -182,6 +182,14 @@ class DeltaTarget(LedgerTarget):
         return [(step.flow, step.name) for step in steps if step != self.own_step and wanted & set(self._streams_of(step))]
 
     @override
+    def forgets(self, flow: str, step: str) -> str:
+        return f"remove {self.place.state_at}/{escaped(flow)}/{escaped(step)}"
+
+    @override
+    def renames(self, old: str, new: str) -> str:
+        return f"Go on under its earlier name: FLOW_NAME={old}."
+
+    @override
     def left_behind(self) -> str:
         """Rows, where the log names us, or where nobody at all remembers anything of the table."""
         rows = self.place.rows

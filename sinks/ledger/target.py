@@ -130,7 +130,7 @@ class LedgerTarget(Target):
             was = "rows"
         if was != self.form:
             said = f"So far step {self.step} wrote {_WRITES[was]} into {self.name}, and now it is to write {_WRITES[self.form]}."
-            raise begin_anew(said, self.own_step)
+            raise begin_anew(said, self)
 
     def begun(self, transaction: Transaction, starts: Sequence[Start]) -> None:
         """These streams are new, in the same transaction."""
@@ -163,12 +163,12 @@ def demand_stopped(transaction: OwnersTransaction, flow: str, stale_s: float) ->
             raise ConfigError(f"Flow {flow} runs ({record.place}).", hint=f"Stop it first; after a kill, wait {stale_s:.0f} s.")
 
 
-def begin_anew(message: str, step: Step) -> ConfigError:
+def begin_anew(message: str, target: LedgerTarget) -> ConfigError:
     """The error of a step that did something else so far."""
     return ConfigError(
         message,
-        hint=f"Go back to that; or begin anew: empty the table, forget the step (waxwing step drop {step.flow} {step.name}), "
-        "and start.",
+        hint="Go back to that; or begin anew: empty what it wrote, forget the step "
+        f"({target.forgets(*target.own_step)}), and start.",
     )
 
 

@@ -12,5 +12,5 @@ def check_definition(windows: Windows, kept: Defined, target: LedgerTarget) -> N
     if not windows.means_the_same(kept.text):
         raise begin_anew(
             f"The windows kept in {target.name} are of another definition: {kept.text}; now it is {windows.text}.",
-            target.own_step,
+            target,
         )

@@ -88,6 +88,14 @@ class InFront(Target):
         return self.target.taken_elsewhere(streams)
 
     @override
+    def forgets(self, flow: str, step: str) -> str:
+        return self.target.forgets(flow, step)
+
+    @override
+    def renames(self, old: str, new: str) -> str:
+        return self.target.renames(old, new)
+
+    @override
     def left_behind(self) -> str:
         return self.target.left_behind()
 

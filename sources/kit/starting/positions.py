@@ -206,11 +206,11 @@ def _refuse_doubles(target: Target, streams: Mapping[Stream, int], *, anew: bool
         log.warning("begins_anew", f"{what} and begins anew (BEGIN=anew): {target.again}.", step=target.step)
         return
     old = others[0][0]
-    drops = "; ".join(f"waxwing step drop {other} {step}" for other, step in others)
+    drops = "; ".join(target.forgets(other, step) for other, step in others)
     raise DataError(
         f"{what}, so beginning anew would do it again: {target.again}.",
-        hint=f"Was the flow renamed? Carry its positions over: waxwing flow rename {old} {flow}. Is the other flow out of use? "
-        f"Empty the table and forget it: {drops}. If it is meant, start with BEGIN=anew.",
+        hint=f"Was the flow renamed? {target.renames(old, flow)} Is the other flow out of use? Empty what it wrote, and forget "
+        f"it: {drops}. If it is meant, start with BEGIN=anew.",
         step=target.step,
         source=sources,
     )

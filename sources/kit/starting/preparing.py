@@ -61,7 +61,7 @@ def prepare_feeds(feeds: Sequence[Target], flow: str, answers: Answers = at_once
             f"{target.name} holds positions of flow {flow} under steps that it no longer has{' there' if elsewhere else ''}: "
             f"{', '.join(left)}; it has {', '.join(sorted(has))}."
         )
-        drops = "; ".join(f"waxwing step drop {flow} {step}" for step in left)
+        drops = "; ".join(target.forgets(flow, step) for step in left)
         taken_out = f"Steps that were taken out: {drops}"
         if anew:
             log.warning("steps_left", f"{what} They stay as they are (BEGIN=anew). {taken_out}")

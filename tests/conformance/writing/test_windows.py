@@ -577,7 +577,7 @@ def test_a_step_that_was_written_the_other_way_is_refused(place: Place, live_fir
     case.live = not live_first
     with pytest.raises(BaseException, match=r"So far step|error") as caught:
         case.run(data)
-    assert f"empty the table, forget the step (waxwing step drop {case.flow} totals)" in _story(caught.value)
+    assert f"empty what it wrote, forget the step (waxwing step drop {case.flow} totals)" in _story(caught.value)
     assert case.totals() == before
 
 

@@ -25,7 +25,8 @@ VERSIONS_READ = (2, WITHOUT_TOKENS, WITH_TOKENS)
 _CRC_BYTES = 4
 _HEAD_FROM = 9
 RESTORE = (
-    "Restore the database from its backup; or forget the windows (waxwing step drop FLOW STEP), empty their table and start anew."
+    "Restore what keeps the windows from its backup; or forget them (in a database: waxwing step drop FLOW STEP), empty what "
+    "they wrote, and start anew."
 )
 
 
