@@ -64,8 +64,8 @@ Values = Sequence[Any]
 def load(extra: str = "parquet") -> Any:
     """The module pyarrow, imported when it is first needed.
 
-    Its memory is the system's, where ARROW_DEFAULT_MEMORY_POOL names no other: its own allocator keeps what was freed for seconds,
-    and so a flow took 80 MB more.
+    Its memory is the system's, where ARROW_DEFAULT_MEMORY_POOL names no other: its own allocator keeps what was freed for
+    seconds, and so a flow took 80 MB more.
 
     Args:
         extra: of the package, which brings it: "parquet" or "delta".
