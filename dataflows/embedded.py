@@ -84,7 +84,7 @@ def start(settings: S, demonstration: Demonstration) -> S:
     )
     log.warning(
         "demonstration",
-        f"DEMONSTRATION: no settings were given, so the Kafka and the {called} are made up.{at_least_once}\n"
+        f"DEMONSTRATION: no KAFKA_BOOTSTRAP_SERVERS was given, so the Kafka and the {called} are made up.{at_least_once}\n"
         f"{demonstration.to_real_servers}",
     )
     update: dict[str, Any] = {}

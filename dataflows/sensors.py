@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from sinks.kafka import KafkaWindows
 from sinks.windows.target import WindowTarget
 from sources import read
 from sources.kafka import KafkaSource
+from waxwing.errors import ConfigError
 from waxwing.operators import map, parse, without_rejects
 from waxwing.operators.windows import Count, Max, Mean, Min, Tumbling, Windows
 from waxwing.settings import (
@@ -56,7 +58,13 @@ class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings, Par
         default="sensor_stats", min_length=1, max_length=249, description="Topic that the statistics go to."
     )
     sensors_path: str = Field(
-        default="var/sensors", min_length=1, description="Folder of the files: sensor_data, sensor_data_stats and what they keep."
+        default="var/sensors",
+        min_length=1,
+        description="Folder of the files: sensor_data, sensor_data_stats and what they keep. (The demonstration has its own, "
+        "var/demonstration-sensors.)",
+    )
+    database_table: str = Field(
+        default="", description="Table of the statistics, `schema.table` or `table`. Empty: sensor_data_stats."
     )
     sensors_format: Literal["parquet", "delta"] = Field(default="parquet", description="What the files are.")
     sensors_idle_after_s: float | None = Field(
@@ -71,7 +79,7 @@ class SensorsSettings(KafkaSettings, KafkaWindowSettings, SqlWindowSettings, Par
     def _outputs(cls, text: str) -> str:
         names = dict.fromkeys(name.strip() for name in text.split(","))
         if strange := [name for name in names if name not in OUTPUTS]:
-            raise ValueError(f"must be of {', '.join(OUTPUTS)}, with commas between, and {strange[0]!r} is none of them")
+            raise ValueError(f"must be of {', '.join(OUTPUTS)}, with commas between: {strange[0]!r} is no output")
         return ",".join(names)
 
 
@@ -102,14 +110,15 @@ per_15_s = Windows(
 ENDS = {"window_end": "ts"}
 
 
-def statistics(*, zoned: bool) -> sa.Table:
+def statistics(*, zoned: bool, name: str = "sensor_data_stats") -> sa.Table:
     """The table of statistics, all times in UTC. Databases keep them without a zone; some know none."""
     measures = [
         sa.Column(name, sa.BigInteger if name == "count_sensor" else sa.Double, nullable=False) for name in per_15_s.aggregates
     ]
+    schema, _, own = name.rpartition(".")
     return sa.Table(
-        "sensor_data_stats",
-        sa.MetaData(),
+        own,
+        sa.MetaData(schema=schema or None),
         sa.Column("sensor", sa.String(255), primary_key=True),
         sa.Column("window_start", sa.DateTime(timezone=zoned), primary_key=True),
         sa.Column("ts", sa.DateTime(timezone=zoned), nullable=False),  # the window's end
@@ -134,7 +143,8 @@ def flow(settings: SensorsSettings) -> Dataflow:
         topic, table = settings.sensor_stats_topic, statistics(zoned=True)
         window_sink("stats_topic", checked, KafkaWindows(settings, topic, table, windows, key="sensor", names=ENDS))
     if "table" in outputs:
-        window_sink("stats_table", checked, SqlWindows(settings, statistics(zoned=False), windows, names=ENDS))
+        table = statistics(zoned=False, name=settings.database_table or "sensor_data_stats")
+        window_sink("stats_table", checked, SqlWindows(settings, table, windows, names=ENDS))
     return flow
 
 
@@ -167,6 +177,11 @@ def demonstration(settings: SensorsSettings) -> SensorsSettings:
     outputs = settings.sensor_outputs.split(",")
     if "files" in outputs and not settings.given_by("sensors_path"):
         settings = settings.model_copy(update={"sensors_path": str(embedded.new_folder("demonstration-sensors"))})
+    elif "files" in outputs and any(Path(settings.sensors_path).glob("*")):
+        raise ConfigError(
+            f"The embedded demonstration begins anew each time, and SENSORS_PATH ({settings.sensors_path}) holds something.",
+            hint="Name a folder that is not there; or leave it out: the demonstration has one of its own.",
+        )
     first_s = time.time() - READINGS_SHOWN * READING_STEP_S
     made = embedded.Demonstration(
         records="readings",
@@ -174,7 +189,7 @@ def demonstration(settings: SensorsSettings) -> SensorsSettings:
             READINGS_SHOWN, bad_ratio=0.002, late_ratio=0.001, seed=1, ts="mixed", first_s=first_s, step_s=READING_STEP_S
         ),
         file="demonstration-sensors.sqlite",
-        tables=[statistics(zoned=False)] if "table" in outputs else [],
+        tables=[statistics(zoned=False, name=settings.database_table or "sensor_data_stats")] if "table" in outputs else [],
         topics=[settings.sensor_stats_topic] if "topic" in outputs else [],
         refused=lambda: refused(settings),
         lines=how_to_read(settings) if "files" in outputs else [],

@@ -57,8 +57,10 @@ CUT = Context(prec=60, rounding=ROUND_DOWN)
 
 def reading(raw: RawReading, message: Message) -> Reading:
     """The reading of a message, or a ValueError that says why it is none."""
-    if not 0 < len(raw.sensor) <= SENSOR_CHARACTERS_MAX or raw.sensor.isspace():
-        raise ValueError(f"sensor has {len(raw.sensor):,} characters: it needs 1 to 255, and not only blanks")
+    if not raw.sensor.strip():
+        raise ValueError("sensor is blank: it must name the sensor")
+    if len(raw.sensor) > SENSOR_CHARACTERS_MAX:
+        raise ValueError(f"sensor has {len(raw.sensor):,} characters: {SENSOR_CHARACTERS_MAX} are the most")
     if "\x00" in raw.sensor:
         raise ValueError("sensor holds U+0000")
     if not (abs(raw.measure1) <= MEASURE_MAX and abs(raw.measure2) <= MEASURE_MAX):  # nor is what is not a number

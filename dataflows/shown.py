@@ -89,8 +89,8 @@ def show(found: Sequence[Shown], letters: Mapping[str, int], text: str) -> None:
     refused = Table("dead letters", "reason", title="dead letters: what was refused, and why", title_justify="left")
     for reason, number in letters.items():
         refused.add_row(str(number), reason)
-    for part in (refused, text):
-        console.print(part, highlight=False, markup=False)
+    console.print(refused, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)  # commands in it are to be copied
 
 
 def _table_of(one: Shown) -> Table:

@@ -85,9 +85,9 @@ def test_a_name_of_255_characters_of_any_script_is_taken() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"sensor": ""}, "sensor has 0 characters: it needs 1 to 255, and not only blanks"),
-        ({"sensor": " \t"}, "sensor has 2 characters: it needs 1 to 255, and not only blanks"),
-        ({"sensor": "x" * 256}, "sensor has 256 characters: it needs 1 to 255, and not only blanks"),
+        ({"sensor": ""}, "sensor is blank: it must name the sensor"),
+        ({"sensor": " \t"}, "sensor is blank: it must name the sensor"),
+        ({"sensor": "x" * 256}, "sensor has 256 characters: 255 are the most"),
         ({"sensor": None}, "Expected `str`, got `null` - at `$.sensor`"),
         ({"sensor": 7}, "Expected `str`, got `int` - at `$.sensor`"),
         ({"sensor": "a\x00"}, "sensor holds U+0000"),

@@ -22,7 +22,8 @@ class LaneSettings(Group):
         default="",
         max_length=100,
         description="Names the flow: what is stored of it (positions, windows, dead letters) and its group go by this name. Two "
-        "flows that write into one database, Kafka or folder need two. Empty: the name that the code gives it.",
+        "flows that write into one database, Kafka or folder need two (and tables of their own, where rows of one key would "
+        "replace each other). Empty: the name that the code gives it.",
     )
     lanes: int = Field(
         default=4,

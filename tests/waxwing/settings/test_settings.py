@@ -481,7 +481,7 @@ def test_an_address_that_the_other_settings_have_no_use_for_may_be_left_out(plac
     place(KAFKA_BOOTSTRAP_SERVERS="k:1", SENSOR_OUTPUTS="topic,table")
     assert "or another SENSOR_OUTPUTS (it is topic,table)." in place.refusal(SensorsSettings)
     place(SENSOR_OUTPUTS="topic,tables")
-    assert "SENSOR_OUTPUTS: must be of files, topic, table, with commas between, and 'tables' is none" in place.refusal(
+    assert "SENSOR_OUTPUTS: must be of files, topic, table, with commas between: 'tables' is no output" in place.refusal(
         SensorsSettings
     )
     place(DATABASE_URL="sqlite:///x", ORDERS_PART="enrich", ENRICHED_TOPIC="enriched")

@@ -73,14 +73,13 @@ def load(extra: str = "parquet") -> Any:
     Raises:
         ConfigError: it is not installed.
     """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # it looks there, once
     try:
         import pyarrow as pa  # noqa: PLC0415 - see the module's docstring
     except ImportError as error:
         raise ConfigError(
             f"pyarrow can't be loaded: {error}.", hint=f"Install it: pip install waxwing-streams[{extra}]"
         ) from error
-    if not os.environ.get("ARROW_DEFAULT_MEMORY_POOL"):
-        pa.set_memory_pool(pa.system_memory_pool())
     return pa
 
 
