@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.databases import DATABASES, Place
-from benchmarks.options import PARTS, options
+from benchmarks.options import PARTS, READINGS, options
 from benchmarks.report import PAGE
 from benchmarks.shapes import SHAPES
 from benchmarks.spread import Spread
@@ -42,7 +42,7 @@ def test_backlogs_and_bursts_are_measured_on_one_database_unless_more_are_named(
 def test_each_part_has_its_section_of_the_page() -> None:
     sections = set(re.findall(r"<!-- (?!end of)(.+) -->", PAGE.read_text()))
     of_parts = (set(PARTS) - set(SHAPES) - {"processes"}) | {"memory"}
-    assert of_parts | set(DATABASES) | {"bursts", "a backlog of narrow", "a backlog of wide"} == sections
+    assert of_parts | set(DATABASES) | {"bursts", *(f"a backlog of {name}" for name in ("narrow", "wide", READINGS))} == sections
 
 
 def test_a_base_runs_its_own_code_and_is_removed(tmp_path: Path) -> None:
