@@ -78,9 +78,7 @@ def enrich(origin: Origin) -> Callable[[RawOrder, int], Row]:
             raise ValueError(f"quantity is {quantity}: an order has 1 to {QUANTITY_MAX:,}")
         price, total = money(order, quantity)
         if not 0 < len(order.order_id) <= 255 or order.order_id.isspace():
-            if order.order_id.strip():
-                raise ValueError(f"order_id has {len(order.order_id):,} characters: 255 are the most")
-            raise ValueError("order_id is blank: it must name the order")
+            raise ValueError(f"order_id has {len(order.order_id):,} characters: it needs 1 to 255, and not only blanks")
         if order.customer is not None and len(order.customer) > 255:
             raise ValueError(f"customer has {len(order.customer):,} characters: at most 255 can be kept")
         if order.id is None:
