@@ -61,14 +61,14 @@ class LettersTable:
         made = letters.batch(found, step)
         numbers = library.pyarrow.array([number] * len(found), library.pyarrow.int64())
         table = library.pyarrow.Table.from_arrays([*made.columns, numbers], schema=self._schema())
-        found_in_file: list[Any] = []
+        # In memory first: a writer whose file can't be written complains when it is let go.
+        packed, metadata = library.pyarrow.BufferOutputStream(), list[Any]()
+        with library.parquet.ParquetWriter(packed, table.schema, compression="zstd", metadata_collector=metadata) as writer:
+            writer.write_table(table)
         with self._files.asked("written"), self._files.open_new(path) as file:
-            with library.parquet.ParquetWriter(
-                file, table.schema, compression="zstd", metadata_collector=found_in_file
-            ) as writer:
-                writer.write_table(table)
+            file.write(packed.getvalue())
             size = self._files.finish(path, file)
-        stats = stats_of(found_in_file[0], _INDEXED, ())
+        stats = stats_of(metadata[0], _INDEXED, ())
         return library.AddAction(path, size, {}, time.time_ns() // 1_000_000, data_change=True, stats=stats)
 
     def all(self, step: Step) -> list[Letter]:

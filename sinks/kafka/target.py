@@ -116,13 +116,12 @@ class KafkaTarget(LedgerTarget):
     def prepare(self) -> None:
         topics, settings = Topics(self.kafka_settings), self.kafka_settings
         config = {"cleanup.policy": "compact"} if self._compacted else {}
-        was_there = self._prepared or self.topic in topics.names()
         output = topics.ensure(self.topic, settings.kafka_topic_partitions, config)
         letters = topics.ensure(self.letters_topic, settings.kafka_topic_partitions, {})
         kept = topics.ensure_positions(positions_topic(self.own_step))
         if not self._prepared:
             self._demand_same_topic()
-        if not was_there and self._has_positions(self.own_step):
+        if output.made and self._has_positions(self.own_step):
             log.warning(
                 "topic_missing",
                 f"Topic {self.topic} was not there any more and is made. The step goes on at its stored positions: what it wrote "

@@ -38,10 +38,11 @@ _NOT_MADE = {
 
 
 class Topic(NamedTuple):
-    """A topic as it is."""
+    """A topic as it is, and whether it has just been made."""
 
     message_bytes_max: int
     compacted: bool
+    made: bool = False
 
 
 class Topics:
@@ -84,7 +85,7 @@ class Topics:
         if self._is_mock():
             self._admin.list_topics(name, timeout=ANSWER_S)
             return Topic(MESSAGE_BYTES_DEFAULT, compacted=True)
-        if name not in self.names():
+        if missing := name not in self.names():
             new = NewTopic(name, partitions or -1, self._settings.kafka_topic_replication or -1, config=dict(config))
             try:
                 self._admin.create_topics([new], request_timeout=ANSWER_S)[name].result(ANSWER_S)
@@ -93,7 +94,7 @@ class Topics:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was faster
                     raise self._error(error.args[0], name) from error
-        return self._described(name)
+        return self._described(name)._replace(made=missing)
 
     def _await(self, name: str) -> None:
         """Until a topic that was just made has its leaders, so that clients can use it."""

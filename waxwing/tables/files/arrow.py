@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,7 +60,6 @@ FILES: Dialect = replace(
 Values = Sequence[Any]
 
 
-@cache
 def load(extra: str = "parquet") -> Any:
     """The module pyarrow, imported when it is first needed.
 
