@@ -266,11 +266,11 @@ class Target(ABC):
 
     def forgets(self, flow: str, step: str) -> str:
         """What makes it forget a step: a command, or what is to be deleted."""
-        return f"waxwing step drop {flow} {step}"
+        return f"delete what it keeps of step {step} of flow {flow}"
 
     def renames(self, old: str, new: str) -> str:
         """What to do where a flow was renamed."""
-        return f"Carry its positions over: waxwing flow rename {old} {new}."
+        return f"Go on under its earlier name: FLOW_NAME={old} in place of {new}."
 
     def left_behind(self) -> str:
         """What it holds although nothing is remembered of it, so that somebody has lost its positions; empty: nothing, or nobody

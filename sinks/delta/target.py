@@ -186,10 +186,6 @@ class DeltaTarget(LedgerTarget):
         return f"remove {self.place.state_at}/{escaped(flow)}/{escaped(step)}"
 
     @override
-    def renames(self, old: str, new: str) -> str:
-        return f"Go on under its earlier name: FLOW_NAME={old}."
-
-    @override
     def left_behind(self) -> str:
         """Rows, where the log names us, or where nobody at all remembers anything of the table."""
         rows = self.place.rows

@@ -218,10 +218,6 @@ class KafkaTarget(LedgerTarget):
         return f"delete topic {positions_topic(Step(flow, step))}"
 
     @override
-    def renames(self, old: str, new: str) -> str:
-        return f"Go on under its earlier name: FLOW_NAME={old}."
-
-    @override
     def left_behind(self) -> str:
         topics = Topics(self.kafka_settings)
         if topics.holds_records(self.topic):

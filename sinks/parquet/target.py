@@ -210,10 +210,6 @@ class ParquetTarget(LedgerTarget):
         return f"remove {Place(self.folder, Step(flow, step)).own}"
 
     @override
-    def renames(self, old: str, new: str) -> str:
-        return f"Go on under its earlier name: FLOW_NAME={old}."
-
-    @override
     def left_behind(self) -> str:
         others = {Place(self.folder, step).prefix for step, _ in self._anchors() if step != self.own_step}
         for _, _, names in os.walk(self.folder):

@@ -172,6 +172,14 @@ class SqlTarget(LedgerTarget):
             self.name, lambda connection: kept.taken_elsewhere(connection, self.own_step, tables, self._dialect, streams)
         )
 
+    @override
+    def forgets(self, flow: str, step: str) -> str:
+        return f"waxwing step drop {flow} {step}"
+
+    @override
+    def renames(self, old: str, new: str) -> str:
+        return f"Carry its positions over: waxwing flow rename {old} {new}."
+
     @property
     @override
     def again(self) -> str:
