@@ -19,11 +19,13 @@ from sinks.kafka.compacted import SETTLES_S, CompactedTopic
 from sinks.kafka.names import positions_topic, transactional_id
 from sinks.kafka.producers import Overtaken, Sender
 from sinks.kafka.records import (
+    BEATS,
     CHUNK_BYTES,
     INTO,
     OPEN,
     OWNERS,
     PROOF,
+    STOPPED,
     WINDOWS,
     Entry,
     Record,
@@ -33,20 +35,19 @@ from sinks.kafka.records import (
     key_of,
     load_head,
     load_owners,
-    load_position,
     load_windows,
     position_record,
     state_records,
     stream_key,
-    stream_of,
     stream_record,
+    take_whole,
 )
 from sinks.kafka.topics import MESSAGE_BYTES_DEFAULT
 from waxwing.batch import Stream
 from waxwing.errors import DataError, Fenced, TransientError
 from waxwing.ledger.anchored import Anchored
 from waxwing.ledger.contents import Contents, OwnerRow
-from waxwing.ledger.store import Race, Step, Stored
+from waxwing.ledger.store import Race, Step
 from waxwing.settings import KafkaTargetSettings
 
 T = TypeVar("T")
@@ -58,7 +59,6 @@ GIVE_WAY_S = 0.5, 3.0
 # What was read in parts is looked at again so soon; where nothing new has come for so long, the other parts never will.
 LOOKS_AGAIN_S, QUIET_S = 0.02, 1.0
 _INITS_AT_ONCE = 8
-_STOPPED, _BEATS = b"stopped", b"beats"
 _OF_ANCHOR = {OWNERS, OPEN, WINDOWS, INTO}
 
 
@@ -150,7 +150,7 @@ class KafkaLedger(Anchored):
         """
         contents, quiet_since = Contents(), (0, 0.0)
         give_up_s = time.monotonic() + SETTLES_S
-        while torn := self._read(lambda: self._torn(contents)):
+        while torn := self._read(lambda: take_whole(self._step, self._committed.found, contents)):
             end, now_s = self._all.end(), time.monotonic()
             if end != quiet_since[0]:
                 quiet_since = end, now_s
@@ -184,48 +184,11 @@ class KafkaLedger(Anchored):
             step=self._step.name,
         )
 
-    def _torn(self, contents: Contents) -> list[Stream]:
-        """Adds the streams that are whole now, and were not before; the others."""
-        found, step = self._committed.found, self._step
-        torn = []
-        for key, entry in found.items():
-            of_stream = stream_of(step.flow, key)
-            if of_stream is None or of_stream[0] != "stream" or (step, of_stream[1]) in contents.positions:
-                continue
-            stream = of_stream[1]
-            moved, head = (found.get(stream_key(kind, stream)) for kind in ("position", "head"))
-            if moved is None:
-                torn.append(stream)
-                continue
-            position, generation, emission = load_position(stream, entry.value, moved.value)
-            state = None if head is None else self._state(stream, head, emission)
-            if head is not None and state is None:
-                torn.append(stream)
-                continue
-            contents.positions[step, stream] = Stored(position, generation)
-            if state is not None:
-                contents.states[step, stream] = state
-        return torn
-
-    def _state(self, stream: Stream, head: Entry, emission_of_position: str) -> bytes | None:
-        """What is kept beside the position of this emission; None: parts of it are missing."""
-        emission, chunks = load_head(head.value)
-        parts = [self._committed.found.get(stream_key("chunk", stream, number)) for number in range(chunks)]
-        if emission != emission_of_position or any(part is None or part.emission != emission for part in parts):
-            return None
-        return b"".join(part.value for part in parts if part is not None)
-
     def _owners(self) -> dict[tuple[Step, int], OwnerRow]:
         """The owners' records, with their last heartbeats."""
         if OWNERS not in self._committed.found:
             return {}
-        owners = self._read(lambda: load_owners(self._step, self._committed.found[OWNERS].value))
-        for which, row in owners.items():
-            beat = self._all.found.get(beat_key(row.token))
-            if beat is not None and row.heartbeat_ms > 0:
-                heartbeat_ms = 0 if beat.value == _STOPPED else max(row.heartbeat_ms, beat.timestamp_ms)
-                owners[which] = row._replace(heartbeat_ms=heartbeat_ms)
-        return owners
+        return self._read(lambda: load_owners(self._step, self._committed.found[OWNERS].value, self._all.found))
 
     @override
     def save(self, contents: Contents) -> None:
@@ -393,7 +356,7 @@ class KafkaLedger(Anchored):
     @override
     def beat(self, token: str) -> bool:
         with self._plain_lock:
-            self._plain.timestamp_ms(self.topic, beat_key(token), _BEATS)
+            self._plain.timestamp_ms(self.topic, beat_key(token), BEATS)
         if not self._lock.acquire(timeout=LOOKS_WITHIN_S):
             return True  # the topic is being read: the next heartbeat looks
         try:
@@ -408,7 +371,7 @@ class KafkaLedger(Anchored):
     def stop(self, token: str) -> None:
         if self._plain_lock.acquire(timeout=1.0):
             try:
-                self._plain.send(self.topic, key=beat_key(token), value=_STOPPED, partition=0)
+                self._plain.send(self.topic, key=beat_key(token), value=STOPPED, partition=0)
                 self._plain.acknowledged(1.0)
             finally:
                 self._plain_lock.release()

@@ -11,9 +11,9 @@ import msgspec
 
 from waxwing.batch import Stream
 from waxwing.change import Position
-from waxwing.ledger.contents import OwnerRow
+from waxwing.ledger.contents import Contents, OwnerRow
 from waxwing.ledger.members import Member
-from waxwing.ledger.store import Step
+from waxwing.ledger.store import Step, Stored
 from waxwing.ledger.windows import Defined, dump_streams, load_streams
 
 # What windows keep is cut into so many bytes a record, or half of what the topic takes (message.max.bytes is 1 MiB by default).
@@ -21,6 +21,7 @@ CHUNK_BYTES = 500_000
 EMISSION = "emission"  # the header of a chunk that names what it belongs to
 
 OWNERS, OPEN, WINDOWS, INTO, PROOF = (json.dumps([name]).encode() for name in ("owners", "open", "windows", "into", "proof"))
+STOPPED, BEATS = b"stopped", b"beats"
 
 
 class Entry(NamedTuple):
@@ -140,6 +141,38 @@ def load_head(value: bytes) -> tuple[str, int]:
     return head["emission"], head["chunks"]
 
 
+def take_whole(step: Step, found: Mapping[bytes, Entry], contents: Contents) -> list[Stream]:
+    """Adds to the contents the streams that are whole now, and were not before; returns the others."""
+    torn = []
+    for key, entry in found.items():
+        of_stream = stream_of(step.flow, key)
+        if of_stream is None or of_stream[0] != "stream" or (step, of_stream[1]) in contents.positions:
+            continue
+        stream = of_stream[1]
+        moved, head = (found.get(stream_key(kind, stream)) for kind in ("position", "head"))
+        if moved is None:
+            torn.append(stream)
+            continue
+        position, generation, emission = load_position(stream, entry.value, moved.value)
+        state = None if head is None else _state(stream, found, head, emission)
+        if head is not None and state is None:
+            torn.append(stream)
+            continue
+        contents.positions[step, stream] = Stored(position, generation)
+        if state is not None:
+            contents.states[step, stream] = state
+    return torn
+
+
+def _state(stream: Stream, found: Mapping[bytes, Entry], head: Entry, emission_of_position: str) -> bytes | None:
+    """What is kept beside the position of this emission; None: parts of it are missing."""
+    emission, chunks = load_head(head.value)
+    parts = [found.get(stream_key("chunk", stream, number)) for number in range(chunks)]
+    if emission != emission_of_position or any(part is None or part.emission != emission for part in parts):
+        return None
+    return b"".join(part.value for part in parts if part is not None)
+
+
 def dump_windows(defined: Defined) -> bytes:
     """The definition of windows, with their streams."""
     return msgspec.json.encode([defined.buckets, defined.text, dump_streams(defined.streams)])
@@ -159,9 +192,12 @@ def dump_owners(owners: dict[int, OwnerRow]) -> bytes:
     return msgspec.json.encode([[number, *row] for number, row in owners.items()])
 
 
-def load_owners(step: Step, value: bytes) -> dict[tuple[Step, int], OwnerRow]:
-    """The same, read."""
-    return {
-        (step, number): OwnerRow(token, Member(*member), place, heartbeat_ms)
-        for number, token, member, place, heartbeat_ms in msgspec.json.decode(value)
-    }
+def load_owners(step: Step, value: bytes, beats: Mapping[bytes, Entry]) -> dict[tuple[Step, int], OwnerRow]:
+    """The same, read, with their last heartbeats."""
+    owners = {}
+    for number, token, member, place, said_ms in msgspec.json.decode(value):
+        heartbeat_ms, beat = said_ms, beats.get(beat_key(token))
+        if beat is not None and said_ms > 0:
+            heartbeat_ms = 0 if beat.value == STOPPED else max(said_ms, beat.timestamp_ms)
+        owners[step, number] = OwnerRow(token, Member(*member), place, heartbeat_ms)
+    return owners
